@@ -55,9 +55,7 @@ class Inception(nn.Module):
             state[prefix + "branch4." + name.removeprefix(prefix + "branch4.1.")] = state.pop(name)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.cat(
-            [self.branch1(x), self.branch2(x), self.branch3(x), self.branch4(self.pool(x))], dim=1
-        )
+        return torch.cat([self.branch1(x), self.branch2(x), self.branch3(x), self.branch4(self.pool(x))], dim=1)
 
 
 class Auxiliary(nn.Module):

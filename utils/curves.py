@@ -1,0 +1,141 @@
+"""Curves in parameter space: a curve is a matrix whose rows are the control points.
+
+The curve between networks A and B is θ(t) = Σ_j c_j(t) θ_j with θ_0 = A, θ_last = B and t in [0, 1].
+`Bezier` and `PolyChain` are the two families of coefficients c(t); `Curve` holds the points and runs any
+base model at θ(t) (Tatro et al., 2020, section 2; Garipov et al., 2018).
+"""
+
+import math
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import nn
+from torch.func import functional_call
+
+
+def bezier(t: torch.Tensor, num_bends: int) -> torch.Tensor:
+    """Bernstein polynomials C(n, j) t^j (1−t)^(n−j), j = 0…n, n = num_bends − 1: a tensor (num_bends,)."""
+    n = num_bends - 1
+    j = torch.arange(num_bends, device=t.device)
+    binomials = torch.tensor([math.comb(n, k) for k in range(num_bends)], dtype=t.dtype, device=t.device)
+    return binomials * t**j * (1 - t) ** (n - j)
+
+
+def polychain(t: torch.Tensor, num_bends: int) -> torch.Tensor:
+    """Hat functions: piecewise linear through equally spaced points, a tensor (num_bends,)."""
+    j = torch.arange(num_bends, device=t.device, dtype=t.dtype)
+    return (1 - (t * (num_bends - 1) - j).abs()).clamp(min=0)
+
+
+CURVES: dict[str, Callable[[torch.Tensor, int], torch.Tensor]] = {"Bezier": bezier, "PolyChain": polychain}
+
+
+class FlatParameters:
+    """Converts between a model's parameters and one vector.
+
+    4-D weights lie in the vector in channels-last order, so that a slice of it viewed as a weight already has
+    the memory format the convolutions want and needs no copy.
+    """
+
+    def __init__(self, model: nn.Module):
+        self.shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+        self.sizes = [shape.numel() for shape in self.shapes.values()]
+
+    def __len__(self) -> int:
+        return sum(self.sizes)
+
+    def flatten(self, state: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """The parameters in `state` (a state dict; buffers are passed over) as one vector (P,)."""
+        parts = (state[name] for name in self.shapes)
+        return torch.cat([(p.permute(0, 2, 3, 1) if p.dim() == 4 else p).reshape(-1) for p in parts])
+
+    def views(self, vector: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The vector (P,) as named parameters; no copy, and differentiable."""
+        views = {}
+        for part, (name, shape) in zip(vector.split(self.sizes), self.shapes.items(), strict=True):
+            if len(shape) == 4:
+                out, inner, height, width = shape
+                views[name] = part.view(out, height, width, inner).permute(0, 3, 1, 2)
+            else:
+                views[name] = part.view(shape)
+        return views
+
+
+class Curve(nn.Module):
+    """A curve of `num_bends` control points in the parameter space of `base`.
+
+    The rows of the matrix are split by who may change them: `learned`, a parameter, and `fixed`, a buffer. The
+    ends are fixed unless `fix_start` or `fix_end` is false. The batch-norm buffers are the base model's own:
+    a point on a curve has no running statistics until they are re-estimated there
+    (`utils.training.reestimate_batch_norm`).
+    """
+
+    def __init__(
+        self,
+        base: nn.Module,
+        num_bends: int = 3,
+        curve: str = "Bezier",
+        fix_start: bool = True,
+        fix_end: bool = True,
+    ):
+        super().__init__()
+        if num_bends < 2:
+            raise ValueError(f"a curve has at least 2 control points, not {num_bends}")
+        self.base = base.requires_grad_(False)
+        self.num_bends = num_bends
+        self.coefficients = CURVES[curve]
+        self.flat = FlatParameters(base)
+        ends = [index for index, is_fixed in ((0, fix_start), (num_bends - 1, fix_end)) if is_fixed]
+        self.fixed_rows = ends
+        self.learned_rows = [index for index in range(num_bends) if index not in ends]
+        self.register_buffer("fixed", torch.zeros(len(self.fixed_rows), len(self.flat)), persistent=False)
+        self.learned = nn.Parameter(torch.zeros(len(self.learned_rows), len(self.flat)))
+
+    def row(self, index: int) -> torch.Tensor:
+        """Control point `index` as a vector (P,), a view of the matrix."""
+        if index in self.fixed_rows:
+            return self.fixed[self.fixed_rows.index(index)]
+        return self.learned[self.learned_rows.index(index)]
+
+    @torch.no_grad()
+    def set_point(self, index: int, state: Mapping[str, torch.Tensor]) -> None:
+        """Put the parameters of a base model's state dict at control point `index`."""
+        self.row(index).copy_(self.flat.flatten(state))
+
+    @torch.no_grad()
+    def init_linear(self) -> None:
+        """Space the points between the ends equally on the straight line from first to last."""
+        start, end = self.row(0), self.row(self.num_bends - 1)
+        for index in range(1, self.num_bends - 1):
+            self.row(index).copy_(torch.lerp(start, end, index / (self.num_bends - 1)))
+
+    def state(self, index: int) -> dict[str, torch.Tensor]:
+        """Control point `index` as a state dict of the base model, with a copy of the base's buffers."""
+        parameters = self.flat.views(self.row(index).detach())
+        return {
+            name: parameters.get(name, value).clone(memory_format=torch.contiguous_format)
+            for name, value in self.base.state_dict().items()
+        }
+
+    def point(self, t: float) -> torch.Tensor:
+        """θ(t) as a vector (P,); exactly the first and last row at t = 0 and t = 1."""
+        # On the CPU, where t is drawn, so that no step waits for the device.
+        coefficients = self.coefficients(torch.tensor(t, dtype=torch.float64), self.num_bends)
+        coefficients = coefficients.to(self.fixed.dtype)
+        device = self.fixed.device
+        return (
+            coefficients[self.fixed_rows].to(device) @ self.fixed
+            + coefficients[self.learned_rows].to(device) @ self.learned
+        )
+
+    def forward(self, x: torch.Tensor, theta: torch.Tensor) -> torch.Tensor:
+        """The base model's output for x with the parameters `theta` (P,), a vector that `point` returned."""
+        return functional_call(self.base, self.flat.views(theta), (x,))
+
+    @torch.no_grad()
+    def place(self, t: float) -> nn.Module:
+        """Copy θ(t) into the base model and return it, to be run as any model is."""
+        views = self.flat.views(self.point(t))
+        for name, parameter in self.base.named_parameters():
+            parameter.copy_(views[name])
+        return self.base
