@@ -5,6 +5,7 @@ The curve between networks A and B is θ(t) = Σ_j c_j(t) θ_j with θ_0 = A, θ
 base model at θ(t) (Tatro et al., 2020, section 2; Garipov et al., 2018).
 """
 
+import hashlib
 import math
 from collections.abc import Callable, Mapping
 
@@ -116,6 +117,32 @@ class Curve(nn.Module):
             name: parameters.get(name, value).clone(memory_format=torch.contiguous_format)
             for name, value in self.base.state_dict().items()
         }
+
+    def checkpoint(self) -> dict[str, object]:
+        """What a file needs to hold the curve between known ends.
+
+        `points` has every learned control point as {index: state dict of the base model}; `model_state` is the
+        middle one, which for three control points is the turning point.
+        """
+        points = {index: self.state(index) for index in self.learned_rows}
+        middle = self.num_bends // 2
+        return {"model_state": points.get(middle) or self.state(middle), "points": points}
+
+    def ends(self) -> list[str]:
+        """A digest of each fixed end, by which a curve's file tells between which networks it was learned."""
+        return [hashlib.sha256(row.cpu().numpy().tobytes()).hexdigest() for row in self.fixed]
+
+    def load_checkpoint(self, checkpoint: Mapping[str, object]) -> None:
+        """Put the learned control points of `checkpoint` in place. A file of the original code has one, the middle.
+
+        Raises ValueError if these are not the points this curve learns.
+        """
+        points = checkpoint.get("points") or {self.num_bends // 2: checkpoint["model_state"]}
+        if sorted(points) != self.learned_rows:
+            raise ValueError(f"it holds the control points {sorted(points)} and not {self.learned_rows}")
+        for index, state in points.items():
+            self.base.load_state_dict(state)
+            self.set_point(index, self.base.state_dict())
 
     def point(self, t: float) -> torch.Tensor:
         """θ(t) as a vector (P,); exactly the first and last row at t = 0 and t = 1."""

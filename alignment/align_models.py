@@ -1,0 +1,76 @@
+"""Align network B to network A by the correlation of their activations, and save the match.
+
+python alignment/align_models.py --dataset CIFAR100 --model TinyTen --seed_a 1 --seed_b 2 --epochs 250
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+
+from utils import alignment, checkpoint, cli
+from utils.data import load_data
+from utils.pair import load_endpoint
+from utils.permutations import identity, permutation_spec, rows_from_permutations
+
+
+def parse_args(argv=None, model=None):
+    parser = cli.stage_parser(__doc__, batch_size=512, model=model)
+    cli.add_pair_flags(parser)
+    parser.add_argument("--epochs", type=cli.positive_int, default=250, help="epochs the networks were trained")
+    parser.add_argument("--align_name", default="corr", help="name of the match")
+    parser.add_argument("--seed", type=cli.nonnegative_int, default=1, help="of torch's random numbers")
+    cli.add_pair_folders(parser)
+    parser.add_argument("--overwrite", action="store_true", help="replace a match that is there and is another")
+    return cli.parse(parser, argv)
+
+
+def main(args):
+    torch.manual_seed(args.seed)
+    layout = checkpoint.Layout(
+        args.root, args.model, args.dataset, models=args.dir_models, matches=args.dir_alignment
+    )
+    data = load_data(args)
+    network_a, network_b = (
+        load_endpoint(layout, args, data.num_classes, seed, args.epochs).to(
+            args.device, memory_format=torch.channels_last
+        )
+        for seed in (args.seed_a, args.seed_b)
+    )
+    spec = permutation_spec(network_b)
+
+    def correlations(images, purpose):
+        batches = images.batches(args.batch_size)
+        with cli.Progress(-(-len(images) // args.batch_size), "batch", purpose) as progress:
+            moments = alignment.cross_moments(
+                network_a, network_b, spec.rows, (progress.count(x) for x, _ in batches)
+            )
+        return [moment.correlation() for moment in moments]
+
+    permutations = alignment.align(spec, correlations(data.alignment, "comparing activations"))
+    on_test = correlations(data.test, "measuring on test images")
+    before = alignment.mean_correlations(spec, on_test, identity(spec))
+    after = alignment.mean_correlations(spec, on_test, permutations)
+
+    seeds = (args.seed_a, args.seed_b)
+    path = layout.match(args.align_name, *seeds)
+    checkpoint.save_match(path, rows_from_permutations(spec, permutations))
+    print("Mean correlation of matched channels on the test set:")
+    labels = [*(row.label for row in spec.rows), "logits"]
+    print(f"  {'layer':<28} unaligned  aligned")
+    for label, unaligned, aligned in zip(labels, before, after, strict=True):
+        print(f"  {label:<28} {unaligned:9.3f}  {aligned:7.3f}")
+    files = [path]
+    for which, values in (("unaligned", before), ("aligned", after)):
+        files.append(layout.correlation(args.align_name, which, *seeds))
+        checkpoint.save_array(files[-1], values)
+    next_command = cli.command(
+        "training/train_curve.py", args, "seed_a", "seed_b", epochs_model=args.epochs, alignment=args.align_name
+    )
+    cli.finish(files, next_command)
+
+
+if __name__ == "__main__":
+    cli.run(parse_args, main)

@@ -1,0 +1,104 @@
+"""Learn a low-loss curve between two trained networks, aligned or not.
+
+python training/train_curve.py --dataset CIFAR100 --seed_a 1 --seed_b 2 --alignment corr --epochs 250
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+
+from models import MODELS
+from utils import checkpoint, cli, training
+from utils.curves import Curve
+from utils.data import load_data
+from utils.pair import load_pair, midpoint
+
+VALIDATION_POINTS = (0.25, 0.5, 0.75)
+
+
+def parse_args(argv=None):
+    parser = cli.stage_parser(__doc__, batch_size=128)
+    cli.add_training_flags(parser)
+    cli.add_pair_flags(parser)
+    cli.add_curve_flags(parser)
+    cli.add_alignment_flag(parser)
+    parser.add_argument("--val_freq", type=cli.frequency, help="test every so many epochs, or none")
+    parser.add_argument("--dir", type=Path, help="folder of curves instead of model_dicts/curve_models")
+    parser.add_argument("--dir2", type=Path, help="folder of histories instead of model_data/training/curve_models")
+    cli.add_pair_folders(parser)
+    return cli.parse(parser, argv)
+
+
+def main(args):
+    layout = checkpoint.Layout(
+        args.root,
+        args.model,
+        args.dataset,
+        models=args.dir_models,
+        matches=args.dir_alignment,
+        curves=args.dir,
+        curve_history=args.dir2,
+    )
+    names = (args.alignment, args.seed_a, args.seed_b)
+    data = load_data(args)
+    state_a, state_b = load_pair(layout, args, data.num_classes)
+    linear = layout.curve(*names, 0)
+    checkpoint.save_checkpoint(linear, {"epoch": 0, "model_state": midpoint(state_a, state_b)})
+
+    torch.manual_seed(args.seed)
+    base = MODELS[args.model](data.num_classes).to(args.device, memory_format=torch.channels_last)
+    curve = Curve(base, args.num_bends, args.curve, args.fix_start, args.fix_end).to(args.device)
+    next_command = cli.command("evaluation/eval_curve.py", args, "seed_a", "seed_b", "epochs_model", "alignment")
+    if not curve.learned_rows:
+        print("With two fixed ends and nothing between them there is nothing to learn: the curve is a line.")
+        cli.finish([linear], f"{next_command} --epochs_curve 0")
+        return
+    curve.set_point(0, state_a)
+    curve.set_point(args.num_bends - 1, state_b)
+    if args.init_linear_off:
+        for index in range(1, args.num_bends - 1):
+            curve.set_point(index, MODELS[args.model](data.num_classes).state_dict())
+    else:
+        curve.init_linear()
+
+    def forward(x, generator):
+        t = torch.rand((), dtype=torch.float64, generator=generator).item()
+        theta = curve.point(t)
+        return curve(x, theta), 0.5 * args.wd * theta.square().sum()
+
+    def validate():
+        buffers = {name: buffer.clone() for name, buffer in base.named_buffers()}
+        figures = {}
+        for t in VALIDATION_POINTS:
+            model = curve.place(t)
+            training.reestimate_batch_norm(model, data.train, args.batch_size, args.precision)
+            loss, accuracy = training.evaluate(model, data.test, args.batch_size, args.precision)
+            figures |= {f"loss_test_at_{t}": loss, f"accuracy_test_at_{t}": accuracy}
+        base.load_state_dict(buffers, strict=False)
+        return figures
+
+    settings = training.settings_of(args, *cli.CURVE_FLAGS, "seed_a", "seed_b", "epochs_model", "alignment")
+    files = training.fit(
+        training.Run(
+            layout.curve_stem(*names),
+            settings | {"ends": curve.ends()},
+            args.epochs,
+            args.save_freq,
+            layout.curve_history(*names),
+        ),
+        args,
+        data.train,
+        curve,
+        forward,
+        pack=curve.checkpoint,
+        unpack=curve.load_checkpoint,
+        validate=validate,
+    )
+    cli.finish([linear, *files], f"{next_command} --epochs_curve {args.epochs}")
+
+
+if __name__ == "__main__":
+    cli.run(parse_args, main)

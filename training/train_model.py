@@ -1,0 +1,65 @@
+"""Train a network: one of the two ends of a curve.
+
+python training/train_model.py --dataset CIFAR100 --model TinyTen --seed 1 --epochs 250
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+
+from models import MODELS
+from utils import checkpoint, cli, training
+from utils.data import load_data
+
+
+def parse_args(argv=None):
+    parser = cli.stage_parser(__doc__, batch_size=128)
+    cli.add_training_flags(parser)
+    parser.add_argument("--val_freq", type=cli.frequency, default=1, help="test every so many epochs, or none")
+    parser.add_argument("--dir", type=Path, help="folder of checkpoints instead of model_dicts/basic_models")
+    parser.add_argument("--dir2", type=Path, help="folder of histories instead of model_data/training/basic_models")
+    return cli.parse(parser, argv)
+
+
+def main(args):
+    layout = checkpoint.Layout(args.root, args.model, args.dataset, models=args.dir, model_history=args.dir2)
+    data = load_data(args)
+    torch.manual_seed(args.seed)
+    model = MODELS[args.model](data.num_classes).to(args.device, memory_format=torch.channels_last)
+    run = training.Run(
+        layout.endpoint_stem(args.seed),
+        training.settings_of(args),
+        args.epochs,
+        args.save_freq,
+        layout.model_history(args.seed),
+    )
+
+    def validate():
+        loss, accuracy = training.evaluate(model, data.test, args.batch_size, args.precision)
+        return {"loss_test": loss, "accuracy_test": accuracy}
+
+    files = training.fit(
+        run,
+        args,
+        data.train,
+        model,
+        forward=lambda x, generator: (model(x), 0.0),
+        pack=lambda: {"model_state": model.state_dict()},
+        unpack=lambda state: checkpoint.load_state(model, state["model_state"], run.stem, "--overwrite"),
+        validate=validate,
+        weight_decay=args.wd,
+    )
+    seed_a, seed_b = sorted((args.seed, args.seed + 1 if args.seed % 2 else args.seed - 1))
+    other = seed_a if args.seed == seed_b else seed_b
+    if layout.endpoint(other, args.epochs).exists():
+        next_command = cli.align_command(args, args.epochs, seed_a=seed_a, seed_b=seed_b)
+    else:
+        next_command = cli.command("training/train_model.py", args, "epochs", "batch_size", "lr_drop", seed=other)
+    cli.finish(files, next_command)
+
+
+if __name__ == "__main__":
+    cli.run(parse_args, main)

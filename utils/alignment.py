@@ -1,0 +1,135 @@
+"""Neuron alignment: which neuron of B does the work of which neuron of A (Tatro et al., 2020, section 3).
+
+Two networks see the same images. Of every activation only sums over images and positions are kept, so memory does
+not grow with the number of images: with x_i and y_j the channels of A and B, these are Σx, Σy, Σx², Σy², Σxyᵀ.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import fx, nn
+
+from utils.permutations import PermutationSpec, Row, axis_index, trace
+
+# Networks run on so many images at once. All activations of one chunk are alive together.
+CHUNK = 64
+
+MAX_POSITIONS = 32  # larger maps are subsampled by 2, as published
+
+
+def tapped(model: nn.Module, rows: Sequence[Row]) -> fx.GraphModule:
+    """The model, giving (activations of the rows, logits). It shares the model's modules."""
+    module = trace(model)
+    nodes = {node.name: node for node in module.graph.nodes}
+    output = nodes["output"]
+    logits = output.args[0]
+    logits = logits[0] if isinstance(logits, tuple) else logits  # the auxiliary ones are not compared
+    output.args = (([nodes[row.node] for row in rows], logits),)
+    module.recompile()
+    return module.eval()
+
+
+@dataclass
+class Moments:
+    """Sums over n samples of the channels of A, x (C_a,), and of B, y (C_b,), in float64 on the CPU.
+
+    They are taken about `shift_a` and `shift_b`, rough means, so that products in float32 lose nothing.
+    """
+
+    shift_a: torch.Tensor
+    shift_b: torch.Tensor
+    count: int = 0
+    a: torch.Tensor | float = 0.0
+    b: torch.Tensor | float = 0.0
+    aa: torch.Tensor | float = 0.0
+    bb: torch.Tensor | float = 0.0
+    ab: torch.Tensor | float = 0.0
+
+    def add(self, x: torch.Tensor, y: torch.Tensor) -> None:
+        """Count samples x (C_a, n) and y (C_b, n)."""
+        x, y = x - self.shift_a[:, None], y - self.shift_b[:, None]
+        self.count += x.shape[1]
+        for name, value in (
+            ("a", x.sum(1)),
+            ("b", y.sum(1)),
+            ("aa", x.square().sum(1)),
+            ("bb", y.square().sum(1)),
+            ("ab", x @ y.T),
+        ):
+            setattr(self, name, getattr(self, name) + value.cpu().double())
+
+    def correlation(self) -> np.ndarray:
+        """Cross-correlation (C_a, C_b) of z-scored channels; 0 for a channel that never varies."""
+        mean_a, mean_b = self.a / self.count, self.b / self.count
+        covariance = self.ab / self.count - torch.outer(mean_a, mean_b)
+        deviation_a = _deviation(self.aa / self.count, mean_a)
+        deviation_b = _deviation(self.bb / self.count, mean_b)
+        correlation = covariance / torch.outer(deviation_a, deviation_b)
+        return correlation.numpy()
+
+
+def _deviation(square: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
+    """Standard deviations; infinite for channels that do not vary beyond rounding."""
+    variance = square - mean.square()
+    return torch.where(variance > 1e-12 * square.clamp(min=1e-30), variance.clamp(min=0).sqrt(), torch.inf)
+
+
+@torch.no_grad()
+def cross_moments(
+    model_a: nn.Module, model_b: nn.Module, rows: Sequence[Row], batches: Iterable[torch.Tensor]
+) -> list[Moments]:
+    """Moments of every row's activation, and of the logits last, over all images of `batches` (b, 3, H, W)."""
+    network_a, network_b = tapped(model_a, rows), tapped(model_b, rows)
+    moments: list[Moments] = []
+    for batch in batches:
+        for images in batch.split(CHUNK):
+            (taps_a, logits_a), (taps_b, logits_b) = network_a(images), network_b(images)
+            pairs = zip([*taps_a, logits_a], [*taps_b, logits_b], strict=True)
+            for layer, (x, y) in enumerate((_samples(x), _samples(y)) for x, y in pairs):
+                if layer == len(moments):
+                    moments.append(Moments(x.mean(1), y.mean(1)))
+                moments[layer].add(x, y)
+    return moments
+
+
+def _samples(activation: torch.Tensor) -> torch.Tensor:
+    """An activation (n, C) or (n, C, H, W) as (C, samples) in float32."""
+    if activation.dim() == 4:
+        if max(activation.shape[2:]) > MAX_POSITIONS:
+            activation = activation[:, :, ::2, ::2]
+        activation = activation.permute(0, 2, 3, 1).reshape(-1, activation.shape[1])
+    return activation.float().T
+
+
+def assign(score: np.ndarray) -> np.ndarray:
+    """The permutation p that maximizes Σ_i score[i, p[i]]: channel p[i] of B goes to place i of A."""
+    return linear_sum_assignment(score, maximize=True)[1]
+
+
+def align(spec: PermutationSpec, correlations: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The best permutation of each group from the correlation matrix of each row of the spec.
+
+    A group that several activations show (a residual stream) is decided by their sum.
+    """
+    scores = [np.zeros((size, size)) for size in spec.sizes]
+    for row, correlation in zip(spec.rows, correlations, strict=False):
+        start = 0
+        for segment in row.axis:
+            end = start + segment.length
+            if segment.group in row.votes:
+                block = correlation[start:end, start:end].reshape(2 * (segment.channels, segment.repeat))
+                scores[segment.group] += np.einsum("irjr->ij", block)
+            start = end
+    return [assign(score) for score in scores]
+
+
+def mean_correlations(
+    spec: PermutationSpec, correlations: Sequence[np.ndarray], permutations: Sequence[np.ndarray]
+) -> np.ndarray:
+    """Mean correlation of each row's matched channels, the logits last, for B permuted so: (rows + 1,)."""
+    orders = [axis_index(row.axis, permutations) for row in spec.rows]
+    orders.append(np.arange(len(correlations[-1])))
+    return np.array([c[np.arange(len(p)), p].mean() for c, p in zip(correlations, orders, strict=True)])

@@ -1,0 +1,255 @@
+"""Where files are, and how they are written and read.
+
+Everything is written under a temporary name in the same folder and renamed when it is complete, so nothing
+half-written is ever found under a final name. Nothing is unpickled on reading, but for matches in the original
+code's format, by an unpickler that admits numpy's arrays and nothing else.
+"""
+
+import io
+import os
+import pickle
+import re
+import tempfile
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import torch
+
+from utils.errors import UserError
+
+# --- layout ------------------------------------------------------------------------------------------------
+
+FOLDERS = {
+    "models": "model_dicts/basic_models",
+    "matches": "model_dicts/paired_models",
+    "curves": "model_dicts/curve_models",
+    "model_history": "model_data/training/basic_models",
+    "curve_history": "model_data/training/curve_models",
+    "correlations": "model_data/paired_models",
+    "evaluated": "model_data/curves",
+}
+
+
+def tag(alignment: str) -> str:
+    """The name of an alignment in file names: '' is `null`, and the original's `pam_` is `pam_null`."""
+    return alignment + "null" if alignment in ("", "pam_") else alignment
+
+
+class Layout:
+    """The paths of one model and dataset under `root`; `folders` replaces single folders of FOLDERS."""
+
+    def __init__(self, root: Path, model: str, dataset: str, **folders: Path | None):
+        chosen = FOLDERS | {kind: folder for kind, folder in folders.items() if folder is not None}
+        self.folders = {kind: Path(root, folder, model, dataset) for kind, folder in chosen.items()}
+
+    def endpoint_stem(self, seed: int) -> Path:
+        return self.folders["models"] / f"checkpoint_seed_{seed:02d}"
+
+    def curve_stem(self, alignment: str, seed_a: int, seed_b: int) -> Path:
+        return self.folders["curves"] / f"checkpoint_align_{tag(alignment)}_seeds_{seed_a:02d}_{seed_b:02d}"
+
+    def endpoint(self, seed: int, epoch: int) -> Path:
+        return kept(self.endpoint_stem(seed), epoch)
+
+    def curve(self, alignment: str, seed_a: int, seed_b: int, epoch: int) -> Path:
+        return kept(self.curve_stem(alignment, seed_a, seed_b), epoch)
+
+    def match(self, name: str, seed_a: int, seed_b: int) -> Path:
+        return self.folders["matches"] / f"match_{name}_seeds_{seed_a:02d}_{seed_b:02d}.npy"
+
+    def model_history(self, seed: int) -> dict[str, Path]:
+        """One file a series: loss_train, accuracy_train, loss_test, accuracy_test."""
+        return {
+            f"{quantity}_{split}": self.folders["model_history"] / f"{quantity}_{split}_seed_{seed:02d}.npy"
+            for quantity in ("loss", "accuracy")
+            for split in ("train", "test")
+        }
+
+    def curve_history(self, alignment: str, seed_a: int, seed_b: int) -> Path:
+        name = f"curve_align_{tag(alignment)}_seeds_{seed_a:02d}_{seed_b:02d}.npz"
+        return self.folders["curve_history"] / name
+
+    def correlation(self, name: str, which: str, seed_a: int, seed_b: int) -> Path:
+        """Layerwise mean correlation; `which` is `unaligned` or `aligned`."""
+        return self.folders["correlations"] / f"{name}_{which}_mean_seeds_{seed_a:02d}_{seed_b:02d}.npy"
+
+    def evaluated(self, alignment: str, seed_a: int, seed_b: int, epoch: int) -> Path:
+        name = f"curve_align_{tag(alignment)}_seeds_{seed_a:02d}_{seed_b:02d}-{epoch}.npz"
+        return self.folders["evaluated"] / name
+
+
+def kept(stem: Path, epoch: int) -> Path:
+    return stem.with_name(f"{stem.name}-{epoch}.pt")
+
+
+def rolling(stem: Path) -> Path:
+    """The checkpoint of the last finished epoch of a run that is under way."""
+    return stem.with_name(f"{stem.name}-resume.pt")
+
+
+def kept_epochs(stem: Path) -> list[int]:
+    """The epochs, in order, of which the run `stem` kept checkpoints."""
+    pattern = re.compile(re.escape(stem.name) + r"-(\d+)\.pt")
+    names = (pattern.fullmatch(path.name) for path in stem.parent.glob(f"{stem.name}-*.pt"))
+    return sorted(int(name[1]) for name in names if name)
+
+
+# --- writing -----------------------------------------------------------------------------------------------
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
+    """Let `write` fill a temporary file beside `path`, bring it to the disk, then give it its name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            write(stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)  # mkstemp's files are private
+        os.replace(temporary, path)
+    except OSError as error:
+        error.filename = str(path)
+        raise
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def save_checkpoint(path: Path, checkpoint: Mapping[str, object]) -> None:
+    buffer = io.BytesIO()  # so that a full disk is an OSError, and not an error inside torch's writer
+    torch.save(dict(checkpoint), buffer)
+    write_atomically(path, lambda stream: stream.write(buffer.getbuffer()))
+
+
+def save_array(path: Path, array: Sequence[float] | np.ndarray) -> None:
+    write_atomically(path, lambda stream: np.save(stream, np.asarray(array), allow_pickle=False))
+
+
+def save_arrays(path: Path, **arrays: np.ndarray) -> None:
+    write_atomically(path, lambda stream: np.savez(stream, **arrays))
+
+
+def save_match(path: Path, rows: Sequence[np.ndarray]) -> None:
+    """Rows of different lengths as one integer array, padded with −1."""
+    table = np.full((len(rows), max(map(len, rows))), -1, np.int64)
+    for padded, row in zip(table, rows, strict=True):
+        padded[: len(row)] = row
+    save_array(path, table)
+
+
+# --- reading -----------------------------------------------------------------------------------------------
+
+_DAMAGE = (OSError, ValueError, EOFError, KeyError, RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile)
+
+
+def _read(path: Path, maker: str, what: str, read: Callable[[], object]):
+    """`read()`, with a missing or unreadable file as one line that names the command `maker`."""
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; make it with: {maker}")
+    try:
+        return read()
+    except PermissionError:
+        raise
+    except _DAMAGE as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+        raise UserError(
+            f"{path} is not {what}, or it is damaged ({reason}); delete it and make it with: {maker}"
+        ) from error
+
+
+def load_checkpoint(path: Path, maker: str) -> dict:
+    """A checkpoint: a dictionary with at least `model_state`. `maker` is the command that writes such a file."""
+
+    def read() -> dict:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("model_state"), dict):
+            raise ValueError("it holds no model_state")
+        if not all(isinstance(value, torch.Tensor) for value in checkpoint["model_state"].values()):
+            raise ValueError("its model_state holds something other than tensors")
+        return checkpoint
+
+    return _read(path, maker, "a checkpoint", read)
+
+
+def load_state(model: torch.nn.Module, state: Mapping[str, torch.Tensor], path: Path, maker: str) -> None:
+    """Put a state dict into a model; a state of another architecture or number of classes is a UserError."""
+    # A module saved from DataParallel calls its entries module.*
+    state = {name.removeprefix("module."): value for name, value in state.items()}
+    try:
+        model.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        lines = [line.strip() for line in str(error).splitlines()[1:]]
+        reason = (lines or [str(error)])[0][:160]
+        raise UserError(
+            f"{path} does not fit {type(model).__name__} with this dataset's classes ({reason}); "
+            f"use the --model and --dataset it was trained with, or make it with: {maker}"
+        ) from error
+    if not all(value.isfinite().all() for value in model.state_dict().values()):
+        raise UserError(f"{path} holds weights that are not finite numbers; make it anew with: {maker}")
+
+
+def load_array(path: Path, maker: str) -> np.ndarray:
+    return _read(path, maker, "an array", lambda: np.load(path, allow_pickle=False))
+
+
+def load_arrays(path: Path, maker: str, *names: str) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file, which must have all of `names`."""
+
+    def read() -> dict[str, np.ndarray]:
+        with np.load(path, allow_pickle=False) as stored:
+            arrays = dict(stored)
+        missing = [name for name in names if name not in arrays]
+        if missing:
+            raise ValueError(f"it lacks {', '.join(missing)}")
+        return arrays
+
+    return _read(path, maker, "a table of results", read)
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Builds numpy arrays and nothing else."""
+
+    ADMITTED = {
+        (module, name)
+        for package in ("numpy.core", "numpy._core")
+        for module, name in (
+            (f"{package}.multiarray", "_reconstruct"),
+            (f"{package}.multiarray", "scalar"),
+            (f"{package}.numeric", "_frombuffer"),
+        )
+    } | {("numpy", "ndarray"), ("numpy", "dtype")}
+
+    def find_class(self, module: str, name: str):
+        if (module, name) not in self.ADMITTED:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is not an array")
+        return super().find_class(module, name)
+
+
+def load_match(path: Path, maker: str) -> list[np.ndarray]:
+    """The rows of a match: ours, a 2-D integer array, or the original code's pickled array of arrays."""
+
+    def read() -> list[np.ndarray]:
+        with path.open("rb") as stream:
+            version = np.lib.format.read_magic(stream)
+            header = (
+                np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            )
+            _, _, dtype = header(stream)
+            if dtype.hasobject:
+                rows = list(_ArrayUnpickler(stream, encoding="latin1").load())
+            else:
+                table = np.load(path, allow_pickle=False)
+                if table.ndim != 2:
+                    raise ValueError("it is not an array of rows")
+                rows = [row[row != -1] for row in table]
+        rows = [np.asarray(row) for row in rows]
+        if not all(row.ndim == 1 and np.issubdtype(row.dtype, np.integer) for row in rows):
+            raise ValueError("its rows are not whole numbers")
+        return rows
+
+    return _read(path, maker, "a match", read)

@@ -1,0 +1,255 @@
+"""What the stage scripts share on the command line: flags, errors as one line, progress, closing words."""
+
+import argparse
+import math
+import shlex
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from models import MODELS
+from utils.curves import CURVES
+from utils.data import TRANSFORMS
+from utils.errors import UserError
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def run(parse_args: Callable[[], argparse.Namespace], main: Callable[[argparse.Namespace], None]) -> None:
+    """Run a stage: a user's mistake ends it with one line and exit code 1 or 2, not with a traceback."""
+    args = parse_args()
+    try:
+        main(args)
+    except UserError as error:
+        sys.exit(_complain(error, error.exit_code))
+    except OSError as error:  # a full disk, a folder that cannot be written
+        sys.exit(_complain(f"{error.filename or 'input/output'}: {error.strerror or error}", 1))
+    except torch.OutOfMemoryError:
+        sys.exit(_complain("the device is out of memory; try a smaller --batch_size", 1))
+    except KeyboardInterrupt:
+        resumes = " Run the same command with --resume to go on." if hasattr(args, "resume") else ""
+        sys.exit(_complain(f"interrupted.{resumes}", 130))
+
+
+def _complain(message: object, code: int) -> int:
+    print(f"{Path(sys.argv[0]).name}: error: {message}", file=sys.stderr)
+    return code
+
+
+# --- types of flags ----------------------------------------------------------------------------------------
+
+
+def positive_int(text: str) -> int:
+    return _number(int, text, lambda value: value > 0, "a whole number above 0")
+
+
+def nonnegative_int(text: str) -> int:
+    return _number(int, text, lambda value: value >= 0, "a whole number, 0 or above")
+
+
+def positive_float(text: str) -> float:
+    return _number(float, text, lambda value: 0 < value < math.inf, "a number above 0")
+
+
+def nonnegative_float(text: str) -> float:
+    return _number(float, text, lambda value: 0 <= value < math.inf, "a number, 0 or above")
+
+
+def num_bends(text: str) -> int:
+    return _number(int, text, lambda value: value >= 2, "a whole number, 2 or above")
+
+
+def frequency(text: str) -> int | None:
+    """A number of epochs, or None for the word none."""
+    return None if text.lower() == "none" else positive_int(text)
+
+
+def _number(kind: type, text: str, is_valid: Callable, meaning: str):
+    try:
+        value = kind(text)
+    except ValueError:
+        value = None
+    if value is None or not is_valid(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not {meaning}")
+    return value
+
+
+# --- flags that several stages have ------------------------------------------------------------------------
+
+
+def stage_parser(description: str, batch_size: int, model: str | None = None) -> argparse.ArgumentParser:
+    """A parser with the flags of every stage that runs networks on data; `model` is for a script of one model."""
+    # Without abbreviations: --epochs must not be taken for --epochs_model.
+    parser = argparse.ArgumentParser(
+        description=description.strip().splitlines()[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--dataset", default="FashionMNIST10k", help="a known name, or a folder of images data/NAME/{train,test}")
+    add("--transform", choices=TRANSFORMS, help="augmentation and normalization (default: the model's)")
+    add("--batch_size", type=positive_int, default=batch_size)
+    add("--num-workers", "--num_workers", type=nonnegative_int, default=4, help="threads that decode images")
+    add("--model", choices=[model] if model else list(MODELS), default=model or "TinyTen")
+    add("--data_path", type=Path, help="folder that holds the datasets (default: ROOT/data, else the repository's)")
+    add(
+        "--use_test",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="evaluate on the test set; otherwise on training images held out for it",
+    )
+    add("--root", type=Path, default=REPOSITORY, help="folder under which all results are written and found")
+    add("--device", help="default: cuda, else mps, else cpu")
+    add("--precision", choices=("fp32", "bf16"), default="fp32", help="bf16: run the networks under autocast")
+    return parser
+
+
+def add_training_flags(parser: argparse.ArgumentParser, epochs: int | None = 200) -> None:
+    """The flags of SGD and of a run that can be resumed."""
+    add = parser.add_argument
+    if epochs is not None:
+        add("--epochs", type=positive_int, default=epochs)
+    add("--save_freq", type=positive_int, default=200, help="keep a checkpoint every so many epochs, and the last")
+    add("--lr", type=positive_float, default=0.1)
+    add("--wd", type=nonnegative_float, default=5e-4, help="weight decay")
+    add("--lr_decay", type=positive_float, default=0.9996, help="factor on the learning rate, every epoch")
+    add("--lr_drop", type=positive_int, default=20, help="the learning rate is halved every so many epochs")
+    add("--seed", type=nonnegative_int, default=1)
+    again = parser.add_mutually_exclusive_group()
+    again.add_argument("--resume", action="store_true", help="go on from the newest checkpoint, if there is one")
+    again.add_argument("--overwrite", action="store_true", help="delete the run's checkpoints and start anew")
+
+
+def add_pair_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--seed_a", type=nonnegative_int, default=1, help="seed of network A, the target")
+    parser.add_argument("--seed_b", type=nonnegative_int, default=2, help="seed of network B, which is permuted")
+
+
+CURVE_FLAGS = ("curve", "num_bends", "fix_start", "fix_end", "init_linear_off")
+
+
+def add_curve_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--curve", choices=CURVES, default="Bezier")
+    add("--num_bends", type=num_bends, default=3, help="control points, the two ends included")
+    add("--fix_start", action=argparse.BooleanOptionalAction, default=True, help="keep A where it is")
+    add("--fix_end", action=argparse.BooleanOptionalAction, default=True, help="keep B where it is")
+    add("--init_linear_off", action="store_true", help="begin at random networks, not on the line from A to B")
+
+
+def add_alignment_flag(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--alignment", default="", help="name of the match that permutes B, as corr; '' for none")
+    add("--epochs_model", type=positive_int, default=200, help="epochs for which the two networks were trained")
+
+
+def add_pair_folders(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--dir_models", type=Path, help="folder of networks instead of model_dicts/basic_models")
+    add("--dir_alignment", type=Path, help="folder of matches instead of model_dicts/paired_models")
+
+
+def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse, and fill in what depends on other flags or on the machine."""
+    args = parser.parse_args(argv)
+    if hasattr(args, "seed_a") and args.seed_a == args.seed_b:
+        parser.error(f"--seed_a and --seed_b are both {args.seed_a}: a pair needs two networks")
+    if getattr(args, "transform", "") is None:
+        args.transform = args.model
+    if hasattr(args, "device"):
+        args.device = choose_device(parser, args.device)
+    return args
+
+
+def choose_device(parser: argparse.ArgumentParser, name: str | None) -> torch.device:
+    if name is None:
+        name = "cpu"
+        if torch.cuda.is_available():
+            name = "cuda"
+        elif torch.backends.mps.is_available():
+            name = "mps"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        parser.error(f"--device {name} cannot be used here: {str(error).splitlines()[0]}")
+    torch.backends.cudnn.benchmark = True
+    return device
+
+
+# --- telling the user --------------------------------------------------------------------------------------
+
+
+class Progress:
+    """A tqdm bar on a terminal; in a log file, only the lines given to `line`, each with the time left."""
+
+    def __init__(self, total: int, unit: str, description: str = ""):
+        self.bar = tqdm(total=total, unit=unit, desc=description, disable=None, leave=False, dynamic_ncols=True)
+        self.total, self.done, self.start = total, 0, time.monotonic()
+
+    @property
+    def is_shown(self) -> bool:
+        return not self.bar.disable
+
+    def step(self) -> None:
+        self.done += 1
+        self.bar.update()
+
+    def count(self, item):
+        """Pass `item` on, counted as a step."""
+        self.step()
+        return item
+
+    def show(self, **figures: float) -> None:
+        """Figures to stand beside the bar."""
+        self.bar.set_postfix(figures)
+
+    def line(self, text: str) -> None:
+        rest = (time.monotonic() - self.start) / max(self.done, 1) * (self.total - self.done)
+        self.bar.write(f"{text}  {_duration(rest)} left", file=sys.stdout)
+        sys.stdout.flush()
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.bar.close()
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+
+
+def finish(files: Sequence[Path], next_command: str | None = None) -> None:
+    """Name the files a stage wrote, and the command that comes next."""
+    print("Wrote:")
+    for path in files:
+        print(f"  {path}")
+    if next_command:
+        print(f"Next:\n  {next_command}")
+
+
+def command(script: str, args: argparse.Namespace, *names: str, **values: object) -> str:
+    """The command line of a stage with the flags `names` as they are in `args`, and `values` on top."""
+    flags = {name: getattr(args, name) for name in ("model", "dataset", *names) if hasattr(args, name)} | values
+    if getattr(args, "transform", None) not in (None, flags.get("model")):
+        flags["transform"] = args.transform
+    if args.root != REPOSITORY:
+        flags["root"] = args.root
+    if getattr(args, "data_path", None):
+        flags["data_path"] = args.data_path
+    words = ["python", script]
+    for name, value in flags.items():
+        words += [f"--{name}", shlex.quote(str(value))]
+    return " ".join(words)
+
+
+def align_command(args: argparse.Namespace, epochs: int, **seeds: int) -> str:
+    script = "align_googlenet.py" if args.model == "GoogLeNet" else "align_models.py"
+    return command(f"alignment/{script}", args, epochs=epochs, **seeds)

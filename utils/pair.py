@@ -1,0 +1,61 @@
+"""A pair of trained networks: A, and B with its neurons permuted to match A's."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from models import MODELS
+from utils import checkpoint, cli
+from utils.errors import UserError
+from utils.permutations import permutation_spec, permutations_from_rows, permute
+
+
+def load_endpoint(layout: checkpoint.Layout, args, num_classes: int, seed: int, epochs: int) -> nn.Module:
+    """The network of `seed` after `epochs`, on the CPU, in eval mode. UserError if there is none that fits."""
+    maker = cli.command("training/train_model.py", args, seed=seed, epochs=epochs)
+    path = layout.endpoint(seed, epochs)
+    model = MODELS[args.model](num_classes)
+    checkpoint.load_state(model, checkpoint.load_checkpoint(path, maker)["model_state"], path, maker)
+    return model.eval()
+
+
+def match_name(alignment: str) -> str | None:
+    """The name of the match that --alignment asks for; None for unaligned networks ('' or null)."""
+    tag = checkpoint.tag(alignment)
+    return None if tag == "null" else tag
+
+
+def load_match(layout: checkpoint.Layout, args, model: nn.Module, epochs: int) -> list | None:
+    """The permutations, one a group, that --alignment asks for; None for unaligned networks."""
+    name = match_name(args.alignment)
+    if name is None:
+        return None
+    path = layout.match(name, args.seed_a, args.seed_b)
+    if name.startswith("pam_"):
+        start = "" if name == "pam_null" else name.removeprefix("pam_")
+        maker = cli.command(
+            "training/train_curve_pam.py", args, "seed_a", "seed_b", "epochs_model", alignment=start
+        )
+    else:
+        maker = cli.align_command(args, epochs, seed_a=args.seed_a, seed_b=args.seed_b)
+    try:
+        return permutations_from_rows(permutation_spec(model), checkpoint.load_match(path, maker))
+    except ValueError as error:
+        raise UserError(f"{path} is not a match for {args.model}: {error}; make one with: {maker}") from error
+
+
+def load_pair(layout: checkpoint.Layout, args, num_classes: int) -> tuple[dict, dict]:
+    """The state dicts of A and of B as the curve sees it, permuted unless --alignment is ''."""
+    a = load_endpoint(layout, args, num_classes, args.seed_a, args.epochs_model)
+    b = load_endpoint(layout, args, num_classes, args.seed_b, args.epochs_model)
+    permutations = load_match(layout, args, b, args.epochs_model)
+    state_b = b.state_dict()
+    if permutations is not None:
+        state_b = permute(state_b, permutation_spec(b), permutations)
+    return a.state_dict(), state_b
+
+
+def midpoint(state_a: Mapping[str, torch.Tensor], state_b: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The mean of two state dicts (integer entries, which count batches, are A's)."""
+    return {name: torch.lerp(a, state_b[name], 0.5) if a.is_floating_point() else a for name, a in state_a.items()}
