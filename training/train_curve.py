@@ -84,7 +84,7 @@ def main(args):
     files = training.fit(
         training.Run(
             layout.curve_stem(*names),
-            settings | {"ends": curve.ends()},
+            settings | {"ends": curve.fixed_ends()},
             args.epochs,
             args.save_freq,
             layout.curve_history(*names),

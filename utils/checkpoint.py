@@ -211,6 +211,46 @@ def load_arrays(path: Path, maker: str, *names: str) -> dict[str, np.ndarray]:
     return _read(path, maker, "a table of results", read)
 
 
+class Results:
+    """A table that grows row by row, as a long evaluation does, and survives being stopped.
+
+    Rows so far are in PATH's name with `.partial`; `finish` gives the table its own name. A table made with other
+    `settings` (any text) is refused, or dropped with `overwrite`.
+    """
+
+    def __init__(self, path: Path, settings: str, maker: str, overwrite: bool = False):
+        self.path, self.settings = path, settings
+        self.partial = path.with_name(path.stem + ".partial" + path.suffix)
+        self.arrays: dict[str, np.ndarray] = {}
+        self.finished = False
+        for candidate in (self.path, self.partial):
+            if overwrite:
+                candidate.unlink(missing_ok=True)
+            elif candidate.exists() and not self.arrays:
+                self.arrays = load_arrays(candidate, maker, "settings")
+                if str(self.arrays.pop("settings")) != settings:
+                    raise UserError(
+                        f"{candidate} was made from other networks or with other flags; redo it with {maker}"
+                    )
+                self.finished = candidate == self.path
+        if self.finished:
+            print(f"This is done already: {self.path}")
+
+    def __len__(self) -> int:
+        return len(next(iter(self.arrays.values()), ()))
+
+    def add(self, **row: float | np.ndarray) -> None:
+        for name, value in row.items():
+            known = self.arrays.get(name, np.empty((0, *np.shape(value))))
+            self.arrays[name] = np.concatenate([known, np.asarray(value)[None]])
+        save_arrays(self.partial, settings=np.array(self.settings), **self.arrays)
+
+    def finish(self) -> None:
+        save_arrays(self.path, settings=np.array(self.settings), **self.arrays)
+        self.partial.unlink(missing_ok=True)
+        self.finished = True
+
+
 class _ArrayUnpickler(pickle.Unpickler):
     """Builds numpy arrays and nothing else."""
 

@@ -128,9 +128,15 @@ class Curve(nn.Module):
         middle = self.num_bends // 2
         return {"model_state": points.get(middle) or self.state(middle), "points": points}
 
-    def ends(self) -> list[str]:
-        """A digest of each fixed end, by which a curve's file tells between which networks it was learned."""
-        return [hashlib.sha256(row.cpu().numpy().tobytes()).hexdigest() for row in self.fixed]
+    def digests(self) -> list[str]:
+        """A digest of every control point, by which results tell from which networks they were made."""
+        rows = (self.row(index).detach().cpu() for index in range(self.num_bends))
+        return [hashlib.sha256(row.numpy().tobytes()).hexdigest() for row in rows]
+
+    def fixed_ends(self) -> dict[int, str]:
+        """The digests of the fixed control points: between which networks the curve is learned."""
+        digests = self.digests()
+        return {index: digests[index] for index in self.fixed_rows}
 
     def load_checkpoint(self, checkpoint: Mapping[str, object]) -> None:
         """Put the learned control points of `checkpoint` in place. A file of the original code has one, the middle.

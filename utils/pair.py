@@ -7,6 +7,7 @@ from torch import nn
 
 from models import MODELS
 from utils import checkpoint, cli
+from utils.curves import Curve
 from utils.errors import UserError
 from utils.permutations import permutation_spec, permutations_from_rows, permute
 
@@ -54,6 +55,42 @@ def load_pair(layout: checkpoint.Layout, args, num_classes: int) -> tuple[dict, 
     if permutations is not None:
         state_b = permute(state_b, permutation_spec(b), permutations)
     return a.state_dict(), state_b
+
+
+def load_curve(layout: checkpoint.Layout, args, num_classes: int) -> Curve:
+    """The curve that was learned between the pair for `args.epochs_curve` epochs; for 0, the line from A to B.
+
+    Raises UserError if a file is missing, or the curve was learned between other networks.
+    """
+    names = ("seed_a", "seed_b", "epochs_model", "alignment")
+    state_a, state_b = load_pair(layout, args, num_classes)
+    base = MODELS[args.model](num_classes).to(memory_format=torch.channels_last)
+    if args.epochs_curve == 0:
+        curve = Curve(base, num_bends=2)
+        learned = None
+    else:
+        path = layout.curve(args.alignment, args.seed_a, args.seed_b, args.epochs_curve)
+        maker = cli.command("training/train_curve.py", args, *names, epochs=args.epochs_curve)
+        learned = checkpoint.load_checkpoint(path, maker)
+        settings = learned.get("settings", {})  # the original code saves none: three control points
+        flags = {
+            name: settings[name] for name in ("num_bends", "curve", "fix_start", "fix_end") if name in settings
+        }
+        curve = Curve(base, **flags)
+    curve.set_point(0, state_a)
+    curve.set_point(curve.num_bends - 1, state_b)
+    if learned is not None:
+        if settings.get("ends", curve.fixed_ends()) != curve.fixed_ends():
+            raise UserError(
+                f"{path} was learned between other networks, or with another match, than there are now; "
+                f"use the --epochs_model it was made with, or make it anew with: {maker} --overwrite"
+            )
+        try:
+            curve.load_checkpoint(learned)
+        except (ValueError, RuntimeError, KeyError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{path} is not a curve of {args.model} ({reason}); make it with: {maker}") from error
+    return curve
 
 
 def midpoint(state_a: Mapping[str, torch.Tensor], state_b: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

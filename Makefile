@@ -1,0 +1,46 @@
+# make demo   neuron alignment on images that come with the repository, in minutes on a laptop
+# make test   lint and tests, offline, on the CPU
+
+PYTHON ?= python3
+BIN := .venv/bin
+RUN := $(BIN)/python
+
+.PHONY: demo test
+
+demo: .venv/installed
+	@$(MAKE) --no-print-directory demo-stages
+
+# Two networks, their alignment, and four paths between them: the straight line and a learned curve, without and with
+# the alignment. The schedule is the published one with its halvings brought forward (--lr_drop). Every command
+# goes on where it stopped, or says that it is done.
+DEMO := --root demo
+PAIR := $(DEMO) --seed_a 1 --seed_b 2
+.PHONY: demo-stages
+demo-stages:
+	$(RUN) training/train_model.py $(DEMO) --seed 1 --epochs 8 --lr_drop 1 --resume
+	$(RUN) training/train_model.py $(DEMO) --seed 2 --epochs 8 --lr_drop 1 --resume
+	$(RUN) alignment/align_models.py $(PAIR) --epochs 8
+	$(RUN) training/train_curve.py $(PAIR) --epochs_model 8 --epochs 6 --lr_drop 1 --alignment '' --resume
+	$(RUN) training/train_curve.py $(PAIR) --epochs_model 8 --epochs 6 --lr_drop 1 --alignment corr --resume
+	$(RUN) evaluation/eval_curve.py $(PAIR) --epochs_model 8 --epochs_curve 0 --alignment '' --num_points 9
+	$(RUN) evaluation/eval_curve.py $(PAIR) --epochs_model 8 --epochs_curve 0 --alignment corr --num_points 9
+	$(RUN) evaluation/eval_curve.py $(PAIR) --epochs_model 8 --epochs_curve 6 --alignment '' --num_points 9
+	$(RUN) evaluation/eval_curve.py $(PAIR) --epochs_model 8 --epochs_curve 6 --alignment corr --num_points 9
+	$(RUN) visualization/viz_curve.py $(PAIR) --epochs 0 6
+	$(RUN) evaluation/make_tables.py $(PAIR) --epochs 0 6
+
+test: .venv/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(RUN) -m pytest
+
+# The virtual environment; made anew when the requirements change.
+.venv/installed: requirements.txt
+	$(PYTHON) -m venv .venv
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
+.venv/installed-dev: requirements-dev.txt .venv/installed
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+

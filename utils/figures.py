@@ -1,0 +1,85 @@
+"""The look of all figures, and how they are saved."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+
+if "--show" not in sys.argv:
+    matplotlib.use("Agg")  # no window is needed, nor a screen
+
+import matplotlib.pyplot as plt
+
+from utils import checkpoint, results
+
+PANEL = (3.4, 2.6)  # inches: one column of a two-column page
+
+plt.rcParams.update(
+    {
+        "font.size": 8,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.color": "#DDDDDD",
+        "grid.linewidth": 0.6,
+        "axes.axisbelow": True,
+        "lines.linewidth": 1.6,
+        "lines.markersize": 3.5,
+        "legend.frameon": False,
+        "pdf.fonttype": 42,  # text stays text
+    }
+)
+
+
+def panels(count: int) -> tuple[plt.Figure, Sequence[plt.Axes]]:
+    """A figure of panels side by side, each as wide as one column in print."""
+    figure, axes = plt.subplots(1, count, figsize=(PANEL[0] * count, PANEL[1]), layout="constrained")
+    return figure, axes
+
+
+def line_style(args: argparse.Namespace, series: results.Series) -> dict[str, object]:
+    """Colour tells the alignment, dashes the straight line."""
+    return {
+        "color": results.colour(series.alignment, args.alignment),
+        "linestyle": "--" if series.is_line else "-",
+        "marker": "o" if series.is_line else "s",
+        "label": series.words,
+    }
+
+
+def draw(axis: plt.Axes, x: np.ndarray, values: np.ndarray, **style: object) -> None:
+    """The mean of `values` (pairs, n) over x (n,), with bars of one standard deviation if there are several pairs."""
+    marks = {"markevery": max(1, len(x) // 16)}
+    if len(values) == 1:
+        axis.plot(x, values[0], **style, **marks)
+    else:
+        deviation = values.std(axis=0, ddof=1)
+        axis.errorbar(
+            x,
+            values.mean(axis=0),
+            deviation,
+            capsize=2,
+            elinewidth=0.8,
+            errorevery=marks["markevery"],
+            **style,
+            **marks,
+        )
+
+
+def finish(
+    args: argparse.Namespace, figure: plt.Figure, axes: Sequence[plt.Axes], title: str, name: str
+) -> list[Path]:
+    """Add title and legend, and save as PNG and PDF under figures/; returns the two paths."""
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)))
+    figure.suptitle(title)
+    paths = []
+    for suffix in ("png", "pdf"):
+        paths.append(args.root / "figures" / f"{name}.{suffix}")
+        checkpoint.write_atomically(
+            paths[-1], lambda stream, suffix=suffix: figure.savefig(stream, format=suffix, dpi=300)
+        )
+    return paths

@@ -1,0 +1,32 @@
+"""Geometry of curves in parameter space: planes, arc length, averages along a path. All in float64."""
+
+import numpy as np
+import torch
+
+
+def plane_basis(a: torch.Tensor, b: torch.Tensor, bend: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Orthonormal u, v (P,) of the plane through three points: u from A to B, v the bend's part orthogonal to u.
+
+    Where the bend lies on the line through A and B, v is 0: no direction is told from another.
+    """
+    a, b, bend = a.double(), b.double(), bend.double()
+    u = b - a
+    length = u.norm()
+    u = u / length if length > 0 else u
+    v = (bend - a) - torch.dot(bend - a, u) * u
+    v = v - torch.dot(v, u) * u  # once more, for what rounding left
+    height = v.norm()
+    # A bend on the line leaves only rounding of float32 weights.
+    return u, v / height if height > 1e-5 * max(length, (bend - a).norm()) else torch.zeros_like(v)
+
+
+def plane_coordinates(point: torch.Tensor, origin: torch.Tensor, u: torch.Tensor, v: torch.Tensor) -> np.ndarray:
+    """Coordinates (2,) of a point in the plane, in units of parameter space (Euclidean)."""
+    offset = point.double() - origin.double()
+    return np.array([torch.dot(offset, u).item(), torch.dot(offset, v).item()])
+
+
+def path_average(length: np.ndarray, values: np.ndarray) -> float:
+    """∫ values d(length) / total length, by the trapezoid rule; `length` is the arc length up to each point (n,)."""
+    total = length[-1] - length[0]
+    return float(np.trapezoid(values, length) / total) if total > 0 else float(np.mean(values))
