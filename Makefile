@@ -17,11 +17,11 @@ DEMO := --root demo
 PAIR := $(DEMO) --seed_a 1 --seed_b 2
 .PHONY: demo-stages
 demo-stages:
-	$(RUN) training/train_model.py $(DEMO) --seed 1 --epochs 8 --lr_drop 1 --resume
-	$(RUN) training/train_model.py $(DEMO) --seed 2 --epochs 8 --lr_drop 1 --resume
+	$(RUN) training/train_model.py $(DEMO) --seed 1 --epochs 8 --lr_drop 2 --resume
+	$(RUN) training/train_model.py $(DEMO) --seed 2 --epochs 8 --lr_drop 2 --resume
 	$(RUN) alignment/align_models.py $(PAIR) --epochs 8
-	$(RUN) training/train_curve.py $(PAIR) --epochs_model 8 --epochs 6 --lr_drop 1 --alignment '' --resume
-	$(RUN) training/train_curve.py $(PAIR) --epochs_model 8 --epochs 6 --lr_drop 1 --alignment corr --resume
+	$(RUN) training/train_curve.py $(PAIR) --epochs_model 8 --epochs 6 --lr_drop 2 --alignment '' --resume
+	$(RUN) training/train_curve.py $(PAIR) --epochs_model 8 --epochs 6 --lr_drop 2 --alignment corr --resume
 	$(RUN) evaluation/eval_curve.py $(PAIR) --epochs_model 8 --epochs_curve 0 --alignment '' --num_points 9
 	$(RUN) evaluation/eval_curve.py $(PAIR) --epochs_model 8 --epochs_curve 0 --alignment corr --num_points 9
 	$(RUN) evaluation/eval_curve.py $(PAIR) --epochs_model 8 --epochs_curve 6 --alignment '' --num_points 9

@@ -42,12 +42,13 @@ def main(args):
     spec = permutation_spec(network_b)
 
     def correlations(images, purpose):
-        batches = images.batches(args.batch_size)
-        with cli.Progress(-(-len(images) // args.batch_size), "batch", purpose) as progress:
-            moments = alignment.cross_moments(
-                network_a, network_b, spec.rows, (progress.count(x) for x, _ in batches)
-            )
-        return [moment.correlation() for moment in moments]
+        def batches():
+            with cli.Progress(-(-len(images) // args.batch_size), "batch", purpose) as progress:
+                for x, _ in images.batches(args.batch_size):
+                    yield x
+                    progress.step()
+
+        return alignment.correlate(network_a, network_b, spec, batches)
 
     permutations = alignment.align(spec, correlations(data.alignment, "comparing activations"))
     on_test = correlations(data.test, "measuring on test images")

@@ -37,12 +37,8 @@ class Inception(nn.Module):
     def __init__(self, in_channels: int, branch1: int, branch2: tuple, branch3: tuple, branch4: int):
         super().__init__()
         self.branch1 = BasicConv(in_channels, branch1, 1)
-        self.branch2 = nn.Sequential(
-            BasicConv(in_channels, branch2[0], 1), BasicConv(*branch2, kernel=3, padding=1)
-        )
-        self.branch3 = nn.Sequential(
-            BasicConv(in_channels, branch3[0], 1), BasicConv(*branch3, kernel=3, padding=1)
-        )
+        self.branch2 = nn.Sequential(BasicConv(in_channels, branch2[0], 1), BasicConv(*branch2, kernel=3, padding=1))
+        self.branch3 = nn.Sequential(BasicConv(in_channels, branch3[0], 1), BasicConv(*branch3, kernel=3, padding=1))
         self.pool = nn.MaxPool2d(3, 1, 1)
         self.branch4 = BasicConv(in_channels, branch4, 1)
         self.out_channels = branch1 + branch2[1] + branch3[1] + branch4

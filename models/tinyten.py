@@ -35,9 +35,7 @@ class TinyTen(nn.Module):
     def __init__(self, num_classes: int, in_channels: int = 3):
         super().__init__()
         widths = (in_channels, *(out for out, *_ in LAYERS))
-        self.layers = nn.Sequential(
-            *(ConvBlock(width, *layer) for width, layer in zip(widths, LAYERS, strict=False))
-        )
+        self.layers = nn.Sequential(*(ConvBlock(width, *layer) for width, layer in zip(widths, LAYERS, strict=False)))
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.dense = nn.Linear(widths[-1], num_classes)
         for module in self.modules():

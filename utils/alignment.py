@@ -4,7 +4,7 @@ Two networks see the same images. Of every activation only sums over images and 
 not grow with the number of images: with x_i and y_j the channels of A and B, these are Σx, Σy, Σx², Σy², Σxyᵀ.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,14 +20,22 @@ CHUNK = 64
 MAX_POSITIONS = 32  # larger maps are subsampled by 2, as published
 
 
-def tapped(model: nn.Module, rows: Sequence[Row]) -> fx.GraphModule:
-    """The model, giving (activations of the rows, logits). It shares the model's modules."""
+def tapped(model: nn.Module, rows: Sequence[Row], before: bool = False) -> fx.GraphModule:
+    """The model, giving (activations of the rows, logits). It shares the model's modules.
+
+    before: take what goes into each activation function, and not what comes out.
+    """
     module = trace(model)
-    nodes = {node.name: node for node in module.graph.nodes}
-    output = nodes["output"]
-    logits = output.args[0]
+    graph = module.graph
+    nodes = {node.name: node for node in graph.nodes}
+    taps = []
+    for row in rows:
+        node = nodes[row.before if before else row.node]
+        with graph.inserting_after(node):  # a copy, since what follows may work in place
+            taps.append(graph.call_method("clone", (node,)))
+    logits = nodes["output"].args[0]
     logits = logits[0] if isinstance(logits, tuple) else logits  # the auxiliary ones are not compared
-    output.args = (([nodes[row.node] for row in rows], logits),)
+    nodes["output"].args = ((taps, logits),)
     module.recompile()
     return module.eval()
 
@@ -61,28 +69,37 @@ class Moments:
         ):
             setattr(self, name, getattr(self, name) + value.cpu().double())
 
+    def deviations(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Standard deviations of the channels of A and of B; 0 for channels that do not vary beyond rounding."""
+        return _deviation(self.a / self.count, self.aa / self.count), _deviation(
+            self.b / self.count, self.bb / self.count
+        )
+
     def correlation(self) -> np.ndarray:
         """Cross-correlation (C_a, C_b) of z-scored channels; 0 for a channel that never varies."""
-        mean_a, mean_b = self.a / self.count, self.b / self.count
-        covariance = self.ab / self.count - torch.outer(mean_a, mean_b)
-        deviation_a = _deviation(self.aa / self.count, mean_a)
-        deviation_b = _deviation(self.bb / self.count, mean_b)
-        correlation = covariance / torch.outer(deviation_a, deviation_b)
-        return correlation.numpy()
+        covariance = self.ab / self.count - torch.outer(self.a / self.count, self.b / self.count)
+        scale = torch.outer(*self.deviations())
+        return torch.where(scale > 0, covariance / scale, 0).numpy()
 
 
-def _deviation(square: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
-    """Standard deviations; infinite for channels that do not vary beyond rounding."""
+def _deviation(mean: torch.Tensor, square: torch.Tensor) -> torch.Tensor:
     variance = square - mean.square()
-    return torch.where(variance > 1e-12 * square.clamp(min=1e-30), variance.clamp(min=0).sqrt(), torch.inf)
+    return torch.where(variance > 1e-12 * square, variance.clamp(min=0).sqrt(), 0)
 
 
 @torch.no_grad()
 def cross_moments(
-    model_a: nn.Module, model_b: nn.Module, rows: Sequence[Row], batches: Iterable[torch.Tensor]
+    model_a: nn.Module,
+    model_b: nn.Module,
+    rows: Sequence[Row],
+    batches: Iterable[torch.Tensor],
+    before: bool = False,
 ) -> list[Moments]:
-    """Moments of every row's activation, and of the logits last, over all images of `batches` (b, 3, H, W)."""
-    network_a, network_b = tapped(model_a, rows), tapped(model_b, rows)
+    """Moments of every row's activation, and of the logits last, over all images of `batches` (b, 3, H, W).
+
+    before: of what goes into each activation function.
+    """
+    network_a, network_b = tapped(model_a, rows, before), tapped(model_b, rows, before)
     moments: list[Moments] = []
     for batch in batches:
         for images in batch.split(CHUNK):
@@ -109,13 +126,36 @@ def assign(score: np.ndarray) -> np.ndarray:
     return linear_sum_assignment(score, maximize=True)[1]
 
 
+# Weight of the correlation that breaks ties between channels which never fire: below any that matters.
+TIE = 1e-6
+
+
+def correlate(
+    model_a: nn.Module, model_b: nn.Module, spec: PermutationSpec, batches: Callable[[], Iterable[torch.Tensor]]
+) -> list[np.ndarray]:
+    """The correlation matrix of each row of the spec, and that of the logits last.
+
+    Channels that are constant in both networks, as a ReLU's that never fires, correlate with nothing and any of
+    them could be matched with any other. Their entries are TIE × the correlation of what goes into the
+    activation, so that a network still finds its own shuffled copy. `batches` is called once, or twice for this.
+    """
+    moments = cross_moments(model_a, model_b, spec.rows, batches())
+    correlations = [moment.correlation() for moment in moments]
+    dead = [torch.outer(*(deviation == 0 for deviation in moment.deviations())).numpy() for moment in moments[:-1]]
+    if any(pairs.any() for pairs in dead):
+        before = cross_moments(model_a, model_b, spec.rows, batches(), before=True)
+        for correlation, pairs, moment in zip(correlations, dead, before, strict=False):
+            correlation[pairs] = TIE * moment.correlation()[pairs]
+    return correlations
+
+
 def align(spec: PermutationSpec, correlations: Sequence[np.ndarray]) -> list[np.ndarray]:
     """The best permutation of each group from the correlation matrix of each row of the spec.
 
     A group that several activations show (a residual stream) is decided by their sum.
     """
     scores = [np.zeros((size, size)) for size in spec.sizes]
-    for row, correlation in zip(spec.rows, correlations, strict=False):
+    for row, correlation in zip(spec.rows, correlations, strict=False):  # the logits' matrix, if given, is last
         start = 0
         for segment in row.axis:
             end = start + segment.length

@@ -276,9 +276,7 @@ def load_match(path: Path, maker: str) -> list[np.ndarray]:
     def read() -> list[np.ndarray]:
         with path.open("rb") as stream:
             version = np.lib.format.read_magic(stream)
-            header = (
-                np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            )
+            header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             _, _, dtype = header(stream)
             if dtype.hasobject:
                 rows = list(_ArrayUnpickler(stream, encoding="latin1").load())

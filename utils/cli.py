@@ -199,11 +199,6 @@ class Progress:
         self.done += 1
         self.bar.update()
 
-    def count(self, item):
-        """Pass `item` on, counted as a step."""
-        self.step()
-        return item
-
     def show(self, **figures: float) -> None:
         """Figures to stand beside the bar."""
         self.bar.set_postfix(figures)

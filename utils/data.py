@@ -20,9 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torchvision
 from PIL import Image, UnidentifiedImageError
-from torchvision.transforms.v2 import functional as TF
 from tqdm import tqdm
 
 from utils.checkpoint import write_atomically
@@ -319,6 +317,8 @@ def _moments(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _resized(images: np.ndarray, size: int) -> np.ndarray:
+    from torchvision.transforms.v2 import functional as TF  # slow to import, and most runs do without
+
     tensor = torch.from_numpy(images).permute(0, 3, 1, 2)
     parts = [TF.resize(part, [size, size], antialias=True) for part in tensor.split(1000)]
     return torch.cat(parts).permute(0, 2, 3, 1).contiguous().numpy()
@@ -363,6 +363,8 @@ def _padded(images: np.ndarray) -> np.ndarray:
 
 
 def _torchvision_dataset(name: str, folder: Path) -> dict[str, np.ndarray]:
+    import torchvision  # slow to import, and most runs do without
+
     dataset = getattr(torchvision.datasets, name)
     arrays = {}
     for split in ("train", "test"):
@@ -418,9 +420,7 @@ def _image_folder(folder: Path, threads: int) -> dict[str, np.ndarray]:
     try:
         write_atomically(cache, lambda stream: np.savez(stream, key=np.array(key), **arrays))
     except OSError as error:
-        print(
-            f"The decoded images could not be kept in {cache} ({error.strerror}); they are decoded at every start"
-        )
+        print(f"The decoded images could not be kept in {cache} ({error.strerror}); they are decoded at every start")
     return arrays
 
 
@@ -528,8 +528,7 @@ def download(url: str, path: Path, md5: str) -> None:
             raise UserError(f"{url} could not be downloaded: {error}") from error
     except OSError as error:
         raise UserError(
-            f"{url} could not be downloaded ({error}); run the same command again to go on, "
-            f"or put the file at {path}"
+            f"{url} could not be downloaded ({error}); run the same command again to go on, or put the file at {path}"
         ) from error
     if _md5(partial) != md5:
         partial.unlink()

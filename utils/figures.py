@@ -29,6 +29,7 @@ plt.rcParams.update(
         "lines.linewidth": 1.6,
         "lines.markersize": 3.5,
         "legend.frameon": False,
+        "legend.handlelength": 3.5,  # long enough to show dashes
         "pdf.fonttype": 42,  # text stays text
     }
 )
@@ -51,7 +52,7 @@ def line_style(args: argparse.Namespace, series: results.Series) -> dict[str, ob
 
 
 def draw(axis: plt.Axes, x: np.ndarray, values: np.ndarray, **style: object) -> None:
-    """The mean of `values` (pairs, n) over x (n,), with bars of one standard deviation if there are several pairs."""
+    """The mean of `values` (pairs, n) over x (n,), with bars of one standard deviation for several pairs."""
     marks = {"markevery": max(1, len(x) // 16)}
     if len(values) == 1:
         axis.plot(x, values[0], **style, **marks)

@@ -35,9 +35,7 @@ def load_match(layout: checkpoint.Layout, args, model: nn.Module, epochs: int) -
     path = layout.match(name, args.seed_a, args.seed_b)
     if name.startswith("pam_"):
         start = "" if name == "pam_null" else name.removeprefix("pam_")
-        maker = cli.command(
-            "training/train_curve_pam.py", args, "seed_a", "seed_b", "epochs_model", alignment=start
-        )
+        maker = cli.command("training/train_curve_pam.py", args, "seed_a", "seed_b", "epochs_model", alignment=start)
     else:
         maker = cli.align_command(args, epochs, seed_a=args.seed_a, seed_b=args.seed_b)
     try:
@@ -73,9 +71,7 @@ def load_curve(layout: checkpoint.Layout, args, num_classes: int) -> Curve:
         maker = cli.command("training/train_curve.py", args, *names, epochs=args.epochs_curve)
         learned = checkpoint.load_checkpoint(path, maker)
         settings = learned.get("settings", {})  # the original code saves none: three control points
-        flags = {
-            name: settings[name] for name in ("num_bends", "curve", "fix_start", "fix_end") if name in settings
-        }
+        flags = {name: settings[name] for name in ("num_bends", "curve", "fix_start", "fix_end") if name in settings}
         curve = Curve(base, **flags)
     curve.set_point(0, state_a)
     curve.set_point(curve.num_bends - 1, state_b)

@@ -39,6 +39,7 @@ class Row:
 
     label: str  # dotted name of the activation's module, or of its node
     node: str  # the traced node at which the activation is taken
+    before: str  # the node that goes into the activation function
     axis: Axis  # its channels
     votes: frozenset[int]  # the groups whose permutation this row's correlation helps to decide
 
@@ -401,7 +402,8 @@ class _ChannelTracer:
         for node in sorted((node for node, axis in taken.items() if _groups(axis)), key=order.get):
             votes = frozenset(g for g in _groups(taken[node]) if deciders.get(g, node) is node)
             tap = nodes[aligned_by.get(_label(node), _label(node))]
-            rows.append(Row(_label(node), tap.name, taken[node], votes))
+            before = node.all_input_nodes[0] if node in self.activations else node
+            rows.append(Row(_label(node), tap.name, before.name, taken[node], votes))
         return tuple(rows)
 
     def segments(self, name: str, channels: list, place: dict, sizes: tuple[int, ...]) -> Axis:

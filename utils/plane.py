@@ -27,6 +27,9 @@ def plane_coordinates(point: torch.Tensor, origin: torch.Tensor, u: torch.Tensor
 
 
 def path_average(length: np.ndarray, values: np.ndarray) -> float:
-    """∫ values d(length) / total length, by the trapezoid rule; `length` is the arc length up to each point (n,)."""
+    """∫ values d(length) / total length, by the trapezoid rule.
+
+    length: arc length up to each point (n,).
+    """
     total = length[-1] - length[0]
     return float(np.trapezoid(values, length) / total) if total > 0 else float(np.mean(values))

@@ -106,9 +106,7 @@ def load_series(args: argparse.Namespace, series: Series) -> list[dict[str, np.n
         maker = eval_command(args, series, *pair)
         tables.append(checkpoint.load_arrays(path, maker, "t", "loss", "accuracy", "length", "coordinates"))
         if not np.array_equal(tables[0]["t"], tables[-1]["t"]):
-            raise UserError(
-                f"{path} has other points than that of the first pair; make it with: {maker} --overwrite"
-            )
+            raise UserError(f"{path} has other points than that of the first pair; make it with: {maker} --overwrite")
     return tables
 
 

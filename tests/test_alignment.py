@@ -1,0 +1,161 @@
+import numpy as np
+import pytest
+import torch
+from conftest import randomize
+from scipy.optimize import linear_sum_assignment
+from test_permutations import ALL, Unseen, max_relative, model_and_images, random_permutations
+
+from models import MODELS
+from utils.alignment import Moments, align, correlate, cross_moments, mean_correlations
+from utils.permutations import identity, inverse, permutation_spec, permute, trace
+
+
+def images(name, count=96):
+    size = 8 if name == "Unseen" else 32
+    return [torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(1))]
+
+
+def correlations(a, b, spec, batches):
+    return correlate(a, b, spec, lambda: batches)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_planted_permutation_comes_back(name):
+    """B is a shuffled copy of A: alignment finds exactly the inverse shuffle, and aligned B is A again."""
+    model, x = model_and_images(name)
+    spec = permutation_spec(model)
+    planted = random_permutations(spec)
+    shuffled = Unseen() if name == "Unseen" else MODELS[name](5)
+    shuffled.load_state_dict(permute(model.state_dict(), spec, planted))
+
+    matrices = correlations(model.eval(), shuffled.eval(), spec, images(name, 96 if name != "GoogLeNet" else 32))
+    found = align(spec, matrices)
+    for expected, permutation in zip(inverse(planted), found, strict=True):
+        np.testing.assert_array_equal(expected, permutation)
+    np.testing.assert_allclose(mean_correlations(spec, matrices, found)[-1], 1, atol=1e-5)  # the logits
+
+    aligned = permute(shuffled.state_dict(), spec, found)
+    assert all(torch.equal(value, aligned[key]) for key, value in model.state_dict().items())
+    expected = shuffled(x)
+    shuffled.load_state_dict(aligned)
+    assert max_relative(expected, shuffled(x)) < 1e-4
+
+
+def lively(model, x):
+    """The model with batch-norm statistics of its own, so that hardly a channel is dead."""
+    layers = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    for layer in layers:
+        layer.momentum = 1.0
+    with torch.no_grad():
+        model.train()(x)
+    return model.eval()
+
+
+def stored_activations(model, rows, batches):
+    """The definition: all activations of each row kept, as (samples, channels) in float64."""
+    kept = {}
+    interpreter_nodes = {row.node for row in rows}
+
+    class Recorder(torch.fx.Interpreter):
+        def run_node(self, node):
+            value = super().run_node(node)
+            if node.name in interpreter_nodes:
+                kept.setdefault(node.name, []).append(value.detach().clone())
+            return value
+
+    module = trace(model).eval()
+    with torch.no_grad():
+        for batch in batches:
+            Recorder(module).run(batch)
+    result = []
+    for row in rows:
+        value = torch.cat(kept[row.node]).double()
+        if value.dim() == 4:
+            value = value.permute(0, 2, 3, 1).flatten(0, 2)
+        result.append(value.numpy())
+    return result
+
+
+def z_scored(values):
+    deviation = values.std(axis=0)
+    return np.where(deviation > 0, (values - values.mean(axis=0)) / np.where(deviation > 0, deviation, 1), 0)
+
+
+@pytest.mark.parametrize("name", ["TinyTen", "ResNet32", "GoogLeNet"])
+def test_equals_the_plain_definition(name):
+    batches = [torch.randn(count, 3, 16, 16, generator=torch.Generator().manual_seed(3)) for count in (50, 33)]
+    a, b = (lively(randomize(MODELS[name](5), seed), batches[0]) for seed in (1, 2))
+    spec = permutation_spec(a)
+    matrices = correlations(a, b, spec, batches)
+    expected = [
+        z_scored(x).T @ z_scored(y) / len(x)
+        for x, y in zip(
+            stored_activations(a, spec.rows, batches), stored_activations(b, spec.rows, batches), strict=True
+        )
+    ]
+    for matrix, plain in zip(matrices, expected, strict=False):
+        np.testing.assert_allclose(matrix, plain, atol=2e-5)
+
+    scores = dict.fromkeys(range(len(spec.sizes)), 0)
+    for row, plain in zip(spec.rows, expected, strict=True):
+        for group in row.votes:
+            scores[group] = scores[group] + plain
+    for group, permutation in enumerate(align(spec, matrices)):
+        best = linear_sum_assignment(-scores[group])[1]
+        alive = np.abs(scores[group]).sum(1) > 0  # how channels that never fire are matched, it does not say
+        np.testing.assert_array_equal(permutation[alive], best[alive])
+
+
+def test_batches_do_not_matter():
+    a, b = (randomize(MODELS["TinyTen"](5), seed).eval() for seed in (1, 2))
+    spec = permutation_spec(a)
+    x = torch.randn(90, 3, 16, 16)
+    whole = correlations(a, b, spec, [x])
+    for one, other in zip(whole, correlations(a, b, spec, x.split(7)), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_a_large_mean_loses_nothing():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(6, 20_000, generator=generator) * 0.01 + 100
+    y = x.flip(0) + 0.005 * torch.randn(6, 20_000, generator=generator)
+    moments = Moments(x[:, :50].mean(1), y[:, :50].mean(1))
+    for part_x, part_y in zip(x.split(512, 1), y.split(512, 1), strict=True):
+        moments.add(part_x, part_y)
+    expected = np.corrcoef(x.double().numpy(), y.double().numpy())[:6, 6:]
+    np.testing.assert_allclose(moments.correlation(), expected, atol=1e-6)
+
+
+def test_a_network_aligned_with_itself():
+    model = lively(randomize(MODELS["TinyTen"](5)), torch.randn(64, 3, 32, 32))
+    spec = permutation_spec(model)
+    matrices = correlations(model, model, spec, images("TinyTen"))
+    assert all((p == q).all() for p, q in zip(align(spec, matrices), identity(spec), strict=True))
+    for matrix in matrices:
+        alive = np.abs(matrix).sum(1) > 0.01
+        np.testing.assert_allclose(np.diag(matrix)[alive], 1, atol=1e-5)
+
+
+def test_a_dead_channel_correlates_with_nothing():
+    x = torch.randn(3, 100)
+    x[1] = 0.7
+    moments = Moments(x.mean(1), x.mean(1))
+    moments.add(x, x)
+    correlation = moments.correlation()
+    assert (correlation[1] == 0).all()
+    np.testing.assert_allclose(np.diag(correlation)[[0, 2]], 1, atol=1e-6)
+
+
+def test_large_maps_are_subsampled():
+    model = randomize(MODELS["TinyTen"](5)).eval()
+    moments = cross_moments(model, model, permutation_spec(model).rows, [torch.randn(2, 3, 64, 64)])
+    assert [m.count for m in moments[:3]] == [2 * 32 * 32] * 3  # 64×64 by every second pixel; 32×32 whole
+
+
+def test_unaligned_correlation_is_the_diagonal():
+    a, b = (randomize(MODELS["TinyTen"](5), seed).eval() for seed in (1, 2))
+    spec = permutation_spec(a)
+    matrices = correlations(a, b, spec, images("TinyTen"))
+    means = mean_correlations(spec, matrices, identity(spec))
+    assert means.shape == (9,)
+    np.testing.assert_allclose(means, [np.diag(matrix).mean() for matrix in matrices])

@@ -1,0 +1,117 @@
+import pytest
+import torch
+from conftest import randomize
+from scipy.special import comb
+
+from models import MODELS, TinyTen
+from utils.curves import Curve, FlatParameters, bezier, polychain
+
+
+def networks(count, name="TinyTen"):
+    return [randomize(MODELS[name](4), seed).state_dict() for seed in range(count)]
+
+
+def linear_curve(ends, num_bends=3, **options):
+    curve = Curve(TinyTen(4), num_bends, **options)
+    curve.set_point(0, ends[0])
+    curve.set_point(num_bends - 1, ends[1])
+    curve.init_linear()
+    return curve
+
+
+@pytest.mark.parametrize("num_bends", [2, 3, 5])
+def test_bezier_is_the_bernstein_basis(num_bends):
+    t, n = 0.3, num_bends - 1
+    expected = [comb(n, j) * t**j * (1 - t) ** (n - j) for j in range(num_bends)]
+    torch.testing.assert_close(bezier(torch.tensor(t).double(), num_bends), torch.tensor(expected).double())
+
+
+def test_polychain_is_piecewise_linear():
+    assert polychain(torch.tensor(0.375), 5).tolist() == [0, 0.5, 0.5, 0, 0]
+    assert polychain(torch.tensor(1.0), 3).tolist() == [0, 0, 1]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_flat_parameters_round_trip(name):
+    model = randomize(MODELS[name](4))
+    flat = FlatParameters(model)
+    vector = flat.flatten(model.state_dict())
+    assert vector.shape == (sum(p.numel() for p in model.parameters()),)
+    for parameter, view in zip(model.parameters(), flat.views(vector).values(), strict=True):
+        assert torch.equal(parameter, view)
+        assert view.dim() < 4 or view.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("curve_name", ["Bezier", "PolyChain"])
+@pytest.mark.parametrize("num_bends", [2, 3, 4])
+def test_ends_are_the_networks_exactly(curve_name, num_bends):
+    ends = networks(2)
+    curve = linear_curve(ends, num_bends, curve=curve_name)
+    x = torch.randn(2, 3, 16, 16)
+    for t, end in zip((0.0, 1.0), ends, strict=True):
+        network = TinyTen(4).to(memory_format=torch.channels_last)
+        network.load_state_dict(end)
+        curve.base.load_state_dict(end)  # the buffers are the base model's
+        assert torch.equal(curve.eval()(x, curve.point(t)), network.eval()(x))
+        for parameter, placed in zip(network.parameters(), curve.place(t).parameters(), strict=True):
+            assert torch.equal(parameter, placed)
+
+
+def test_untrained_curve_is_the_line():
+    ends = networks(2)
+    curve = linear_curve(ends)
+    flat = FlatParameters(TinyTen(4))
+    a, b = (flat.flatten(end) for end in ends)
+    for t in (0.25, 0.5, 0.8):
+        torch.testing.assert_close(curve.point(t), torch.lerp(a, b, t), rtol=1e-5, atol=1e-6)
+
+
+def test_only_learned_points_have_gradients():
+    ends = networks(2)
+    curve = linear_curve(ends, num_bends=4)
+    curve(torch.randn(4, 3, 16, 16), curve.point(0.4)).square().sum().backward()
+    assert [name for name, p in curve.named_parameters() if p.grad is not None] == ["learned"]
+    assert curve.learned.grad.shape == (2, len(curve.flat))
+    assert (curve.learned.grad.abs().sum(1) > 0).all()
+    assert all(p.grad is None for p in curve.base.parameters())
+
+
+def test_ends_can_be_learned():
+    curve = linear_curve(networks(2), fix_start=False, fix_end=False)
+    assert curve.learned_rows == [0, 1, 2]
+    assert curve.fixed_rows == []
+
+
+def test_gradient_of_a_point_is_its_coefficient():
+    curve = linear_curve(networks(2), num_bends=4)
+    curve.point(0.3).sum().backward()
+    expected = bezier(torch.tensor(0.3).double(), 4)[1:3].float()
+    torch.testing.assert_close(curve.learned.grad[:, 0], expected)
+
+
+def test_checkpoint_holds_all_learned_points():
+    curve = linear_curve(networks(2), num_bends=5)
+    with torch.no_grad():
+        curve.learned.normal_()
+    saved = curve.checkpoint()
+    assert sorted(saved["points"]) == [1, 2, 3]
+    other = linear_curve(networks(2), num_bends=5)
+    other.load_checkpoint(saved)
+    assert torch.equal(other.learned, curve.learned)
+
+
+def test_turning_point_is_the_model_state():
+    curve = linear_curve(networks(2))
+    saved = curve.checkpoint()
+    network = TinyTen(4)
+    network.load_state_dict(saved["model_state"], strict=True)
+    assert torch.equal(FlatParameters(network).flatten(network.state_dict()), curve.row(1))
+    other = linear_curve(networks(2))
+    other.load_checkpoint({"model_state": saved["model_state"]})  # as the original code saves it
+    assert torch.equal(other.learned, curve.learned)
+
+
+def test_points_of_another_curve_are_refused():
+    saved = linear_curve(networks(2), num_bends=4).checkpoint()
+    with pytest.raises(ValueError, match="control points"):
+        linear_curve(networks(2)).load_checkpoint(saved)

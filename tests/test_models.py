@@ -1,0 +1,62 @@
+import pytest
+import torch
+
+from models import MODELS, GoogLeNet
+
+PARAMETERS = {
+    "TinyTen": (86_778, 92_628, 99_128),
+    "ResNet32": (466_906, 472_756, 479_256),
+    "GoogLeNet": (9_960_638, 10_237_388, 10_544_888),
+}
+STATE_ENTRIES = {"TinyTen": 58, "ResNet32": 200, "GoogLeNet": 364}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_parameters_and_state_entries(name):
+    for classes, parameters in zip((10, 100, 200), PARAMETERS[name], strict=True):
+        model = MODELS[name](classes)
+        assert sum(p.numel() for p in model.parameters()) == parameters
+        assert len(model.state_dict()) == STATE_ENTRIES[name]
+
+
+@pytest.mark.parametrize(
+    "name, entries",
+    [
+        ("TinyTen", ["layers.0.conv.weight", "layers.7.conv.bias", "layers.3.bn.running_var", "dense.weight"]),
+        (
+            "ResNet32",
+            ["layers.0.0.weight", "layers.0.1.bias", "layers.1.4.conv2.weight", "layers.2.0.downsample.1.weight"],
+        ),
+        (
+            "GoogLeNet",
+            [
+                "conv3.bn.weight",
+                "inception3a.branch2.1.conv.weight",
+                "inception5b.branch4.bn.bias",
+                "aux1.conv.conv.weight",
+                "aux2.fc2.bias",
+            ],
+        ),
+    ],
+)
+def test_published_names(name, entries):
+    assert set(entries) <= set(MODELS[name](10).state_dict())
+
+
+def test_googlenet_accepts_torchvisions_name_of_the_pooled_branch():
+    model = GoogLeNet(10)
+    renamed = {name.replace("branch4.", "branch4.1."): value for name, value in model.state_dict().items()}
+    assert not set(renamed) <= set(model.state_dict())
+    GoogLeNet(10).load_state_dict(renamed, strict=True)
+
+
+def test_googlenet_has_auxiliary_logits_in_training_only():
+    model, x = GoogLeNet(7), torch.zeros(2, 3, 32, 32)
+    assert [logits.shape for logits in model.train()(x)] == [(2, 7)] * 3
+    assert model.eval()(x).shape == (2, 7)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("size", [32, 64])
+def test_sizes_of_images(name, size):
+    assert MODELS[name](5).eval()(torch.zeros(1, 3, size, size)).shape == (1, 5)

@@ -1,0 +1,208 @@
+import numpy as np
+import pytest
+import torch
+from conftest import randomize
+from torch import nn
+from torch.nn import functional as F
+
+from models import MODELS
+from utils.permutations import (
+    inverse,
+    permutation_spec,
+    permutations_from_rows,
+    permute,
+    rows_from_permutations,
+)
+
+
+class Unseen(nn.Module):
+    """Branches, a concatenation, a residual sum, a depthwise convolution, flatten before linear, a shared layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 6, 3, padding=1)
+        self.left = nn.Conv2d(6, 4, 1)
+        self.right = nn.Conv2d(6, 5, 3, padding=1, bias=False)
+        self.bn = nn.BatchNorm2d(9)
+        self.merge = nn.Conv2d(9, 6, 1)
+        self.depthwise = nn.Conv2d(6, 6, 3, padding=1, groups=6)
+        self.hidden = nn.Linear(6 * 16, 7)
+        self.shared = nn.Linear(7, 7)
+        self.out = nn.Linear(7, 3)
+
+    def forward(self, x):
+        x = torch.relu(self.stem(x))
+        y = F.relu(self.bn(torch.cat([self.left(x), self.right(x)], 1)))
+        x = F.relu(self.merge(y) + x)
+        x = F.max_pool2d(F.relu(self.depthwise(x)), 2)
+        x = torch.tanh(self.hidden(torch.flatten(x, 1)))
+        x = torch.tanh(self.shared(x))
+        return self.out(torch.tanh(self.shared(x)))
+
+
+def model_and_images(name):
+    if name == "Unseen":
+        return randomize(Unseen()), torch.randn(3, 3, 8, 8)
+    return randomize(MODELS[name](5)), torch.randn(3, 3, 32, 32)
+
+
+def random_permutations(spec, seed=0):
+    generator = np.random.default_rng(seed)
+    return [generator.permutation(size) for size in spec.sizes]
+
+
+def max_relative(a, b):
+    return ((a - b).abs().max() / a.abs().max()).item()
+
+
+ALL = [*MODELS, "Unseen"]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_permuted_network_computes_the_same(name):
+    model, x = model_and_images(name)
+    spec = permutation_spec(model)
+    expected = model.eval()(x)
+    model.load_state_dict(permute(model.state_dict(), spec, random_permutations(spec)))
+    assert max_relative(expected, model(x)) < 1e-5
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_hidden_channel_is_permuted(name):
+    """All entries move, but for those of the output and of the input's axis."""
+    model, _ = model_and_images(name)
+    spec = permutation_spec(model)
+    permuted = permute(model.state_dict(), spec, [np.roll(np.arange(size), 1) for size in spec.sizes])
+    unmoved = {k for k, v in model.state_dict().items() if torch.equal(v, permuted[k])}
+    output = {"dense.bias", "fc.bias", "aux1.fc2.bias", "aux2.fc2.bias", "out.bias"}
+    assert {k for k in unmoved if not k.endswith("num_batches_tracked")} <= output
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_inverse_undoes(name):
+    model, _ = model_and_images(name)
+    spec, state = permutation_spec(model), model.state_dict()
+    permutations = random_permutations(spec)
+    back = permute(permute(state, spec, permutations), spec, inverse(permutations))
+    assert all(torch.equal(state[k], back[k]) for k in state)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_rows_and_permutations_convert(name):
+    spec = permutation_spec(model_and_images(name)[0])
+    permutations = random_permutations(spec)
+    rows = rows_from_permutations(spec, permutations)
+    for expected, found in zip(permutations, permutations_from_rows(spec, rows), strict=True):
+        np.testing.assert_array_equal(expected, found)
+
+
+def test_published_rows():
+    labels = {name: [row.label for row in permutation_spec(MODELS[name](10)).rows] for name in MODELS}
+    assert labels["TinyTen"] == [f"layers.{i}.relu" for i in range(8)]
+    blocks = [f"layers.{s}.{b}.relu{r}" for s in (1, 2, 3) for b in range(5) for r in (1, 2)]
+    assert labels["ResNet32"] == ["layers.0.2", *blocks]
+    branches = ["branch1", "branch2.0", "branch2.1", "branch3.0", "branch3.1", "branch4"]
+
+    def inception(*names):
+        return [f"inception{name}.{branch}.relu" for name in names for branch in branches]
+
+    assert labels["GoogLeNet"] == [
+        *(f"conv{i}.relu" for i in (1, 2, 3)),
+        *inception("3a", "3b", "4a"),
+        *("aux1.conv.relu", "aux1.relu"),
+        *inception("4b", "4c", "4d"),
+        *("aux2.conv.relu", "aux2.relu"),
+        *inception("4e", "5a", "5b"),
+    ]
+
+
+def test_residual_streams_share_a_permutation():
+    spec = permutation_spec(MODELS["ResNet32"](10))
+    stream = [{s.group for s in row.axis} for row in spec.rows if row.label == "layers.0.2" or "relu2" in row.label]
+    assert len(spec.sizes) == 3 + 15
+    assert [stream.count(groups) for groups in (stream[0], stream[6], stream[11])] == [6, 5, 5]
+
+
+def test_published_voters():
+    """The stem alone decides its stream; the five block outputs decide those of stages 2 and 3."""
+    resnet = permutation_spec(MODELS["ResNet32"](10)).rows
+    silent = [row.label for row in resnet if not row.votes]
+    assert silent == [f"layers.1.{b}.relu2" for b in range(5)]
+    conv3 = permutation_spec(MODELS["GoogLeNet"](10)).rows[2]
+    assert (conv3.label, conv3.node) == ("conv3.relu", "maxpool2")
+
+
+def test_concatenation_and_flatten_are_segments():
+    spec = permutation_spec(Unseen())
+    assert [(s.channels, s.repeat) for s in spec.axes["bn.weight"][0]] == [(4, 1), (5, 1)]
+    assert [(s.channels, s.repeat) for s in spec.axes["hidden.weight"][1]] == [(6, 16)]
+
+
+class NoActivation(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 5), nn.Linear(5, 2)
+
+    def forward(self, x):
+        return self.second(self.first(x))
+
+
+def test_a_group_without_activation_is_measured_where_it_is_made():
+    assert [row.label for row in permutation_spec(NoActivation()).rows] == ["first"]
+
+
+def net(forward, **layers):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            for name, layer in layers.items():
+                setattr(self, name, layer)
+
+    Net.forward = lambda self, x: forward(self, x)
+    return Net()
+
+
+@pytest.mark.parametrize(
+    "forward, layers, culprit",
+    [
+        (lambda s, x: s.b(torch.softmax(s.a(x), 1)), {"a": nn.Conv2d(3, 4, 1), "b": nn.Conv2d(4, 2, 1)}, "softmax"),
+        (lambda s, x: s.b(s.a(x)), {"a": nn.Conv2d(3, 4, 1), "b": nn.Conv2d(4, 4, 1, groups=2)}, "b: a grouped"),
+        (
+            lambda s, x: s.b(s.norm(s.a(x))),
+            {"a": nn.Linear(3, 4), "norm": nn.LayerNorm(4), "b": nn.Linear(4, 2)},
+            "norm: LayerNorm",
+        ),
+        (lambda s, x: s.b(F.dropout(s.a(x))), {"a": nn.Linear(3, 4), "b": nn.Linear(4, 2)}, "dropout: a functional"),
+        (lambda s, x: s.b(s.a(x)[:, :2]), {"a": nn.Linear(3, 4), "b": nn.Linear(2, 2)}, "getitem"),
+        (
+            lambda s, x: s.b(s.a(x) if x.sum() > 0 else x),
+            {"a": nn.Linear(3, 3), "b": nn.Linear(3, 2)},
+            "cannot be traced",
+        ),
+    ],
+)
+def test_what_cannot_be_followed_is_refused_by_name(forward, layers, culprit):
+    with pytest.raises(ValueError, match=culprit):
+        permutation_spec(net(forward, **layers))
+
+
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (lambda rows: rows[:-1], "7 rows"),
+        (lambda rows: [rows[0][:-1], *rows[1:]], "of 15, 16"),
+        (lambda rows: [rows[0] * 0, *rows[1:]], r"row 0 \(layers.0.relu\) is not a permutation"),
+    ],
+)
+def test_rows_that_are_no_match_are_refused(damage, message):
+    spec = permutation_spec(MODELS["TinyTen"](10))
+    with pytest.raises(ValueError, match=message):
+        permutations_from_rows(spec, damage(rows_from_permutations(spec, random_permutations(spec))))
+
+
+def test_rows_that_disagree_on_a_stream_are_refused():
+    spec = permutation_spec(MODELS["ResNet32"](10))
+    rows = rows_from_permutations(spec, random_permutations(spec))
+    rows[2] = np.roll(rows[2], 1)
+    with pytest.raises(ValueError, match=r"row 2 \(layers.1.0.relu2\) disagrees"):
+        permutations_from_rows(spec, rows)
