@@ -3,6 +3,7 @@
 python alignment/align_models.py --dataset CIFAR100 --model TinyTen --seed_a 1 --seed_b 2 --epochs 250
 """
 
+import itertools
 import sys
 from pathlib import Path
 
@@ -41,17 +42,19 @@ def main(args):
     )
     spec = permutation_spec(network_b)
 
-    def correlations(images, purpose):
-        def batches():
-            with cli.Progress(-(-len(images) // args.batch_size), "batch", purpose) as progress:
-                for x, _ in images.batches(args.batch_size):
-                    yield x
-                    progress.step()
+    def batches(images, purpose):
+        with cli.Progress(-(-len(images) // args.batch_size), "batch", purpose) as progress:
+            for x, _ in images.batches(args.batch_size):
+                yield x
+                progress.step()
 
-        return alignment.correlate(network_a, network_b, spec, batches)
+    def correlations(images, **options):
+        return alignment.cross_correlations(network_a, network_b, spec.rows, images, **options)
 
-    permutations = alignment.align(spec, correlations(data.alignment, "comparing activations"))
-    on_test = correlations(data.test, "measuring on test images")
+    ties = correlations(itertools.islice(batches(data.alignment, "breaking ties"), 1), before=True)
+    matrices = correlations(batches(data.alignment, "comparing activations"))
+    permutations = alignment.align(spec, matrices, ties)
+    on_test = correlations(batches(data.test, "measuring on test images"))
     before = alignment.mean_correlations(spec, on_test, identity(spec))
     after = alignment.mean_correlations(spec, on_test, permutations)
 

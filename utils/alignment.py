@@ -4,7 +4,7 @@ Two networks see the same images. Of every activation only sums over images and 
 not grow with the number of images: with x_i and y_j the channels of A and B, these are Σx, Σy, Σx², Σy², Σxyᵀ.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,33 +69,28 @@ class Moments:
         ):
             setattr(self, name, getattr(self, name) + value.cpu().double())
 
-    def deviations(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Standard deviations of the channels of A and of B; 0 for channels that do not vary beyond rounding."""
-        return _deviation(self.a / self.count, self.aa / self.count), _deviation(
-            self.b / self.count, self.bb / self.count
-        )
-
     def correlation(self) -> np.ndarray:
         """Cross-correlation (C_a, C_b) of z-scored channels; 0 for a channel that never varies."""
         covariance = self.ab / self.count - torch.outer(self.a / self.count, self.b / self.count)
-        scale = torch.outer(*self.deviations())
+        scale = torch.outer(_deviation(self.a, self.aa, self.count), _deviation(self.b, self.bb, self.count))
         return torch.where(scale > 0, covariance / scale, 0).numpy()
 
 
-def _deviation(mean: torch.Tensor, square: torch.Tensor) -> torch.Tensor:
-    variance = square - mean.square()
-    return torch.where(variance > 1e-12 * square, variance.clamp(min=0).sqrt(), 0)
+def _deviation(total: torch.Tensor, squares: torch.Tensor, count: int) -> torch.Tensor:
+    """Standard deviations; 0 for channels that do not vary beyond rounding."""
+    variance = squares / count - (total / count).square()
+    return torch.where(variance > 1e-12 * squares / count, variance.clamp(min=0).sqrt(), 0)
 
 
 @torch.no_grad()
-def cross_moments(
+def cross_correlations(
     model_a: nn.Module,
     model_b: nn.Module,
     rows: Sequence[Row],
     batches: Iterable[torch.Tensor],
     before: bool = False,
-) -> list[Moments]:
-    """Moments of every row's activation, and of the logits last, over all images of `batches` (b, 3, H, W).
+) -> list[np.ndarray]:
+    """Correlation matrices of every row's activation, and of the logits last, over all images (b, 3, H, W).
 
     before: of what goes into each activation function.
     """
@@ -109,7 +104,7 @@ def cross_moments(
                 if layer == len(moments):
                     moments.append(Moments(x.mean(1), y.mean(1)))
                 moments[layer].add(x, y)
-    return moments
+    return [moment.correlation() for moment in moments]
 
 
 def _samples(activation: torch.Tensor) -> torch.Tensor:
@@ -126,41 +121,29 @@ def assign(score: np.ndarray) -> np.ndarray:
     return linear_sum_assignment(score, maximize=True)[1]
 
 
-# Weight of the correlation that breaks ties between channels which never fire: below any that matters.
+# Weight of what breaks ties in `align`: below any difference in correlation that matters.
 TIE = 1e-6
 
 
-def correlate(
-    model_a: nn.Module, model_b: nn.Module, spec: PermutationSpec, batches: Callable[[], Iterable[torch.Tensor]]
+def align(
+    spec: PermutationSpec, correlations: Sequence[np.ndarray], ties: Sequence[np.ndarray] | None = None
 ) -> list[np.ndarray]:
-    """The correlation matrix of each row of the spec, and that of the logits last.
-
-    Channels that are constant in both networks, as a ReLU's that never fires, correlate with nothing and any of
-    them could be matched with any other. Their entries are TIE × the correlation of what goes into the
-    activation, so that a network still finds its own shuffled copy. `batches` is called once, or twice for this.
-    """
-    moments = cross_moments(model_a, model_b, spec.rows, batches())
-    correlations = [moment.correlation() for moment in moments]
-    dead = [torch.outer(*(deviation == 0 for deviation in moment.deviations())).numpy() for moment in moments[:-1]]
-    if any(pairs.any() for pairs in dead):
-        before = cross_moments(model_a, model_b, spec.rows, batches(), before=True)
-        for correlation, pairs, moment in zip(correlations, dead, before, strict=False):
-            correlation[pairs] = TIE * moment.correlation()[pairs]
-    return correlations
-
-
-def align(spec: PermutationSpec, correlations: Sequence[np.ndarray]) -> list[np.ndarray]:
     """The best permutation of each group from the correlation matrix of each row of the spec.
 
     A group that several activations show (a residual stream) is decided by their sum.
+
+    ties: correlations of what goes into the activations. Channels that never fire, or fire for one image only,
+        correlate with each other equally (not at all, or fully); among those, this decides. A network so finds
+        its own shuffled copy exactly.
     """
     scores = [np.zeros((size, size)) for size in spec.sizes]
-    for row, correlation in zip(spec.rows, correlations, strict=False):  # the logits' matrix, if given, is last
+    for number, row in enumerate(spec.rows):
+        matrix = correlations[number] if ties is None else correlations[number] + TIE * ties[number]
         start = 0
         for segment in row.axis:
             end = start + segment.length
             if segment.group in row.votes:
-                block = correlation[start:end, start:end].reshape(2 * (segment.channels, segment.repeat))
+                block = matrix[start:end, start:end].reshape(2 * (segment.channels, segment.repeat))
                 scores[segment.group] += np.einsum("irjr->ij", block)
             start = end
     return [assign(score) for score in scores]
