@@ -60,7 +60,7 @@ def main(args):
 
     seeds = (args.seed_a, args.seed_b)
     path = layout.match(args.align_name, *seeds)
-    checkpoint.save_match(path, rows_from_permutations(spec, permutations))
+    checkpoint.save_match(path, rows_from_permutations(spec, permutations), args.overwrite)
     print("Mean correlation of matched channels on the test set:")
     labels = [*(row.label for row in spec.rows), "logits"]
     print(f"  {'layer':<28} unaligned  aligned")

@@ -134,8 +134,19 @@ def save_arrays(path: Path, **arrays: np.ndarray) -> None:
     write_atomically(path, lambda stream: np.savez(stream, **arrays))
 
 
-def save_match(path: Path, rows: Sequence[np.ndarray]) -> None:
-    """Rows of different lengths as one integer array, padded with −1."""
+def save_match(path: Path, rows: Sequence[np.ndarray], overwrite: bool = True) -> None:
+    """Rows of different lengths as one integer array, padded with −1.
+
+    Without `overwrite`, a match that is there already and is another is a UserError.
+    """
+    if path.exists() and not overwrite:
+        known = load_match(path, "the same command")
+        if len(known) != len(rows) or not all(map(np.array_equal, known, rows)):
+            raise UserError(
+                f"{path} holds another match; add --overwrite to replace it, or --align_name for a new one"
+            )
+        print("This is the same match as was saved before.")
+        return
     table = np.full((len(rows), max(map(len, rows))), -1, np.int64)
     for padded, row in zip(table, rows, strict=True):
         padded[: len(row)] = row
@@ -143,8 +154,6 @@ def save_match(path: Path, rows: Sequence[np.ndarray]) -> None:
 
 
 # --- reading -----------------------------------------------------------------------------------------------
-
-_DAMAGE = (OSError, ValueError, EOFError, KeyError, RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile)
 
 
 def _read(path: Path, maker: str, what: str, read: Callable[[], object]):
@@ -155,7 +164,7 @@ def _read(path: Path, maker: str, what: str, read: Callable[[], object]):
         return read()
     except PermissionError:
         raise
-    except _DAMAGE as error:
+    except Exception as error:  # what a parser raises on a damaged file can be anything
         reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
         raise UserError(
             f"{path} is not {what}, or it is damaged ({reason}); delete it and make it with: {maker}"
