@@ -36,6 +36,8 @@ test: .venv/installed-dev
 
 # The virtual environment; made anew when the requirements change.
 .venv/installed: requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+		"Python 3.11 or newer is needed; name one with: make demo PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r $<
 	@touch $@

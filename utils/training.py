@@ -123,7 +123,7 @@ class Run:
         if finished in paths:
             newest = finished
         elif rolling.exists():
-            newest = rolling  # written after every kept checkpoint, and removed when the run is complete
+            newest = rolling  # of the last epoch or the one before, and removed when the run is complete
         elif paths:
             newest = paths[-1]
         else:
@@ -158,9 +158,11 @@ class Run:
             raise UserError(f"{path} is a run at epoch {epoch}; add --resume to go on or --overwrite to begin anew")
 
     def save(self, epoch: int, state: Mapping[str, object]) -> None:
-        ckpt.save_checkpoint(ckpt.rolling(self.stem), state)
+        # The kept one first: a run killed in between repeats the epoch, and so lacks no file that it should keep.
         if epoch == self.epochs or epoch % self.save_freq == 0:
             ckpt.save_checkpoint(ckpt.kept(self.stem, epoch), state)
+        if epoch < self.epochs:
+            ckpt.save_checkpoint(ckpt.rolling(self.stem), state)
 
     def close(self, history: Mapping[str, list[float]], trained: bool) -> list[Path]:
         """Write the history, remove the checkpoint of the run under way, and return the files of the result."""
@@ -256,7 +258,9 @@ def fit(
                 correct += (logits.argmax(1) == labels).sum()
                 progress.step()
                 if progress.is_shown and step % 20 == 0:  # reading a figure makes the host wait for the device
-                    progress.show(epoch=epoch + 1, loss=loss_sum.item() / (step * args.batch_size))
+                    seen = step * args.batch_size
+                    accuracy = 100 * correct.item() / seen
+                    progress.show(epoch=epoch + 1, loss=loss_sum.item() / seen, accuracy=accuracy)
 
             figures = {
                 "loss_train": loss_sum.item() / len(images),
