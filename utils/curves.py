@@ -156,10 +156,11 @@ class Curve(nn.Module):
         coefficients = self.coefficients(torch.tensor(t, dtype=torch.float64), self.num_bends)
         coefficients = coefficients.to(self.fixed.dtype)
         device = self.fixed.device
-        return (
-            coefficients[self.fixed_rows].to(device) @ self.fixed
-            + coefficients[self.learned_rows].to(device) @ self.learned
-        )
+        with torch.autocast(device.type, enabled=False):  # weights are mixed in full precision
+            return (
+                coefficients[self.fixed_rows].to(device) @ self.fixed
+                + coefficients[self.learned_rows].to(device) @ self.learned
+            )
 
     def forward(self, x: torch.Tensor, theta: torch.Tensor) -> torch.Tensor:
         """The base model's output for x with the parameters `theta` (P,), a vector that `point` returned."""

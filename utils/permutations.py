@@ -117,6 +117,31 @@ def permute(
     return permuted
 
 
+def soft_permute(
+    parameters: Mapping[str, torch.Tensor], spec: PermutationSpec, matrices: Sequence[torch.Tensor | None]
+) -> dict[str, torch.Tensor]:
+    """`permute` with a matrix P (C, C) for each group: new channel i is Σ_j P[i, j] · old channel j. Differentiable.
+
+    The matrix of a permutation p has P[i, p[i]] = 1. None leaves a group as it is.
+    """
+    permuted = dict(parameters)
+    for name in parameters.keys() & spec.axes.keys():
+        for dimension, axis in spec.axes[name].items():
+            if all(segment.group is None or matrices[segment.group] is None for segment in axis):
+                continue
+            parts = permuted[name].movedim(dimension, 0).split([segment.length for segment in axis])
+            mixed = [_mix(part, segment, matrices) for part, segment in zip(parts, axis, strict=True)]
+            permuted[name] = torch.cat(mixed).movedim(0, dimension)
+    return permuted
+
+
+def _mix(part: torch.Tensor, segment: Segment, matrices: Sequence[torch.Tensor | None]) -> torch.Tensor:
+    matrix = None if segment.group is None else matrices[segment.group]
+    if matrix is None:
+        return part
+    return (matrix @ part.reshape(segment.channels, -1)).view(part.shape)
+
+
 def identity(spec: PermutationSpec) -> list[np.ndarray]:
     """The permutations that change nothing, one index array a group."""
     return [np.arange(size) for size in spec.sizes]

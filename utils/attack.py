@@ -1,0 +1,47 @@
+"""Projected gradient descent (Madry et al., 2018) within an L∞ ball around images, in pixel space."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch.nn import functional as F
+
+from utils.data import Images
+
+
+class Attack(NamedTuple):
+    """epsilon: radius of the ball; step: length of a step, both in units of pixels in [0, 1]; steps: their number."""
+
+    epsilon: float
+    step: float
+    steps: int
+
+    def __call__(
+        self,
+        network: Callable[[torch.Tensor], torch.Tensor | tuple[torch.Tensor, ...]],
+        x: torch.Tensor,
+        labels: torch.Tensor,
+        images: Images,
+        generator: torch.Generator,
+    ) -> torch.Tensor:
+        """Images near x (b, 3, H, W) that raise the cross-entropy of the network's (main) logits, normalized as x is.
+
+        Begins at a random point of the ball; no pixel leaves [0, 1]. The network runs in the mode it is in, and
+        its parameters get no gradients. `images` tells how x is normalized; `generator` is a CPU generator.
+        """
+        if self.epsilon == 0:
+            return x
+        pixels = images.to_pixels(x)
+        noise = torch.empty(pixels.shape).uniform_(-self.epsilon, self.epsilon, generator=generator)
+        attacked = (pixels + noise.to(x.device)).clamp(0, 1)
+        for _ in range(self.steps):
+            attacked.requires_grad_()
+            with torch.enable_grad():
+                output = network(images.normalize(attacked))
+                logits = output[0] if isinstance(output, tuple) else output
+                (gradient,) = torch.autograd.grad(F.cross_entropy(logits, labels, reduction="sum"), attacked)
+            with torch.no_grad():
+                attacked = attacked + self.step * gradient.sign()
+                attacked = torch.minimum(torch.maximum(attacked, pixels - self.epsilon), pixels + self.epsilon)
+                attacked = attacked.clamp(0, 1)
+        return images.normalize(attacked).detach()

@@ -1,0 +1,159 @@
+"""Proximal alternating minimization: learning the permutation of B together with the curve (section 4 of the paper).
+
+The curve between A and P·B is θ(t) = (1−t)² A + 2t(1−t) [½A + ½P·B + φ] + t² P·B, which is
+(1−t) A + t P·B + 2t(1−t) φ. One phase learns P, a doubly stochastic matrix for each permutation group, with φ fixed;
+P is then rounded to permutations; the other phase learns φ as any curve is learned. Both are held near where
+they started by a proximal step.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import nn
+
+from utils.curves import FlatParameters
+from utils.permutations import PermutationSpec, soft_permute
+
+NU = 1000.0  # strength of the proximal step: the larger, the weaker
+ROUNDS = 20  # of the projection, at least
+TOLERANCE = 1e-6  # a projected matrix has no entry below −TOLERANCE
+DRAWS = 32  # random roundings that compete with the nearest and the old permutation
+TERMS = 11  # of a decomposition, the largest, among which they draw
+
+
+class SoftPermutation(nn.Module):
+    """A doubly stochastic matrix for each permutation group of a spec, the identity at first.
+
+    Matrices of one size are learned as one stack (k, n, n), so that all of them are projected at once.
+    fixed: groups that stay as they are.
+    """
+
+    def __init__(self, spec: PermutationSpec, fixed: frozenset[int] = frozenset()):
+        super().__init__()
+        self.spec = spec
+        groups: dict[int, list[int]] = {}
+        for group, size in enumerate(spec.sizes):
+            if group not in fixed:
+                groups.setdefault(size, []).append(group)
+        self.groups = list(groups.values())
+        self.stacks = nn.ParameterList(torch.eye(size).repeat(len(g), 1, 1) for size, g in groups.items())
+
+    def matrices(self) -> list[torch.Tensor | None]:
+        """P (C, C) of each group; None for fixed ones."""
+        matrices: list[torch.Tensor | None] = [None] * len(self.spec.sizes)
+        for groups, stack in zip(self.groups, self.stacks, strict=True):
+            for group, matrix in zip(groups, stack, strict=True):
+                matrices[group] = matrix
+        return matrices
+
+    def forward(self, parameters: Mapping[str, torch.Tensor], flat: FlatParameters) -> torch.Tensor:
+        """P·B as a vector (parameters,), for B's named parameters."""
+        with torch.autocast(self.stacks[0].device.type, enabled=False):  # weights are mixed in full precision
+            return flat.flatten(soft_permute(parameters, self.spec, self.matrices()))
+
+    @torch.no_grad()
+    def proximal_step(self, rate: float) -> None:
+        """After a step of learning rate η: P ← (P + (η/ν) P_old) / (1 + η/ν), with P_old = 1; then project."""
+        for stack in self.stacks:
+            pull = torch.eye(stack.shape[-1], device=stack.device)
+            stack.copy_(project(proximal(stack, pull, rate)))
+
+
+def proximal(value: torch.Tensor, old: torch.Tensor, rate: float) -> torch.Tensor:
+    """The minimizer of ½‖x − value‖² + (η/2ν) ‖x − old‖²: how far a phase may move from its start."""
+    return (value + rate / NU * old) / (1 + rate / NU)
+
+
+def project(matrices: torch.Tensor) -> torch.Tensor:
+    """Doubly stochastic matrices near the given ones (…, n, n), by alternating projections.
+
+    ROUNDS times, and then as long as an entry is below −TOLERANCE (at most 100 × ROUNDS times): clip at 0, then the
+    nearest matrix with row and column sums of 1. Sums are exact but for rounding; a permutation is a fixed point.
+    """
+    n = matrices.shape[-1]
+    for _ in range(100):
+        for _ in range(ROUNDS):
+            matrices = matrices.clamp(min=0)
+            rows = matrices.sum(-1, keepdim=True) - 1
+            columns = matrices.sum(-2, keepdim=True) - 1
+            matrices = matrices - rows / n - columns / n + rows.sum(-2, keepdim=True) / n**2
+        if matrices.min() >= -TOLERANCE:
+            break
+    return matrices
+
+
+def birkhoff(matrix: np.ndarray, tolerance: float = 1e-4) -> tuple[np.ndarray, np.ndarray]:
+    """A doubly stochastic matrix (n, n) as Σ_k weights[k] · permutation k: weights (k,) and index arrays (k, n).
+
+    Birkhoff and von Neumann: as long as more than `tolerance` of the matrix is left, take the assignment of
+    largest product on what is left, at the weight of its smallest entry. Weights sum to 1.
+    """
+    rest = np.clip(np.asarray(matrix, np.float64), 0, None)
+    n = len(rest)
+    weights, permutations = [], []
+    places = np.arange(n)
+    while rest.sum() / n > tolerance:
+        support = rest > tolerance / n**2
+        permutation = linear_sum_assignment(
+            np.where(support, np.log(np.where(support, rest, 1)), -1e6), maximize=True
+        )[1]
+        weight = rest[places, permutation].min()
+        if not support[places, permutation].all():
+            break  # only rounding is left
+        rest[places, permutation] -= weight
+        weights.append(weight)
+        permutations.append(permutation)
+    return np.array(weights) / np.sum(weights), np.array(permutations)
+
+
+def roundings(matrices: Sequence[np.ndarray | None], sizes: Sequence[int], seed: int) -> Iterator[list[np.ndarray]]:
+    """Candidates for the permutations near soft ones, an index array a group.
+
+    First the old permutation (the identity), then the assignment nearest to each P, then DRAWS that take, for each
+    group, one of the TERMS largest terms of P's decomposition with probability by weight.
+    """
+    identity = [np.arange(size) for size in sizes]
+    yield identity
+    yield [
+        place if matrix is None else linear_sum_assignment(matrix, maximize=True)[1]
+        for matrix, place in zip(matrices, identity, strict=True)
+    ]
+    terms = [None if matrix is None else _largest_terms(matrix) for matrix in matrices]
+    generator = np.random.default_rng(seed)
+    for _ in range(DRAWS):
+        yield [
+            place if term is None else term[1][generator.choice(len(term[0]), p=term[0])]
+            for term, place in zip(terms, identity, strict=True)
+        ]
+
+
+def _largest_terms(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    weights, permutations = birkhoff(matrix)
+    largest = np.argsort(-weights, kind="stable")[:TERMS]
+    return weights[largest] / weights[largest].sum(), permutations[largest]
+
+
+def best_rounding(
+    candidates: Iterator[list[np.ndarray]],
+    screen: Callable[[list[np.ndarray]], float],
+    loss: Callable[[list[np.ndarray]], float],
+) -> tuple[list[np.ndarray], float, float]:
+    """The candidate of lowest loss, with its loss and that of the first candidate, which it never exceeds.
+
+    Candidates are compared by `screen`, a cheap estimate; the winner has to beat the first by `loss` itself.
+    """
+    first, *others = unique(candidates)
+    old = loss(first)
+    best = min([first, *others], key=screen)
+    new = loss(best) if best is not first else old
+    return (best, new, old) if new < old else (first, old, old)
+
+
+def unique(candidates: Iterator[list[np.ndarray]]) -> list[list[np.ndarray]]:
+    """The candidates without repetitions, in their order."""
+    seen: dict[bytes, list[np.ndarray]] = {}
+    for candidate in candidates:
+        seen.setdefault(b"".join(permutation.tobytes() for permutation in candidate), candidate)
+    return list(seen.values())
