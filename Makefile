@@ -1,11 +1,13 @@
 # make demo   neuron alignment on images that come with the repository, in minutes on a laptop
+# make demo-pam      the permutation learned with the curve, on the demo's networks
+# make demo-robust   the same for adversarially robust networks
 # make test   lint and tests, offline, on the CPU
 
 PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(BIN)/python
 
-.PHONY: demo test
+.PHONY: demo demo-pam demo-robust test
 
 demo: .venv/installed
 	@$(MAKE) --no-print-directory demo-stages
@@ -28,6 +30,40 @@ demo-stages:
 	$(RUN) evaluation/eval_curve.py $(PAIR) --epochs_model 8 --epochs_curve 6 --alignment corr --num_points 9
 	$(RUN) visualization/viz_curve.py $(PAIR) --epochs 0 6
 	$(RUN) evaluation/make_tables.py $(PAIR) --epochs 0 6
+
+demo-pam: demo
+	@$(MAKE) --no-print-directory demo-pam-stages
+
+.PHONY: demo-pam-stages
+demo-pam-stages:
+	$(RUN) training/train_curve_pam.py $(PAIR) --epochs_model 8 --alignment '' --inner_iters_perm 4 --inner_iters_phi 6 \
+		--lr_drop 2 --resume
+	$(RUN) training/train_curve_pam.py $(PAIR) --epochs_model 8 --alignment corr --inner_iters_perm 4 --inner_iters_phi 6 \
+		--lr_drop 2 --resume
+	$(RUN) evaluation/eval_curve.py $(PAIR) --epochs_model 8 --epochs_curve 6 --alignment pam_null --num_points 9
+	$(RUN) evaluation/eval_curve.py $(PAIR) --epochs_model 8 --epochs_curve 6 --alignment pam_corr --num_points 9
+	$(RUN) visualization/viz_curve.py $(PAIR) --epochs 6 --alignment '' pam_null pam_corr corr
+	$(RUN) evaluation/make_tables.py $(PAIR) --epochs 6 --alignment '' pam_null pam_corr corr
+
+demo-robust: .venv/installed
+	@$(MAKE) --no-print-directory demo-robust-stages
+
+# Attacks of 2 steps in training and of 5 in evaluation; batch norm is re-estimated on 2,000 attacked images.
+ROBUST := --lr_drop 2 --attack_steps 2 --attack_step 5/255 --resume
+ROBUST_EVAL := $(PAIR) --epochs_model 6 --num_points 5 --bn_images 2000
+.PHONY: demo-robust-stages
+demo-robust-stages:
+	$(RUN) training/train_model_adversarial.py $(DEMO) --seed 1 --epochs 6 $(ROBUST)
+	$(RUN) training/train_model_adversarial.py $(DEMO) --seed 2 --epochs 6 $(ROBUST)
+	$(RUN) alignment/align_models.py $(PAIR) --epochs 6 --adversarial
+	$(RUN) training/train_curve_adversarial.py $(PAIR) --epochs_model 6 --epochs 4 --alignment '' $(ROBUST)
+	$(RUN) training/train_curve_adversarial.py $(PAIR) --epochs_model 6 --epochs 4 --alignment corr $(ROBUST)
+	$(RUN) evaluation/eval_adversarial_curve.py $(ROBUST_EVAL) --epochs_curve 0 --alignment ''
+	$(RUN) evaluation/eval_adversarial_curve.py $(ROBUST_EVAL) --epochs_curve 0 --alignment corr
+	$(RUN) evaluation/eval_adversarial_curve.py $(ROBUST_EVAL) --epochs_curve 4 --alignment ''
+	$(RUN) evaluation/eval_adversarial_curve.py $(ROBUST_EVAL) --epochs_curve 4 --alignment corr
+	$(RUN) visualization/viz_adversarial_curve.py $(PAIR) --epochs 0 4
+	$(RUN) evaluation/make_tables.py $(PAIR) --epochs 0 4 --adversarial
 
 test: .venv/installed-dev
 	$(BIN)/ruff check .

@@ -21,6 +21,7 @@ def parse_args(argv=None, model=None):
     parser = cli.stage_parser(__doc__, batch_size=512, model=model)
     cli.add_pair_flags(parser)
     parser.add_argument("--epochs", type=cli.positive_int, default=250, help="epochs the networks were trained")
+    parser.add_argument("--adversarial", action="store_true", help="align robust networks, in their own folders")
     parser.add_argument("--align_name", default="corr", help="name of the match")
     parser.add_argument("--seed", type=cli.nonnegative_int, default=1, help="of torch's random numbers")
     cli.add_pair_folders(parser)
@@ -31,7 +32,12 @@ def parse_args(argv=None, model=None):
 def main(args):
     torch.manual_seed(args.seed)
     layout = checkpoint.Layout(
-        args.root, args.model, args.dataset, models=args.dir_models, matches=args.dir_alignment
+        args.root,
+        args.model,
+        args.dataset,
+        args.adversarial,
+        models=args.dir_models,
+        matches=args.dir_alignment,
     )
     data = load_data(args)
     network_a, network_b = (

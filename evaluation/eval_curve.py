@@ -17,8 +17,10 @@ from utils.pair import load_curve
 from utils.plane import path_average, plane_basis, plane_coordinates
 
 
-def parse_args(argv=None):
-    parser = cli.stage_parser(__doc__, batch_size=512)
+def parse_args(argv=None, description=__doc__, adversarial=False):
+    parser = cli.stage_parser(description, batch_size=512)
+    if adversarial:
+        cli.add_attack_flags(parser)
     cli.add_pair_flags(parser)
     cli.add_alignment_flag(parser)
     cli.add_pair_folders(parser)
@@ -27,6 +29,8 @@ def parse_args(argv=None):
     add("--epochs_curve", type=cli.nonnegative_int, help="epochs of the curve; 0 is the straight line")
     add("--epochs", type=cli.positive_int, help="whichever of --epochs_model and --epochs_curve is not given")
     add("--num_points", type=cli.num_bends, default=65, help="points evaluated, the two ends included")
+    add("--eval_train", action="store_true", help="loss and accuracy on training images too, without augmentation")
+    add("--bn_images", type=cli.positive_int, help="re-estimate batch norm on so many training images (default: all)")
     add("--overwrite", action="store_true", help="evaluate again what has been evaluated otherwise")
     parser.set_defaults(epochs_model=None)
     args = cli.parse(parser, argv)
@@ -41,6 +45,7 @@ def main(args):
         args.root,
         args.model,
         args.dataset,
+        args.adversarial,
         models=args.dir_models,
         matches=args.dir_alignment,
         curves=args.dir_curves,
@@ -48,23 +53,29 @@ def main(args):
     path = layout.evaluated(args.alignment, args.seed_a, args.seed_b, args.epochs_curve)
     data = load_data(args)
     curve = load_curve(layout, args, data.num_classes).to(args.device)
-    names = ("transform", "batch_size", "use_test", "precision", "num_points", "epochs_model")
-    settings = json.dumps({name: getattr(args, name) for name in names} | {"points": curve.digests()})
-
-    results = checkpoint.Results(path, settings, "the same command and --overwrite", args.overwrite)
+    names = (
+        "transform",
+        "batch_size",
+        "use_test",
+        "precision",
+        "num_points",
+        "epochs_model",
+        "eval_train",
+        "bn_images",
+    )
+    settings = {name: getattr(args, name) for name in names} | {"attack": args.attack, "points": curve.digests()}
+    results = checkpoint.Results(path, json.dumps(settings), "the same command and --overwrite", args.overwrite)
     if not results.finished:
         evaluate(args, data, curve, results)
+
     table = results.arrays
-    files = [path]
-    print(f"{'':<22}average  minimum")
-    ends = table["accuracy"][[0, -1]].mean()
-    average = path_average(table["length"], table["accuracy"])
-    print(f"{'accuracy, endpoints':<22}{ends:6.1f} %")
-    print(f"{'accuracy, along path':<22}{average:6.1f} % {table['accuracy'].min():6.1f} %")
-    cli.finish(
-        files,
-        cli.command("visualization/viz_curve.py", args, "seed_a", "seed_b", "alignment", epochs=args.epochs_curve),
-    )
+    print(f"{'':<32}endpoints  average  minimum")
+    for name in table:
+        if name.startswith("accuracy"):
+            ends, average = table[name][[0, -1]].mean(), path_average(table["length"], table[name])
+            print(f"{name.replace('_', ' '):<32}{ends:7.1f} %{average:7.1f} %{table[name].min():7.1f} %")
+    names = ("seed_a", "seed_b", "alignment")
+    cli.finish([path], cli.command("visualization/viz_curve.py", args, *names, epochs=args.epochs_curve))
 
 
 def evaluate(args, data, curve, results):
@@ -72,23 +83,29 @@ def evaluate(args, data, curve, results):
     ts = np.linspace(0, 1, args.num_points)
     start, end = curve.row(0), curve.row(curve.num_bends - 1)
     u, v = plane_basis(start, end, curve.row(curve.num_bends // 2))
+    for_batch_norm = data.train.subset(data.train.spread(args.bn_images or len(data.train)))
+    splits = {"": data.test, "_train": data.train} if args.eval_train else {"": data.test}
+    attacks = {"": None, "_robust": args.attack} if args.adversarial else {"": None}
     with cli.Progress(len(ts) - len(results), "point", "along the curve") as progress:
         for i in range(len(results), len(ts)):
             theta = curve.point(ts[i]).detach()
-            step = 0.0 if i == 0 else (theta - curve.point(ts[i - 1])).double().norm().item()
+            step = (theta - curve.point(ts[max(i - 1, 0)])).double().norm().item()
             model = curve.place(ts[i])
-            training.reestimate_batch_norm(model, data.train, args.batch_size, args.precision)
-            loss, accuracy = training.evaluate(model, data.test, args.batch_size, args.precision)
+            training.reestimate_batch_norm(model, for_batch_norm, args.batch_size, args.precision, args.attack)
+            figures = {}
+            for split, images in splits.items():
+                for kind, attack in attacks.items():
+                    loss, accuracy = training.evaluate(model, images, args.batch_size, args.precision, attack)
+                    figures |= {f"loss{kind}{split}": loss, f"accuracy{kind}{split}": accuracy}
             results.add(
                 t=ts[i],
-                loss=loss,
-                accuracy=accuracy,
                 coordinates=plane_coordinates(theta, start, u, v),
-                length=step if i == 0 else results.arrays["length"][-1] + step,
+                length=step + (results.arrays["length"][-1] if i else 0.0),
+                **figures,
             )
             progress.step()
-            progress.show(loss=loss, accuracy=accuracy)
-            progress.line(f"t = {ts[i]:.3f}  loss {loss:.4f}  accuracy {accuracy:.1f} %")
+            progress.show(**figures)
+            progress.line(f"t = {ts[i]:.3f}  {training.in_words(figures)}")
     results.finish()
 
 

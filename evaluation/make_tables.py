@@ -13,24 +13,29 @@ from utils.errors import UserError
 
 
 def parse_args(argv=None):
-    return results.parse(results.results_parser(__doc__), argv)
+    parser = results.results_parser(__doc__)
+    parser.add_argument("--adversarial", action="store_true", help="robust networks: clean and robust accuracy")
+    return results.parse(parser, argv)
 
 
 def main(args):
-    lines = [f"| {args.dataset} | accuracy, average | accuracy, minimum |", "| --- | --- | --- |"]
+    accuracies = results.accuracies(args)
+    columns = [f"{words}, {figure}" for words in accuracies.values() for figure in ("average", "minimum")]
+    lines = [row(args.dataset, columns), row("---", ["---"] * len(columns))]
     missing = []
     for model in args.model:
         rows, ends = [], None
         for series in results.series_of(args, model):
             try:
-                summaries = [results.summary(table) for table in results.load_series(args, series)]
+                tables = results.load_series(args, series)
             except UserError as error:
                 missing.append(error)
                 continue
-            ends = ends or cell(summaries, "ends")
-            rows.append(f"| {series.words} | {cell(summaries, 'average')} | {cell(summaries, 'minimum')} |")
+            summaries = [[results.summary(table, name) for table in tables] for name in accuracies]
+            ends = ends or [text for s in summaries for text in (cell(s, "ends"), "")]
+            rows.append(row(series.words, [cell(s, figure) for s in summaries for figure in ("average", "minimum")]))
         if rows:
-            lines += [f"| **{model}**, the two networks | {ends} | |", *rows]
+            lines += [row(f"**{model}**, the two networks", ends), *rows]
     if len(lines) == 2:
         raise missing[0]
     pairs = len(args.seed_a)
@@ -42,9 +47,13 @@ def main(args):
     print(text)
     for error in missing:
         print(f"Not in the table: {error}")
-    path = args.root / "figures" / f"table_{args.dataset}_{'_'.join(args.model)}.md"
+    path = args.root / "figures" / f"table_{'robust_' * args.adversarial}{args.dataset}_{'_'.join(args.model)}.md"
     checkpoint.write_atomically(path, lambda stream: stream.write((text + "\n").encode()))
     cli.finish([path])
+
+
+def row(head, cells):
+    return f"| {' | '.join([head, *cells])} |".replace("|  |", "| |")
 
 
 def cell(summaries, name):

@@ -49,7 +49,7 @@ def test_batch_norm_of_the_first_layer_is_the_average_over_batches(data):
     model = randomize(TinyTen(4))
     training.reestimate_batch_norm(model, data.train, batch_size=64)
     layer = model.layers[0]
-    generator = torch.Generator().manual_seed(training.REESTIMATION_SEED)
+    generator = torch.Generator().manual_seed(training.EVALUATION_SEED)
     batches = [x for x, _ in data.train.augmented(64, generator)]
     with torch.no_grad():
         outputs = [layer.conv(x).transpose(0, 1).flatten(1) for x in batches]
@@ -79,7 +79,7 @@ def test_reestimation_does_not_change_what_batch_statistics_would_give(data):
     model = randomize(TinyTen(4))
     size = len(data.train)
     training.reestimate_batch_norm(model, data.train, size)
-    x, _ = next(data.train.augmented(size, torch.Generator().manual_seed(training.REESTIMATION_SEED)))
+    x, _ = next(data.train.augmented(size, torch.Generator().manual_seed(training.EVALUATION_SEED)))
     with torch.no_grad():
         by_running = model.eval()(x)
         by_batch = model.train()(x)

@@ -16,18 +16,18 @@ from utils.curves import Curve
 from utils.data import load_data
 from utils.pair import load_pair, midpoint
 
-VALIDATION_POINTS = (0.25, 0.5, 0.75)
 
-
-def parse_args(argv=None):
-    parser = cli.stage_parser(__doc__, batch_size=128)
+def parse_args(argv=None, description=__doc__, adversarial=False):
+    parser = cli.stage_parser(description, batch_size=128)
     cli.add_training_flags(parser)
+    if adversarial:
+        cli.add_attack_flags(parser, training=True)
     cli.add_pair_flags(parser)
     cli.add_curve_flags(parser)
     cli.add_alignment_flag(parser)
     parser.add_argument("--val_freq", type=cli.frequency, help="test every so many epochs, or none")
-    parser.add_argument("--dir", type=Path, help="folder of curves instead of model_dicts/curve_models")
-    parser.add_argument("--dir2", type=Path, help="folder of histories instead of model_data/training/curve_models")
+    parser.add_argument("--dir", type=Path, help="folder of curves instead of the published one")
+    parser.add_argument("--dir2", type=Path, help="folder of histories instead of the published one")
     cli.add_pair_folders(parser)
     return cli.parse(parser, argv)
 
@@ -37,6 +37,7 @@ def main(args):
         args.root,
         args.model,
         args.dataset,
+        args.adversarial,
         models=args.dir_models,
         matches=args.dir_alignment,
         curves=args.dir,
@@ -64,22 +65,6 @@ def main(args):
     else:
         curve.init_linear()
 
-    def forward(x, generator):
-        t = torch.rand((), dtype=torch.float64, generator=generator).item()
-        theta = curve.point(t)
-        return curve(x, theta), 0.5 * args.wd * theta.square().sum()
-
-    def validate():
-        buffers = {name: buffer.clone() for name, buffer in base.named_buffers()}
-        figures = {}
-        for t in VALIDATION_POINTS:
-            model = curve.place(t)
-            training.reestimate_batch_norm(model, data.train, args.batch_size, args.precision)
-            loss, accuracy = training.evaluate(model, data.test, args.batch_size, args.precision)
-            figures |= {f"loss_test_at_{t}": loss, f"accuracy_test_at_{t}": accuracy}
-        base.load_state_dict(buffers, strict=False)
-        return figures
-
     settings = training.settings_of(args, *cli.CURVE_FLAGS, "seed_a", "seed_b", "epochs_model", "alignment")
     files = training.fit(
         training.Run(
@@ -92,10 +77,13 @@ def main(args):
         args,
         data.train,
         curve,
-        forward,
+        training.curve_forward(curve, args, data.train),
         pack=curve.checkpoint,
         unpack=curve.load_checkpoint,
-        validate=validate,
+        validate=lambda: training.validate_curve(curve.place, args, data.train, data.test),
+        val_freq=args.val_freq,
+        schedule=training.schedule_of(args),
+        momentum=args.momentum,
     )
     cli.finish([linear, *files], f"{next_command} --epochs_curve {args.epochs}")
 

@@ -15,41 +15,53 @@ from utils import checkpoint, cli, training
 from utils.data import load_data
 
 
-def parse_args(argv=None):
-    parser = cli.stage_parser(__doc__, batch_size=128)
+def parse_args(argv=None, description=__doc__, adversarial=False):
+    parser = cli.stage_parser(description, batch_size=128)
     cli.add_training_flags(parser)
+    if adversarial:
+        cli.add_attack_flags(parser, training=True)
     parser.add_argument("--val_freq", type=cli.frequency, default=1, help="test every so many epochs, or none")
-    parser.add_argument("--dir", type=Path, help="folder of checkpoints instead of model_dicts/basic_models")
-    parser.add_argument("--dir2", type=Path, help="folder of histories instead of model_data/training/basic_models")
+    parser.add_argument("--dir", type=Path, help="folder of networks instead of the published one")
+    parser.add_argument("--dir2", type=Path, help="folder of histories instead of the published one")
     return cli.parse(parser, argv)
 
 
 def main(args):
-    layout = checkpoint.Layout(args.root, args.model, args.dataset, models=args.dir, model_history=args.dir2)
+    layout = checkpoint.Layout(
+        args.root, args.model, args.dataset, args.adversarial, models=args.dir, model_history=args.dir2
+    )
     data = load_data(args)
     torch.manual_seed(args.seed)
     model = MODELS[args.model](data.num_classes).to(args.device, memory_format=torch.channels_last)
-    run = training.Run(
-        layout.endpoint_stem(args.seed),
-        training.settings_of(args),
-        args.epochs,
-        args.save_freq,
-        layout.model_history(args.seed),
-    )
+
+    def forward(x, labels, generator):
+        if args.attack is not None:
+            x = args.attack(model, x, labels, data.train, generator)
+        return model(x), 0.0
 
     def validate():
         loss, accuracy = training.evaluate(model, data.test, args.batch_size, args.precision)
         return {"loss_test": loss, "accuracy_test": accuracy}
 
+    stem = layout.endpoint_stem(args.seed)
     files = training.fit(
-        run,
+        training.Run(
+            stem,
+            training.settings_of(args),
+            args.epochs,
+            args.save_freq,
+            layout.model_history(args.seed),
+        ),
         args,
         data.train,
         model,
-        forward=lambda x, generator: (model(x), 0.0),
+        forward,
         pack=lambda: {"model_state": model.state_dict()},
-        unpack=lambda state: checkpoint.load_state(model, state["model_state"], run.stem, "--overwrite"),
+        unpack=lambda state: checkpoint.load_state(model, state["model_state"], stem, "--overwrite"),
         validate=validate,
+        val_freq=args.val_freq,
+        schedule=training.schedule_of(args),
+        momentum=args.momentum,
         weight_decay=args.wd,
     )
     seed_a, seed_b = sorted((args.seed, args.seed + 1 if args.seed % 2 else args.seed - 1))

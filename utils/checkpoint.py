@@ -32,16 +32,30 @@ FOLDERS = {
 }
 
 
+# Of adversarially robust networks
+ADVERSARIAL_FOLDERS = {
+    "models": "model_dicts/adversarial_models",
+    "matches": "model_dicts/adversarial_paired_models",
+    "curves": "model_dicts/adversarial_curve_models",
+    "model_history": "model_data/training/adversarial_models",
+    "curve_history": "model_data/training/adversarial_curve_models",
+    "correlations": "model_data/adversarial_paired_models",
+    "evaluated": "model_data/adversarial_curves",
+}
+
+
 def tag(alignment: str) -> str:
     """The name of an alignment in file names: '' is `null`, and the original's `pam_` is `pam_null`."""
     return alignment + "null" if alignment in ("", "pam_") else alignment
 
 
 class Layout:
-    """The paths of one model and dataset under `root`; `folders` replaces single folders of FOLDERS."""
+    """The paths of one model and dataset under `root`; `folders` replaces single folders, by their names above."""
 
-    def __init__(self, root: Path, model: str, dataset: str, **folders: Path | None):
-        chosen = FOLDERS | {kind: folder for kind, folder in folders.items() if folder is not None}
+    def __init__(self, root: Path, model: str, dataset: str, adversarial: bool = False, **folders: Path | None):
+        chosen = (ADVERSARIAL_FOLDERS if adversarial else FOLDERS) | {
+            kind: folder for kind, folder in folders.items() if folder is not None
+        }
         self.folders = {kind: Path(root, folder, model, dataset) for kind, folder in chosen.items()}
 
     def endpoint_stem(self, seed: int) -> Path:

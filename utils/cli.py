@@ -6,12 +6,14 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
 from models import MODELS
+from utils.attack import Attack
 from utils.curves import CURVES
 from utils.data import TRANSFORMS
 from utils.errors import UserError
@@ -63,6 +65,17 @@ def num_bends(text: str) -> int:
     return _number(int, text, lambda value: value >= 2, "a whole number, 2 or above")
 
 
+def intensity(text: str) -> float:
+    """A number in [0, 1], or a fraction as 8/255."""
+    try:
+        value = float(Fraction(text))
+    except (ValueError, ZeroDivisionError):
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not between 0 and 1, as 8/255 is")
+    return value
+
+
 def frequency(text: str) -> int | None:
     """A number of epochs, or None for the word none."""
     return None if text.lower() == "none" else positive_int(text)
@@ -81,20 +94,31 @@ def _number(kind: type, text: str, is_valid: Callable, meaning: str):
 # --- flags that several stages have ------------------------------------------------------------------------
 
 
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Tells defaults, but for those that depend on other flags, which the help text tells."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
 def stage_parser(description: str, batch_size: int, model: str | None = None) -> argparse.ArgumentParser:
     """A parser with the flags of every stage that runs networks on data; `model` is for a script of one model."""
     # Without abbreviations: --epochs must not be taken for --epochs_model.
     parser = argparse.ArgumentParser(
         description=description.strip().splitlines()[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
     add = parser.add_argument
     add("--dataset", default="FashionMNIST10k", help="a known name, or a folder of images data/NAME/{train,test}")
-    add("--transform", choices=TRANSFORMS, help="augmentation and normalization (default: the model's)")
-    add("--batch_size", type=positive_int, default=batch_size)
+    add(
+        "--transform",
+        choices=TRANSFORMS,
+        help="augmentation and normalization (default: the model's, or Adversarial)",
+    )
+    add("--batch_size", type=positive_int, default=batch_size, help="images in a batch")
     add("--num-workers", "--num_workers", type=nonnegative_int, default=4, help="threads that decode images")
-    add("--model", choices=[model] if model else list(MODELS), default=model or "TinyTen")
+    add("--model", choices=[model] if model else list(MODELS), default=model or "TinyTen", help="architecture")
     add("--data_path", type=Path, help="folder that holds the datasets (default: ROOT/data, else the repository's)")
     add(
         "--use_test",
@@ -105,6 +129,7 @@ def stage_parser(description: str, batch_size: int, model: str | None = None) ->
     add("--root", type=Path, default=REPOSITORY, help="folder under which all results are written and found")
     add("--device", help="default: cuda, else mps, else cpu")
     add("--precision", choices=("fp32", "bf16"), default="fp32", help="bf16: run the networks under autocast")
+    parser.set_defaults(adversarial=False, momentum=0.9)
     return parser
 
 
@@ -112,13 +137,13 @@ def add_training_flags(parser: argparse.ArgumentParser, epochs: int | None = 200
     """The flags of SGD and of a run that can be resumed."""
     add = parser.add_argument
     if epochs is not None:
-        add("--epochs", type=positive_int, default=epochs)
+        add("--epochs", type=positive_int, default=epochs, help="epochs in all, those before a resume included")
     add("--save_freq", type=positive_int, default=200, help="keep a checkpoint every so many epochs, and the last")
-    add("--lr", type=positive_float, default=0.1)
+    add("--lr", type=positive_float, default=0.1, help="learning rate of the first epoch")
     add("--wd", type=nonnegative_float, default=5e-4, help="weight decay")
     add("--lr_decay", type=positive_float, default=0.9996, help="factor on the learning rate, every epoch")
     add("--lr_drop", type=positive_int, default=20, help="the learning rate is halved every so many epochs")
-    add("--seed", type=nonnegative_int, default=1)
+    add("--seed", type=nonnegative_int, default=1, help="of the initial weights and all random draws")
     again = parser.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help="go on from the newest checkpoint, if there is one")
     again.add_argument("--overwrite", action="store_true", help="delete the run's checkpoints and start anew")
@@ -127,6 +152,21 @@ def add_training_flags(parser: argparse.ArgumentParser, epochs: int | None = 200
 def add_pair_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed_a", type=nonnegative_int, default=1, help="seed of network A, the target")
     parser.add_argument("--seed_b", type=nonnegative_int, default=2, help="seed of network B, which is permuted")
+
+
+def add_attack_flags(parser: argparse.ArgumentParser, training: bool = False) -> None:
+    """The flags that make a stage one of robust networks."""
+    add = parser.add_argument
+    parser.set_defaults(adversarial=True)
+    add(
+        "--epsilon",
+        type=intensity,
+        help="radius of the attack, as 8/255 (default: 4/255 on Tiny ImageNet, else 8/255)",
+    )
+    add("--attack_step", type=intensity, help="length of a step of the attack (default: a quarter of 8/255 or 4/255)")
+    add("--attack_steps", type=nonnegative_int, default=5, help="number of steps of the attack")
+    if training:
+        add("--momentum", type=nonnegative_float, default=0.9, help="of SGD (Nesterov)")
 
 
 CURVE_FLAGS = ("curve", "num_bends", "fix_start", "fix_end", "init_linear_off")
@@ -159,7 +199,13 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
     if hasattr(args, "seed_a") and args.seed_a == args.seed_b:
         parser.error(f"--seed_a and --seed_b are both {args.seed_a}: a pair needs two networks")
     if getattr(args, "transform", "") is None:
-        args.transform = args.model
+        args.transform = "Adversarial" if args.adversarial else args.model
+    args.attack = None
+    if getattr(args, "attack_steps", None) is not None:
+        published = 4 / 255 if args.dataset == "TINY-IMAGENET-200" else 8 / 255
+        args.epsilon = published if args.epsilon is None else args.epsilon
+        args.attack_step = published / 4 if args.attack_step is None else args.attack_step
+        args.attack = Attack(args.epsilon, args.attack_step, args.attack_steps)
     if hasattr(args, "device"):
         args.device = choose_device(parser, args.device)
     return args
@@ -230,10 +276,24 @@ def finish(files: Sequence[Path], next_command: str | None = None) -> None:
         print(f"Next:\n  {next_command}")
 
 
+ADVERSARIAL_SCRIPTS = {
+    "training/train_model.py": "training/train_model_adversarial.py",
+    "training/train_curve.py": "training/train_curve_adversarial.py",
+    "evaluation/eval_curve.py": "evaluation/eval_adversarial_curve.py",
+    "visualization/viz_curve.py": "visualization/viz_adversarial_curve.py",
+}
+
+
 def command(script: str, args: argparse.Namespace, *names: str, **values: object) -> str:
-    """The command line of a stage with the flags `names` as they are in `args`, and `values` on top."""
+    """The command line of a stage with the flags `names` as they are in `args`, and `values` on top.
+
+    For robust networks, that of its adversarial twin.
+    """
     flags = {name: getattr(args, name) for name in ("model", "dataset", *names) if hasattr(args, name)} | values
-    if getattr(args, "transform", None) not in (None, flags.get("model")):
+    adversarial = getattr(args, "adversarial", False)
+    script = ADVERSARIAL_SCRIPTS.get(script, script) if adversarial else script
+    usual = "Adversarial" if adversarial else flags.get("model")
+    if getattr(args, "transform", None) not in (None, usual):
         flags["transform"] = args.transform
     if args.root != REPOSITORY:
         flags["root"] = args.root
@@ -242,6 +302,8 @@ def command(script: str, args: argparse.Namespace, *names: str, **values: object
     words = ["python", script]
     for name, value in flags.items():
         words += [f"--{name}", shlex.quote(str(value))]
+    if adversarial and script not in ADVERSARIAL_SCRIPTS.values():
+        words.append("--adversarial")
     return " ".join(words)
 
 

@@ -166,10 +166,14 @@ class Curve(nn.Module):
         """The base model's output for x with the parameters `theta` (P,), a vector that `point` returned."""
         return functional_call(self.base, self.flat.views(theta), (x,))
 
-    @torch.no_grad()
     def place(self, t: float) -> nn.Module:
         """Copy θ(t) into the base model and return it, to be run as any model is."""
-        views = self.flat.views(self.point(t))
+        return self.place_vector(self.point(t))
+
+    @torch.no_grad()
+    def place_vector(self, theta: torch.Tensor) -> nn.Module:
+        """Copy the parameters `theta` (P,) into the base model and return it."""
+        views = self.flat.views(theta)
         for name, parameter in self.base.named_parameters():
             parameter.copy_(views[name])
         return self.base

@@ -230,7 +230,16 @@ class Images:
         images = _unpack(self.pixels.view(-1)[source], height, width)
         return self._normalized(self.augmentation.colour(images, parameters))
 
+    def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
+        """What the networks see of pixels in [0, 1]."""
+        return pixels if self.mean is None else (pixels - self.mean) / self.std
+
+    def to_pixels(self, x: torch.Tensor) -> torch.Tensor:
+        """The pixels in [0, 1] of what the networks see."""
+        return x if self.mean is None else x * self.std + self.mean
+
     def _normalized(self, images: torch.Tensor) -> torch.Tensor:
+        """uint8 (b, 3, H, W) as the networks see it."""
         result = torch.empty(
             images.shape, dtype=torch.float32, device=images.device, memory_format=torch.channels_last
         )

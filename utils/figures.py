@@ -35,10 +35,10 @@ plt.rcParams.update(
 )
 
 
-def panels(count: int) -> tuple[plt.Figure, Sequence[plt.Axes]]:
-    """A figure of panels side by side, each as wide as one column in print."""
-    figure, axes = plt.subplots(1, count, figsize=(PANEL[0] * count, PANEL[1]), layout="constrained")
-    return figure, axes
+def panels(rows: int, columns: int) -> tuple[plt.Figure, np.ndarray]:
+    """A figure of panels (rows, columns), each as wide as one column in print."""
+    size = (PANEL[0] * columns, PANEL[1] * rows)
+    return plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
 
 
 def line_style(args: argparse.Namespace, series: results.Series) -> dict[str, object]:

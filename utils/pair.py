@@ -9,7 +9,7 @@ from models import MODELS
 from utils import checkpoint, cli
 from utils.curves import Curve
 from utils.errors import UserError
-from utils.permutations import permutation_spec, permutations_from_rows, permute
+from utils.permutations import identity, permutation_spec, permutations_from_rows, permute
 
 
 def load_endpoint(layout: checkpoint.Layout, args, num_classes: int, seed: int, epochs: int) -> nn.Module:
@@ -17,8 +17,22 @@ def load_endpoint(layout: checkpoint.Layout, args, num_classes: int, seed: int, 
     maker = cli.command("training/train_model.py", args, seed=seed, epochs=epochs)
     path = layout.endpoint(seed, epochs)
     model = MODELS[args.model](num_classes)
-    checkpoint.load_state(model, checkpoint.load_checkpoint(path, maker)["model_state"], path, maker)
+    stored = checkpoint.load_checkpoint(path, maker)
+    checkpoint.load_state(model, stored["model_state"], path, maker)
+    settings = stored.get("settings")  # the original code saves none
+    if settings is not None and ("epsilon" in settings) != args.adversarial:
+        kind, wanted = ("plain", "robust") if args.adversarial else ("robust", "plain")
+        raise UserError(f"{path} is a {kind} network, not a {wanted} one; make that with: {maker}")
+    if settings is not None and _is_normalized(settings["transform"]) != _is_normalized(args.transform):
+        raise UserError(
+            f"{path} was trained with --transform {settings['transform']}, which normalizes images unlike "
+            f"--transform {args.transform}; use the same"
+        )
     return model.eval()
+
+
+def _is_normalized(transform: str) -> bool:
+    return not transform.startswith("Adversarial")
 
 
 def match_name(alignment: str) -> str | None:
@@ -27,17 +41,20 @@ def match_name(alignment: str) -> str | None:
     return None if tag == "null" else tag
 
 
-def load_match(layout: checkpoint.Layout, args, model: nn.Module, epochs: int) -> list | None:
+def load_match(layout: checkpoint.Layout, args, model: nn.Module) -> list | None:
     """The permutations, one a group, that --alignment asks for; None for unaligned networks."""
     name = match_name(args.alignment)
-    if name is None:
-        return None
+    return None if name is None else load_named_match(layout, args, model, name)
+
+
+def load_named_match(layout: checkpoint.Layout, args, model: nn.Module, name: str) -> list:
+    """The permutations, one a group, of the match called `name`. UserError if there is none that fits."""
     path = layout.match(name, args.seed_a, args.seed_b)
     if name.startswith("pam_"):
         start = "" if name == "pam_null" else name.removeprefix("pam_")
         maker = cli.command("training/train_curve_pam.py", args, "seed_a", "seed_b", "epochs_model", alignment=start)
     else:
-        maker = cli.align_command(args, epochs, seed_a=args.seed_a, seed_b=args.seed_b)
+        maker = cli.align_command(args, args.epochs_model, seed_a=args.seed_a, seed_b=args.seed_b)
     try:
         return permutations_from_rows(permutation_spec(model), checkpoint.load_match(path, maker))
     except ValueError as error:
@@ -48,11 +65,9 @@ def load_pair(layout: checkpoint.Layout, args, num_classes: int) -> tuple[dict, 
     """The state dicts of A and of B as the curve sees it, permuted unless --alignment is ''."""
     a = load_endpoint(layout, args, num_classes, args.seed_a, args.epochs_model)
     b = load_endpoint(layout, args, num_classes, args.seed_b, args.epochs_model)
-    permutations = load_match(layout, args, b, args.epochs_model)
-    state_b = b.state_dict()
-    if permutations is not None:
-        state_b = permute(state_b, permutation_spec(b), permutations)
-    return a.state_dict(), state_b
+    spec = permutation_spec(b)
+    permutations = load_match(layout, args, b) or identity(spec)
+    return a.state_dict(), permute(b.state_dict(), spec, permutations)
 
 
 def load_curve(layout: checkpoint.Layout, args, num_classes: int) -> Curve:

@@ -7,20 +7,25 @@ they started by a proximal step.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import nn
+from torch.nn import functional as F
 
-from utils.curves import FlatParameters
-from utils.permutations import PermutationSpec, soft_permute
+from utils import training
+from utils.curves import Curve, FlatParameters
+from utils.data import Data, Images
+from utils.permutations import PermutationSpec, permute, soft_permute
 
 NU = 1000.0  # strength of the proximal step: the larger, the weaker
 ROUNDS = 20  # of the projection, at least
 TOLERANCE = 1e-6  # a projected matrix has no entry below −TOLERANCE
 DRAWS = 32  # random roundings that compete with the nearest and the old permutation
 TERMS = 11  # of a decomposition, the largest, among which they draw
+SCREENED_IMAGES = 2_500  # training images on which roundings are compared; the winner has to hold on all
 
 
 class SoftPermutation(nn.Module):
@@ -59,6 +64,17 @@ class SoftPermutation(nn.Module):
         for stack in self.stacks:
             pull = torch.eye(stack.shape[-1], device=stack.device)
             stack.copy_(project(proximal(stack, pull, rate)))
+
+
+def fixed_groups(spec: PermutationSpec, model: nn.Module) -> frozenset[int]:
+    """The groups of the activations that the model names in `fixed_in_pam`."""
+    names = getattr(model, "fixed_in_pam", ())
+    return frozenset(segment.group for row in spec.rows if row.label in names for segment in row.axis)
+
+
+def point(t: float, a: torch.Tensor, b: torch.Tensor, phi: torch.Tensor) -> torch.Tensor:
+    """θ(t) for A, P·B and φ, vectors (parameters,)."""
+    return torch.lerp(a, b, t) + 2 * t * (1 - t) * phi
 
 
 def proximal(value: torch.Tensor, old: torch.Tensor, rate: float) -> torch.Tensor:
@@ -157,3 +173,117 @@ def unique(candidates: Iterator[list[np.ndarray]]) -> list[list[np.ndarray]]:
     for candidate in candidates:
         seen.setdefault(b"".join(permutation.tobytes() for permutation in candidate), candidate)
     return list(seen.values())
+
+
+# --- the two phases ----------------------------------------------------------------------------------------
+
+
+def permutation_phase(
+    run: training.Run,
+    args,
+    data: Data,
+    curve: Curve,
+    state_b: Mapping[str, torch.Tensor],
+    spec: PermutationSpec,
+    phi: torch.Tensor,
+) -> list[np.ndarray]:
+    """Learn soft permutations of B by plain SGD at half the learning rate, and round them.
+
+    Returns an index array a group, relative to `state_b`. They are the identity unless others have a lower training
+    loss along the curve. The curve's first row is A; its other rows are not used.
+    """
+    device = phi.device
+    state_b = {name: value.to(device) for name, value in state_b.items()}
+    parameters = {name: state_b[name] for name in curve.flat.shapes}
+    soft = SoftPermutation(spec, fixed_groups(spec, curve.base)).to(device)
+    curve.learned.requires_grad_(False)
+
+    def soft_point(t: float) -> torch.Tensor:
+        return point(t, curve.row(0), soft(parameters, curve.flat), phi)
+
+    def forward(x, labels, generator):
+        theta = soft_point(training.draw_t(generator))
+        return curve(x, theta), 0.5 * args.wd * theta.square().sum()
+
+    def unpack(state):
+        curve.base.load_state_dict(state["model_state"])
+        soft.load_state_dict(state["soft"])
+
+    training.fit(
+        run,
+        args,
+        data.train,
+        nn.ModuleDict({"soft": soft, "curve": curve}),
+        forward,
+        pack=lambda: {"model_state": curve.base.state_dict(), "soft": soft.state_dict()},
+        unpack=unpack,
+        validate=lambda: training.validate_curve(
+            lambda t: curve.place_vector(soft_point(t)), args, data.train, data.test
+        ),
+        val_freq=args.val_freq[0],
+        schedule=lambda epoch: training.schedule_of(args)(epoch) / 2,
+        momentum=0.0,
+        after_step=soft.proximal_step,
+    )
+
+    def loss_on(images: Images) -> Callable[[list[np.ndarray]], float]:
+        def loss(permutations: list[np.ndarray]) -> float:
+            b = curve.flat.flatten(permute(state_b, spec, permutations))
+            return path_loss(curve, lambda t: point(t, curve.row(0), b, phi), args, images)
+
+        return loss
+
+    matrices = [None if m is None else m.detach().cpu().double().numpy() for m in soft.matrices()]
+    best, new, old = best_rounding(
+        roundings(matrices, spec.sizes, args.seed),
+        screen=loss_on(data.train.subset(data.train.spread(SCREENED_IMAGES))),
+        loss=loss_on(data.train),
+    )
+    moved = sum(int((order != np.arange(len(order))).sum()) for order in best)
+    print(f"Rounded: {moved} channels moved; training loss along the path {new:.4f}, before {old:.4f}.")
+    return best
+
+
+def curve_phase(run: training.Run, args, data: Data, curve: Curve, phi: torch.Tensor) -> list[Path]:
+    """Learn the turning point ½A + ½P·B + φ, where A and P·B are the curve's ends; returns the files written."""
+    with torch.no_grad():
+        start = torch.lerp(curve.row(0), curve.row(2), 0.5) + phi
+        curve.row(1).copy_(start)
+    curve.learned.requires_grad_(True)
+
+    @torch.no_grad()
+    def proximal_step(rate: float) -> None:
+        # The ends being fixed, a step of φ towards its start is one of the turning point towards its own.
+        curve.row(1).copy_(proximal(curve.row(1), start, rate))
+
+    return training.fit(
+        run,
+        args,
+        data.train,
+        curve,
+        training.curve_forward(curve, args, data.train),
+        pack=curve.checkpoint,
+        unpack=curve.load_checkpoint,
+        validate=lambda: training.validate_curve(curve.place, args, data.train, data.test),
+        val_freq=args.val_freq[-1],
+        schedule=training.schedule_of(args),
+        after_step=proximal_step,
+    )
+
+
+@torch.no_grad()
+def path_loss(curve: Curve, point_at: Callable[[float], torch.Tensor], args, images: Images) -> float:
+    """Mean cross-entropy on augmented training images along a path, with batch statistics.
+
+    Each batch is taken at a t of its own; they are spread evenly over [0, 1], and are the same at every call.
+    """
+    generator = torch.Generator().manual_seed(training.EVALUATION_SEED)
+    steps = -(-len(images) // args.batch_size)
+    ts = (torch.randperm(steps, generator=generator).double() + 0.5) / steps
+    training.use_batch_statistics(curve.base)
+    total = torch.zeros((), device=images.device)
+    for t, (x, labels) in zip(ts.tolist(), images.augmented(args.batch_size, generator), strict=True):
+        with training.autocast(images.device, args.precision):
+            logits = curve(x, point_at(t))
+        total += F.cross_entropy(logits.float(), labels, reduction="sum")
+    return total.item() / len(images)

@@ -23,11 +23,11 @@ ALIGNMENTS = {
 OTHER_COLOURS = ("#CC79A7", "#56B4E9", "#7A7A7A", "#000000")
 
 
-def results_parser(description: str) -> argparse.ArgumentParser:
+def results_parser(description: str, adversarial: bool = False) -> argparse.ArgumentParser:
     """A parser with the flags of scripts that read evaluated curves, each of which takes several values."""
     parser = argparse.ArgumentParser(
         description=description.strip().splitlines()[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=cli.HelpFormatter,
         allow_abbrev=False,
     )
     add = parser.add_argument
@@ -38,6 +38,7 @@ def results_parser(description: str) -> argparse.ArgumentParser:
     add("--alignment", nargs="+", default=["", "corr"])
     add("--epochs", nargs="+", type=cli.nonnegative_int, default=[250], help="epochs of curves; 0: straight lines")
     add("--root", type=Path, default=cli.REPOSITORY, help="folder under which results are found and written")
+    parser.set_defaults(adversarial=adversarial)
     return parser
 
 
@@ -99,20 +100,28 @@ def load_series(args: argparse.Namespace, series: Series) -> list[dict[str, np.n
 
     Raises UserError, naming the file and the command that makes it, if one is missing or damaged.
     """
-    layout = checkpoint.Layout(args.root, series.model, args.dataset)
+    layout = checkpoint.Layout(args.root, series.model, args.dataset, args.adversarial)
     tables = []
     for pair in zip(args.seed_a, args.seed_b, strict=True):
         path = layout.evaluated(series.alignment, *pair, series.epochs)
         maker = eval_command(args, series, *pair)
-        tables.append(checkpoint.load_arrays(path, maker, "t", "loss", "accuracy", "length", "coordinates"))
+        names = [name for accuracy in accuracies(args) for name in (accuracy, accuracy.replace("accuracy", "loss"))]
+        tables.append(checkpoint.load_arrays(path, maker, "t", "length", "coordinates", *names))
         if not np.array_equal(tables[0]["t"], tables[-1]["t"]):
             raise UserError(f"{path} has other points than that of the first pair; make it with: {maker} --overwrite")
     return tables
 
 
-def summary(table: dict[str, np.ndarray]) -> dict[str, float]:
+def accuracies(args: argparse.Namespace) -> dict[str, str]:
+    """The accuracies that an evaluation has, by their name in its file, in words."""
+    if args.adversarial:
+        return {"accuracy": "clean accuracy", "accuracy_robust": "robust accuracy"}
+    return {"accuracy": "accuracy"}
+
+
+def summary(table: dict[str, np.ndarray], name: str) -> dict[str, float]:
     """The figures of the paper's table: accuracy of the ends, averaged over arc length, and the minimum."""
-    accuracy = table["accuracy"]
+    accuracy = table[name]
     return {
         "ends": float(accuracy[[0, -1]].mean()),
         "average": path_average(table["length"], accuracy),

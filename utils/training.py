@@ -1,7 +1,7 @@
 """The training loop of models and curves, batch-norm re-estimation, and evaluation."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from utils import checkpoint as ckpt
+from utils.attack import Attack
 from utils.cli import Progress
+from utils.curves import Curve
 from utils.data import Images
 from utils.errors import UserError
 
@@ -38,49 +40,73 @@ def objective(output: torch.Tensor | tuple[torch.Tensor, ...], labels: torch.Ten
 # --- evaluation --------------------------------------------------------------------------------------------
 
 
+EVALUATION_SEED = 0  # the same random draws for every point of a curve, whenever it is evaluated
+
+
 @torch.no_grad()
-def evaluate(model: nn.Module, images: Images, batch_size: int, precision: str = "fp32") -> tuple[float, float]:
-    """Mean cross-entropy and accuracy in percent under the test transform. Leaves the model in eval mode."""
+def evaluate(
+    model: nn.Module, images: Images, batch_size: int, precision: str = "fp32", attack: Attack | None = None
+) -> tuple[float, float]:
+    """Mean cross-entropy and accuracy in percent under the test transform, of attacked images if there is an attack.
+
+    Leaves the model in eval mode.
+    """
     model.eval()
+    generator = torch.Generator().manual_seed(EVALUATION_SEED)
     loss = torch.zeros((), device=images.device)
     correct = torch.zeros((), device=images.device, dtype=torch.int64)
     for x, labels in images.batches(batch_size):
         with autocast(images.device, precision):
+            if attack is not None:
+                x = attack(model, x, labels, images, generator)
             logits = model(x)
         loss += F.cross_entropy(logits.float(), labels, reduction="sum")
         correct += (logits.argmax(1) == labels).sum()
     return loss.item() / len(images), 100 * correct.item() / len(images)
 
 
-REESTIMATION_SEED = 0  # the same augmented images for every point of a curve, whenever it is evaluated
-
-
 @torch.no_grad()
-def reestimate_batch_norm(model: nn.Module, images: Images, batch_size: int, precision: str = "fp32") -> None:
-    """Set running means and variances to their average over the augmented training images.
+def reestimate_batch_norm(
+    model: nn.Module, images: Images, batch_size: int, precision: str = "fp32", attack: Attack | None = None
+) -> None:
+    """Set running means and variances to their average over the augmented (and attacked) training images.
 
     A point on a curve has weights but no statistics of its own; without this its loss means nothing. Each
     batch counts by its size. Only the batch-norm layers run in training mode; the model is left in eval mode.
     """
-    layers = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    layers = use_batch_statistics(model)
     if not layers:
         return
     momenta = [layer.momentum for layer in layers]
-    model.eval()
     for layer in layers:
         layer.reset_running_stats()
-        layer.train()
     seen = 0
-    generator = torch.Generator().manual_seed(REESTIMATION_SEED)
-    for x, _ in images.augmented(batch_size, generator):
+    generator = torch.Generator().manual_seed(EVALUATION_SEED)
+    for x, labels in images.augmented(batch_size, generator):
         seen += len(x)
-        for layer in layers:
-            layer.momentum = len(x) / seen
         with autocast(images.device, precision):
+            if attack is not None:
+                _set_momentum(layers, 0.0)  # what the attack sees on its way does not count
+                x = attack(model, x, labels, images, generator)
+            _set_momentum(layers, len(x) / seen)
             model(x)
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum
     model.eval()
+
+
+def use_batch_statistics(model: nn.Module) -> list[nn.Module]:
+    """Put a model in eval mode but for its batch-norm layers, which normalize by the batch; returns these."""
+    model.eval()
+    layers = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    for layer in layers:
+        layer.train()
+    return layers
+
+
+def _set_momentum(layers: Iterable[nn.Module], momentum: float) -> None:
+    for layer in layers:
+        layer.momentum = momentum
 
 
 # --- training ----------------------------------------------------------------------------------------------
@@ -91,11 +117,24 @@ def learning_rate(epoch: int, lr: float, lr_drop: int, lr_decay: float) -> float
     return lr * 0.5 ** (epoch // lr_drop) * lr_decay**epoch
 
 
+def robust_learning_rate(epoch: int, lr: float, epochs: int) -> float:
+    """The published schedule of robust training: constant to half the epochs, linear to 1 % at 90 %, then 1 %."""
+    return lr * float(np.interp(epoch / epochs, (0.5, 0.9), (1.0, 0.01)))
+
+
+def schedule_of(args) -> Callable[[int], float]:
+    """The learning rate of each epoch, as a function of the epoch."""
+    if args.adversarial:
+        return lambda epoch: robust_learning_rate(epoch, args.lr, args.epochs)
+    return lambda epoch: learning_rate(epoch, args.lr, args.lr_drop, args.lr_decay)
+
+
 def settings_of(args, *names: str) -> dict[str, object]:
     """The flags that decide a run's outcome, which a resumed run must share."""
     shared = ("dataset", "transform", "model", "batch_size", "use_test", "precision")
     sgd = ("lr", "wd", "lr_decay", "lr_drop", "seed")
-    return {name: getattr(args, name) for name in (*shared, *sgd, *names)}
+    robust = ("momentum", "epsilon", "attack_step", "attack_steps", "epochs") if args.adversarial else ()
+    return {name: getattr(args, name) for name in (*shared, *sgd, *robust, *names)}
 
 
 @dataclass
@@ -157,6 +196,10 @@ class Run:
         if epoch < self.epochs and not resume:
             raise UserError(f"{path} is a run at epoch {epoch}; add --resume to go on or --overwrite to begin anew")
 
+    @property
+    def is_finished(self) -> bool:
+        return ckpt.kept(self.stem, self.epochs).exists()
+
     def save(self, epoch: int, state: Mapping[str, object]) -> None:
         # The kept one first: a run killed in between repeats the epoch, and so lacks no file that it should keep.
         if epoch == self.epochs or epoch % self.save_freq == 0:
@@ -192,24 +235,72 @@ def _restore_random_states(states: Mapping[str, torch.Tensor], generator: torch.
         torch.get_device_module(device).set_rng_state(states["device"])
 
 
+# images (b, 3, H, W), labels (b,), random draws → output, penalty
+Forward = Callable[[torch.Tensor, torch.Tensor, torch.Generator], tuple[torch.Tensor, torch.Tensor | float]]
+
+VALIDATION_POINTS = (0.25, 0.5, 0.75)  # of a curve, while it is learned
+
+
+def validate_curve(place: Callable[[float], nn.Module], args, train: Images, test: Images) -> dict[str, float]:
+    """Test loss and accuracy at a few points, each with batch-norm statistics of its own.
+
+    place: the base model with the weights of point t. Its buffers are left as they were.
+    """
+    figures = {}
+    for t in VALIDATION_POINTS:
+        model = place(t)
+        buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+        reestimate_batch_norm(model, train, args.batch_size, args.precision)
+        loss, accuracy = evaluate(model, test, args.batch_size, args.precision)
+        figures |= {f"loss_test_at_{t}": loss, f"accuracy_test_at_{t}": accuracy}
+        model.load_state_dict(buffers, strict=False)
+    return figures
+
+
+def draw_t(generator: torch.Generator) -> float:
+    """A position on the curve, uniform in [0, 1), for one batch."""
+    return torch.rand((), dtype=torch.float64, generator=generator).item()
+
+
+def curve_forward(curve: Curve, args, images: Images) -> Forward:
+    """A training step of a curve: a random point θ(t), and ½ wd ‖θ(t)‖² for weight decay.
+
+    With an attack, images are attacked at the same θ(t) first.
+    """
+
+    def forward(x, labels, generator):
+        theta = curve.point(draw_t(generator))
+        if args.attack is not None:
+            fixed = theta.detach()
+            x = args.attack(lambda attacked: curve(attacked, fixed), x, labels, images, generator)
+        return curve(x, theta), 0.5 * args.wd * theta.square().sum()
+
+    return forward
+
+
 def fit(
     run: Run,
     args,
     images: Images,
     module: nn.Module,
-    forward: Callable[[torch.Tensor, torch.Generator], tuple[torch.Tensor, torch.Tensor | float]],
+    forward: Forward,
     pack: Callable[[], dict[str, object]],
     unpack: Callable[[dict], None],
     validate: Callable[[], Mapping[str, float]],
+    val_freq: int | None,
+    schedule: Callable[[int], float],
+    momentum: float = 0.9,
     weight_decay: float = 0.0,
+    after_step: Callable[[float], None] = lambda rate: None,
 ) -> list[Path]:
     """Train `module` with SGD until `run.epochs`, saving after every epoch; return the files that hold the result.
 
-    forward: images (b, 3, H, W) and the generator of this run's random draws → (output, penalty added to the
-        loss).
+    forward: images (b, 3, H, W), labels (b,) and the generator of this run's random draws → (output, penalty
+        added to the loss).
     pack, unpack: the module as checkpoint entries, and back. Together with the optimizer, the random states and
         the history they are all that a resumed run needs, so it ends as one that never stopped.
-    validate: figures under the test transform, taken every `args.val_freq` epochs. It must not disturb training.
+    validate: figures under the test transform, taken every `val_freq` epochs. It must not disturb training.
+    schedule: the learning rate of each epoch. after_step: what is done after each step, given that rate.
 
     The history has one entry an epoch: loss_train and accuracy_train (on augmented images, while the weights
     move), and what `validate` returns; NaN in epochs without validation.
@@ -218,7 +309,10 @@ def fit(
     """
     device = images.device
     learned = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.SGD(learned, args.lr, momentum=0.9, nesterov=True, weight_decay=weight_decay)
+    optimizer = torch.optim.SGD(
+        learned, schedule(0), momentum=momentum, nesterov=momentum > 0, weight_decay=weight_decay
+    )
+    torch.manual_seed(args.seed)  # for dropout
     generator = torch.Generator().manual_seed(args.seed)
     history: dict[str, list[float]] = {}
     first_epoch = 0
@@ -241,18 +335,20 @@ def fit(
     steps = math.ceil(len(images) / args.batch_size)
     with Progress((run.epochs - first_epoch) * steps, "step") as progress:
         for epoch in range(first_epoch, run.epochs):
+            rate = schedule(epoch)
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(epoch, args.lr, args.lr_drop, args.lr_decay)
+                group["lr"] = rate
             module.train()
             loss_sum = torch.zeros((), device=device)
             correct = torch.zeros((), device=device, dtype=torch.int64)
             for step, (x, labels) in enumerate(images.augmented(args.batch_size, generator), start=1):
                 with autocast(device, args.precision):
-                    output, penalty = forward(x, generator)
+                    output, penalty = forward(x, labels, generator)
                     loss = objective(output, labels) + penalty
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
+                after_step(rate)
                 logits = main_output(output).detach()
                 loss_sum += F.cross_entropy(logits.float(), labels, reduction="sum")
                 correct += (logits.argmax(1) == labels).sum()
@@ -269,7 +365,7 @@ def fit(
             if not (math.isfinite(figures["loss_train"]) and all(p.isfinite().all() for p in learned)):
                 saved = f"epoch {epoch} is saved" if epoch else "nothing was saved"
                 raise UserError(f"training diverged in epoch {epoch + 1} ({saved}); try a smaller --lr")
-            if args.val_freq and ((epoch + 1) % args.val_freq == 0 or epoch + 1 == run.epochs):
+            if val_freq and ((epoch + 1) % val_freq == 0 or epoch + 1 == run.epochs):
                 figures |= validate()
             _record(history, epoch, figures)
             run.save(
@@ -283,7 +379,7 @@ def fit(
                     "history": history,
                 },
             )
-            progress.line(f"epoch {epoch + 1}/{run.epochs}  " + _in_words(figures))
+            progress.line(f"epoch {epoch + 1}/{run.epochs}  " + in_words(figures))
     return run.close(history, trained=first_epoch < run.epochs)
 
 
@@ -293,7 +389,8 @@ def _record(history: dict[str, list[float]], epoch: int, figures: Mapping[str, f
         series.append(figures.get(name, math.nan))
 
 
-def _in_words(figures: Mapping[str, float]) -> str:
+def in_words(figures: Mapping[str, float]) -> str:
+    """Losses and accuracies as a user reads them in a log."""
     return "  ".join(
         f"{name.replace('_', ' ')} {value:.1f} %"
         if name.startswith("accuracy")

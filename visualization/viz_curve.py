@@ -14,8 +14,8 @@ import numpy as np
 from utils import checkpoint, cli, figures, results
 
 
-def parse_args(argv=None):
-    parser = results.results_parser(__doc__)
+def parse_args(argv=None, description=__doc__, adversarial=False):
+    parser = results.results_parser(description, adversarial)
     parser.add_argument("--show", action="store_true", help="open the figures in a window too")
     return results.parse(parser, argv)
 
@@ -34,20 +34,30 @@ def main(args):
 
 
 def along_curve(args, model, series):
-    figure, axes = figures.panels(2)
+    accuracies = results.accuracies(args)
+    figure, axes = figures.panels(len(accuracies), 2)
     for s in series:
         tables = results.load_series(args, s)
         style = figures.line_style(args, s)
-        for axis, quantity in zip(axes, ("accuracy", "loss"), strict=True):
-            figures.draw(axis, tables[0]["t"], np.stack([table[quantity] for table in tables]), **style)
-    for axis, label in zip(axes, ("test accuracy (%)", "test loss (cross-entropy)"), strict=True):
-        axis.set(xlabel="position $t$ on the path from A to B", ylabel=label, xlim=(0, 1))
-    return figures.finish(args, figure, axes, f"{model} on {args.dataset}", f"curve_{args.dataset}_{model}")
+        for axis, name in zip(axes.T.flat, quantities(accuracies), strict=True):
+            figures.draw(axis, tables[0]["t"], np.stack([table[name] for table in tables]), **style)
+    for (left, right), words in zip(axes, accuracies.values(), strict=True):
+        left.set(ylabel=f"test {words} (%)")
+        right.set(ylabel=f"test {words.replace('accuracy', 'loss')} (cross-entropy)")
+    for axis in axes.flat:
+        axis.set(xlabel="position $t$ on the path from A to B", xlim=(0, 1))
+    name = f"{'robust_' * args.adversarial}curve_{args.dataset}_{model}"
+    return figures.finish(args, figure, axes.flat, f"{model} on {args.dataset}", name)
+
+
+def quantities(accuracies):
+    """Accuracies, then losses: the columns of the figure."""
+    return [*accuracies, *(name.replace("accuracy", "loss") for name in accuracies)]
 
 
 def by_epoch(args, model, series):
-    figure, axes = figures.panels(2)
-    layout = checkpoint.Layout(args.root, model, args.dataset)
+    figure, axes = figures.panels(1, 2)
+    layout = checkpoint.Layout(args.root, model, args.dataset, args.adversarial)
     for s in series:
         histories = []
         for pair in zip(args.seed_a, args.seed_b, strict=True):
@@ -55,14 +65,14 @@ def by_epoch(args, model, series):
             maker = results.train_command(args, s, *pair)
             histories.append(checkpoint.load_arrays(path, maker, "loss_train", "accuracy_train"))
         style = figures.line_style(args, s)
-        for axis, quantity in zip(axes, ("accuracy_train", "loss_train"), strict=True):
+        for axis, quantity in zip(axes.flat, ("accuracy_train", "loss_train"), strict=True):
             values = np.stack([history[quantity][: s.epochs] for history in histories])
             figures.draw(axis, np.arange(1, values.shape[1] + 1), values, **style)
-    for axis, label in zip(axes, ("training accuracy (%)", "training loss (cross-entropy)"), strict=True):
+    for axis, label in zip(axes.flat, ("training accuracy (%)", "training loss (cross-entropy)"), strict=True):
         axis.set(xlabel="epoch", ylabel=label)
         axis.xaxis.get_major_locator().set_params(integer=True)
-    title = f"Learning the curve: {model} on {args.dataset}"
-    return figures.finish(args, figure, axes, title, f"training_{args.dataset}_{model}")
+    name = f"{'robust_' * args.adversarial}training_{args.dataset}_{model}"
+    return figures.finish(args, figure, axes.flat, f"Learning the curve: {model} on {args.dataset}", name)
 
 
 if __name__ == "__main__":
