@@ -1,5 +1,8 @@
 """A small dataset and workspace that the tests share."""
 
+from argparse import Namespace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -27,6 +30,25 @@ def data_path(tmp_path_factory):
     path = tmp_path_factory.mktemp("data")
     write_image_folder(path / "bars")
     return path
+
+
+@pytest.fixture(scope="session")
+def namespace(data_path):
+    """Makes the arguments that loading the small dataset wants; keywords replace them."""
+
+    def make(**changes):
+        arguments = {
+            "dataset": "bars",
+            "data_path": data_path,
+            "transform": "TinyTen",
+            "use_test": True,
+            "num_workers": 2,
+            "root": Path("nowhere"),
+            "device": torch.device("cpu"),
+        }
+        return Namespace(**arguments | changes)
+
+    return make
 
 
 @pytest.fixture

@@ -1,5 +1,4 @@
 import zipfile
-from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +17,11 @@ CIFAR = Augmentation()
 TINY_IMAGENET = Augmentation(30.0, (0.8, 1.2), 8, affine_last=True, jitter=0.25)
 
 
-def load(dataset, data_path=None, transform="TinyTen", use_test=True):
-    args = Namespace(
-        dataset=dataset, data_path=data_path, transform=transform, use_test=use_test,
-        num_workers=2, root=Path("nowhere"), device=torch.device("cpu"),
-    )  # fmt: skip
-    return load_data(args)
+@pytest.fixture
+def load(namespace):
+    return lambda dataset, data_path=None, **changes: load_data(
+        namespace(dataset=dataset, data_path=data_path, **changes)
+    )
 
 
 def random_images(count, height, width, augmentation):
@@ -109,7 +107,7 @@ def test_epochs_repeat_with_the_generator_and_differ_without():
     assert not torch.equal(epoch(first), epoch(torch.Generator().manual_seed(6)))
 
 
-def test_embedded_dataset():
+def test_embedded_dataset(load):
     data = load("FashionMNIST10k")
     assert (len(data.train), len(data.test), data.num_classes, data.train.size) == (10_000, 2_000, 10, (32, 32))
     assert data.train.labels.bincount().tolist() == [1000] * 10
@@ -120,7 +118,7 @@ def test_embedded_dataset():
     assert Path(data_module.REPOSITORY_DATA / "FashionMNIST10k.npz").stat().st_size < 6e6
 
 
-def test_image_folder(data_path):
+def test_image_folder(data_path, load):
     data = load("bars", data_path)
     assert (len(data.train), len(data.test), data.num_classes, data.train.size) == (160, 48, 4, (SIZE, SIZE))
     first = np.asarray(Image.open(data_path / "bars" / "train" / "class0" / "000.png"))
@@ -129,7 +127,7 @@ def test_image_folder(data_path):
     np.testing.assert_allclose(pixels.numpy(), first, atol=0.01)
 
 
-def test_image_folder_is_decoded_once_and_again_when_it_changes(tmp_path, monkeypatch):
+def test_image_folder_is_decoded_once_and_again_when_it_changes(tmp_path, monkeypatch, load):
     write_image_folder(tmp_path / "bars", 3, 2)
     load("bars", tmp_path)
     monkeypatch.setattr(data_module, "_decoded", lambda *_: pytest.fail("decoded again"))
@@ -139,7 +137,7 @@ def test_image_folder_is_decoded_once_and_again_when_it_changes(tmp_path, monkey
     assert len(load("bars", tmp_path).train) == 11
 
 
-def test_a_damaged_cache_is_made_anew(tmp_path, capsys):
+def test_a_damaged_cache_is_made_anew(tmp_path, capsys, load):
     write_image_folder(tmp_path / "bars", 3, 2)
     load("bars", tmp_path)
     cache = tmp_path / "bars" / "decoded.npz"
@@ -148,13 +146,13 @@ def test_a_damaged_cache_is_made_anew(tmp_path, capsys):
     assert "decoding the images again" in capsys.readouterr().out
 
 
-def test_adversarial_transform_leaves_pixels_in_the_unit_interval(data_path):
-    x, _ = next(load("bars", data_path, "Adversarial").train.batches(160))
+def test_adversarial_transform_leaves_pixels_in_the_unit_interval(data_path, load):
+    x, _ = next(load("bars", data_path, transform="Adversarial").train.batches(160))
     assert 0 <= x.min() < 0.01
     assert 0.9 < x.max() <= 1
 
 
-def test_held_out_images_are_not_trained_on(data_path):
+def test_held_out_images_are_not_trained_on(data_path, load):
     data = load("bars", data_path, use_test=False)
     assert (len(data.train), len(data.test)) == (144, 16)
     assert data.test.labels.unique().tolist() == [0, 1, 2, 3]  # this set is sorted by class
@@ -188,28 +186,28 @@ def remove(path):
         (lambda f: Image.new("RGB", (9, 9)).save(f / "train" / "class2" / "001.png"), r"001.png is 9×9"),
     ],
 )
-def test_image_folders_that_cannot_be_used(tmp_path, damage, message):
+def test_image_folders_that_cannot_be_used(tmp_path, damage, message, load):
     write_image_folder(tmp_path / "bars", 3, 2)
     damage(tmp_path / "bars")
     with pytest.raises(UserError, match=message):
         load("bars", tmp_path)
 
 
-def test_an_empty_image_folder(tmp_path):
+def test_an_empty_image_folder(tmp_path, load):
     (tmp_path / "empty" / "train").mkdir(parents=True)
     (tmp_path / "empty" / "test").mkdir()
     with pytest.raises(UserError, match="holds no class folders"):
         load("empty", tmp_path)
 
 
-def test_unknown_dataset_names_the_valid_ones(data_path):
+def test_unknown_dataset_names_the_valid_ones(data_path, load):
     with pytest.raises(UserError, match="CIFAR10, CIFAR100, TINY-IMAGENET-200, FashionMNIST, .*bars") as caught:
         load("CIFAR11", data_path)
     assert caught.value.exit_code == 2
 
 
 @pytest.mark.parametrize("name", ["CIFAR10", "CIFAR100", "FashionMNIST", "TINY-IMAGENET-200"])
-def test_no_network(tmp_path, monkeypatch, name):
+def test_no_network(tmp_path, monkeypatch, name, load):
     def refuse(*_, **__):
         raise OSError("Network is unreachable")
 

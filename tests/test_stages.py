@@ -1,7 +1,6 @@
 """The stages as a user runs them: files, messages, resuming, mistakes."""
 
 import importlib
-import os
 import random
 import shutil
 import signal
@@ -16,33 +15,47 @@ import torch
 
 from models import MODELS
 from utils import cli
+from utils.checkpoint import kept_epochs
 from utils.permutations import permutation_spec, permutations_from_rows, rows_from_permutations
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 STAGES = (
     "training/train_model.py",
     "training/train_curve.py",
+    "training/train_curve_pam.py",
+    "training/train_model_adversarial.py",
+    "training/train_curve_adversarial.py",
     "alignment/align_models.py",
     "alignment/align_googlenet.py",
     "evaluation/eval_curve.py",
     "evaluation/make_tables.py",
+    "evaluation/eval_adversarial_curve.py",
     "visualization/viz_curve.py",
+    "visualization/viz_adversarial_curve.py",
 )
+
+
+def stage(script):
+    """parse_args and main of a stage; a thin twin has the main of its plain stage."""
+    module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
+    for name in ("align_models", "train_model", "train_curve", "eval_curve", "viz_curve"):
+        if not hasattr(module, "main") and hasattr(module, name):
+            return module.parse_args, getattr(module, name).main
+    return module.parse_args, module.main
 
 
 def run(script, *flags):
     """Run a stage in this process."""
-    module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
-    main = getattr(module, "main", None) or importlib.import_module("alignment.align_models").main
-    main(module.parse_args([str(flag) for flag in flags]))
+    parse_args, main = stage(script)
+    main(parse_args([str(flag) for flag in flags]))
 
 
 def fails(capsys, script, *flags):
     """Run a stage that must end with an error; return its exit code and its last line."""
-    module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
+    parse_args, main = stage(script)
     capsys.readouterr()
     with pytest.raises(SystemExit) as caught:
-        cli.run(lambda: module.parse_args([str(flag) for flag in flags]), module.main)
+        cli.run(lambda: parse_args([str(flag) for flag in flags]), main)
     lines = capsys.readouterr().err.strip().splitlines()
     errors = [line for line in lines if "error:" in line]
     assert len(errors) == 1
@@ -229,14 +242,18 @@ def test_a_run_can_be_made_longer(small, workspace, tmp_path):
     assert same(one, other)
 
 
-def kill_and_resume(script, flags, root, kills, last, progress_file):
+def kill_and_resume(script, flags, root, kills, last):
     """Start a stage again and again with --resume, kill -9 it at random moments, and at last let it finish."""
     command = [sys.executable, str(REPOSITORY / script), *map(str, flags), "--root", str(root), "--resume"]
     generator = random.Random(7)
+
+    def progress():
+        return {(path, path.stat().st_mtime_ns) for path in root.rglob("*-resume.pt")}
+
     for _ in range(kills):
-        newest = progress_file.stat().st_mtime_ns if progress_file.exists() else 0
+        before = progress()
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        while process.poll() is None and (not progress_file.exists() or progress_file.stat().st_mtime_ns == newest):
+        while process.poll() is None and progress() <= before:
             time.sleep(0.01)
         time.sleep(generator.uniform(0, 0.5))  # somewhere in the epochs that follow
         assert process.poll() is None, "it ended before it could be killed"
@@ -246,29 +263,116 @@ def kill_and_resume(script, flags, root, kills, last, progress_file):
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
-@pytest.mark.parametrize("script", ["training/train_model.py", "training/train_curve.py"])
+KILLED = {
+    "training/train_model.py": (["--seed", 5, "--epochs", 40], "basic_models/TinyTen/bars/checkpoint_seed_05-40.pt"),
+    "training/train_curve.py": (
+        ["--seed", 5, "--num_bends", 4, "--val_freq", 7, "--epochs", 40],
+        "curve_models/TinyTen/bars/checkpoint_align_corr_seeds_01_02-40.pt",
+    ),
+    "training/train_curve_pam.py": (
+        ["--outer_iters", 2, "--inner_iters_perm", 8, "--inner_iters_phi", 12, "--lr", 0.5],
+        "curve_models/TinyTen/bars/checkpoint_align_pam_corr_seeds_01_02-12.pt",
+    ),
+}
+
+
+@pytest.mark.parametrize("script", KILLED)
 def test_killed_and_resumed_is_bit_identical(script, small, workspace, tmp_path):
-    epochs = 40
-    if script == "training/train_model.py":
-        flags, name = ["--seed", 5], f"basic_models/TinyTen/bars/checkpoint_seed_05-{epochs}.pt"
-    else:
-        flags = ["--epochs_model", 3, "--alignment", "corr", "--seed", 5, "--num_bends", 4, "--val_freq", 7]
-        name = f"curve_models/TinyTen/bars/checkpoint_align_corr_seeds_01_02-{epochs}.pt"
+    flags, name = KILLED[script]
+    if script != "training/train_model.py":
+        flags = [*flags, "--epochs_model", 3, "--alignment", "corr"]
         for path in (workspace / "model_dicts/curve_models/TinyTen/bars").glob("*corr*"):
             path.unlink()
-    flags = [*small[:4], *small[6:], *flags, "--epochs", epochs]
+    flags = [*small[:4], *small[6:], *flags]
     other = tmp_path / "killed"
     shutil.copytree(workspace, other)
     run(script, *flags, "--root", workspace)
-    last = other / "model_dicts" / name
-    progress_file = last.with_name(last.name.replace(f"-{epochs}.pt", "-resume.pt"))
-    kill_and_resume(script, flags, other, 3, last, progress_file)
+    kill_and_resume(script, flags, other, 3, other / "model_dicts" / name)
     one, resumed = (torch.load(root / "model_dicts" / name, weights_only=True) for root in (workspace, other))
     assert same(one, resumed)
-    assert not progress_file.exists()
-    assert not [path for path in other.rglob(".*") if path.is_file()] or os.name == "nt"
-    histories = [sorted((root / "model_data/training").rglob("*.np*")) for root in (workspace, other)]
-    assert [p.read_bytes() for p in histories[0]] == [p.read_bytes() for p in histories[1]]
+    assert not list(other.rglob("*-resume.pt"))
+    arrays = [sorted(root.rglob("*.np*")) for root in (workspace, other)]
+    assert [path.read_bytes() for path in arrays[0]] == [path.read_bytes() for path in arrays[1]]
+
+
+def test_killed_runs_leave_no_rubbish_that_is_read(workspace):
+    """A temporary file that a killed process left is hidden and ignored."""
+    folder = workspace / "model_dicts/basic_models/TinyTen/bars"
+    (folder / ".checkpoint_seed_01-9.pt.abc").write_bytes(b"half")
+    assert kept_epochs(folder / "checkpoint_seed_01") == [3]
+
+
+def test_pam(small, workspace, capsys):
+    flags = ["--epochs_model", 3, "--alignment", "", "--inner_iters_perm", 3, "--inner_iters_phi", 2, "--lr", 0.5]
+    run("training/train_curve_pam.py", *small, *flags, "--val_freq", 1, 2)
+    printed = capsys.readouterr().out
+    old, new = printed.split("before ")[1].split(".\n")[0], printed.split("along the path ")[1].split(",")[0]
+    assert float(new) <= float(old)
+    curve = ["--epochs_model", 3, "--epochs_curve", 2, "--alignment", "pam_null", "--num_points", 5]
+    run("evaluation/eval_curve.py", *small, *curve)
+    table = np.load(workspace / "model_data/curves/TinyTen/bars/curve_align_pam_null_seeds_01_02-2.npz")
+    folder = workspace / "model_data/training/curve_models/TinyTen/bars"
+    history = np.load(folder / "curve_align_pam_null_seeds_01_02.npz")
+    for i, t in ((1, 0.25), (2, 0.5), (3, 0.75)):  # what training said last is what evaluation finds
+        assert history[f"loss_test_at_{t}"][-1] == pytest.approx(table["loss"][i], rel=1e-4)
+        assert history[f"accuracy_test_at_{t}"][-1] == table["accuracy"][i]
+    assert np.isfinite(history["loss_test_at_0.5"]).tolist() == [False, True]
+    assert len(np.load(folder / "curve_align_pam_null_seeds_01_02_perm1.npz")["loss_train"]) == 3
+    run("training/train_curve_pam.py", *small, *flags)
+    assert capsys.readouterr().out.count("This run is finished") == 2
+
+
+def test_pam_of_a_match_that_lost_its_run(capsys, small, workspace):
+    (workspace / "model_dicts/paired_models/TinyTen/bars/match_pam_corr_seeds_01_02.npy").write_bytes(b"")
+    flags = ["--epochs_model", 3, "--alignment", "corr", "--inner_iters_perm", 1, "--inner_iters_phi", 1]
+    code, line = fails(capsys, "training/train_curve_pam.py", *small, *flags)
+    assert code == 1
+    assert "add --overwrite" in line
+
+
+def test_robust_stages(small, workspace, capsys):
+    for seed in (1, 2):
+        run(
+            "training/train_model_adversarial.py", *small, "--transform", "Adversarial", "--epochs", 2, "--seed", seed
+        )
+    run("alignment/align_models.py", *small, "--epochs", 2, "--adversarial")
+    curve = ["--epochs_model", 2, "--alignment", "corr"]
+    run("training/train_curve_adversarial.py", *small, *curve, "--epochs", 1)
+    capsys.readouterr()
+    points = ["--epochs_curve", 1, "--num_points", 3, "--eval_train", "--bn_images", 64]
+    run("evaluation/eval_adversarial_curve.py", *small, *curve, *points)
+    assert "visualization/viz_adversarial_curve.py" in capsys.readouterr().out
+    table = np.load(workspace / "model_data/adversarial_curves/TinyTen/bars/curve_align_corr_seeds_01_02-1.npz")
+    for split in ("", "_train"):
+        assert (table[f"loss_robust{split}"] >= table[f"loss{split}"] - 1e-6).all()
+        assert (table[f"accuracy_robust{split}"] <= table[f"accuracy{split}"]).all()
+    run(
+        "visualization/viz_adversarial_curve.py",
+        "--dataset",
+        "bars",
+        "--root",
+        workspace,
+        "--epochs",
+        1,
+        "--alignment",
+        "corr",
+    )
+    assert (workspace / "figures/robust_curve_bars_TinyTen.png").exists()
+    run("evaluation/make_tables.py", "--dataset", "bars", "--root", workspace, "--epochs", 1, "--adversarial")
+    expected = f"{table['accuracy'].min():.1f} | "
+    assert expected in capsys.readouterr().out
+    folders = {path.parent.parent.parent.name for path in workspace.rglob("*") if "adversarial" in str(path)}
+    assert {"adversarial_models", "adversarial_paired_models", "adversarial_curve_models"} <= folders
+
+
+def test_robust_networks_are_not_mistaken_for_plain_ones(capsys, small, workspace):
+    dicts = workspace / "model_dicts"
+    shutil.copytree(dicts / "basic_models", dicts / "adversarial_models")
+    code, line = fails(capsys, "alignment/align_models.py", *small, "--epochs", 3, "--adversarial")
+    assert code == 1
+    assert "is a plain network, not a robust one; make that with: python training/train_model_adversarial.py" in line
+    code, line = fails(capsys, "alignment/align_models.py", *small, "--epochs", 3, "--transform", "Adversarial")
+    assert "--transform TinyTen, which normalizes images unlike --transform Adversarial" in line
 
 
 def test_evaluation_goes_on_where_it_stopped(small, workspace, monkeypatch):
@@ -367,6 +471,10 @@ def test_help_and_plain_running(script):
         ("training/train_curve.py", ["--seed_a", "2", "--seed_b", "2"], "a pair needs two networks"),
         ("training/train_curve.py", ["--num_bends", "1"], "2 or above"),
         ("training/train_curve.py", ["--curve", "Spline"], "'Bezier', 'PolyChain'"),
+        ("training/train_curve_pam.py", ["--inner_iters_perm", "0"], "'0' is not a whole number above 0"),
+        ("training/train_curve_pam.py", ["--val_freq", "1", "2", "3"], "one number or two"),
+        ("training/train_model_adversarial.py", ["--epsilon", "-1/255"], "'-1/255' is not between 0 and 1"),
+        ("training/train_model_adversarial.py", ["--epsilon", "8"], "'8' is not between 0 and 1, as 8/255 is"),
         ("evaluation/eval_curve.py", ["--num_points", "1"], "2 or above"),
         ("evaluation/make_tables.py", ["--seed_a", "1", "3"], "a pair is one of each"),
         ("training/train_model.py", ["--dataset", "CIFAR11"], "there is no dataset 'CIFAR11': use one of CIFAR10"),

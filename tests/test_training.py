@@ -1,6 +1,3 @@
-from argparse import Namespace
-from pathlib import Path
-
 import pytest
 import torch
 from conftest import randomize
@@ -13,18 +10,19 @@ from utils.data import load_data
 
 
 @pytest.fixture(scope="module")
-def data(data_path):
-    args = Namespace(
-        dataset="bars", data_path=data_path, transform="TinyTen", use_test=True,
-        num_workers=2, root=Path("nowhere"), device=torch.device("cpu"),
-    )  # fmt: skip
-    return load_data(args)
+def data(namespace):
+    return load_data(namespace())
 
 
 def test_learning_rate_is_the_published_schedule():
     rates = [training.learning_rate(epoch, 0.1, 20, 0.9996) for epoch in (0, 1, 19, 20, 60)]
     expected = [0.1, 0.1 * 0.9996, 0.1 * 0.9996**19, 0.05 * 0.9996**20, 0.0125 * 0.9996**60]
     assert rates == pytest.approx(expected)
+
+
+def test_robust_learning_rate_is_the_published_schedule():
+    rates = [training.robust_learning_rate(epoch, 0.1, 100) for epoch in (0, 50, 70, 90, 99)]
+    assert rates == pytest.approx([0.1, 0.1, 0.1 * (1 + 0.01) / 2, 0.001, 0.001])
 
 
 def test_objective_adds_the_auxiliary_losses():

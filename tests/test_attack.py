@@ -1,0 +1,117 @@
+import foolbox
+import pytest
+import torch
+from torch.nn import functional as F
+
+from models import TinyTen
+from utils import training
+from utils.attack import Attack
+from utils.cli import intensity
+from utils.data import load_data
+
+EPSILON = 16 / 255
+
+
+@pytest.fixture(scope="module", params=["Adversarial", "TinyTen"])
+def images(request, namespace):
+    """Test images that are seen as pixels in [0, 1], and normalized ones."""
+    return load_data(namespace(transform=request.param)).train
+
+
+@pytest.fixture(scope="module")
+def network(images):
+    torch.manual_seed(0)
+    model = TinyTen(4)
+    optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(8):
+        for x, labels in images.augmented(32, generator):
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), labels).backward()
+            optimizer.step()
+    for parameter in model.parameters():
+        parameter.grad = None
+    training.reestimate_batch_norm(model, images, 160)
+    return model
+
+
+def draws():
+    return torch.Generator().manual_seed(1)
+
+
+@pytest.mark.parametrize("steps", [0, 1, 7])
+def test_attacked_images_stay_in_the_ball_and_in_range(images, network, steps):
+    x, labels = next(images.batches(160))
+    attacked = Attack(EPSILON, 0.05, steps)(network, x, labels, images, draws())
+    pixels = images.to_pixels(attacked)
+    assert (pixels - images.to_pixels(x)).abs().max() <= EPSILON + 1e-6
+    assert pixels.min() >= -1e-6
+    assert pixels.max() <= 1 + 1e-6
+    assert not torch.equal(attacked, x)
+
+
+def test_an_empty_ball_is_the_clean_image(images, network):
+    x, labels = next(images.batches(160))
+    assert torch.equal(Attack(0.0, 0.01, 5)(network, x, labels, images, draws()), x)
+    clean = training.evaluate(network, images, 64)
+    assert training.evaluate(network, images, 64, attack=Attack(0.0, 0.01, 5)) == clean
+
+
+def test_loss_grows_with_the_number_of_steps(images, network):
+    losses = [
+        training.evaluate(network, images, 64, attack=Attack(EPSILON, EPSILON / 4, n))[0] for n in (0, 1, 2, 5, 10)
+    ]
+    assert losses == sorted(losses)
+    assert losses[-1] > 1.2 * training.evaluate(network, images, 64)[0]
+
+
+def test_parameters_get_no_gradients(images, network):
+    x, labels = next(images.batches(16))
+    Attack(EPSILON, 0.01, 2)(network, x, labels, images, draws())
+    assert all(parameter.grad is None for parameter in network.parameters())
+
+
+def test_one_step_is_the_sign_of_the_gradient(images, network):
+    x, labels = next(images.batches(16))
+    start = images.to_pixels(Attack(EPSILON, 0.01, 0)(network, x, labels, images, draws())).requires_grad_()
+    F.cross_entropy(network(images.normalize(start)), labels, reduction="sum").backward()
+    pixels = images.to_pixels(x)
+    expected = (start + 0.01 * start.grad.sign()).clamp(pixels - EPSILON, pixels + EPSILON).clamp(0, 1)
+    network.zero_grad(set_to_none=True)
+    attacked = images.to_pixels(Attack(EPSILON, 0.01, 1)(network, x, labels, images, draws()))
+    torch.testing.assert_close(attacked, expected.detach(), atol=1e-5, rtol=0)
+
+
+def test_reestimation_counts_only_the_attacked_images(images, network):
+    """With no step and no ball the attack leaves images, and so statistics, as they are."""
+    training.reestimate_batch_norm(network, images, 64)
+    clean = {name: buffer.clone() for name, buffer in network.named_buffers() if "num" not in name}
+    training.reestimate_batch_norm(network, images, 64, attack=Attack(1e-9, 1e-10, 3))
+    for name, buffer in clean.items():
+        torch.testing.assert_close(dict(network.named_buffers())[name], buffer, rtol=1e-3, atol=1e-4)
+
+
+def test_agrees_with_an_independent_library(images, network):
+    """The same budget leaves the same accuracy, to a point, over all images and three random starts."""
+    network.eval()
+    x = images.to_pixels(torch.cat([x for x, _ in images.batches(160)]))
+    mean, std = (0.0, 1.0) if images.mean is None else (images.mean.flatten(), images.std.flatten())
+    theirs = foolbox.PyTorchModel(
+        network, bounds=(0, 1), preprocessing=None if images.mean is None else {"mean": mean, "std": std, "axis": -3}
+    )
+    pgd = foolbox.attacks.LinfPGD(abs_stepsize=EPSILON / 8, steps=10, random_start=True)
+    accuracies = {"ours": [], "theirs": []}
+    for seed in range(3):
+        torch.manual_seed(seed)
+        _, _, fooled = pgd(theirs, x, images.labels, epsilons=EPSILON)
+        accuracies["theirs"].append(100 - 100 * fooled.double().mean().item())
+        ours = Attack(EPSILON, EPSILON / 8, 10)(network, images.normalize(x), images.labels, images, draws())
+        accuracies["ours"].append(100 * (network(ours).argmax(1) == images.labels).double().mean().item())
+    ours, theirs = (sum(values) / 3 for values in accuracies.values())
+    assert abs(ours - theirs) <= 1
+    assert 5 < ours < 90  # so that agreeing means something
+
+
+@pytest.mark.parametrize("text, value", [("8/255", 8 / 255), ("0.03", 0.03), ("0", 0.0)])
+def test_intensities(text, value):
+    assert intensity(text) == pytest.approx(value)
