@@ -42,8 +42,8 @@ demo-pam-stages:
 		--lr_drop 2 --resume
 	$(RUN) evaluation/eval_curve.py $(PAIR) --epochs_model 8 --epochs_curve 6 --alignment pam_null --num_points 9
 	$(RUN) evaluation/eval_curve.py $(PAIR) --epochs_model 8 --epochs_curve 6 --alignment pam_corr --num_points 9
-	$(RUN) visualization/viz_curve.py $(PAIR) --epochs 6 --alignment '' pam_null pam_corr corr
-	$(RUN) evaluation/make_tables.py $(PAIR) --epochs 6 --alignment '' pam_null pam_corr corr
+	$(RUN) visualization/viz_curve.py $(PAIR) --epochs 6 --alignment '' pam_null pam_corr corr --name pam
+	$(RUN) evaluation/make_tables.py $(PAIR) --epochs 6 --alignment '' pam_null pam_corr corr --name pam
 
 demo-robust: .venv/installed
 	@$(MAKE) --no-print-directory demo-robust-stages

@@ -47,7 +47,7 @@ def main(args):
     print(text)
     for error in missing:
         print(f"Not in the table: {error}")
-    path = args.root / "figures" / f"table_{'robust_' * args.adversarial}{args.dataset}_{'_'.join(args.model)}.md"
+    path = results.output_path(args, "table", "_".join(args.model), "md")
     checkpoint.write_atomically(path, lambda stream: stream.write((text + "\n").encode()))
     cli.finish([path])
 

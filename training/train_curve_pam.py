@@ -56,6 +56,7 @@ def main(args):
     spec = permutation_spec(network_b)
     permutations = load_match(layout, args, network_b) or identity(spec)
     state_a, state_b = network_a.state_dict(), network_b.state_dict()
+    torch.manual_seed(args.seed)
     base = MODELS[args.model](data.num_classes).to(args.device, memory_format=torch.channels_last)
     curve = Curve(base).to(args.device)
     curve.set_point(0, state_a)

@@ -71,16 +71,15 @@ def draw(axis: plt.Axes, x: np.ndarray, values: np.ndarray, **style: object) -> 
 
 
 def finish(
-    args: argparse.Namespace, figure: plt.Figure, axes: Sequence[plt.Axes], title: str, name: str
+    args: argparse.Namespace, figure: plt.Figure, axes: Sequence[plt.Axes], title: str, kind: str, model: str
 ) -> list[Path]:
     """Add title and legend, and save as PNG and PDF under figures/; returns the two paths."""
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)))
     figure.suptitle(title)
-    paths = []
-    for suffix in ("png", "pdf"):
-        paths.append(args.root / "figures" / f"{name}.{suffix}")
+    paths = [results.output_path(args, kind, model, suffix) for suffix in ("png", "pdf")]
+    for path in paths:
         checkpoint.write_atomically(
-            paths[-1], lambda stream, suffix=suffix: figure.savefig(stream, format=suffix, dpi=300)
+            path, lambda stream, path=path: figure.savefig(stream, format=path.suffix[1:], dpi=300)
         )
     return paths

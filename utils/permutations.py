@@ -125,7 +125,8 @@ def soft_permute(
     The matrix of a permutation p has P[i, p[i]] = 1. None leaves a group as it is.
     """
     permuted = dict(parameters)
-    for name in parameters.keys() & spec.axes.keys():
+    # In the order of the spec, in every process: gradients are summed in this order.
+    for name in (name for name in spec.axes if name in parameters):
         for dimension, axis in spec.axes[name].items():
             if all(segment.group is None or matrices[segment.group] is None for segment in axis):
                 continue

@@ -38,6 +38,7 @@ def results_parser(description: str, adversarial: bool = False) -> argparse.Argu
     add("--alignment", nargs="+", default=["", "corr"])
     add("--epochs", nargs="+", type=cli.nonnegative_int, default=[250], help="epochs of curves; 0: straight lines")
     add("--root", type=Path, default=cli.REPOSITORY, help="folder under which results are found and written")
+    add("--name", default="", help="a word for the names of what is written, to keep it beside other figures")
     parser.set_defaults(adversarial=adversarial)
     return parser
 
@@ -51,6 +52,18 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
     if any(a == b for a, b in zip(args.seed_a, args.seed_b, strict=True)):
         parser.error("--seed_a and --seed_b name one network twice: a pair needs two networks")
     return args
+
+
+def output_path(args: argparse.Namespace, kind: str, model: str, suffix: str) -> Path:
+    """Where a figure or table goes: figures/[robust_]KIND_DATASET_MODEL[_NAME].SUFFIX."""
+    parts = [
+        *(["robust"] if args.adversarial else []),
+        kind,
+        args.dataset,
+        model,
+        *([args.name] if args.name else []),
+    ]
+    return args.root / "figures" / f"{'_'.join(parts)}.{suffix}"
 
 
 class Series(NamedTuple):

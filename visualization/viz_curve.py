@@ -46,8 +46,7 @@ def along_curve(args, model, series):
         right.set(ylabel=f"test {words.replace('accuracy', 'loss')} (cross-entropy)")
     for axis in axes.flat:
         axis.set(xlabel="position $t$ on the path from A to B", xlim=(0, 1))
-    name = f"{'robust_' * args.adversarial}curve_{args.dataset}_{model}"
-    return figures.finish(args, figure, axes.flat, f"{model} on {args.dataset}", name)
+    return figures.finish(args, figure, axes.flat, f"{model} on {args.dataset}", "curve", model)
 
 
 def quantities(accuracies):
@@ -71,8 +70,8 @@ def by_epoch(args, model, series):
     for axis, label in zip(axes.flat, ("training accuracy (%)", "training loss (cross-entropy)"), strict=True):
         axis.set(xlabel="epoch", ylabel=label)
         axis.xaxis.get_major_locator().set_params(integer=True)
-    name = f"{'robust_' * args.adversarial}training_{args.dataset}_{model}"
-    return figures.finish(args, figure, axes.flat, f"Learning the curve: {model} on {args.dataset}", name)
+    title = f"Learning the curve: {model} on {args.dataset}"
+    return figures.finish(args, figure, axes.flat, title, "training", model)
 
 
 if __name__ == "__main__":
