@@ -1,7 +1,7 @@
-# make demo   neuron alignment on images that come with the repository, in minutes on a laptop
-# make demo-pam      the permutation learned with the curve, on the demo's networks
-# make demo-robust   the same for adversarially robust networks
-# make test   lint and tests, offline, on the CPU
+# make demo          neuron alignment on images that come with the repository, in minutes on a laptop
+# make demo-pam      the permutation learned together with the curve, between the demo's networks
+# make demo-robust   the demo for adversarially robust networks
+# make test          lint and tests, offline, on the CPU
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -49,7 +49,7 @@ demo-robust: .venv/installed
 	@$(MAKE) --no-print-directory demo-robust-stages
 
 # Attacks of 2 steps in training and of 5 in evaluation; batch norm is re-estimated on 2,000 attacked images.
-ROBUST := --lr_drop 2 --attack_steps 2 --attack_step 5/255 --resume
+ROBUST := --attack_steps 2 --attack_step 5/255 --resume
 ROBUST_EVAL := $(PAIR) --epochs_model 6 --num_points 5 --bn_images 2000
 .PHONY: demo-robust-stages
 demo-robust-stages:

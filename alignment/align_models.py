@@ -13,8 +13,8 @@ import torch
 
 from utils import alignment, checkpoint, cli
 from utils.data import load_data
-from utils.pair import load_endpoint
-from utils.permutations import identity, permutation_spec, rows_from_permutations
+from utils.pair import digests, load_endpoint, traced_spec
+from utils.permutations import identity, rows_from_permutations
 
 
 def parse_args(argv=None, model=None):
@@ -40,13 +40,13 @@ def main(args):
         matches=args.dir_alignment,
     )
     data = load_data(args)
-    network_a, network_b = (
-        load_endpoint(layout, args, data.num_classes, seed, args.epochs).to(
-            args.device, memory_format=torch.channels_last
-        )
-        for seed in (args.seed_a, args.seed_b)
-    )
-    spec = permutation_spec(network_b)
+    network_a, network_b = networks = [
+        load_endpoint(layout, args, data.num_classes, seed, args.epochs) for seed in (args.seed_a, args.seed_b)
+    ]
+    made_for = digests(networks)
+    for network in networks:
+        network.to(args.device, memory_format=torch.channels_last)
+    spec = traced_spec(network_b)
 
     def batches(images, purpose):
         with cli.Progress(-(-len(images) // args.batch_size), "batch", purpose) as progress:
@@ -66,7 +66,7 @@ def main(args):
 
     seeds = (args.seed_a, args.seed_b)
     path = layout.match(args.align_name, *seeds)
-    checkpoint.save_match(path, rows_from_permutations(spec, permutations), args.overwrite)
+    checkpoint.save_match(path, rows_from_permutations(spec, permutations), made_for, args.overwrite)
     print("Mean correlation of matched channels on the test set:")
     labels = [*(row.label for row in spec.rows), "logits"]
     print(f"  {'layer':<28} unaligned  aligned")

@@ -89,7 +89,7 @@ def evaluate(args, data, curve, results):
     with cli.Progress(len(ts) - len(results), "point", "along the curve") as progress:
         for i in range(len(results), len(ts)):
             theta = curve.point(ts[i]).detach()
-            step = (theta - curve.point(ts[max(i - 1, 0)])).double().norm().item()
+            step = (theta - curve.point(ts[max(i - 1, 0)])).norm().item()
             model = curve.place(ts[i])
             training.reestimate_batch_norm(model, for_batch_norm, args.batch_size, args.precision, args.attack)
             figures = {}

@@ -3,11 +3,11 @@ import pytest
 import torch
 from conftest import randomize
 from scipy.optimize import linear_sum_assignment
-from test_permutations import ALL, Unseen, max_relative, model_and_images, random_permutations
+from test_permutations import ALL, Unseen, inverse, max_relative, model_and_images, random_permutations
 
 from models import MODELS
 from utils.alignment import Moments, _samples, align, cross_correlations, mean_correlations
-from utils.permutations import identity, inverse, permutation_spec, permute, trace
+from utils.permutations import identity, permutation_spec, permute, trace
 
 
 def images(name, count=96):

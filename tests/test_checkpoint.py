@@ -71,7 +71,8 @@ def umask():
 
 def test_match_round_trip(tmp_path):
     rows = [np.array([2, 0, 1]), np.array([1, 0]), np.arange(5)]
-    checkpoint.save_match(tmp_path / "m.npy", rows)
+    checkpoint.save_match(tmp_path / "m.npy", rows, ["a", "b"])
+    assert checkpoint.match_networks(tmp_path / "m.npy") == ["a", "b"]
     table = np.load(tmp_path / "m.npy", allow_pickle=False)
     assert table.tolist()[1] == [1, 0, -1, -1, -1]
     for row, loaded in zip(rows, checkpoint.load_match(tmp_path / "m.npy", "make"), strict=True):
@@ -82,6 +83,7 @@ def test_match_of_the_original_code(tmp_path):
     rows = np.empty(3, object)
     rows[:] = [np.array([1, 0]), np.array([2, 1, 0]), np.array([0])]
     np.save(tmp_path / "m.npy", rows, allow_pickle=True)
+    assert checkpoint.match_networks(tmp_path / "m.npy") is None
     for row, loaded in zip(rows, checkpoint.load_match(tmp_path / "m.npy", "make"), strict=True):
         np.testing.assert_array_equal(row, loaded)
 
@@ -115,7 +117,6 @@ def hostile_pt():
 READERS = {
     "checkpoint": (checkpoint.load_checkpoint, hostile_pt),
     "match": (checkpoint.load_match, hostile_npy),
-    "array": (checkpoint.load_array, hostile_npy),
     "arrays": (lambda path, maker: checkpoint.load_arrays(path, maker, "t"), hostile_npz),
 }
 

@@ -122,7 +122,7 @@ def test_roundings():
     sizes = (5, 4)
     generator = torch.Generator().manual_seed(0)
     matrix = pam.project(torch.eye(5).flip(0) + 0.2 * torch.rand(5, 5, generator=generator)).double().numpy()
-    candidates = list(pam.roundings([matrix, None], sizes, seed=0))
+    candidates = list(pam.roundings([matrix, None], [pam.largest_terms(matrix), None], sizes, seed=0))
     assert len(candidates) == 2 + pam.DRAWS
     assert [p.tolist() for p in candidates[0]] == [[0, 1, 2, 3, 4], [0, 1, 2, 3]]
     assert candidates[1][0].tolist() == [4, 3, 2, 1, 0]
@@ -130,23 +130,30 @@ def test_roundings():
     assert len(pam.unique(iter(candidates))) > 2
 
 
-@pytest.mark.parametrize(
-    "screened, expected", [({0: 3, 1: 2, 2: 1}, 2), ({0: 3, 1: 2, 2: 5}, 1), ({0: 1, 1: 2, 2: 3}, 0)]
-)
-def test_the_best_rounding_is_never_worse_than_the_old(screened, expected):
+@pytest.mark.parametrize("estimates, expected", [((3, 2, 1), 2), ((3, 1, 5), 0), ((1, 2, 3), 0)])
+def test_the_best_rounding_is_never_worse_than_the_old(estimates, expected):
+    """The second candidate looks better at times, and never is."""
     candidates = [[np.roll(np.arange(3), shift)] for shift in range(3)]
-
-    def number(candidate):
-        return int(candidate[0].argmin())
-
-    true_loss = {0: 10.0, 1: 11.0, 2: 9.0}
     best, new, old = pam.best_rounding(
-        iter(candidates),
-        lambda candidate: screened[number(candidate)],
-        lambda candidate: true_loss[number(candidate)],
+        candidates,
+        terms=[None],
+        screen=lambda candidate: estimates[candidate[0].argmin()],
+        loss=lambda candidate: (10.0, 11.0, 9.0)[candidate[0].argmin()],
     )
-    assert number(best) == (expected if true_loss[expected] < 10 else 0)
+    assert best[0].argmin() == expected
     assert new <= old == 10.0
+
+
+def test_roundings_are_refined_group_by_group():
+    target = [np.array([1, 0, 2]), np.array([0, 2, 1])]
+
+    def misplaced(candidate):
+        return float(sum((p != q).sum() for p, q in zip(candidate, target, strict=True)))
+
+    terms = [np.array([[0, 1, 2], [2, 1, 0], [1, 0, 2]]), np.array([[0, 1, 2], [0, 2, 1]])]
+    best, new, old = pam.best_rounding([[np.arange(3), np.arange(3)]], terms, misplaced, misplaced)
+    assert [p.tolist() for p in best] == [p.tolist() for p in target]
+    assert (new, old) == (0, 4)
 
 
 def test_a_wrong_tenth_is_mended(namespace, tmp_path):

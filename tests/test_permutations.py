@@ -7,7 +7,6 @@ from torch.nn import functional as F
 
 from models import MODELS
 from utils.permutations import (
-    inverse,
     permutation_spec,
     permutations_from_rows,
     permute,
@@ -44,6 +43,10 @@ def model_and_images(name):
     if name == "Unseen":
         return randomize(Unseen()), torch.randn(3, 3, 8, 8)
     return randomize(MODELS[name](5)), torch.randn(3, 3, 32, 32)
+
+
+def inverse(permutations):
+    return [np.argsort(permutation) for permutation in permutations]
 
 
 def random_permutations(spec, seed=0):

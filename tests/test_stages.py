@@ -112,7 +112,7 @@ def test_published_files(trained):
         for quantity in ("loss", "accuracy")
         for split in ("train", "test")
     }
-    expected.add(m.format("paired_models") + "match_corr_seeds_01_02.npy")
+    expected |= {m.format("paired_models") + f"match_corr_seeds_01_02.{suffix}" for suffix in ("npy", "json")}
     for which in ("aligned", "unaligned"):
         expected.add(d.format("paired_models") + f"corr_{which}_mean_seeds_01_02.npy")
     for tag in ("null", "corr"):
@@ -503,7 +503,29 @@ def test_missing_match_names_the_alignment_command(capsys, small, workspace):
     assert code == 1
     assert "make it with: python alignment/align_models.py" in line
     code, line = fails(capsys, "training/train_curve.py", *small, "--alignment", "pam_", "--epochs_model", 3)
-    assert "train_curve_pam.py" in line
+    assert "python training/train_curve_pam.py" in line
+    assert "--alignment ''" in line
+    code, line = fails(capsys, "training/train_curve.py", *small, "--alignment", "mine", "--epochs_model", 3)
+    assert "--align_name mine" in line
+
+
+def test_a_match_for_other_networks_is_refused(capsys, small, workspace):
+    run("training/train_model.py", *small, "--epochs", 2, "--lr_drop", 1, "--seed", 1, "--overwrite")
+    run("training/train_model.py", *small, "--epochs", 2, "--lr_drop", 1, "--seed", 2, "--overwrite")
+    code, line = fails(capsys, "training/train_curve.py", *small, "--alignment", "corr", "--epochs_model", 2)
+    assert code == 1
+    assert "was made for other networks" in line
+    assert "python alignment/align_models.py" in line
+
+
+def test_a_longer_run_under_way_survives_a_shorter_command(small, workspace, capsys):
+    """Forgetting --epochs must not delete the checkpoint of the longer run."""
+    folder = workspace / "model_dicts/basic_models/TinyTen/bars"
+    longer = torch.load(folder / "checkpoint_seed_01-3.pt", weights_only=True) | {"epoch": 5}
+    torch.save(longer, folder / "checkpoint_seed_01-resume.pt")
+    run("training/train_model.py", *small, "--epochs", 3, "--lr_drop", 1, "--seed", 1)
+    assert "This run is finished" in capsys.readouterr().out
+    assert (folder / "checkpoint_seed_01-resume.pt").exists()
 
 
 def test_missing_curve_names_the_training_command(capsys, small):
@@ -544,7 +566,8 @@ def test_a_match_that_is_none(capsys, small, workspace, kind):
         spec = permutation_spec(MODELS["ResNet32"](4))
         from utils.checkpoint import save_match
 
-        save_match(path, rows_from_permutations(spec, [np.arange(size) for size in spec.sizes]))
+        save_match(path, rows_from_permutations(spec, [np.arange(size) for size in spec.sizes]), [], overwrite=True)
+        path.with_suffix(".json").unlink()
     elif kind == "not a permutation":
         table = np.load(path)
         table[3, 0] = table[3, 1]

@@ -47,13 +47,13 @@ def main(args):
     data = load_data(args)
     state_a, state_b = load_pair(layout, args, data.num_classes)
     linear = layout.curve(*names, 0)
-    checkpoint.save_checkpoint(linear, {"epoch": 0, "model_state": midpoint(state_a, state_b)})
 
     torch.manual_seed(args.seed)
     base = MODELS[args.model](data.num_classes).to(args.device, memory_format=torch.channels_last)
     curve = Curve(base, args.num_bends, args.curve, args.fix_start, args.fix_end).to(args.device)
     next_command = cli.command("evaluation/eval_curve.py", args, "seed_a", "seed_b", "epochs_model", "alignment")
     if not curve.learned_rows:
+        checkpoint.save_checkpoint(linear, {"epoch": 0, "model_state": midpoint(state_a, state_b)})
         print("With two fixed ends and nothing between them there is nothing to learn: the curve is a line.")
         cli.finish([linear], f"{next_command} --epochs_curve 0")
         return
@@ -85,6 +85,7 @@ def main(args):
         schedule=training.schedule_of(args),
         momentum=args.momentum,
     )
+    checkpoint.save_checkpoint(linear, {"epoch": 0, "model_state": midpoint(state_a, state_b)})
     cli.finish([linear, *files], f"{next_command} --epochs_curve {args.epochs}")
 
 

@@ -15,8 +15,8 @@ from utils import checkpoint, cli, pam, training
 from utils.curves import Curve
 from utils.data import load_data
 from utils.errors import UserError
-from utils.pair import load_endpoint, load_match, load_named_match, midpoint
-from utils.permutations import identity, permutation_spec, permute, rows_from_permutations
+from utils.pair import digests, load_endpoint, load_match, midpoint, traced_spec
+from utils.permutations import identity, permute, rows_from_permutations
 
 
 def parse_args(argv=None):
@@ -25,6 +25,11 @@ def parse_args(argv=None):
     cli.add_pair_flags(parser)
     cli.add_alignment_flag(parser)
     add = parser.add_argument
+    # The flags of train_curve.py, at the values for which PAM is defined
+    add("--curve", choices=("Bezier",), default="Bezier", help="PAM's curve is the quadratic Bézier curve")
+    add("--num_bends", type=int, choices=(3,), default=3, help="with its one turning point")
+    add("--fix_start", action="store_true", default=True, help="A is fixed always")
+    add("--fix_end", action="store_true", default=True, help="B is fixed but for its permutation always")
     add("--outer_iters", type=cli.positive_int, default=1, help="how often both phases are gone through")
     add("--inner_iters_perm", type=cli.positive_int, default=20, help="epochs of the permutation phase")
     add("--inner_iters_phi", type=cli.positive_int, default=250, help="epochs of the curve phase")
@@ -50,11 +55,14 @@ def main(args):
         curve_history=args.dir2,
     )
     data = load_data(args)
-    network_a, network_b = (
+    network_a, network_b = networks = [
         load_endpoint(layout, args, data.num_classes, seed, args.epochs_model) for seed in (args.seed_a, args.seed_b)
-    )
-    spec = permutation_spec(network_b)
-    permutations = load_match(layout, args, network_b) or identity(spec)
+    ]
+    spec = traced_spec(network_b)
+    start_name = checkpoint.tag(args.alignment)
+    permutations = identity(spec)
+    if start_name != "null":
+        permutations = load_match(layout, args, spec, networks, start_name)
     state_a, state_b = network_a.state_dict(), network_b.state_dict()
     torch.manual_seed(args.seed)
     base = MODELS[args.model](data.num_classes).to(args.device, memory_format=torch.channels_last)
@@ -62,46 +70,57 @@ def main(args):
     curve.set_point(0, state_a)
     phi = torch.zeros_like(curve.row(0))
 
-    names = (f"pam_{checkpoint.tag(args.alignment)}", args.seed_a, args.seed_b)
+    names = (f"pam_{start_name}", args.seed_a, args.seed_b)
+    stem, history = layout.curve_stem(*names), layout.curve_history(*names)
+    match_names = [f"{names[0]}_iter{i}" for i in range(1, args.outer_iters)] + [names[0]]
+    if args.overwrite:  # all of it at once, so that what comes after can be resumed
+        old_matches = (layout.match(name, *names[1:]) for name in match_names)
+        for path in [*stem.parent.glob(f"{stem.name}[-_]*.pt"), *old_matches]:
+            path.unlink(missing_ok=True)
+        args.overwrite = False
 
     def run(suffix, epochs):
         """The files of one phase; they carry the curve's own name, and a suffix for all but the last."""
-        stem, history = layout.curve_stem(*names), layout.curve_history(*names)
-        settings = training.settings_of(args, "seed_a", "seed_b", "epochs_model", "alignment", "inner_iters_perm")
-        settings |= {"ends": curve.fixed_ends()}
-        history = history.with_name(history.stem + suffix + history.suffix)
-        return training.Run(stem.with_name(stem.name + suffix), settings, epochs, args.save_freq, history)
+        settings = ["seed_a", "seed_b", "epochs_model", "alignment", "outer_iters", "inner_iters_perm"]
+        if args.outer_iters > 1:
+            settings.append("inner_iters_phi")  # a later phase depends on where an earlier one ended
+        return training.Run(
+            stem.with_name(stem.name + suffix),
+            training.settings_of(args, *settings) | {"ends": curve.fixed_ends()},
+            epochs,
+            args.save_freq,
+            history.with_name(history.stem + suffix + history.suffix),
+        )
 
     files = []
-    for iteration in range(1, args.outer_iters + 1):
-        is_last = iteration == args.outer_iters
+    for iteration, match_name in enumerate(match_names, start=1):
         start = permute(state_b, spec, permutations)
         curve.set_point(2, start)
         phase = run(f"_perm{iteration}", args.inner_iters_perm)
-        match_name = names[0] + ("" if is_last else f"_iter{iteration}")
         match = layout.match(match_name, *names[1:])
-        if args.overwrite:
-            match.unlink(missing_ok=True)
-        elif match.exists() and not phase.is_finished:
-            raise UserError(f"{match} is there, but not the run that found it; add --overwrite to find it anew")
         if match.exists():
-            permutations = load_named_match(layout, args, network_b, match_name)
+            if not phase.is_finished:
+                raise UserError(f"{match} is there, but not the run that found it; add --overwrite to find it anew")
+            phase.open(args.resume, overwrite=False)  # refuses a run of other settings
+            permutations = load_match(layout, args, spec, networks, match_name)
         else:
             order = pam.permutation_phase(phase, args, data, curve, start, spec, phi)
             permutations = [p[q] for p, q in zip(permutations, order, strict=True)]
-            checkpoint.save_match(match, rows_from_permutations(spec, permutations), args.overwrite)
+            checkpoint.save_match(match, rows_from_permutations(spec, permutations), digests(networks))
 
         aligned = permute(state_b, spec, permutations)
         base.load_state_dict(aligned)  # so that batch-norm buffers, too, do not depend on where a run was resumed
         curve.set_point(2, aligned)
-        linear = layout.curve(*names, 0)
-        checkpoint.save_checkpoint(linear, {"epoch": 0, "model_state": midpoint(state_a, aligned)})
+        is_last = iteration == args.outer_iters
         phase = run("" if is_last else f"_phi{iteration}", args.inner_iters_phi)
-        files = [match, linear, *pam.curve_phase(phase, args, data, curve, phi)]
+        files = pam.curve_phase(phase, args, data, curve, phi)
         phi = (curve.row(1) - torch.lerp(curve.row(0), curve.row(2), 0.5)).detach()
 
+    linear = layout.curve(*names, 0)
+    checkpoint.save_checkpoint(linear, {"epoch": 0, "model_state": midpoint(state_a, aligned)})
     flags = {"alignment": names[0], "epochs_curve": args.inner_iters_phi}
-    cli.finish(files, cli.command("evaluation/eval_curve.py", args, "seed_a", "seed_b", "epochs_model", **flags))
+    next_command = cli.command("evaluation/eval_curve.py", args, "seed_a", "seed_b", "epochs_model", **flags)
+    cli.finish([match, linear, *files], next_command)
 
 
 if __name__ == "__main__":

@@ -64,12 +64,14 @@ def main(args):
         momentum=args.momentum,
         weight_decay=args.wd,
     )
-    seed_a, seed_b = sorted((args.seed, args.seed + 1 if args.seed % 2 else args.seed - 1))
-    other = seed_a if args.seed == seed_b else seed_b
+    other = args.seed + 1 if args.seed % 2 else abs(args.seed - 1)
     if layout.endpoint(other, args.epochs).exists():
-        next_command = cli.align_command(args, args.epochs, seed_a=seed_a, seed_b=seed_b)
+        seed_a, seed_b = sorted((args.seed, other))
+        folder = {"dir_models": args.dir} if args.dir else {}
+        next_command = cli.align_command(args, args.epochs, seed_a=seed_a, seed_b=seed_b, **folder)
     else:
-        next_command = cli.command("training/train_model.py", args, "epochs", "batch_size", "lr_drop", seed=other)
+        flags = ("epochs", "batch_size", "lr", "wd", "lr_drop", *(("dir",) if args.dir else ()))
+        next_command = cli.command("training/train_model.py", args, *flags, seed=other)
     cli.finish(files, next_command)
 
 

@@ -6,6 +6,7 @@ code's format, by an unpickler that admits numpy's arrays and nothing else.
 """
 
 import io
+import json
 import os
 import pickle
 import re
@@ -147,10 +148,10 @@ def save_arrays(path: Path, **arrays: np.ndarray) -> None:
     write_atomically(path, lambda stream: np.savez(stream, **arrays))
 
 
-def save_match(path: Path, rows: Sequence[np.ndarray], overwrite: bool = True) -> None:
-    """Rows of different lengths as one integer array, padded with −1.
+def save_match(path: Path, rows: Sequence[np.ndarray], networks: list[str], overwrite: bool = False) -> None:
+    """Rows of different lengths as one integer array, padded with −1; and beside it, for which networks it is.
 
-    Without `overwrite`, a match that is there already and is another is a UserError.
+    networks: digests of A and B. Without `overwrite`, a match that is there already and is another is a UserError.
     """
     if path.exists() and not overwrite:
         known = load_match(path, "the same command")
@@ -159,11 +160,13 @@ def save_match(path: Path, rows: Sequence[np.ndarray], overwrite: bool = True) -
                 f"{path} holds another match; add --overwrite to replace it, or --align_name for a new one"
             )
         print("This is the same match as was saved before.")
-        return
     table = np.full((len(rows), max(map(len, rows))), -1, np.int64)
     for padded, row in zip(table, rows, strict=True):
         padded[: len(row)] = row
+    path.with_suffix(".json").unlink(missing_ok=True)  # so that it never speaks of another match than is there
     save_array(path, table)
+    text = json.dumps({"networks": networks})
+    write_atomically(path.with_suffix(".json"), lambda stream: stream.write(text.encode()))
 
 
 # --- reading -----------------------------------------------------------------------------------------------
@@ -215,10 +218,6 @@ def load_state(model: torch.nn.Module, state: Mapping[str, torch.Tensor], path: 
         raise UserError(f"{path} holds weights that are not finite numbers; make it anew with: {maker}")
 
 
-def load_array(path: Path, maker: str) -> np.ndarray:
-    return _read(path, maker, "an array", lambda: np.load(path, allow_pickle=False))
-
-
 def load_arrays(path: Path, maker: str, *names: str) -> dict[str, np.ndarray]:
     """The arrays of an .npz file, which must have all of `names`."""
 
@@ -231,6 +230,14 @@ def load_arrays(path: Path, maker: str, *names: str) -> dict[str, np.ndarray]:
         return arrays
 
     return _read(path, maker, "a table of results", read)
+
+
+def match_networks(path: Path) -> list[str] | None:
+    """The digests of the networks for which a match was made; None for a match that comes without."""
+    beside = path.with_suffix(".json")
+    if not beside.exists():
+        return None
+    return _read(beside, "deleting it", "a note on a match", lambda: json.loads(beside.read_text())["networks"])
 
 
 class Results:

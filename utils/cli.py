@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from models import MODELS
 from utils.attack import Attack
+from utils.checkpoint import tag
 from utils.curves import CURVES
 from utils.data import TRANSFORMS
 from utils.errors import UserError
@@ -33,7 +34,7 @@ def run(parse_args: Callable[[], argparse.Namespace], main: Callable[[argparse.N
     except torch.OutOfMemoryError:
         sys.exit(_complain("the device is out of memory; try a smaller --batch_size", 1))
     except KeyboardInterrupt:
-        resumes = " Run the same command with --resume to go on." if hasattr(args, "resume") else ""
+        resumes = " Run it with --resume (and without --overwrite) to go on." if hasattr(args, "resume") else ""
         sys.exit(_complain(f"interrupted.{resumes}", 130))
 
 
@@ -128,7 +129,8 @@ def stage_parser(description: str, batch_size: int, model: str | None = None) ->
     )
     add("--root", type=Path, default=REPOSITORY, help="folder under which all results are written and found")
     add("--device", help="default: cuda, else mps, else cpu")
-    add("--precision", choices=("fp32", "bf16"), default="fp32", help="bf16: run the networks under autocast")
+    precision_help = "tf32: faster, less exact products on CUDA; bf16: run the networks under autocast"
+    add("--precision", choices=("fp32", "tf32", "bf16"), default="fp32", help=precision_help)
     parser.set_defaults(adversarial=False, momentum=0.9)
     return parser
 
@@ -199,7 +201,7 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
     if hasattr(args, "seed_a") and args.seed_a == args.seed_b:
         parser.error(f"--seed_a and --seed_b are both {args.seed_a}: a pair needs two networks")
     if getattr(args, "transform", "") is None:
-        args.transform = "Adversarial" if args.adversarial else args.model
+        args.transform = default_transform(args.model, args.adversarial)
     args.attack = None
     if getattr(args, "attack_steps", None) is not None:
         published = 4 / 255 if args.dataset == "TINY-IMAGENET-200" else 8 / 255
@@ -208,7 +210,16 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
         args.attack = Attack(args.epsilon, args.attack_step, args.attack_steps)
     if hasattr(args, "device"):
         args.device = choose_device(parser, args.device)
+        torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.allow_tf32 = args.precision == "tf32"
+        torch.backends.cuda.matmul.allow_tf32 = args.precision == "tf32"
     return args
+
+
+def default_transform(model: str, adversarial: bool) -> str:
+    if adversarial:
+        return "Adversarial_GoogLeNet" if model == "GoogLeNet" else "Adversarial"
+    return model
 
 
 def choose_device(parser: argparse.ArgumentParser, name: str | None) -> torch.device:
@@ -223,7 +234,6 @@ def choose_device(parser: argparse.ArgumentParser, name: str | None) -> torch.de
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         parser.error(f"--device {name} cannot be used here: {str(error).splitlines()[0]}")
-    torch.backends.cudnn.benchmark = True
     return device
 
 
@@ -292,21 +302,34 @@ def command(script: str, args: argparse.Namespace, *names: str, **values: object
     flags = {name: getattr(args, name) for name in ("model", "dataset", *names) if hasattr(args, name)} | values
     adversarial = getattr(args, "adversarial", False)
     script = ADVERSARIAL_SCRIPTS.get(script, script) if adversarial else script
-    usual = "Adversarial" if adversarial else flags.get("model")
-    if getattr(args, "transform", None) not in (None, usual):
-        flags["transform"] = args.transform
+    words = []
+    if script.startswith(("training/", "alignment/", "evaluation/eval_")):
+        if getattr(args, "transform", None) not in (None, default_transform(flags["model"], adversarial)):
+            flags["transform"] = args.transform
+        folders = () if script.startswith("training/train_model") else ("dir_models", "dir_alignment")
+        for name in ("data_path", *folders):
+            if getattr(args, name, None) is not None:
+                flags.setdefault(name, getattr(args, name))
+        if not getattr(args, "use_test", True):
+            words.append("--no-use_test")
     if args.root != REPOSITORY:
         flags["root"] = args.root
-    if getattr(args, "data_path", None):
-        flags["data_path"] = args.data_path
-    words = ["python", script]
-    for name, value in flags.items():
-        words += [f"--{name}", shlex.quote(str(value))]
     if adversarial and script not in ADVERSARIAL_SCRIPTS.values():
         words.append("--adversarial")
-    return " ".join(words)
+    given = [word for name, value in flags.items() for word in (f"--{name}", shlex.quote(str(value)))]
+    return " ".join(["python", script, *given, *words])
 
 
-def align_command(args: argparse.Namespace, epochs: int, **seeds: int) -> str:
+def align_command(args: argparse.Namespace, epochs: int, name: str = "corr", **seeds: int) -> str:
+    """The command that makes the match `name`."""
     script = "align_googlenet.py" if args.model == "GoogLeNet" else "align_models.py"
-    return command(f"alignment/{script}", args, epochs=epochs, **seeds)
+    named = {} if name == "corr" else {"align_name": name}
+    return command(f"alignment/{script}", args, epochs=epochs, **seeds, **named)
+
+
+def curve_command(args: argparse.Namespace, alignment: str, epochs: int, **flags: object) -> str:
+    """The command that learns a curve for `epochs` epochs: PAM's, for an alignment that PAM finds."""
+    if not tag(alignment).startswith("pam_"):
+        return command("training/train_curve.py", args, **flags, alignment=alignment, epochs=epochs)
+    start = tag(alignment).removeprefix("pam_").removeprefix("null")
+    return command("training/train_curve_pam.py", args, **flags, alignment=start, inner_iters_phi=epochs)

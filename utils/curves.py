@@ -31,6 +31,11 @@ def polychain(t: torch.Tensor, num_bends: int) -> torch.Tensor:
 CURVES: dict[str, Callable[[torch.Tensor, int], torch.Tensor]] = {"Bezier": bezier, "PolyChain": polychain}
 
 
+def digest(vector: torch.Tensor) -> str:
+    """A hash of the numbers in a tensor."""
+    return hashlib.sha256(vector.detach().cpu().numpy().tobytes()).hexdigest()
+
+
 class FlatParameters:
     """Converts between a model's parameters and one vector.
 
@@ -130,8 +135,7 @@ class Curve(nn.Module):
 
     def digests(self) -> list[str]:
         """A digest of every control point, by which results tell from which networks they were made."""
-        rows = (self.row(index).detach().cpu() for index in range(self.num_bends))
-        return [hashlib.sha256(row.numpy().tobytes()).hexdigest() for row in rows]
+        return [digest(self.row(index)) for index in range(self.num_bends)]
 
     def fixed_ends(self) -> dict[int, str]:
         """The digests of the fixed control points: between which networks the curve is learned."""

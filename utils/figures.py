@@ -42,10 +42,10 @@ def panels(rows: int, columns: int) -> tuple[plt.Figure, np.ndarray]:
 
 
 def line_style(args: argparse.Namespace, series: results.Series) -> dict[str, object]:
-    """Colour tells the alignment, dashes the straight line."""
+    """Colour tells the alignment, dashes the straight line, other strokes curves of other numbers of epochs."""
     return {
         "color": results.colour(series.alignment, args.alignment),
-        "linestyle": "--" if series.is_line else "-",
+        "linestyle": "--" if series.is_line else ("-", "-.", ":")[series.rank % 3],
         "marker": "o" if series.is_line else "s",
         "label": series.words,
     }

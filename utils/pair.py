@@ -1,15 +1,15 @@
 """A pair of trained networks: A, and B with its neurons permuted to match A's."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
 
 from models import MODELS
 from utils import checkpoint, cli
-from utils.curves import Curve
+from utils.curves import Curve, FlatParameters, digest
 from utils.errors import UserError
-from utils.permutations import identity, permutation_spec, permutations_from_rows, permute
+from utils.permutations import PermutationSpec, permutation_spec, permutations_from_rows, permute
 
 
 def load_endpoint(layout: checkpoint.Layout, args, num_classes: int, seed: int, epochs: int) -> nn.Module:
@@ -35,38 +35,57 @@ def _is_normalized(transform: str) -> bool:
     return not transform.startswith("Adversarial")
 
 
-def match_name(alignment: str) -> str | None:
-    """The name of the match that --alignment asks for; None for unaligned networks ('' or null)."""
-    tag = checkpoint.tag(alignment)
-    return None if tag == "null" else tag
-
-
-def load_match(layout: checkpoint.Layout, args, model: nn.Module) -> list | None:
-    """The permutations, one a group, that --alignment asks for; None for unaligned networks."""
-    name = match_name(args.alignment)
-    return None if name is None else load_named_match(layout, args, model, name)
-
-
-def load_named_match(layout: checkpoint.Layout, args, model: nn.Module, name: str) -> list:
-    """The permutations, one a group, of the match called `name`. UserError if there is none that fits."""
-    path = layout.match(name, args.seed_a, args.seed_b)
-    if name.startswith("pam_"):
-        start = "" if name == "pam_null" else name.removeprefix("pam_")
-        maker = cli.command("training/train_curve_pam.py", args, "seed_a", "seed_b", "epochs_model", alignment=start)
-    else:
-        maker = cli.align_command(args, args.epochs_model, seed_a=args.seed_a, seed_b=args.seed_b)
+def traced_spec(model: nn.Module) -> PermutationSpec:
+    """permutation_spec, with what it refuses as a UserError."""
     try:
-        return permutations_from_rows(permutation_spec(model), checkpoint.load_match(path, maker))
+        return permutation_spec(model)
+    except ValueError as error:
+        raise UserError(f"{type(model).__name__} cannot be aligned: {error}") from error
+
+
+def load_match(
+    layout: checkpoint.Layout, args, spec: PermutationSpec, networks: Sequence[nn.Module], name: str
+) -> list:
+    """The permutations, one a group, of the match called `name`.
+
+    Raises UserError if there is none, or it is for another architecture, or was made for other networks.
+    """
+    path = layout.match(name, args.seed_a, args.seed_b)
+    seeds = {"seed_a": args.seed_a, "seed_b": args.seed_b}
+    if name.startswith("pam_"):
+        if args.adversarial:
+            raise UserError("PAM is for plain networks; use --alignment corr or ''", exit_code=2)
+        epochs = getattr(args, "epochs_curve", None) or getattr(args, "inner_iters_phi", None) or args.epochs
+        maker = cli.curve_command(args, name, epochs, **seeds, epochs_model=args.epochs_model)
+    else:
+        maker = cli.align_command(args, args.epochs_model, name, **seeds)
+    rows = checkpoint.load_match(path, maker)
+    made_for = checkpoint.match_networks(path)
+    if made_for not in (None, digests(networks)):
+        raise UserError(
+            f"{path} was made for other networks, of other epochs or trained anew; "
+            f"make it for these with: {maker} --overwrite"
+        )
+    try:
+        return permutations_from_rows(spec, rows)
     except ValueError as error:
         raise UserError(f"{path} is not a match for {args.model}: {error}; make one with: {maker}") from error
 
 
+def digests(networks: Sequence[nn.Module]) -> list[str]:
+    """A digest of each network's weights, by which a match tells for which networks it was made."""
+    return [digest(FlatParameters(network).flatten(network.state_dict())) for network in networks]
+
+
 def load_pair(layout: checkpoint.Layout, args, num_classes: int) -> tuple[dict, dict]:
-    """The state dicts of A and of B as the curve sees it, permuted unless --alignment is ''."""
+    """The state dicts of A and of B as the curve sees it, permuted unless --alignment is '' (or null)."""
     a = load_endpoint(layout, args, num_classes, args.seed_a, args.epochs_model)
     b = load_endpoint(layout, args, num_classes, args.seed_b, args.epochs_model)
-    spec = permutation_spec(b)
-    permutations = load_match(layout, args, b) or identity(spec)
+    name = checkpoint.tag(args.alignment)
+    if name == "null":
+        return a.state_dict(), b.state_dict()
+    spec = traced_spec(b)
+    permutations = load_match(layout, args, spec, (a, b), name)
     return a.state_dict(), permute(b.state_dict(), spec, permutations)
 
 
@@ -75,7 +94,6 @@ def load_curve(layout: checkpoint.Layout, args, num_classes: int) -> Curve:
 
     Raises UserError if a file is missing, or the curve was learned between other networks.
     """
-    names = ("seed_a", "seed_b", "epochs_model", "alignment")
     state_a, state_b = load_pair(layout, args, num_classes)
     base = MODELS[args.model](num_classes).to(memory_format=torch.channels_last)
     if args.epochs_curve == 0:
@@ -83,7 +101,8 @@ def load_curve(layout: checkpoint.Layout, args, num_classes: int) -> Curve:
         learned = None
     else:
         path = layout.curve(args.alignment, args.seed_a, args.seed_b, args.epochs_curve)
-        maker = cli.command("training/train_curve.py", args, *names, epochs=args.epochs_curve)
+        ends = {name: getattr(args, name) for name in ("seed_a", "seed_b", "epochs_model")}
+        maker = cli.curve_command(args, args.alignment, args.epochs_curve, **ends)
         learned = checkpoint.load_checkpoint(path, maker)
         settings = learned.get("settings", {})  # the original code saves none: three control points
         flags = {name: settings[name] for name in ("num_bends", "curve", "fix_start", "fix_end") if name in settings}

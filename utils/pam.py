@@ -23,7 +23,9 @@ from utils.permutations import PermutationSpec, permute, soft_permute
 NU = 1000.0  # strength of the proximal step: the larger, the weaker
 ROUNDS = 20  # of the projection, at least
 TOLERANCE = 1e-6  # a projected matrix has no entry below −TOLERANCE
+PERMUTATION_DROP = 20  # epochs after which the permutations' learning rate is halved, whatever the curve's
 DRAWS = 32  # random roundings that compete with the nearest and the old permutation
+REFINED = 4  # largest terms of each group that are tried on the best candidate, group by group
 TERMS = 11  # of a decomposition, the largest, among which they draw
 SCREENED_IMAGES = 2_500  # training images on which roundings are compared; the winner has to hold on all
 
@@ -95,22 +97,26 @@ def project(matrices: torch.Tensor) -> torch.Tensor:
             rows = matrices.sum(-1, keepdim=True) - 1
             columns = matrices.sum(-2, keepdim=True) - 1
             matrices = matrices - rows / n - columns / n + rows.sum(-2, keepdim=True) / n**2
-        if matrices.min() >= -TOLERANCE:
+        if not matrices.min() < -TOLERANCE:  # also where learning diverged and nothing compares
             break
     return matrices
 
 
-def birkhoff(matrix: np.ndarray, tolerance: float = 1e-4) -> tuple[np.ndarray, np.ndarray]:
+def birkhoff(
+    matrix: np.ndarray, tolerance: float = 1e-4, max_terms: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """A doubly stochastic matrix (n, n) as Σ_k weights[k] · permutation k: weights (k,) and index arrays (k, n).
 
     Birkhoff and von Neumann: as long as more than `tolerance` of the matrix is left, take the assignment of
     largest product on what is left, at the weight of its smallest entry. Weights sum to 1.
+
+    max_terms: stop after so many; large weights are found early, but the sum is the matrix no more.
     """
     rest = np.clip(np.asarray(matrix, np.float64), 0, None)
     n = len(rest)
     weights, permutations = [], []
     places = np.arange(n)
-    while rest.sum() / n > tolerance:
+    while rest.sum() / n > tolerance and len(weights) != max_terms:
         support = rest > tolerance / n**2
         permutation = linear_sum_assignment(
             np.where(support, np.log(np.where(support, rest, 1)), -1e6), maximize=True
@@ -124,11 +130,16 @@ def birkhoff(matrix: np.ndarray, tolerance: float = 1e-4) -> tuple[np.ndarray, n
     return np.array(weights) / np.sum(weights), np.array(permutations)
 
 
-def roundings(matrices: Sequence[np.ndarray | None], sizes: Sequence[int], seed: int) -> Iterator[list[np.ndarray]]:
+Terms = tuple[np.ndarray, np.ndarray]  # weights (k,) and index arrays (k, C)
+
+
+def roundings(
+    matrices: Sequence[np.ndarray | None], terms: Sequence[Terms | None], sizes: Sequence[int], seed: int
+) -> Iterator[list[np.ndarray]]:
     """Candidates for the permutations near soft ones, an index array a group.
 
     First the old permutation (the identity), then the assignment nearest to each P, then DRAWS that take, for each
-    group, one of the TERMS largest terms of P's decomposition with probability by weight.
+    group, one of the `terms`, the largest of P's decomposition, with probability by weight.
     """
     identity = [np.arange(size) for size in sizes]
     yield identity
@@ -136,7 +147,6 @@ def roundings(matrices: Sequence[np.ndarray | None], sizes: Sequence[int], seed:
         place if matrix is None else linear_sum_assignment(matrix, maximize=True)[1]
         for matrix, place in zip(matrices, identity, strict=True)
     ]
-    terms = [None if matrix is None else _largest_terms(matrix) for matrix in matrices]
     generator = np.random.default_rng(seed)
     for _ in range(DRAWS):
         yield [
@@ -145,25 +155,33 @@ def roundings(matrices: Sequence[np.ndarray | None], sizes: Sequence[int], seed:
         ]
 
 
-def _largest_terms(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    weights, permutations = birkhoff(matrix)
+def largest_terms(matrix: np.ndarray) -> Terms:
+    """The TERMS largest terms of P's decomposition, weights summing to 1, the largest first."""
+    weights, permutations = birkhoff(matrix, max_terms=5 * TERMS)  # all of a wide layer's would take hours
     largest = np.argsort(-weights, kind="stable")[:TERMS]
     return weights[largest] / weights[largest].sum(), permutations[largest]
 
 
 def best_rounding(
-    candidates: Iterator[list[np.ndarray]],
+    candidates: Sequence[list[np.ndarray]],
+    terms: Sequence[np.ndarray | None],
     screen: Callable[[list[np.ndarray]], float],
     loss: Callable[[list[np.ndarray]], float],
 ) -> tuple[list[np.ndarray], float, float]:
-    """The candidate of lowest loss, with its loss and that of the first candidate, which it never exceeds.
+    """The best permutations found, with their loss and that of the first candidate, which it never exceeds.
 
-    Candidates are compared by `screen`, a cheap estimate; the winner has to beat the first by `loss` itself.
+    The best of the candidates by `screen`, a cheap estimate, is refined: group by group, it takes the first of that
+    group's `terms` (k, C) that lower the estimate. The result has to beat the first candidate by `loss` itself.
     """
-    first, *others = unique(candidates)
-    old = loss(first)
-    best = min([first, *others], key=screen)
-    new = loss(best) if best is not first else old
+    first = candidates[0]
+    estimates = [screen(candidate) for candidate in candidates]
+    best, lowest = candidates[int(np.argmin(estimates))], min(estimates)
+    for group, permutations in enumerate(terms):
+        for permutation in () if permutations is None else permutations[:REFINED]:
+            tried = [*best[:group], permutation, *best[group + 1 :]]
+            if not np.array_equal(permutation, best[group]) and (estimate := screen(tried)) < lowest:
+                best, lowest = tried, estimate
+    old, new = loss(first), loss(best)
     return (best, new, old) if new < old else (first, old, old)
 
 
@@ -221,7 +239,7 @@ def permutation_phase(
             lambda t: curve.place_vector(soft_point(t)), args, data.train, data.test
         ),
         val_freq=args.val_freq[0],
-        schedule=lambda epoch: training.schedule_of(args)(epoch) / 2,
+        schedule=lambda epoch: training.learning_rate(epoch, args.lr / 2, PERMUTATION_DROP, args.lr_decay),
         momentum=0.0,
         after_step=soft.proximal_step,
     )
@@ -234,8 +252,10 @@ def permutation_phase(
         return loss
 
     matrices = [None if m is None else m.detach().cpu().double().numpy() for m in soft.matrices()]
+    terms = [None if matrix is None else largest_terms(matrix) for matrix in matrices]
     best, new, old = best_rounding(
-        roundings(matrices, spec.sizes, args.seed),
+        unique(roundings(matrices, terms, spec.sizes, args.seed)),
+        [None if term is None else term[1] for term in terms],
         screen=loss_on(data.train.subset(data.train.spread(SCREENED_IMAGES))),
         loss=loss_on(data.train),
     )

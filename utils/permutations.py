@@ -148,11 +148,6 @@ def identity(spec: PermutationSpec) -> list[np.ndarray]:
     return [np.arange(size) for size in spec.sizes]
 
 
-def inverse(permutations: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """The permutations that undo the given ones."""
-    return [np.argsort(permutation) for permutation in permutations]
-
-
 def rows_from_permutations(spec: PermutationSpec, permutations: Sequence[np.ndarray]) -> list[np.ndarray]:
     """A match: for each activation, in forward order, the index array over its channels."""
     return [axis_index(row.axis, permutations) for row in spec.rows]

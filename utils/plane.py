@@ -1,4 +1,4 @@
-"""Geometry of curves in parameter space: planes, arc length, averages along a path. All in float64."""
+"""Geometry of curves in parameter space: planes, arc length, averages along a path. All in float64, on the CPU."""
 
 import numpy as np
 import torch
@@ -9,7 +9,7 @@ def plane_basis(a: torch.Tensor, b: torch.Tensor, bend: torch.Tensor) -> tuple[t
 
     Where the bend lies on the line through A and B, v is 0: no direction is told from another.
     """
-    a, b, bend = a.double(), b.double(), bend.double()
+    a, b, bend = (row.to("cpu", torch.float64) for row in (a, b, bend))
     u = b - a
     length = u.norm()
     u = u / length if length > 0 else u
@@ -22,7 +22,7 @@ def plane_basis(a: torch.Tensor, b: torch.Tensor, bend: torch.Tensor) -> tuple[t
 
 def plane_coordinates(point: torch.Tensor, origin: torch.Tensor, u: torch.Tensor, v: torch.Tensor) -> np.ndarray:
     """Coordinates (2,) of a point in the plane, in units of parameter space (Euclidean)."""
-    offset = point.double() - origin.double()
+    offset = point.to("cpu", torch.float64) - origin.to("cpu", torch.float64)
     return np.array([torch.dot(offset, u).item(), torch.dot(offset, v).item()])
 
 

@@ -72,19 +72,24 @@ class Series(NamedTuple):
     model: str
     alignment: str
     epochs: int
+    words: str
+    rank: int  # among the curves' numbers of epochs, where there are several
 
     @property
     def is_line(self) -> bool:
         return self.epochs == 0
 
-    @property
-    def words(self) -> str:
-        alignment = ALIGNMENTS.get(checkpoint.tag(self.alignment), (self.alignment,))[0]
-        return f"{'line' if self.is_line else 'curve'}, {alignment}"
-
 
 def series_of(args: argparse.Namespace, model: str) -> list[Series]:
-    return [Series(model, alignment, epochs) for epochs in sorted(args.epochs) for alignment in args.alignment]
+    curves = sorted(set(args.epochs) - {0})
+    series = []
+    for epochs in sorted(set(args.epochs)):
+        path = "line" if epochs == 0 else "curve" if len(curves) == 1 else f"curve of {epochs} epochs"
+        for alignment in args.alignment:
+            words = ALIGNMENTS.get(checkpoint.tag(alignment), (alignment,))[0]
+            rank = curves.index(epochs) if epochs else 0
+            series.append(Series(model, alignment, epochs, f"{path}, {words}", rank))
+    return series
 
 
 def colour(alignment: str, alignments: Sequence[str]) -> str:
@@ -95,17 +100,24 @@ def colour(alignment: str, alignments: Sequence[str]) -> str:
 
 
 def eval_command(args: argparse.Namespace, series: Series, seed_a: int, seed_b: int) -> str:
-    pair = argparse.Namespace(**{**vars(args), "model": series.model})
-    flags = {"seed_a": seed_a, "seed_b": seed_b, "alignment": series.alignment, "epochs_curve": series.epochs}
-    if not series.is_line:
-        flags["epochs_model"] = series.epochs
-    return cli.command("evaluation/eval_curve.py", pair, **flags)
+    flags = {"seed_a": seed_a, "seed_b": seed_b, "epochs_model": _epochs_model(args, series, seed_a)}
+    flags |= {"alignment": series.alignment, "epochs_curve": series.epochs}
+    return cli.command("evaluation/eval_curve.py", _one_model(args, series), **flags)
 
 
 def train_command(args: argparse.Namespace, series: Series, seed_a: int, seed_b: int) -> str:
-    flags = {"seed_a": seed_a, "seed_b": seed_b, "alignment": series.alignment, "epochs": series.epochs}
-    pair = argparse.Namespace(**{**vars(args), "model": series.model})
-    return cli.command("training/train_curve.py", pair, **flags)
+    flags = {"seed_a": seed_a, "seed_b": seed_b, "epochs_model": _epochs_model(args, series, seed_a)}
+    return cli.curve_command(_one_model(args, series), series.alignment, series.epochs, **flags)
+
+
+def _one_model(args: argparse.Namespace, series: Series) -> argparse.Namespace:
+    return argparse.Namespace(**{**vars(args), "model": series.model})
+
+
+def _epochs_model(args: argparse.Namespace, series: Series, seed: int) -> int:
+    """The epochs of the networks that are there, for a command that has to name some; else those of the curve."""
+    layout = checkpoint.Layout(args.root, series.model, args.dataset, args.adversarial)
+    return (checkpoint.kept_epochs(layout.endpoint_stem(seed)) or [series.epochs or 250])[-1]
 
 
 def load_series(args: argparse.Namespace, series: Series) -> list[dict[str, np.ndarray]]:

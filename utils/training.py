@@ -201,38 +201,56 @@ class Run:
         return ckpt.kept(self.stem, self.epochs).exists()
 
     def save(self, epoch: int, state: Mapping[str, object]) -> None:
-        # The kept one first: a run killed in between repeats the epoch, and so lacks no file that it should keep.
+        # In this order a run that is killed in between repeats the epoch, and lacks no file that it should have.
+        if epoch == self.epochs:
+            self.save_history(state["history"])
         if epoch == self.epochs or epoch % self.save_freq == 0:
             ckpt.save_checkpoint(ckpt.kept(self.stem, epoch), state)
         if epoch < self.epochs:
             ckpt.save_checkpoint(ckpt.rolling(self.stem), state)
 
-    def close(self, history: Mapping[str, list[float]], trained: bool) -> list[Path]:
-        """Write the history, remove the checkpoint of the run under way, and return the files of the result."""
-        files = [self.history] if isinstance(self.history, Path) else [self.history[name] for name in history]
-        if history and (trained or not all(path.exists() for path in files)):
-            arrays = {name: np.array(values) for name, values in history.items()}
-            if isinstance(self.history, Path):
-                ckpt.save_arrays(self.history, **arrays)
-            else:
-                for name, values in arrays.items():
-                    ckpt.save_array(self.history[name], values)
-        ckpt.rolling(self.stem).unlink(missing_ok=True)
-        return [ckpt.kept(self.stem, self.epochs), *(path for path in files if path.exists())]
+    def history_files(self, history: Mapping[str, object]) -> list[Path]:
+        if isinstance(self.history, Path):
+            return [self.history] if history else []
+        return [self.history[name] for name in history]
+
+    def save_history(self, history: Mapping[str, list[float]]) -> None:
+        arrays = {name: np.array(values) for name, values in history.items()}
+        if isinstance(self.history, Path):
+            ckpt.save_arrays(self.history, **arrays)
+        else:
+            for name, values in arrays.items():
+                ckpt.save_array(self.history[name], values)
+
+    def close(self, history: Mapping[str, list[float]]) -> list[Path]:
+        """Remove the checkpoint of the run under way, mend a lost history, and return the files of the result."""
+        files = self.history_files(history)
+        if not all(path.exists() for path in files):
+            self.save_history(history)
+        rolling = ckpt.rolling(self.stem)
+        # One at a later epoch is of a longer run, which is not finished.
+        if rolling.exists() and ckpt.load_checkpoint(rolling, "--overwrite").get("epoch", 0) <= self.epochs:
+            rolling.unlink()
+        return [ckpt.kept(self.stem, self.epochs), *files]
 
 
 def _random_states(generator: torch.Generator, device: torch.device) -> dict[str, torch.Tensor]:
     states = {"draws": generator.get_state(), "cpu": torch.get_rng_state()}
     if device.type != "cpu":
-        states["device"] = torch.get_device_module(device).get_rng_state()
+        states["device"] = torch.get_device_module(device).get_rng_state(*_of_device(device))
     return states
+
+
+def _of_device(device: torch.device) -> tuple[torch.device, ...]:
+    """The argument that CUDA's random state wants, to be that of a device other than the first."""
+    return (device,) if device.type == "cuda" else ()
 
 
 def _restore_random_states(states: Mapping[str, torch.Tensor], generator: torch.Generator, device) -> None:
     generator.set_state(states["draws"])
     torch.set_rng_state(states["cpu"])
     if "device" in states and device.type != "cpu":
-        torch.get_device_module(device).set_rng_state(states["device"])
+        torch.get_device_module(device).set_rng_state(states["device"], *_of_device(device))
 
 
 # images (b, 3, H, W), labels (b,), random draws → output, penalty
@@ -380,7 +398,7 @@ def fit(
                 },
             )
             progress.line(f"epoch {epoch + 1}/{run.epochs}  " + in_words(figures))
-    return run.close(history, trained=first_epoch < run.epochs)
+    return run.close(history)
 
 
 def _record(history: dict[str, list[float]], epoch: int, figures: Mapping[str, float]) -> None:

@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from utils import checkpoint, cli, figures, results
+from utils.errors import UserError
 
 
 def parse_args(argv=None, description=__doc__, adversarial=False):
@@ -63,6 +64,8 @@ def by_epoch(args, model, series):
             path = layout.curve_history(s.alignment, *pair)
             maker = results.train_command(args, s, *pair)
             histories.append(checkpoint.load_arrays(path, maker, "loss_train", "accuracy_train"))
+            if len(histories[-1]["loss_train"]) < s.epochs:
+                raise UserError(f"{path} has fewer than {s.epochs} epochs; make it with: {maker} --resume")
         style = figures.line_style(args, s)
         for axis, quantity in zip(axes.flat, ("accuracy_train", "loss_train"), strict=True):
             values = np.stack([history[quantity][: s.epochs] for history in histories])
