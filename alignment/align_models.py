@@ -13,7 +13,7 @@ import torch
 
 from utils import alignment, checkpoint, cli
 from utils.data import load_data
-from utils.pair import digests, load_endpoint, traced_spec
+from utils.pair import digests, layout_of, load_endpoint, traced_spec
 from utils.permutations import identity, rows_from_permutations
 
 
@@ -31,14 +31,7 @@ def parse_args(argv=None, model=None):
 
 def main(args):
     torch.manual_seed(args.seed)
-    layout = checkpoint.Layout(
-        args.root,
-        args.model,
-        args.dataset,
-        args.adversarial,
-        models=args.dir_models,
-        matches=args.dir_alignment,
-    )
+    layout = layout_of(args)
     data = load_data(args)
     network_a, network_b = networks = [
         load_endpoint(layout, args, data.num_classes, seed, args.epochs) for seed in (args.seed_a, args.seed_b)

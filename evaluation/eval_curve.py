@@ -13,7 +13,7 @@ import numpy as np
 
 from utils import checkpoint, cli, training
 from utils.data import load_data
-from utils.pair import load_curve
+from utils.pair import layout_of, load_curve
 from utils.plane import path_average, plane_basis, plane_coordinates
 
 
@@ -41,15 +41,7 @@ def parse_args(argv=None, description=__doc__, adversarial=False):
 
 
 def main(args):
-    layout = checkpoint.Layout(
-        args.root,
-        args.model,
-        args.dataset,
-        args.adversarial,
-        models=args.dir_models,
-        matches=args.dir_alignment,
-        curves=args.dir_curves,
-    )
+    layout = layout_of(args, curves=args.dir_curves)
     path = layout.evaluated(args.alignment, args.seed_a, args.seed_b, args.epochs_curve)
     data = load_data(args)
     curve = load_curve(layout, args, data.num_classes).to(args.device)

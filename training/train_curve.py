@@ -14,7 +14,7 @@ from models import MODELS
 from utils import checkpoint, cli, training
 from utils.curves import Curve
 from utils.data import load_data
-from utils.pair import load_pair, midpoint
+from utils.pair import layout_of, load_pair, midpoint
 
 
 def parse_args(argv=None, description=__doc__, adversarial=False):
@@ -33,16 +33,7 @@ def parse_args(argv=None, description=__doc__, adversarial=False):
 
 
 def main(args):
-    layout = checkpoint.Layout(
-        args.root,
-        args.model,
-        args.dataset,
-        args.adversarial,
-        models=args.dir_models,
-        matches=args.dir_alignment,
-        curves=args.dir,
-        curve_history=args.dir2,
-    )
+    layout = layout_of(args, curves=args.dir, curve_history=args.dir2)
     names = (args.alignment, args.seed_a, args.seed_b)
     data = load_data(args)
     state_a, state_b = load_pair(layout, args, data.num_classes)

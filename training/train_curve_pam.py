@@ -15,7 +15,7 @@ from utils import checkpoint, cli, pam, training
 from utils.curves import Curve
 from utils.data import load_data
 from utils.errors import UserError
-from utils.pair import digests, load_endpoint, load_match, midpoint, traced_spec
+from utils.pair import digests, layout_of, load_endpoint, load_match, midpoint, traced_spec
 from utils.permutations import identity, permute, rows_from_permutations
 
 
@@ -45,15 +45,7 @@ def parse_args(argv=None):
 
 
 def main(args):
-    layout = checkpoint.Layout(
-        args.root,
-        args.model,
-        args.dataset,
-        models=args.dir_models,
-        matches=args.dir_alignment,
-        curves=args.dir,
-        curve_history=args.dir2,
-    )
+    layout = layout_of(args, curves=args.dir, curve_history=args.dir2)
     data = load_data(args)
     network_a, network_b = networks = [
         load_endpoint(layout, args, data.num_classes, seed, args.epochs_model) for seed in (args.seed_a, args.seed_b)

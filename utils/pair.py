@@ -1,6 +1,7 @@
 """A pair of trained networks: A, and B with its neurons permuted to match A's."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -10,6 +11,19 @@ from utils import checkpoint, cli
 from utils.curves import Curve, FlatParameters, digest
 from utils.errors import UserError
 from utils.permutations import PermutationSpec, permutation_spec, permutations_from_rows, permute
+
+
+def layout_of(args, **folders: Path | None) -> checkpoint.Layout:
+    """Where the files of a stage on a pair are; `folders` are those that flags of its own replace."""
+    return checkpoint.Layout(
+        args.root,
+        args.model,
+        args.dataset,
+        args.adversarial,
+        models=args.dir_models,
+        matches=args.dir_alignment,
+        **folders,
+    )
 
 
 def load_endpoint(layout: checkpoint.Layout, args, num_classes: int, seed: int, epochs: int) -> nn.Module:
