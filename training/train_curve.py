@@ -57,25 +57,14 @@ def main(args):
         curve.init_linear()
 
     settings = training.settings_of(args, *cli.CURVE_FLAGS, "seed_a", "seed_b", "epochs_model", "alignment")
-    files = training.fit(
-        training.Run(
-            layout.curve_stem(*names),
-            settings | {"ends": curve.fixed_ends()},
-            args.epochs,
-            args.save_freq,
-            layout.curve_history(*names),
-        ),
-        args,
-        data.train,
-        curve,
-        training.curve_forward(curve, args, data.train),
-        pack=curve.checkpoint,
-        unpack=curve.load_checkpoint,
-        validate=lambda: training.validate_curve(curve.place, args, data.train, data.test),
-        val_freq=args.val_freq,
-        schedule=training.schedule_of(args),
-        momentum=args.momentum,
+    run = training.Run(
+        layout.curve_stem(*names),
+        settings | {"ends": curve.fixed_ends()},
+        args.epochs,
+        args.save_freq,
+        layout.curve_history(*names),
     )
+    files = training.fit_curve(run, args, data, curve, args.val_freq)
     checkpoint.save_checkpoint(linear, {"epoch": 0, "model_state": midpoint(state_a, state_b)})
     cli.finish([linear, *files], f"{next_command} --epochs_curve {args.epochs}")
 

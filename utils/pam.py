@@ -276,19 +276,7 @@ def curve_phase(run: training.Run, args, data: Data, curve: Curve, phi: torch.Te
         # The ends being fixed, a step of φ towards its start is one of the turning point towards its own.
         curve.row(1).copy_(proximal(curve.row(1), start, rate))
 
-    return training.fit(
-        run,
-        args,
-        data.train,
-        curve,
-        training.curve_forward(curve, args, data.train),
-        pack=curve.checkpoint,
-        unpack=curve.load_checkpoint,
-        validate=lambda: training.validate_curve(curve.place, args, data.train, data.test),
-        val_freq=args.val_freq[-1],
-        schedule=training.schedule_of(args),
-        after_step=proximal_step,
-    )
+    return training.fit_curve(run, args, data, curve, args.val_freq[-1], proximal_step)
 
 
 @torch.no_grad()

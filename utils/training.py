@@ -15,7 +15,7 @@ from utils import checkpoint as ckpt
 from utils.attack import Attack
 from utils.cli import Progress
 from utils.curves import Curve
-from utils.data import Images
+from utils.data import Data, Images
 from utils.errors import UserError
 
 AUXILIARY_WEIGHT = 0.3  # of each auxiliary classifier's loss (GoogLeNet)
@@ -399,6 +399,31 @@ def fit(
             )
             progress.line(f"epoch {epoch + 1}/{run.epochs}  " + in_words(figures))
     return run.close(history)
+
+
+def fit_curve(
+    run: Run,
+    args,
+    data: Data,
+    curve: Curve,
+    val_freq: int | None,
+    after_step: Callable[[float], None] = lambda rate: None,
+) -> list[Path]:
+    """`fit` for the learned control points of a curve; returns the files that hold the result."""
+    return fit(
+        run,
+        args,
+        data.train,
+        curve,
+        curve_forward(curve, args, data.train),
+        pack=curve.checkpoint,
+        unpack=curve.load_checkpoint,
+        validate=lambda: validate_curve(curve.place, args, data.train, data.test),
+        val_freq=val_freq,
+        schedule=schedule_of(args),
+        momentum=args.momentum,
+        after_step=after_step,
+    )
 
 
 def _record(history: dict[str, list[float]], epoch: int, figures: Mapping[str, float]) -> None:
