@@ -3,7 +3,6 @@
 python alignment/align_models.py --dataset CIFAR100 --model TinyTen --seed_a 1 --seed_b 2 --epochs 250
 """
 
-import itertools
 import sys
 from pathlib import Path
 
@@ -11,10 +10,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-from utils import alignment, checkpoint, cli
+from utils import checkpoint, cli
 from utils.data import load_data
-from utils.pair import digests, layout_of, load_endpoint, traced_spec
-from utils.permutations import identity, rows_from_permutations
+from utils.pair import align_networks, digests, layout_of, load_endpoint, row_labels, traced_spec
+from utils.permutations import rows_from_permutations
 
 
 def parse_args(argv=None, model=None):
@@ -41,30 +40,12 @@ def main(args):
         network.to(args.device, memory_format=torch.channels_last)
     spec = traced_spec(network_b)
 
-    def batches(images, purpose):
-        with cli.Progress(-(-len(images) // args.batch_size), "batch", purpose) as progress:
-            for x, _ in images.batches(args.batch_size):
-                yield x
-                progress.step()
-
-    def correlations(images, **options):
-        return alignment.cross_correlations(network_a, network_b, spec.rows, images, **options)
-
-    ties = correlations(itertools.islice(batches(data.alignment, "breaking ties"), 1), before=True)
-    matrices = correlations(batches(data.alignment, "comparing activations"))
-    permutations = alignment.align(spec, matrices, ties)
-    on_test = correlations(batches(data.test, "measuring on test images"))
-    before = alignment.mean_correlations(spec, on_test, identity(spec))
-    after = alignment.mean_correlations(spec, on_test, permutations)
-
+    permutations, before, after = align_networks(network_a, network_b, spec, data, args.batch_size)
     seeds = (args.seed_a, args.seed_b)
     path = layout.match(args.align_name, *seeds)
     checkpoint.save_match(path, rows_from_permutations(spec, permutations), made_for, args.overwrite)
     print("Mean correlation of matched channels on the test set:")
-    labels = [*(row.label for row in spec.rows), "logits"]
-    print(f"  {'layer':<28} unaligned  aligned")
-    for label, unaligned, aligned in zip(labels, before, after, strict=True):
-        print(f"  {label:<28} {unaligned:9.3f}  {aligned:7.3f}")
+    cli.print_table(row_labels(spec), {"unaligned": before, "aligned": after})
     files = [path]
     for which, values in (("unaligned", before), ("aligned", after)):
         files.append(layout.correlation(args.align_name, which, *seeds))

@@ -4,7 +4,7 @@ import torch
 from torch.nn import functional as F
 
 from models import TinyTen
-from utils import training
+from utils import evaluation
 from utils.attack import Attack
 from utils.cli import intensity
 from utils.data import load_data
@@ -31,7 +31,7 @@ def network(images):
             optimizer.step()
     for parameter in model.parameters():
         parameter.grad = None
-    training.reestimate_batch_norm(model, images, 160)
+    evaluation.reestimate_batch_norm(model, images, 160)
     return model
 
 
@@ -53,16 +53,16 @@ def test_attacked_images_stay_in_the_ball_and_in_range(images, network, steps):
 def test_an_empty_ball_is_the_clean_image(images, network):
     x, labels = next(images.batches(160))
     assert torch.equal(Attack(0.0, 0.01, 5)(network, x, labels, images, draws()), x)
-    clean = training.evaluate(network, images, 64)
-    assert training.evaluate(network, images, 64, attack=Attack(0.0, 0.01, 5)) == clean
+    clean = evaluation.evaluate(network, images, 64)
+    assert evaluation.evaluate(network, images, 64, attack=Attack(0.0, 0.01, 5)) == clean
 
 
 def test_loss_grows_with_the_number_of_steps(images, network):
     losses = [
-        training.evaluate(network, images, 64, attack=Attack(EPSILON, EPSILON / 4, n))[0] for n in (0, 1, 2, 5, 10)
+        evaluation.evaluate(network, images, 64, attack=Attack(EPSILON, EPSILON / 4, n))[0] for n in (0, 1, 2, 5, 10)
     ]
     assert losses == sorted(losses)
-    assert losses[-1] > 1.2 * training.evaluate(network, images, 64)[0]
+    assert losses[-1] > 1.2 * evaluation.evaluate(network, images, 64)[0]
 
 
 def test_parameters_get_no_gradients(images, network):
@@ -84,9 +84,9 @@ def test_one_step_is_the_sign_of_the_gradient(images, network):
 
 def test_reestimation_counts_only_the_attacked_images(images, network):
     """With no step and no ball the attack leaves images, and so statistics, as they are."""
-    training.reestimate_batch_norm(network, images, 64)
+    evaluation.reestimate_batch_norm(network, images, 64)
     clean = {name: buffer.clone() for name, buffer in network.named_buffers() if "num" not in name}
-    training.reestimate_batch_norm(network, images, 64, attack=Attack(1e-9, 1e-10, 3))
+    evaluation.reestimate_batch_norm(network, images, 64, attack=Attack(1e-9, 1e-10, 3))
     for name, buffer in clean.items():
         torch.testing.assert_close(dict(network.named_buffers())[name], buffer, rtol=1e-3, atol=1e-4)
 

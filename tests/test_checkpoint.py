@@ -180,18 +180,18 @@ def test_state_saved_from_a_data_parallel_model():
 
 def test_results_go_on_where_they_stopped(tmp_path, capsys):
     path = tmp_path / "table.npz"
-    first = Results(path, "same", "x")
+    first = Results(path, {"flag": 1, "other": None}, "x")
     first.add(t=0.0, xy=np.array([1.0, 2.0]))
     assert not path.exists()
-    second = Results(path, "same", "x")
+    second = Results(path, {"flag": 1, "other": None}, "x")
     assert len(second) == 1
     second.add(t=0.5, xy=np.array([3.0, 4.0]))
     second.finish()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["table.npz"]
-    third = Results(path, "same", "x")
+    third = Results(path, {"flag": 1, "other": None}, "x")
     assert third.finished
     assert "done already" in capsys.readouterr().out
     np.testing.assert_array_equal(third.arrays["xy"], [[1, 2], [3, 4]])
     with pytest.raises(UserError, match="with other flags"):
-        Results(path, "other", "x")
-    assert len(Results(path, "other", "x", overwrite=True)) == 0
+        Results(path, {"flag": 2}, "x")
+    assert len(Results(path, {"flag": 2}, "x", overwrite=True)) == 0

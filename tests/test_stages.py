@@ -379,13 +379,13 @@ def test_robust_networks_are_not_mistaken_for_plain_ones(capsys, small, workspac
 
 
 def test_evaluation_goes_on_where_it_stopped(small, workspace, monkeypatch):
-    from utils import training
+    from utils import evaluation
 
     flags = ["--epochs_model", 3, "--epochs_curve", 2, "--alignment", "corr", "--num_points", 5]
     path = workspace / "model_data/curves/TinyTen/bars/curve_align_corr_seeds_01_02-2.npz"
     expected = path.read_bytes()
     path.unlink()
-    evaluate, calls = training.evaluate, []
+    evaluate, calls = evaluation.evaluate, []
 
     def interrupted(*args):
         calls.append(1)
@@ -393,7 +393,7 @@ def test_evaluation_goes_on_where_it_stopped(small, workspace, monkeypatch):
             raise KeyboardInterrupt
         return evaluate(*args)
 
-    monkeypatch.setattr(training, "evaluate", interrupted)
+    monkeypatch.setattr(evaluation, "evaluate", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run("evaluation/eval_curve.py", *small, *flags)
     assert not path.exists()

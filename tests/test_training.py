@@ -1,17 +1,9 @@
 import pytest
 import torch
-from conftest import randomize
-from torch import nn
 from torch.nn import functional as F
 
-from models import GoogLeNet, TinyTen
+from models import GoogLeNet
 from utils import training
-from utils.data import load_data
-
-
-@pytest.fixture(scope="module")
-def data(namespace):
-    return load_data(namespace())
 
 
 def test_learning_rate_is_the_published_schedule():
@@ -31,54 +23,3 @@ def test_objective_adds_the_auxiliary_losses():
     losses = [F.cross_entropy(logits, labels).item() for logits in (main, aux1, aux2)]
     assert training.objective(output, labels).item() == pytest.approx(losses[0] + 0.3 * (losses[1] + losses[2]))
     assert training.objective(main, labels).item() == pytest.approx(losses[0])
-
-
-def test_evaluate_is_the_mean_over_images(data):
-    model = randomize(TinyTen(4)).eval()
-    x = torch.cat([x for x, _ in data.test.batches(100)])
-    with torch.no_grad():
-        logits = model(x)
-    loss, accuracy = training.evaluate(model, data.test, batch_size=7)
-    assert loss == pytest.approx(F.cross_entropy(logits, data.test.labels).item(), rel=1e-5)
-    assert accuracy == pytest.approx(100 * (logits.argmax(1) == data.test.labels).double().mean().item())
-
-
-def test_batch_norm_of_the_first_layer_is_the_average_over_batches(data):
-    model = randomize(TinyTen(4))
-    training.reestimate_batch_norm(model, data.train, batch_size=64)
-    layer = model.layers[0]
-    generator = torch.Generator().manual_seed(training.EVALUATION_SEED)
-    batches = [x for x, _ in data.train.augmented(64, generator)]
-    with torch.no_grad():
-        outputs = [layer.conv(x).transpose(0, 1).flatten(1) for x in batches]
-    weights = torch.tensor([len(x) / len(data.train) for x in batches])
-    mean = (torch.stack([o.mean(1) for o in outputs]) * weights[:, None]).sum(0)
-    variance = (torch.stack([o.var(1) for o in outputs]) * weights[:, None]).sum(0)
-    torch.testing.assert_close(layer.bn.running_mean, mean, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(layer.bn.running_var, variance, rtol=1e-4, atol=1e-5)
-
-
-def test_reestimation_repeats_and_disturbs_nothing(data):
-    model = randomize(TinyTen(4))
-    parameters = [p.clone() for p in model.parameters()]
-    state = torch.get_rng_state()
-    training.reestimate_batch_norm(model, data.train, 64)
-    first = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    training.reestimate_batch_norm(model, data.train, 64)
-    assert all(torch.equal(first[name], buffer) for name, buffer in model.named_buffers())
-    assert all(torch.equal(p, q) for p, q in zip(parameters, model.parameters(), strict=True))
-    assert torch.equal(state, torch.get_rng_state())
-    assert not any(module.training for module in model.modules())
-    assert {m.momentum for m in model.modules() if isinstance(m, nn.BatchNorm2d)} == {0.1}
-
-
-def test_reestimation_does_not_change_what_batch_statistics_would_give(data):
-    """On one batch of the whole set, re-estimated statistics are that batch's own."""
-    model = randomize(TinyTen(4))
-    size = len(data.train)
-    training.reestimate_batch_norm(model, data.train, size)
-    x, _ = next(data.train.augmented(size, torch.Generator().manual_seed(training.EVALUATION_SEED)))
-    with torch.no_grad():
-        by_running = model.eval()(x)
-        by_batch = model.train()(x)
-    torch.testing.assert_close(by_running, by_batch, rtol=1e-2, atol=1e-2)  # running variances are unbiased

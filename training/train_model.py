@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 from models import MODELS
-from utils import checkpoint, cli, training
+from utils import checkpoint, cli, evaluation, training
 from utils.data import load_data
 
 
@@ -40,7 +40,7 @@ def main(args):
         return model(x), 0.0
 
     def validate():
-        loss, accuracy = training.evaluate(model, data.test, args.batch_size, args.precision)
+        loss, accuracy = evaluation.evaluate(model, data.test, args.batch_size, args.precision)
         return {"loss_test": loss, "accuracy_test": accuracy}
 
     stem = layout.endpoint_stem(args.seed)

@@ -30,8 +30,9 @@ FOLDERS = {
     "curve_history": "model_data/training/curve_models",
     "correlations": "model_data/paired_models",
     "evaluated": "model_data/curves",
+    "planes_with_curve": "model_data/loss_planes_with_curve",
+    "planes_with_alignment": "model_data/loss_planes_with_alignment",
 }
-
 
 # Of adversarially robust networks
 ADVERSARIAL_FOLDERS = {
@@ -42,6 +43,8 @@ ADVERSARIAL_FOLDERS = {
     "curve_history": "model_data/training/adversarial_curve_models",
     "correlations": "model_data/adversarial_paired_models",
     "evaluated": "model_data/adversarial_curves",
+    "planes_with_curve": "model_data/adversarial_loss_planes_with_curve",
+    "planes_with_alignment": "model_data/adversarial_loss_planes_with_alignment",
 }
 
 
@@ -63,7 +66,7 @@ class Layout:
         return self.folders["models"] / f"checkpoint_seed_{seed:02d}"
 
     def curve_stem(self, alignment: str, seed_a: int, seed_b: int) -> Path:
-        return self.folders["curves"] / f"checkpoint_align_{tag(alignment)}_seeds_{seed_a:02d}_{seed_b:02d}"
+        return self.folders["curves"] / f"checkpoint_{_path_name(alignment, seed_a, seed_b)}"
 
     def endpoint(self, seed: int, epoch: int) -> Path:
         return kept(self.endpoint_stem(seed), epoch)
@@ -83,16 +86,29 @@ class Layout:
         }
 
     def curve_history(self, alignment: str, seed_a: int, seed_b: int) -> Path:
-        name = f"curve_align_{tag(alignment)}_seeds_{seed_a:02d}_{seed_b:02d}.npz"
-        return self.folders["curve_history"] / name
+        return self.folders["curve_history"] / f"curve_{_path_name(alignment, seed_a, seed_b)}.npz"
 
     def correlation(self, name: str, which: str, seed_a: int, seed_b: int) -> Path:
         """Layerwise mean correlation; `which` is `unaligned` or `aligned`."""
         return self.folders["correlations"] / f"{name}_{which}_mean_seeds_{seed_a:02d}_{seed_b:02d}.npy"
 
+    def along_curve(self, alignment: str, seed_a: int, seed_b: int, epoch: int, t: float) -> Path:
+        """Layerwise mean correlation of point t of a path with the path's ends."""
+        name = f"curve_{_path_name(alignment, seed_a, seed_b)}-{epoch}_t_{t:g}.npz"
+        return self.folders["correlations"] / name
+
     def evaluated(self, alignment: str, seed_a: int, seed_b: int, epoch: int) -> Path:
-        name = f"curve_align_{tag(alignment)}_seeds_{seed_a:02d}_{seed_b:02d}-{epoch}.npz"
-        return self.folders["evaluated"] / name
+        return self.folders["evaluated"] / f"curve_{_path_name(alignment, seed_a, seed_b)}-{epoch}.npz"
+
+    def plane_with_curve(self, alignment: str, seed_a: int, seed_b: int, epoch: int) -> Path:
+        return self.folders["planes_with_curve"] / f"plane_{_path_name(alignment, seed_a, seed_b)}-{epoch}.npz"
+
+    def plane_with_alignment(self, alignment: str, seed_a: int, seed_b: int) -> Path:
+        return self.folders["planes_with_alignment"] / f"plane_{_path_name(alignment, seed_a, seed_b)}.npz"
+
+
+def _path_name(alignment: str, seed_a: int, seed_b: int) -> str:
+    return f"align_{tag(alignment)}_seeds_{seed_a:02d}_{seed_b:02d}"
 
 
 def kept(stem: Path, epoch: int) -> Path:
@@ -102,6 +118,11 @@ def kept(stem: Path, epoch: int) -> Path:
 def rolling(stem: Path) -> Path:
     """The checkpoint of the last finished epoch of a run that is under way."""
     return stem.with_name(f"{stem.name}-resume.pt")
+
+
+def partial(path: Path) -> Path:
+    """Where a table is kept while it grows."""
+    return path.with_name(f"{path.stem}.partial{path.suffix}")
 
 
 def kept_epochs(stem: Path) -> list[int]:
@@ -148,6 +169,14 @@ def save_arrays(path: Path, **arrays: np.ndarray) -> None:
     write_atomically(path, lambda stream: np.savez(stream, **arrays))
 
 
+def padded_rows(rows: Sequence[np.ndarray]) -> np.ndarray:
+    """Rows of different lengths as one integer array (rows, longest), padded with −1."""
+    table = np.full((len(rows), max(map(len, rows))), -1, np.int64)
+    for padded, row in zip(table, rows, strict=True):
+        padded[: len(row)] = row
+    return table
+
+
 def save_match(path: Path, rows: Sequence[np.ndarray], networks: list[str], overwrite: bool = False) -> None:
     """Rows of different lengths as one integer array, padded with −1; and beside it, for which networks it is.
 
@@ -160,11 +189,8 @@ def save_match(path: Path, rows: Sequence[np.ndarray], networks: list[str], over
                 f"{path} holds another match; add --overwrite to replace it, or --align_name for a new one"
             )
         print("This is the same match as was saved before.")
-    table = np.full((len(rows), max(map(len, rows))), -1, np.int64)
-    for padded, row in zip(table, rows, strict=True):
-        padded[: len(row)] = row
     path.with_suffix(".json").unlink(missing_ok=True)  # so that it never speaks of another match than is there
-    save_array(path, table)
+    save_array(path, padded_rows(rows))
     text = json.dumps({"networks": networks})
     write_atomically(path.with_suffix(".json"), lambda stream: stream.write(text.encode()))
 
@@ -175,6 +201,8 @@ def save_match(path: Path, rows: Sequence[np.ndarray], networks: list[str], over
 def _read(path: Path, maker: str, what: str, read: Callable[[], object]):
     """`read()`, with a missing or unreadable file as one line that names the command `maker`."""
     if not path.is_file():
+        if partial(path).is_file():
+            raise UserError(f"{path} is not finished; go on with: {maker}")
         raise UserError(f"{path} does not exist; make it with: {maker}")
     try:
         return read()
@@ -218,18 +246,45 @@ def load_state(model: torch.nn.Module, state: Mapping[str, torch.Tensor], path: 
         raise UserError(f"{path} holds weights that are not finite numbers; make it anew with: {maker}")
 
 
-def load_arrays(path: Path, maker: str, *names: str) -> dict[str, np.ndarray]:
-    """The arrays of an .npz file, which must have all of `names`."""
+def load_arrays(path: Path, maker: str, **shapes: tuple[int | str, ...]) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file. Those named in `shapes` it must have, of finite numbers (or text).
+
+    shapes: the lengths of each array's axes: numbers, or letters that stand for the same length throughout.
+    """
 
     def read() -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as stored:
             arrays = dict(stored)
-        missing = [name for name in names if name not in arrays]
-        if missing:
-            raise ValueError(f"it lacks {', '.join(missing)}")
+        lengths: dict[str, int] = {}
+        for name, shape in shapes.items():
+            if name not in arrays:
+                raise ValueError(f"it lacks {name}")
+            actual = arrays[name].shape
+            expected = tuple(
+                lengths.setdefault(length, found) if isinstance(length, str) else length
+                for length, found in zip(shape, actual, strict=False)
+            )
+            if len(actual) != len(shape) or actual != expected or 0 in actual:
+                raise ValueError(f"{name} has the shape {actual}")
+            if arrays[name].dtype.kind != "U" and not np.isfinite(arrays[name]).all():
+                raise ValueError(f"{name} has entries that are not finite numbers")
+        if "settings" in arrays:
+            json.loads(str(arrays["settings"]))
         return arrays
 
     return _read(path, maker, "a table of results", read)
+
+
+def load_array(path: Path, maker: str) -> np.ndarray:
+    """The series (n,) of finite numbers in an .npy file."""
+
+    def read() -> np.ndarray:
+        array = np.load(path, allow_pickle=False)
+        if array.ndim != 1 or not len(array) or not np.isfinite(array).all():
+            raise ValueError("it is not a series of finite numbers")
+        return array
+
+    return _read(path, maker, "a series of results", read)
 
 
 def match_networks(path: Path) -> list[str] | None:
@@ -244,20 +299,20 @@ class Results:
     """A table that grows row by row, as a long evaluation does, and survives being stopped.
 
     Rows so far are in PATH's name with `.partial`; `finish` gives the table its own name. A table made with other
-    `settings` (any text) is refused, or dropped with `overwrite`.
+    `settings` (which are stored with it, as JSON) is refused, or dropped with `overwrite`.
     """
 
-    def __init__(self, path: Path, settings: str, maker: str, overwrite: bool = False):
-        self.path, self.settings = path, settings
-        self.partial = path.with_name(path.stem + ".partial" + path.suffix)
+    def __init__(self, path: Path, settings: Mapping[str, object], maker: str, overwrite: bool = False):
+        self.path, self.settings = path, json.dumps(settings)
+        self.partial = partial(path)
         self.arrays: dict[str, np.ndarray] = {}
         self.finished = False
         for candidate in (self.path, self.partial):
             if overwrite:
                 candidate.unlink(missing_ok=True)
             elif candidate.exists() and not self.arrays:
-                self.arrays = load_arrays(candidate, maker, "settings")
-                if str(self.arrays.pop("settings")) != settings:
+                self.arrays = load_arrays(candidate, maker, settings=())
+                if json.loads(str(self.arrays.pop("settings"))) != json.loads(self.settings):
                     raise UserError(
                         f"{candidate} was made from other networks or with other flags; redo it with {maker}"
                     )
@@ -274,7 +329,9 @@ class Results:
             self.arrays[name] = np.concatenate([known, np.asarray(value)[None]])
         save_arrays(self.partial, settings=np.array(self.settings), **self.arrays)
 
-    def finish(self) -> None:
+    def finish(self, **whole: np.ndarray) -> None:
+        """Give the table its own name; `whole` are further arrays, which are not made of rows."""
+        self.arrays |= whole
         save_arrays(self.path, settings=np.array(self.settings), **self.arrays)
         self.partial.unlink(missing_ok=True)
         self.finished = True

@@ -5,7 +5,7 @@ import math
 import shlex
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -64,6 +64,10 @@ def nonnegative_float(text: str) -> float:
 
 def num_bends(text: str) -> int:
     return _number(int, text, lambda value: value >= 2, "a whole number, 2 or above")
+
+
+def fraction(text: str) -> float:
+    return _number(float, text, lambda value: 0 <= value <= 1, "a number from 0 to 1")
 
 
 def intensity(text: str) -> float:
@@ -195,6 +199,26 @@ def add_pair_folders(parser: argparse.ArgumentParser) -> None:
     add("--dir_alignment", type=Path, help="folder of matches instead of model_dicts/paired_models")
 
 
+def add_evaluation_flags(parser: argparse.ArgumentParser, num_points: int, points: str) -> None:
+    """The flags of stages that evaluate many points: at how many, and with which batch-norm statistics."""
+    add = parser.add_argument
+    add("--num_points", type=num_bends, default=num_points, help=points)
+    add("--bn_images", type=positive_int, help="re-estimate batch norm on so many training images (default: all)")
+    add("--overwrite", action="store_true", help="evaluate again what has been evaluated otherwise")
+
+
+def add_path_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags that name a path between two networks: a learned curve, or the straight line."""
+    add_pair_flags(parser)
+    add_alignment_flag(parser)
+    add_pair_folders(parser)
+    add = parser.add_argument
+    add("--dir_curves", type=Path, help="folder of curves instead of model_dicts/curve_models")
+    add("--epochs_curve", type=nonnegative_int, help="epochs of the curve; 0 is the straight line")
+    add("--epochs", type=positive_int, help="whichever of --epochs_model and --epochs_curve is not given")
+    parser.set_defaults(epochs_model=None)
+
+
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse, and fill in what depends on other flags or on the machine."""
     args = parser.parse_args(argv)
@@ -202,6 +226,10 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
         parser.error(f"--seed_a and --seed_b are both {args.seed_a}: a pair needs two networks")
     if getattr(args, "transform", "") is None:
         args.transform = default_transform(args.model, args.adversarial)
+    if hasattr(args, "epochs_curve"):
+        epochs = args.epochs or 200
+        args.epochs_model = epochs if args.epochs_model is None else args.epochs_model
+        args.epochs_curve = epochs if args.epochs_curve is None else args.epochs_curve
     args.attack = None
     if getattr(args, "attack_steps", None) is not None:
         published = 4 / 255 if args.dataset == "TINY-IMAGENET-200" else 8 / 255
@@ -243,9 +271,12 @@ def choose_device(parser: argparse.ArgumentParser, name: str | None) -> torch.de
 class Progress:
     """A tqdm bar on a terminal; in a log file, only the lines given to `line`, each with the time left."""
 
-    def __init__(self, total: int, unit: str, description: str = ""):
-        self.bar = tqdm(total=total, unit=unit, desc=description, disable=None, leave=False, dynamic_ncols=True)
-        self.total, self.done, self.start = total, 0, time.monotonic()
+    def __init__(self, total: int, unit: str, description: str = "", done: int = 0):
+        """done: of `total`, what an earlier process did."""
+        self.bar = tqdm(
+            total=total, initial=done, unit=unit, desc=description, disable=None, leave=False, dynamic_ncols=True
+        )
+        self.total, self.done, self.start = total - done, 0, time.monotonic()
 
     @property
     def is_shown(self) -> bool:
@@ -275,6 +306,13 @@ def _duration(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+
+
+def print_table(labels: Sequence[str], columns: Mapping[str, Sequence[float]]) -> None:
+    """Numbers with three decimals, a line a label, a column a name."""
+    print(f"  {'layer':<28}" + "".join(f"{name:>16}" for name in columns))
+    for label, *values in zip(labels, *columns.values(), strict=True):
+        print(f"  {label:<28}" + "".join(f"{value:16.3f}" for value in values))
 
 
 def finish(files: Sequence[Path], next_command: str | None = None) -> None:

@@ -73,7 +73,7 @@ class Curve(nn.Module):
     The rows of the matrix are split by who may change them: `learned`, a parameter, and `fixed`, a buffer. The
     ends are fixed unless `fix_start` or `fix_end` is false. The batch-norm buffers are the base model's own:
     a point on a curve has no running statistics until they are re-estimated there
-    (`utils.training.reestimate_batch_norm`).
+    (`utils.evaluation.reestimate_batch_norm`).
     """
 
     def __init__(

@@ -274,6 +274,10 @@ class Data:
         """The training images on which activations are compared, to be used under the test transform."""
         return self.train.subset(self.train.spread(ALIGNMENT_IMAGES))
 
+    def for_batch_norm(self, count: int | None) -> Images:
+        """The training images on which batch norm is re-estimated: all, or `count` of them."""
+        return self.train if count is None else self.train.subset(self.train.spread(count))
+
 
 def load_data(args, device: torch.device | None = None) -> Data:
     """The dataset that the flags --dataset, --transform, --data_path, --use_test and --root ask for.

@@ -1,16 +1,19 @@
 """A pair of trained networks: A, and B with its neurons permuted to match A's."""
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
 from models import MODELS
-from utils import checkpoint, cli
+from utils import alignment, checkpoint, cli
 from utils.curves import Curve, FlatParameters, digest
+from utils.data import Data, Images
 from utils.errors import UserError
-from utils.permutations import PermutationSpec, permutation_spec, permutations_from_rows, permute
+from utils.permutations import PermutationSpec, identity, permutation_spec, permutations_from_rows, permute
 
 
 def layout_of(args, **folders: Path | None) -> checkpoint.Layout:
@@ -84,6 +87,37 @@ def load_match(
         return permutations_from_rows(spec, rows)
     except ValueError as error:
         raise UserError(f"{path} is not a match for {args.model}: {error}; make one with: {maker}") from error
+
+
+def align_networks(
+    network_a: nn.Module, network_b: nn.Module, spec: PermutationSpec, data: Data, batch_size: int
+) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
+    """The permutations of B, one a group, that correlation of activations with A's gives on the alignment images.
+
+    And on the test images the mean correlation of matched channels of each row, the logits last (rows + 1,), before
+    and after. Both networks run as they are, in eval mode.
+    """
+
+    def batches(images: Images, purpose: str) -> Iterator[torch.Tensor]:
+        with cli.Progress(-(-len(images) // batch_size), "batch", purpose) as progress:
+            for x, _ in images.batches(batch_size):
+                yield x
+                progress.step()
+
+    def correlations(images: Iterable[torch.Tensor], **options: bool) -> list[np.ndarray]:
+        return alignment.cross_correlations(network_a, network_b, spec.rows, images, **options)
+
+    ties = correlations(itertools.islice(batches(data.alignment, "breaking ties"), 1), before=True)
+    matrices = correlations(batches(data.alignment, "comparing activations"))
+    permutations = alignment.align(spec, matrices, ties)
+    on_test = correlations(batches(data.test, "measuring on test images"))
+    before = alignment.mean_correlations(spec, on_test, identity(spec))
+    return permutations, before, alignment.mean_correlations(spec, on_test, permutations)
+
+
+def row_labels(spec: PermutationSpec) -> list[str]:
+    """What the entries of layerwise correlations belong to: the activations in forward order, and the logits."""
+    return [*(row.label for row in spec.rows), "logits"]
 
 
 def digests(networks: Sequence[nn.Module]) -> list[str]:

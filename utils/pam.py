@@ -15,7 +15,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import nn
 from torch.nn import functional as F
 
-from utils import training
+from utils import evaluation, training
 from utils.curves import Curve, FlatParameters
 from utils.data import Data, Images
 from utils.permutations import PermutationSpec, permute, soft_permute
@@ -235,7 +235,7 @@ def permutation_phase(
         forward,
         pack=lambda: {"model_state": curve.base.state_dict(), "soft": soft.state_dict()},
         unpack=unpack,
-        validate=lambda: training.validate_curve(
+        validate=lambda: evaluation.validate_curve(
             lambda t: curve.place_vector(soft_point(t)), args, data.train, data.test
         ),
         val_freq=args.val_freq[0],
@@ -285,13 +285,13 @@ def path_loss(curve: Curve, point_at: Callable[[float], torch.Tensor], args, ima
 
     Each batch is taken at a t of its own; they are spread evenly over [0, 1], and are the same at every call.
     """
-    generator = torch.Generator().manual_seed(training.EVALUATION_SEED)
+    generator = torch.Generator().manual_seed(evaluation.EVALUATION_SEED)
     steps = -(-len(images) // args.batch_size)
     ts = (torch.randperm(steps, generator=generator).double() + 0.5) / steps
-    training.use_batch_statistics(curve.base)
+    evaluation.use_batch_statistics(curve.base)
     total = torch.zeros((), device=images.device)
     for t, (x, labels) in zip(ts.tolist(), images.augmented(args.batch_size, generator), strict=True):
-        with training.autocast(images.device, args.precision):
+        with evaluation.autocast(images.device, args.precision):
             logits = curve(x, point_at(t))
         total += F.cross_entropy(logits.float(), labels, reduction="sum")
     return total.item() / len(images)

@@ -1,4 +1,4 @@
-"""Geometry of curves in parameter space: planes, arc length, averages along a path. All in float64, on the CPU."""
+"""Geometry of curves in parameter space: planes; averages and spectra along a path. All in float64, on the CPU."""
 
 import numpy as np
 import torch
@@ -33,3 +33,20 @@ def path_average(length: np.ndarray, values: np.ndarray) -> float:
     """
     total = length[-1] - length[0]
     return float(np.trapezoid(values, length) / total) if total > 0 else float(np.mean(values))
+
+
+def spectrum(length: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Amplitudes of the waves that make up a function along a path: (m,), for k = 1…m cycles on the path.
+
+    |2 / L ∫ f(s) exp(−2πi k s / L) ds| for f less its average, and m = (n − 1) // 2. It is a direct transform, by the
+    trapezoid rule, since points that are equally spaced in t are not so in arc length. A cosine of k cycles gives
+    its amplitude at k and nothing elsewhere.
+
+    length: arc length up to each point (n,); values: the function there (n,).
+    """
+    total = length[-1] - length[0]
+    if not total > 0:
+        raise ValueError("a path of no length has no spectrum")
+    cycles = np.arange(1, (len(length) - 1) // 2 + 1)
+    waves = np.exp(-2j * np.pi * cycles[:, None] * (length - length[0]) / total)
+    return np.abs(2 / total * np.trapezoid(waves * (values - path_average(length, values)), length, axis=1))

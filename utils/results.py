@@ -1,6 +1,10 @@
-"""What tables and figures share: which evaluated curves are asked for, their names in words, their numbers."""
+"""What tables, figures and the report share: which results there are, their names in words, their numbers."""
 
 import argparse
+import json
+import re
+import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -23,57 +27,74 @@ ALIGNMENTS = {
 OTHER_COLOURS = ("#CC79A7", "#56B4E9", "#7A7A7A", "#000000")
 
 
-def results_parser(description: str, adversarial: bool = False) -> argparse.ArgumentParser:
-    """A parser with the flags of scripts that read evaluated curves, each of which takes several values."""
+# --- what is asked for -------------------------------------------------------------------------------------
+
+
+def results_parser(
+    script: str, description: str, adversarial: bool = False, of_all: bool = False
+) -> argparse.ArgumentParser:
+    """A parser with the flags of scripts that read results, each of which takes several values.
+
+    script: the file of the script, which goes with what it writes as the command that made it.
+    of_all: whether a flag that is not given stands for all there is (and is None); otherwise for one usual value.
+    """
     parser = argparse.ArgumentParser(
         description=description.strip().splitlines()[0],
         formatter_class=cli.HelpFormatter,
         allow_abbrev=False,
+        epilog="What is not asked for by a flag is everything that has been evaluated." if of_all else None,
     )
     add = parser.add_argument
-    add("--dataset", default="FashionMNIST10k")
-    add("--model", nargs="+", choices=list(MODELS), default=["TinyTen"])
-    add("--seed_a", nargs="+", type=cli.nonnegative_int, default=[1], help="networks A, one a pair")
-    add("--seed_b", nargs="+", type=cli.nonnegative_int, default=[2], help="networks B, one a pair")
-    add("--alignment", nargs="+", default=["", "corr"])
-    add("--epochs", nargs="+", type=cli.nonnegative_int, default=[250], help="epochs of curves; 0: straight lines")
+
+    def usual(*values: object) -> list[object] | None:
+        return None if of_all else list(values)
+
+    if of_all:
+        add("--dataset", nargs="+")
+    else:
+        add("--dataset", default="FashionMNIST10k")
+    add("--model", nargs="+", choices=list(MODELS), default=usual("TinyTen"))
+    add("--seed_a", nargs="+", type=cli.nonnegative_int, default=usual(1), help="networks A, one a pair")
+    add("--seed_b", nargs="+", type=cli.nonnegative_int, default=usual(2), help="networks B, one a pair")
+    add("--alignment", nargs="+", default=usual("", "corr"), help="names of matches; '' for none")
+    epochs_help = "epochs of the curves; 0: straight lines"
+    add("--epochs", nargs="+", type=cli.nonnegative_int, default=usual(250), help=epochs_help)
     add("--root", type=Path, default=cli.REPOSITORY, help="folder under which results are found and written")
     add("--name", default="", help="a word for the names of what is written, to keep it beside other figures")
-    parser.set_defaults(adversarial=adversarial)
+    parser.set_defaults(adversarial=adversarial, script=Path(script).resolve().relative_to(cli.REPOSITORY))
     return parser
 
 
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    argv = sys.argv[1:] if argv is None else argv
     args = parser.parse_args(argv)
-    if len(args.seed_a) != len(args.seed_b):
-        parser.error(
-            f"--seed_a names {len(args.seed_a)} networks and --seed_b {len(args.seed_b)}; a pair is one of each"
-        )
-    if any(a == b for a, b in zip(args.seed_a, args.seed_b, strict=True)):
+    args.command = shlex.join(["python", str(args.script), *argv])
+    seeds_a, seeds_b = args.seed_a or [], args.seed_b or []
+    if len(seeds_a) != len(seeds_b):
+        parser.error(f"--seed_a names {len(seeds_a)} networks and --seed_b {len(seeds_b)}; a pair is one of each")
+    pairs = list(zip(seeds_a, seeds_b, strict=True))
+    if any(a == b for a, b in pairs):
         parser.error("--seed_a and --seed_b name one network twice: a pair needs two networks")
+    if len(set(pairs)) < len(pairs):
+        parser.error("--seed_a and --seed_b name a pair twice; each counts once")
     return args
 
 
-def output_path(args: argparse.Namespace, kind: str, model: str, suffix: str) -> Path:
-    """Where a figure or table goes: figures/[robust_]KIND_DATASET_MODEL[_NAME].SUFFIX."""
-    parts = [
-        *(["robust"] if args.adversarial else []),
-        kind,
-        args.dataset,
-        model,
-        *([args.name] if args.name else []),
-    ]
+def output_path(args: argparse.Namespace, kind: str, suffix: str, *subjects: str) -> Path:
+    """Where a figure or table goes: figures/[robust_]KIND_SUBJECTS[_NAME].SUFFIX; subjects: dataset and model."""
+    parts = [*(["robust"] if args.adversarial else []), kind, *subjects, *([args.name] if args.name else [])]
     return args.root / "figures" / f"{'_'.join(parts)}.{suffix}"
 
 
 class Series(NamedTuple):
     """One line of a figure or table: the same path between every pair."""
 
+    dataset: str
     model: str
-    alignment: str
-    epochs: int
+    alignment: str  # '' or null for none
+    epochs: int  # of the curve; 0 for the straight line
     words: str
-    rank: int  # among the curves' numbers of epochs, where there are several
+    rank: int = 0  # among the curves' numbers of epochs, where there are several
 
     @property
     def is_line(self) -> bool:
@@ -81,15 +102,23 @@ class Series(NamedTuple):
 
 
 def series_of(args: argparse.Namespace, model: str) -> list[Series]:
-    curves = sorted(set(args.epochs) - {0})
+    paths = [(epochs, alignment) for epochs in sorted(set(args.epochs)) for alignment in args.alignment]
+    return named(args.dataset, model, paths)
+
+
+def named(dataset: str, model: str, paths: Sequence[tuple[int, str]]) -> list[Series]:
+    """The paths (epochs, alignment) with their names in words."""
+    curves = sorted({epochs for epochs, _ in paths} - {0})
     series = []
-    for epochs in sorted(set(args.epochs)):
+    for epochs, alignment in paths:
         path = "line" if epochs == 0 else "curve" if len(curves) == 1 else f"curve of {epochs} epochs"
-        for alignment in args.alignment:
-            words = ALIGNMENTS.get(checkpoint.tag(alignment), (alignment,))[0]
-            rank = curves.index(epochs) if epochs else 0
-            series.append(Series(model, alignment, epochs, f"{path}, {words}", rank))
+        rank = curves.index(epochs) if epochs else 0
+        series.append(Series(dataset, model, alignment, epochs, f"{path}, {in_words(alignment)}", rank))
     return series
+
+
+def in_words(alignment: str) -> str:
+    return ALIGNMENTS.get(checkpoint.tag(alignment), (alignment,))[0]
 
 
 def colour(alignment: str, alignments: Sequence[str]) -> str:
@@ -99,42 +128,174 @@ def colour(alignment: str, alignments: Sequence[str]) -> str:
     return ALIGNMENTS[tag][1] if tag in ALIGNMENTS else OTHER_COLOURS[others.index(tag) % len(OTHER_COLOURS)]
 
 
-def eval_command(args: argparse.Namespace, series: Series, seed_a: int, seed_b: int) -> str:
-    flags = {"seed_a": seed_a, "seed_b": seed_b, "epochs_model": _epochs_model(args, series, seed_a)}
-    flags |= {"alignment": series.alignment, "epochs_curve": series.epochs}
-    return cli.command("evaluation/eval_curve.py", _one_model(args, series), **flags)
+# --- what there is -----------------------------------------------------------------------------------------
 
 
-def train_command(args: argparse.Namespace, series: Series, seed_a: int, seed_b: int) -> str:
-    flags = {"seed_a": seed_a, "seed_b": seed_b, "epochs_model": _epochs_model(args, series, seed_a)}
-    return cli.curve_command(_one_model(args, series), series.alignment, series.epochs, **flags)
+class Found(NamedTuple):
+    """An evaluated path, as its file name tells."""
+
+    dataset: str
+    model: str
+    alignment: str
+    epochs: int
+    pair: tuple[int, int]
 
 
-def _one_model(args: argparse.Namespace, series: Series) -> argparse.Namespace:
-    return argparse.Namespace(**{**vars(args), "model": series.model})
+def evaluated(root: Path, adversarial: bool) -> list[Found]:
+    """All evaluated paths under `root`, in the order of the paper's tables."""
+    folders = checkpoint.ADVERSARIAL_FOLDERS if adversarial else checkpoint.FOLDERS
+    pattern = re.compile(r"curve_align_(.+)_seeds_(\d+)_(\d+)-(\d+)\.npz")
+    found = []
+    for path in (root / folders["evaluated"]).glob("*/*/*.npz"):
+        if match := pattern.fullmatch(path.name):
+            alignment, seed_a, seed_b, epochs = match.groups()
+            model, dataset = path.parts[-3:-1]
+            found.append(Found(dataset, model, alignment, int(epochs), (int(seed_a), int(seed_b))))
+    models, alignments = list(MODELS), list(ALIGNMENTS)
+    return sorted(
+        (one for one in found if one.model in MODELS),
+        key=lambda one: (
+            one.dataset,
+            models.index(one.model),
+            one.epochs,
+            alignments.index(one.alignment) if one.alignment in ALIGNMENTS else len(alignments),
+            one.alignment,
+            one.pair,
+        ),
+    )
+
+
+# --- the commands that make what is missing ----------------------------------------------------------------
+
+
+def maker(args: argparse.Namespace, script: str, series: Series, pair: tuple[int, int], **flags: object) -> str:
+    """The command of a stage on one pair, for a path; `flags` on top."""
+    known = {"model": series.model, "dataset": series.dataset, "seed_a": pair[0], "seed_b": pair[1]}
+    known |= {"epochs_model": _epochs_model(args, series, pair[0]), "alignment": series.alignment}
+    return cli.command(script, _of_series(args, series), **known | flags)
+
+
+def eval_command(args: argparse.Namespace, series: Series, pair: tuple[int, int]) -> str:
+    return maker(args, "evaluation/eval_curve.py", series, pair, epochs_curve=series.epochs)
+
+
+def train_command(args: argparse.Namespace, series: Series, pair: tuple[int, int]) -> str:
+    flags = {"seed_a": pair[0], "seed_b": pair[1], "epochs_model": _epochs_model(args, series, pair[0])}
+    return cli.curve_command(_of_series(args, series), series.alignment, series.epochs, **flags)
+
+
+def _of_series(args: argparse.Namespace, series: Series) -> argparse.Namespace:
+    return argparse.Namespace(**{**vars(args), "model": series.model, "dataset": series.dataset})
 
 
 def _epochs_model(args: argparse.Namespace, series: Series, seed: int) -> int:
     """The epochs of the networks that are there, for a command that has to name some; else those of the curve."""
-    layout = checkpoint.Layout(args.root, series.model, args.dataset, args.adversarial)
-    return (checkpoint.kept_epochs(layout.endpoint_stem(seed)) or [series.epochs or 250])[-1]
+    return (checkpoint.kept_epochs(layout_of(args, series).endpoint_stem(seed)) or [series.epochs or 250])[-1]
 
 
-def load_series(args: argparse.Namespace, series: Series) -> list[dict[str, np.ndarray]]:
-    """The evaluated path of every pair: arrays t, loss, accuracy, length (n,) and coordinates (n, 2).
+def layout_of(args: argparse.Namespace, series: Series) -> checkpoint.Layout:
+    return checkpoint.Layout(args.root, series.model, series.dataset, args.adversarial)
 
-    Raises UserError, naming the file and the command that makes it, if one is missing or damaged.
-    """
-    layout = checkpoint.Layout(args.root, series.model, args.dataset, args.adversarial)
-    tables = []
-    for pair in zip(args.seed_a, args.seed_b, strict=True):
-        path = layout.evaluated(series.alignment, *pair, series.epochs)
-        maker = eval_command(args, series, *pair)
-        names = [name for accuracy in accuracies(args) for name in (accuracy, accuracy.replace("accuracy", "loss"))]
-        tables.append(checkpoint.load_arrays(path, maker, "t", "length", "coordinates", *names))
-        if not np.array_equal(tables[0]["t"], tables[-1]["t"]):
-            raise UserError(f"{path} has other points than that of the first pair; make it with: {maker} --overwrite")
+
+# --- reading results ---------------------------------------------------------------------------------------
+#
+# Each function reads one file, and raises UserError, naming the file and the command that makes it, if the file is
+# missing, unfinished, damaged or something else.
+
+
+def pairs_of(args: argparse.Namespace) -> list[tuple[int, int]]:
+    return list(zip(args.seed_a, args.seed_b, strict=True))
+
+
+def load_path(
+    args: argparse.Namespace, series: Series, pair: tuple[int, int], **more_shapes: tuple
+) -> dict[str, np.ndarray]:
+    """An evaluated path: arrays t, length (of the path up to there), losses and accuracies, each (n,)."""
+    path = layout_of(args, series).evaluated(series.alignment, *pair, series.epochs)
+    shapes = dict.fromkeys(("t", "length", *quantities(args)), ("n",)) | more_shapes
+    return checkpoint.load_arrays(path, eval_command(args, series, pair), **shapes)
+
+
+def load_paths(args: argparse.Namespace, series: Series) -> list[dict[str, np.ndarray]]:
+    """The evaluated path of every pair, all at the same points t."""
+    pairs = pairs_of(args)
+    tables = [load_path(args, series, pair) for pair in pairs]
+    for pair, table in zip(pairs, tables, strict=True):
+        if not np.array_equal(tables[0]["t"], table["t"]):
+            path = layout_of(args, series).evaluated(series.alignment, *pair, series.epochs)
+            command = eval_command(args, series, pair)
+            raise UserError(
+                f"{path} has other points than that of the first pair; make it with: {command} --overwrite"
+            )
     return tables
+
+
+def load_plane_with_curve(args: argparse.Namespace, series: Series, pair: tuple[int, int]) -> dict[str, np.ndarray]:
+    """The plane of a curve: arrays x, y, loss, accuracy (rows, columns), corners (3, 2), and `curve` (n, 2).
+
+    The curve's coordinates are those of its evaluation; UserError if that is of another curve.
+    """
+    path = layout_of(args, series).plane_with_curve(series.alignment, *pair, series.epochs)
+    command = maker(args, "evaluation/eval_plane_with_curve.py", series, pair, epochs_curve=series.epochs)
+    plane = _load_plane(path, command)
+    table = load_path(args, series, pair, coordinates=("n", 2))
+    points, evaluated_points = (settings_of(arrays).get("points") for arrays in (plane, table))
+    if points != evaluated_points:
+        raise UserError(
+            f"{path} is of another curve than was evaluated; "
+            f"make both anew: {command} --overwrite, and {eval_command(args, series, pair)} --overwrite"
+        )
+    return plane | {"curve": table["coordinates"], "t": table["t"]}
+
+
+def load_plane_with_alignment(
+    args: argparse.Namespace, series: Series, pair: tuple[int, int]
+) -> dict[str, np.ndarray]:
+    """The plane of A, B and aligned B: arrays x, y, loss, accuracy (rows, columns), corners (3, 2) in that order."""
+    path = layout_of(args, series).plane_with_alignment(series.alignment, *pair)
+    return _load_plane(path, maker(args, "evaluation/eval_plane_with_alignment.py", series, pair))
+
+
+def _load_plane(path: Path, command: str) -> dict[str, np.ndarray]:
+    shapes = dict.fromkeys(("x", "y", "loss", "accuracy"), ("rows", "columns"))
+    return checkpoint.load_arrays(path, command, **shapes, corners=(3, 2))
+
+
+def load_along_curve(
+    args: argparse.Namespace, series: Series, pair: tuple[int, int], t: float
+) -> dict[str, np.ndarray]:
+    """Layerwise mean correlations of point t with the ends: {unaligned,aligned}_{a,b}, each (layers,)."""
+    path = layout_of(args, series).along_curve(series.alignment, *pair, series.epochs, t)
+    command = maker(
+        args, "alignment/align_along_curve.py", series, pair, epochs_curve=series.epochs, point_t=f"{t:g}"
+    )
+    names = [f"{which}_{end}" for which in ("unaligned", "aligned") for end in "ab"]
+    return checkpoint.load_arrays(path, command, **dict.fromkeys(names, ("layers",)))
+
+
+def load_correlation(args: argparse.Namespace, series: Series, pair: tuple[int, int], which: str) -> np.ndarray:
+    """Layerwise mean correlation (layers,) of A with B, `which` being unaligned or aligned."""
+    epochs = _epochs_model(args, series, pair[0])
+    command = cli.align_command(_of_series(args, series), epochs, series.alignment, seed_a=pair[0], seed_b=pair[1])
+    return checkpoint.load_array(layout_of(args, series).correlation(series.alignment, which, *pair), command)
+
+
+def load_history(args: argparse.Namespace, series: Series, pair: tuple[int, int]) -> dict[str, np.ndarray]:
+    """A curve's training by epoch: arrays loss_train and accuracy_train, at least as long as the series' epochs."""
+    path = layout_of(args, series).curve_history(series.alignment, *pair)
+    command = train_command(args, series, pair)
+    history = checkpoint.load_arrays(path, command, loss_train=("n",), accuracy_train=("n",))
+    if len(history["loss_train"]) < series.epochs:
+        raise UserError(f"{path} has fewer than {series.epochs} epochs; make it with: {command} --resume")
+    return history
+
+
+def settings_of(arrays: dict[str, np.ndarray]) -> dict[str, object]:
+    """The flags with which a result was made; none are known of a file of other code."""
+    return json.loads(str(arrays["settings"])) if "settings" in arrays else {}
+
+
+# --- numbers -----------------------------------------------------------------------------------------------
 
 
 def accuracies(args: argparse.Namespace) -> dict[str, str]:
@@ -142,6 +303,14 @@ def accuracies(args: argparse.Namespace) -> dict[str, str]:
     if args.adversarial:
         return {"accuracy": "clean accuracy", "accuracy_robust": "robust accuracy"}
     return {"accuracy": "accuracy"}
+
+
+def quantities(args: argparse.Namespace) -> dict[str, str]:
+    """All that an evaluation has at each point, by its name in the file: accuracies, then losses, with units."""
+    words = {name: f"{word} (%)" for name, word in accuracies(args).items()}
+    for name, word in accuracies(args).items():
+        words[name.replace("accuracy", "loss")] = f"{word.replace('accuracy', 'loss')} (cross-entropy)"
+    return words
 
 
 def summary(table: dict[str, np.ndarray], name: str) -> dict[str, float]:

@@ -1,8 +1,7 @@
-"""The training loop of models and curves, batch-norm re-estimation, and evaluation."""
+"""The training loop of models and curves, and its files."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,17 +11,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from utils import checkpoint as ckpt
-from utils.attack import Attack
 from utils.cli import Progress
 from utils.curves import Curve
 from utils.data import Data, Images
 from utils.errors import UserError
+from utils.evaluation import autocast, in_words, validate_curve
 
 AUXILIARY_WEIGHT = 0.3  # of each auxiliary classifier's loss (GoogLeNet)
-
-
-def autocast(device: torch.device, precision: str) -> AbstractContextManager:
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 def main_output(output: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:
@@ -35,78 +30,6 @@ def objective(output: torch.Tensor | tuple[torch.Tensor, ...], labels: torch.Ten
         return F.cross_entropy(output, labels)
     main, *auxiliary = (F.cross_entropy(logits, labels) for logits in output)
     return main + AUXILIARY_WEIGHT * sum(auxiliary)
-
-
-# --- evaluation --------------------------------------------------------------------------------------------
-
-
-EVALUATION_SEED = 0  # the same random draws for every point of a curve, whenever it is evaluated
-
-
-@torch.no_grad()
-def evaluate(
-    model: nn.Module, images: Images, batch_size: int, precision: str = "fp32", attack: Attack | None = None
-) -> tuple[float, float]:
-    """Mean cross-entropy and accuracy in percent under the test transform, of attacked images if there is an attack.
-
-    Leaves the model in eval mode.
-    """
-    model.eval()
-    generator = torch.Generator().manual_seed(EVALUATION_SEED)
-    loss = torch.zeros((), device=images.device)
-    correct = torch.zeros((), device=images.device, dtype=torch.int64)
-    for x, labels in images.batches(batch_size):
-        with autocast(images.device, precision):
-            if attack is not None:
-                x = attack(model, x, labels, images, generator)
-            logits = model(x)
-        loss += F.cross_entropy(logits.float(), labels, reduction="sum")
-        correct += (logits.argmax(1) == labels).sum()
-    return loss.item() / len(images), 100 * correct.item() / len(images)
-
-
-@torch.no_grad()
-def reestimate_batch_norm(
-    model: nn.Module, images: Images, batch_size: int, precision: str = "fp32", attack: Attack | None = None
-) -> None:
-    """Set running means and variances to their average over the augmented (and attacked) training images.
-
-    A point on a curve has weights but no statistics of its own; without this its loss means nothing. Each
-    batch counts by its size. Only the batch-norm layers run in training mode; the model is left in eval mode.
-    """
-    layers = use_batch_statistics(model)
-    if not layers:
-        return
-    momenta = [layer.momentum for layer in layers]
-    for layer in layers:
-        layer.reset_running_stats()
-    seen = 0
-    generator = torch.Generator().manual_seed(EVALUATION_SEED)
-    for x, labels in images.augmented(batch_size, generator):
-        seen += len(x)
-        with autocast(images.device, precision):
-            if attack is not None:
-                _set_momentum(layers, 0.0)  # what the attack sees on its way does not count
-                x = attack(model, x, labels, images, generator)
-            _set_momentum(layers, len(x) / seen)
-            model(x)
-    for layer, momentum in zip(layers, momenta, strict=True):
-        layer.momentum = momentum
-    model.eval()
-
-
-def use_batch_statistics(model: nn.Module) -> list[nn.Module]:
-    """Put a model in eval mode but for its batch-norm layers, which normalize by the batch; returns these."""
-    model.eval()
-    layers = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    for layer in layers:
-        layer.train()
-    return layers
-
-
-def _set_momentum(layers: Iterable[nn.Module], momentum: float) -> None:
-    for layer in layers:
-        layer.momentum = momentum
 
 
 # --- training ----------------------------------------------------------------------------------------------
@@ -255,24 +178,6 @@ def _restore_random_states(states: Mapping[str, torch.Tensor], generator: torch.
 
 # images (b, 3, H, W), labels (b,), random draws → output, penalty
 Forward = Callable[[torch.Tensor, torch.Tensor, torch.Generator], tuple[torch.Tensor, torch.Tensor | float]]
-
-VALIDATION_POINTS = (0.25, 0.5, 0.75)  # of a curve, while it is learned
-
-
-def validate_curve(place: Callable[[float], nn.Module], args, train: Images, test: Images) -> dict[str, float]:
-    """Test loss and accuracy at a few points, each with batch-norm statistics of its own.
-
-    place: the base model with the weights of point t. Its buffers are left as they were.
-    """
-    figures = {}
-    for t in VALIDATION_POINTS:
-        model = place(t)
-        buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-        reestimate_batch_norm(model, train, args.batch_size, args.precision)
-        loss, accuracy = evaluate(model, test, args.batch_size, args.precision)
-        figures |= {f"loss_test_at_{t}": loss, f"accuracy_test_at_{t}": accuracy}
-        model.load_state_dict(buffers, strict=False)
-    return figures
 
 
 def draw_t(generator: torch.Generator) -> float:
@@ -430,13 +335,3 @@ def _record(history: dict[str, list[float]], epoch: int, figures: Mapping[str, f
     for name in {**history, **figures}:
         series = history.setdefault(name, [math.nan] * epoch)
         series.append(figures.get(name, math.nan))
-
-
-def in_words(figures: Mapping[str, float]) -> str:
-    """Losses and accuracies as a user reads them in a log."""
-    return "  ".join(
-        f"{name.replace('_', ' ')} {value:.1f} %"
-        if name.startswith("accuracy")
-        else f"{name.replace('_', ' ')} {value:.4f}"
-        for name, value in figures.items()
-    )

@@ -13,7 +13,7 @@ from visualization import viz_curve
 
 
 def parse_args(argv=None):
-    return viz_curve.parse_args(argv, __doc__, adversarial=True)
+    return viz_curve.parse_args(argv, __file__, __doc__, adversarial=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Draw loss and accuracy along evaluated curves, and by epoch while the curves were learned.
+"""Draw evaluated curves: loss and accuracy along them, the loss' spectrum, and training by epoch.
 
 python visualization/viz_curve.py --dataset CIFAR100 --seed_a 1 3 5 --seed_b 2 4 6 --epochs 0 250
 """
@@ -11,21 +11,22 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import matplotlib.pyplot as plt
 import numpy as np
 
-from utils import checkpoint, cli, figures, results
+from utils import cli, figures, results
 from utils.errors import UserError
+from utils.plane import spectrum
 
 
-def parse_args(argv=None, description=__doc__, adversarial=False):
-    parser = results.results_parser(description, adversarial)
-    parser.add_argument("--show", action="store_true", help="open the figures in a window too")
-    return results.parse(parser, argv)
+def parse_args(argv=None, script=__file__, description=__doc__, adversarial=False):
+    return results.parse(figures.parser(script, description, adversarial), argv)
 
 
 def main(args):
     files = []
     for model in args.model:
         series = results.series_of(args, model)
-        files += along_curve(args, model, series)
+        paths = {s: results.load_paths(args, s) for s in series}
+        files += along_curve(args, model, paths)
+        files += loss_spectrum(args, model, paths)
         learned = [s for s in series if not s.is_line]
         if learned:
             files += by_epoch(args, model, learned)
@@ -34,47 +35,49 @@ def main(args):
         plt.show()
 
 
-def along_curve(args, model, series):
-    accuracies = results.accuracies(args)
-    figure, axes = figures.panels(len(accuracies), 2)
-    for s in series:
-        tables = results.load_series(args, s)
-        style = figures.line_style(args, s)
-        for axis, name in zip(axes.T.flat, quantities(accuracies), strict=True):
-            figures.draw(axis, tables[0]["t"], np.stack([table[name] for table in tables]), **style)
-    for (left, right), words in zip(axes, accuracies.values(), strict=True):
-        left.set(ylabel=f"test {words} (%)")
-        right.set(ylabel=f"test {words.replace('accuracy', 'loss')} (cross-entropy)")
-    for axis in axes.flat:
-        axis.set(xlabel="position $t$ on the path from A to B", xlim=(0, 1))
-    return figures.finish(args, figure, axes.flat, f"{model} on {args.dataset}", "curve", model)
+def along_curve(args, model, paths):
+    quantities = results.quantities(args)
+    figure, axes = figures.panels(len(quantities), height=1.9 if len(quantities) < 3 else 1.5, sharex=True)
+    for axis, (name, words) in zip(axes.flat, quantities.items(), strict=True):
+        for s, tables in paths.items():
+            figures.draw(axis, tables[0]["t"], [table[name] for table in tables], **figures.line_style(args, s))
+        axis.set(ylabel=f"test {words}", xlim=(0, 1))
+    axes[-1, 0].set(xlabel="position $t$ on the path from A to B")
+    title = "along the path"
+    return figures.finish(args, figure, title, "curve", model)
 
 
-def quantities(accuracies):
-    """Accuracies, then losses: the columns of the figure."""
-    return [*accuracies, *(name.replace("accuracy", "loss") for name in accuracies)]
+def loss_spectrum(args, model, paths):
+    losses = [name for name in results.quantities(args) if name.startswith("loss")]
+    figure, axes = figures.panels(len(losses), height=2.2, sharex=True)
+    for axis, name in zip(axes.flat, losses, strict=True):
+        for s, tables in paths.items():
+            if any(table["length"][-1] == table["length"][0] for table in tables):
+                raise UserError(f"{s.words}: the path has no length, so it has no spectrum")
+            amplitudes = [spectrum(table["length"], table[name]) for table in tables]
+            figures.draw(axis, np.arange(1, len(amplitudes[0]) + 1), amplitudes, **figures.line_style(args, s))
+        words = results.quantities(args)[name].removesuffix(" (cross-entropy)")
+        axis.set(ylabel=f"amplitude of {words}\n(cross-entropy)", yscale="log")
+        axis.xaxis.get_major_locator().set_params(integer=True)
+    axes[-1, 0].set(xlabel="frequency (cycles on the whole path)")
+    title = "spectrum of the loss"
+    return figures.finish(args, figure, title, "spectrum", model)
 
 
 def by_epoch(args, model, series):
-    figure, axes = figures.panels(1, 2)
-    layout = checkpoint.Layout(args.root, model, args.dataset, args.adversarial)
+    figure, axes = figures.panels(2, sharex=True)
     for s in series:
-        histories = []
-        for pair in zip(args.seed_a, args.seed_b, strict=True):
-            path = layout.curve_history(s.alignment, *pair)
-            maker = results.train_command(args, s, *pair)
-            histories.append(checkpoint.load_arrays(path, maker, "loss_train", "accuracy_train"))
-            if len(histories[-1]["loss_train"]) < s.epochs:
-                raise UserError(f"{path} has fewer than {s.epochs} epochs; make it with: {maker} --resume")
-        style = figures.line_style(args, s)
+        histories = [results.load_history(args, s, pair) for pair in results.pairs_of(args)]
         for axis, quantity in zip(axes.flat, ("accuracy_train", "loss_train"), strict=True):
-            values = np.stack([history[quantity][: s.epochs] for history in histories])
-            figures.draw(axis, np.arange(1, values.shape[1] + 1), values, **style)
-    for axis, label in zip(axes.flat, ("training accuracy (%)", "training loss (cross-entropy)"), strict=True):
-        axis.set(xlabel="epoch", ylabel=label)
+            values = [history[quantity][: s.epochs] for history in histories]
+            figures.draw(axis, np.arange(1, s.epochs + 1), values, **figures.line_style(args, s))
+    words = "robust " if args.adversarial else ""
+    for axis, label in zip(axes.flat, ("accuracy (%)", "loss (cross-entropy)"), strict=True):
+        axis.set(ylabel=f"{words}training {label}")
         axis.xaxis.get_major_locator().set_params(integer=True)
-    title = f"Learning the curve: {model} on {args.dataset}"
-    return figures.finish(args, figure, axes.flat, title, "training", model)
+    axes[-1, 0].set(xlabel="epoch")
+    title = "learning the curve"
+    return figures.finish(args, figure, title, "training", model)
 
 
 if __name__ == "__main__":
