@@ -1,5 +1,7 @@
 """A small dataset and workspace that the tests share."""
 
+import itertools
+import json
 from argparse import Namespace
 from pathlib import Path
 
@@ -7,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+
+from utils.checkpoint import Layout, save_array, save_arrays
 
 CLASSES, SIZE = 4, 16
 
@@ -68,3 +72,34 @@ def randomize(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
             fan_in = value[0].numel() if value.dim() > 1 else 10
             value.copy_(noise * (2 / fan_in) ** 0.5 + (1 if name.endswith(("bn.weight", "bn1.weight")) else 0))
     return model
+
+
+def write_results(root, dataset="CIFAR10", model="TinyTen", pairs=((1, 2), (3, 4)), alignments=("null", "corr")):
+    """Results of every kind as an evaluation would leave them, with made-up numbers: lines, curves of 250 epochs."""
+    generator = np.random.default_rng(0)
+    layout = Layout(root, model, dataset)
+    t = np.linspace(0, 1, 9)
+    bezier = np.stack([(1 - t) ** 2, t**2, 2 * t * (1 - t)], axis=1)  # of A, B and the turning point
+    for alignment, (a, b) in itertools.product(alignments, pairs):
+        corners = np.array([[0, 0], [20 + a, 0], [10, 5 + generator.random()]])
+        for epochs in (0, 250):
+            settings = {"epochs_model": 250, "use_test": True, "num_points": 9, "points": [alignment, a, b, epochs]}
+            settings = np.array(json.dumps(settings))
+            coordinates = bezier @ corners if epochs else np.outer(t, corners[1])
+            length = np.concatenate([[0], np.linalg.norm(np.diff(coordinates, axis=0), axis=1).cumsum()])
+            accuracy = 88 - (20 if epochs else 60) * t * (1 - t) * (0.2 if alignment == "corr" else 1) - a / 10
+            arrays = {"t": t, "length": length, "coordinates": coordinates}
+            arrays |= {"accuracy": accuracy, "loss": 3 - accuracy / 40}
+            save_arrays(layout.evaluated(alignment, a, b, epochs), settings=settings, **arrays)
+            ends = {f"{w}_{end}": generator.random(9) for w in ("unaligned", "aligned") for end in "ab"}
+            save_arrays(layout.along_curve(alignment, a, b, epochs, 0.5), settings=settings, **ends)
+        x, y = np.meshgrid(np.linspace(-1, 22 + a, 5), np.linspace(-0.5, 8, 6))
+        plane = {"x": x, "y": y, "accuracy": 88 - (y - 3) ** 2, "loss": 0.3 + (y - 3) ** 2 / 20, "corners": corners}
+        save_arrays(layout.plane_with_curve(alignment, a, b, 250), settings=settings, **plane)
+        history = {"loss_train": np.linspace(2, 0.5, 250), "accuracy_train": np.linspace(40, 85, 250)}
+        save_arrays(layout.curve_history(alignment, a, b), **history)
+        if alignment != "null":
+            save_arrays(layout.plane_with_alignment(alignment, a, b), settings=settings, **plane)
+            for which in ("unaligned", "aligned"):
+                save_array(layout.correlation(alignment, which, a, b), generator.random(9))
+    return layout

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from conftest import randomize
@@ -6,7 +7,11 @@ from torch.nn import functional as F
 
 from models import TinyTen
 from utils import evaluation
+from utils.checkpoint import Results
+from utils.curves import Curve
 from utils.data import load_data
+from utils.errors import UserError
+from utils.plane import plane_basis
 
 
 @pytest.fixture(scope="module")
@@ -63,3 +68,48 @@ def test_reestimation_does_not_change_what_batch_statistics_would_give(data):
         by_running = model.eval()(x)
         by_batch = model.train()(x)
     torch.testing.assert_close(by_running, by_batch, rtol=1e-2, atol=1e-2)  # running variances are unbiased
+
+
+def curve_through(*seeds):
+    curve = Curve(TinyTen(4))
+    for index, seed in enumerate(seeds):
+        curve.set_point(index, randomize(TinyTen(4), seed).state_dict())
+    return curve
+
+
+def test_a_plane_is_made_of_the_networks_at_its_points(data, namespace, tmp_path):
+    """Loss at a grid point is that of the network with those weights; the corners are the three networks."""
+    curve, args = (
+        curve_through(1, 2, 3),
+        namespace(num_points=3, batch_size=64, precision="fp32", attack=None, bn_images=None),
+    )
+    results = Results(tmp_path / "plane.npz", {}, "x")
+    evaluation.evaluate_plane(args, data, curve, ((0, 1), (0, 1)), results)
+    plane = dict(np.load(tmp_path / "plane.npz"))
+    a, b, middle = (curve.row(i).double() for i in (0, 2, 1))
+    u, v = plane_basis(a, b, middle)
+    gram = torch.stack([u, v]) @ torch.stack([u, v]).T
+    torch.testing.assert_close(gram, torch.eye(2, dtype=torch.float64), atol=1e-6, rtol=0)
+
+    def point(x, y):
+        return a + x * u + y * v
+
+    for (x, y), corner in zip(plane["corners"], (a, b, middle), strict=True):
+        torch.testing.assert_close(point(x, y), corner, atol=1e-6, rtol=0)
+    for row in range(3):
+        for column in range(3):
+            theta = point(plane["x"][row, column], plane["y"][row, column]).float()
+            model = TinyTen(4)
+            model.load_state_dict(curve.flat.views(theta), strict=False)
+            evaluation.reestimate_batch_norm(model, data.train, 64)
+            loss, accuracy = evaluation.evaluate(model, data.test, 64)
+            assert plane["loss"][row, column] == pytest.approx(loss, rel=1e-5)
+            assert plane["accuracy"][row, column] == accuracy
+
+
+def test_points_on_a_line_span_no_plane(data, namespace, tmp_path):
+    curve = curve_through(1, 1, 2)
+    curve.init_linear()
+    args = namespace(num_points=3, batch_size=64, precision="fp32", attack=None, bn_images=None)
+    with pytest.raises(UserError, match="on a straight line"):
+        evaluation.evaluate_plane(args, data, curve, ((0, 1), (0, 1)), Results(tmp_path / "plane.npz", {}, "x"))

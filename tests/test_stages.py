@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from models import MODELS
-from utils import cli
+from utils import cli, evaluation
 from utils.checkpoint import kept_epochs
 from utils.permutations import permutation_spec, permutations_from_rows, rows_from_permutations
 
@@ -27,11 +27,19 @@ STAGES = (
     "training/train_curve_adversarial.py",
     "alignment/align_models.py",
     "alignment/align_googlenet.py",
+    "alignment/align_along_curve.py",
     "evaluation/eval_curve.py",
+    "evaluation/eval_plane_with_curve.py",
+    "evaluation/eval_plane_with_alignment.py",
     "evaluation/make_tables.py",
+    "evaluation/make_report.py",
     "evaluation/eval_adversarial_curve.py",
     "visualization/viz_curve.py",
+    "visualization/viz_curve_on_plane.py",
+    "visualization/viz_plane.py",
     "visualization/viz_adversarial_curve.py",
+    "visualization/layerwise_mean_correlation/viz_align_models.py",
+    "visualization/layerwise_mean_correlation/viz_align_along_curves.py",
 )
 
 
@@ -378,28 +386,108 @@ def test_robust_networks_are_not_mistaken_for_plain_ones(capsys, small, workspac
     assert "--transform TinyTen, which normalizes images unlike --transform Adversarial" in line
 
 
-def test_evaluation_goes_on_where_it_stopped(small, workspace, monkeypatch):
-    from utils import evaluation
+CURVE = ["--epochs_model", 3, "--epochs_curve", 2, "--alignment", "corr"]
 
-    flags = ["--epochs_model", 3, "--epochs_curve", 2, "--alignment", "corr", "--num_points", 5]
-    path = workspace / "model_data/curves/TinyTen/bars/curve_align_corr_seeds_01_02-2.npz"
-    expected = path.read_bytes()
-    path.unlink()
+
+def interrupt(monkeypatch, at):
+    """Let the evaluation number `at` stop the process; returns the list that counts them."""
     evaluate, calls = evaluation.evaluate, []
 
     def interrupted(*args):
         calls.append(1)
-        if len(calls) == 4:
+        if len(calls) == at:
             raise KeyboardInterrupt
         return evaluate(*args)
 
     monkeypatch.setattr(evaluation, "evaluate", interrupted)
+    return calls
+
+
+def test_evaluation_goes_on_where_it_stopped(small, workspace, monkeypatch):
+    path = workspace / "model_data/curves/TinyTen/bars/curve_align_corr_seeds_01_02-2.npz"
+    expected = path.read_bytes()
+    path.unlink()
+    calls = interrupt(monkeypatch, at=4)
     with pytest.raises(KeyboardInterrupt):
-        run("evaluation/eval_curve.py", *small, *flags)
+        run("evaluation/eval_curve.py", *small, *CURVE, "--num_points", 5)
     assert not path.exists()
-    run("evaluation/eval_curve.py", *small, *flags)
+    run("evaluation/eval_curve.py", *small, *CURVE, "--num_points", 5)
     assert path.read_bytes() == expected
     assert len(calls) == 4 + 2  # five points, of which one was begun twice
+
+
+@pytest.mark.parametrize("kind", ["curve", "alignment"])
+def test_a_plane_goes_on_where_it_stopped(kind, small, workspace, monkeypatch, capsys):
+    script = f"evaluation/eval_plane_with_{kind}.py"
+    flags = [*small, *(CURVE if kind == "curve" else CURVE[:2]), "--num_points", 3, "--bn_images", 64]
+    run(script, *flags)
+    (path,) = (workspace / f"model_data/loss_planes_with_{kind}").rglob("*.npz")
+    expected = path.read_bytes()
+    path.unlink()
+    calls = interrupt(monkeypatch, at=8)  # the second point of the third row
+    with pytest.raises(KeyboardInterrupt):
+        run(script, *flags)
+    figure = "viz_curve_on_plane" if kind == "curve" else "viz_plane"
+    asked = ["--dataset", "bars", "--root", workspace, "--alignment", "corr", "--epochs", 2]
+    code, line = fails(capsys, f"visualization/{figure}.py", *asked)
+    assert code == 1
+    assert f"{path} is not finished; go on with: python {script}" in line
+    run(script, *flags)
+    assert path.read_bytes() == expected
+    assert len(calls) == 8 + 3
+    run(f"visualization/{figure}.py", *asked)
+
+
+def test_planes_agree_with_the_evaluated_curve(small, workspace):
+    """The same coordinates in both; the grid reaches as far as is published."""
+    run("evaluation/eval_plane_with_curve.py", *small, *CURVE, "--num_points", 3, "--bn_images", 64)
+    folder = workspace / "model_data"
+    plane = np.load(folder / "loss_planes_with_curve/TinyTen/bars/plane_align_corr_seeds_01_02-2.npz")
+    curve = np.load(folder / "curves/TinyTen/bars/curve_align_corr_seeds_01_02-2.npz")
+    a, b, middle = plane["corners"]
+    np.testing.assert_allclose(a, 0, atol=1e-6)
+    np.testing.assert_allclose(b, curve["coordinates"][-1], atol=1e-5)
+    t = curve["t"][:, None]
+    np.testing.assert_allclose(2 * t * (1 - t) * middle + t**2 * b, curve["coordinates"], atol=1e-4)
+    np.testing.assert_allclose([plane["x"][0, 0], plane["x"][0, -1]], [-0.05 * b[0], 1.05 * b[0]])
+    np.testing.assert_allclose([plane["y"][0, 0], plane["y"][-1, 0]], [-0.1 * middle[1], 1.5 * middle[1]])
+
+
+@pytest.mark.parametrize("alignment", ["", "corr"])
+def test_an_end_aligned_with_itself(alignment, small, workspace):
+    for t, end in ((0, "a"), (1, "b")):
+        run("alignment/align_along_curve.py", *small, *CURVE[:4], "--alignment", alignment, "--point_t", t)
+        tag = alignment or "null"
+        folder = workspace / "model_data/paired_models/TinyTen/bars"
+        table = np.load(folder / f"curve_align_{tag}_seeds_01_02-2_t_{t}.npz")
+        for which in ("unaligned", "aligned"):
+            np.testing.assert_allclose(table[f"{which}_{end}"], 1, atol=1e-6)
+        for row in table[f"match_{end}"]:
+            row = row[row >= 0]
+            np.testing.assert_array_equal(row, np.arange(len(row)))
+
+
+def test_midpoints_of_a_curve_and_of_a_line(small, workspace, capsys):
+    for epochs in (0, 2):
+        run("alignment/align_along_curve.py", *small, *CURVE[:2], "--epochs_curve", epochs, "--alignment", "corr")
+    assert "unaligned with A" in capsys.readouterr().out
+    run("alignment/align_along_curve.py", *small, *CURVE)
+    assert "done already" in capsys.readouterr().out
+    flags = ["--dataset", "bars", "--root", workspace, "--alignment", "corr", "--epochs", 0, 2]
+    run("visualization/layerwise_mean_correlation/viz_align_along_curves.py", *flags)
+    run("visualization/layerwise_mean_correlation/viz_align_models.py", *flags[:-3])
+    for name in ("correlation_along_curve", "correlation"):
+        assert (workspace / f"figures/{name}_bars_TinyTen.png").exists()
+
+
+def test_planes_that_are_none(capsys, small):
+    line = ["--epochs_model", 3, "--epochs_curve", 0]
+    code, message = fails(capsys, "evaluation/eval_plane_with_curve.py", *small, *line)
+    assert code == 2
+    assert "a straight line spans no plane" in message
+    code, message = fails(capsys, "evaluation/eval_plane_with_alignment.py", *small, "--alignment", "")
+    assert code == 2
+    assert "there is no plane" in message
 
 
 @pytest.mark.parametrize("flags", [["--num_bends", 2], ["--num_bends", 5, "--curve", "PolyChain"], ["--no-fix_end"]])

@@ -358,6 +358,22 @@ def command(script: str, args: argparse.Namespace, *names: str, **values: object
     return " ".join(["python", script, *given, *words])
 
 
+def made_with(script: str, settings: Mapping[str, object], root: Path) -> str:
+    """The command line that the stored settings of a run or a result amount to; flags that are off are left out."""
+    words = [] if root == REPOSITORY else ["--root", shlex.quote(str(root))]
+    for name, value in settings.items():
+        if name == "use_test" and not value or name in ("fix_start", "fix_end") and not value:
+            words.append(f"--no-{name}")
+        elif name == "attack" and value is not None:
+            flags = zip(("--epsilon", "--attack_step", "--attack_steps"), value, strict=True)
+            words += [f"{flag} {number:.6g}" for flag, number in flags]
+        elif value is True and name not in ("use_test", "fix_start", "fix_end"):
+            words.append(f"--{name}")
+        elif isinstance(value, (int, float, str)) and not isinstance(value, bool):
+            words.append(f"--{name} {shlex.quote(str(value))}")
+    return " ".join(["python", script, *words])
+
+
 def align_command(args: argparse.Namespace, epochs: int, name: str = "corr", **seeds: int) -> str:
     """The command that makes the match `name`."""
     script = "align_googlenet.py" if args.model == "GoogLeNet" else "align_models.py"

@@ -151,7 +151,7 @@ def draw_planes(
     for axis in axes[-columns:]:
         axis.set_xlabel("distance towards B" if columns > 1 else "distance in the direction from A to B (Euclidean)")
     for axis in axes[::columns]:
-        axis.set_ylabel("distance\northogonal to it")
+        axis.set_ylabel("orthogonal\ndistance")
     step = -(-len(levels) // 7)
     bar = figure.colorbar(shade, ax=axes, location="bottom", aspect=40, pad=0.02, format="%.3g", ticks=levels[::step])
     deviation = "standard deviation of " if quantity != name else ""
@@ -166,6 +166,7 @@ def plane_figures(
     kind: str,
     title: str,
     paint: Callable[[plt.Axes, dict[str, np.ndarray]], None],
+    legend_columns: int,
 ) -> list[Path]:
     """Figures of accuracy and loss on planes, and of their deviations if these are of several pairs; saved.
 
@@ -177,7 +178,7 @@ def plane_figures(
         figure, axes = draw_planes(args, planes, name)
         for axis, plane in zip(axes, planes.values(), strict=True):
             paint(axis, plane)
-        files += finish(args, figure, title, f"{kind}_{name}", model, columns=3)
+        files += finish(args, figure, title, f"{kind}_{name}", model, legend_columns)
     return files
 
 
@@ -211,7 +212,8 @@ def finish(
     for axis in figure.axes:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             legend.setdefault(label, handle)
-    figure.legend(legend.values(), legend, loc="outside lower center", ncols=min(columns, len(legend)))
+    options = {"handlelength": 1.8} if columns > 2 else {}
+    figure.legend(legend.values(), legend, loc="outside lower center", ncols=min(columns, len(legend)), **options)
     pairs = len(args.seed_a)
     taken_over = f"mean of {pairs} pairs" if pairs > 1 else f"networks {args.seed_a[0]} and {args.seed_b[0]}"
     title = f"{title} ({taken_over})"

@@ -3,14 +3,14 @@
 import argparse
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from utils import checkpoint, results
+from utils import checkpoint, cli, results
 from utils.errors import UserError
 
 PUBLISHED_FILE = Path(__file__).resolve().parent.parent / "evaluation" / "published.csv"
@@ -60,13 +60,21 @@ def build(args: argparse.Namespace) -> Table:
 
     Raises UserError if there is nothing to show.
     """
-    found = [one for one in results.evaluated(args.root, args.adversarial) if _is_asked_for(args, one)]
+    found = [one for one in results.evaluated(args.root, args.adversarial) if is_asked_for(args, one)]
     datasets = args.dataset or list(dict.fromkeys(one.dataset for one in found))
     models = args.model or [m for m in results.MODELS if any(one.model == m for one in found)]
-    if not datasets or not models:
-        raise UserError(
-            f"nothing has been evaluated under {args.root}; do that with: python evaluation/eval_curve.py --help"
-        )
+    if not (found or (args.epochs and args.alignment and datasets and models)):
+        flags = {
+            "model": args.model,
+            "dataset": args.dataset,
+            "epochs_curve": args.epochs,
+            "alignment": args.alignment,
+        }
+        flags |= {"seed_a": args.seed_a, "seed_b": args.seed_b}
+        example = {name: values[0] for name, values in flags.items() if values}
+        where = argparse.Namespace(root=args.root, adversarial=args.adversarial)
+        command = cli.command("evaluation/eval_curve.py", where, **example)
+        raise UserError(f"nothing that was asked for has been evaluated under {args.root}; make it with: {command}")
     columns = [
         Column(dataset, quantity, words, figure)
         for dataset in datasets
@@ -103,11 +111,12 @@ def build(args: argparse.Namespace) -> Table:
             table.rows += [networks, *sorted(rows.values(), key=lambda row: row.series.epochs)]
     if not table.rows:
         raise table.missing[0]
-    table.notes = _notes(table, counts)
+    table.notes = _notes(table, counts, published)
     return table
 
 
-def _is_asked_for(args: argparse.Namespace, one: results.Found) -> bool:
+def is_asked_for(args: argparse.Namespace, one: results.Found) -> bool:
+    """Whether a path is among those that the flags name; a flag that is None names all."""
     tags = args.alignment and [checkpoint.tag(alignment) for alignment in args.alignment]
     pairs = args.seed_a and results.pairs_of(args)
     wanted = (
@@ -164,7 +173,7 @@ def load_published() -> dict[tuple[str, str, str], dict[str, Number]]:
     }
 
 
-def _notes(table: Table, counts: set[int]) -> list[str]:
+def _notes(table: Table, counts: set[int], published: Mapping) -> list[str]:
     most = max(counts)
     what = "one pair" if most == 1 else f"mean ± standard deviation of {most} pairs"
     if len(counts) > 1:
@@ -176,6 +185,10 @@ def _notes(table: Table, counts: set[int]) -> list[str]:
     notes = [f"Test accuracy in percent; {what}."]
     if any(map(table.published, table.columns)):
         notes.append(f"Published: {SOURCE}, mean ± standard deviation of three pairs.")
+    elif any((column.dataset, row.model, "networks") in published for column in table.columns for row in table.rows):
+        notes.append(
+            f"Published numbers ({SOURCE}) are of plain networks and curves of {PUBLISHED_EPOCHS} epochs each."
+        )
     return notes
 
 

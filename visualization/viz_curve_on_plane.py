@@ -29,7 +29,7 @@ def main(args):
         for s in results.series_of(args, model):
             of_pairs = [results.load_plane_with_curve(args, s, pair) for pair in results.pairs_of(args)]
             planes[s.words.removeprefix("curve, ")] = figures.mean_plane(of_pairs)
-        files += figures.plane_figures(args, model, planes, "plane_with_curve", "the planes of curves", paint)
+        files += figures.plane_figures(args, model, planes, "plane_with_curve", "the planes of curves", paint, 4)
     cli.finish(files)
     if args.show:
         plt.show()

@@ -33,7 +33,7 @@ def main(args):
             planes["B as it is, and aligned" if words == "aligned" else f"B aligned by {words}"] = figures.mean_plane(
                 of_pairs
             )
-        files += figures.plane_figures(args, model, planes, "plane_with_alignment", "what alignment does", paint)
+        files += figures.plane_figures(args, model, planes, "plane_with_alignment", "what alignment does", paint, 3)
     cli.finish(files)
     if args.show:
         plt.show()

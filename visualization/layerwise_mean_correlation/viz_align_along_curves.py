@@ -35,7 +35,8 @@ def main(args):
             axis.set_title(f"with network {end}")
         for axis, words in zip(axes[:, 0], WHICH.values(), strict=True):
             axis.set_ylabel(f"mean correlation,\n{words}")
-        figure.supxlabel("layer", fontsize=8)
+        for axis in axes[-1]:
+            axis.set_xlabel("layer")
         point = "midpoint" if args.point_t == 0.5 else f"t = {args.point_t:g}"
         title = f"{point} of the path"
         files += figures.finish(args, figure, title, "correlation_along_curve", model)

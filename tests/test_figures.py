@@ -1,0 +1,187 @@
+"""The figures: that they show the numbers of the files, and hold to the rules of print."""
+
+import importlib
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from conftest import write_results
+from PIL import Image
+
+from utils import cli, figures, results
+from utils.checkpoint import Layout
+
+SCRIPTS = {
+    "viz_curve": ["--epochs", "0", "250"],
+    "viz_curve_on_plane": [],
+    "viz_plane": [],
+    "layerwise_mean_correlation.viz_align_models": [],
+    "layerwise_mean_correlation.viz_align_along_curves": ["--epochs", "0", "250"],
+}
+PAIRS = {"one": (["1"], ["2"]), "several": (["1", "3"], ["2", "4"])}
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that a script saves, by kind."""
+    kept = {}
+    finish = figures.finish
+
+    def keep(args, figure, title, kind, *rest):
+        kept[kind] = figure
+        return finish(args, figure, title, kind, *rest)
+
+    monkeypatch.setattr(figures, "finish", keep)
+    yield kept
+    plt.close("all")
+
+
+def draw(script, root, *flags, pairs="several"):
+    module = importlib.import_module(f"visualization.{script}")
+    seeds = ["--seed_a", *PAIRS[pairs][0], "--seed_b", *PAIRS[pairs][1]]
+    module.main(module.parse_args(["--dataset", "CIFAR10", "--root", str(root), *seeds, *flags]))
+
+
+@pytest.mark.parametrize("pairs", PAIRS)
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_figure(script, pairs, tmp_path, drawn):
+    """As wide as a column, with a label on every axis that is not shared, text that can be read, nothing cut."""
+    write_results(tmp_path)
+    draw(script, tmp_path, *SCRIPTS[script], pairs=pairs)
+    assert drawn
+    for kind, figure in drawn.items():
+        path = tmp_path / "figures" / f"{kind}_CIFAR10_TinyTen.png"
+        with Image.open(path) as image:
+            assert image.width == round(figures.WIDTH * 300)
+            assert image.info["Description"].startswith(
+                f"python visualization/{script.replace('.', '/')}.py --dataset"
+            )
+        assert path.with_suffix(".pdf").read_bytes().startswith(b"%PDF")
+        renderer, width, height = figure.canvas.get_renderer(), *figure.get_size_inches() * figure.dpi
+        for text in figure.findobj(plt.Text):
+            if text.get_text() and text.get_visible() and "tick" not in str(type(text.axes)).lower():
+                assert text.get_fontsize() >= 7
+        for box in [figure._suptitle, *figure.legends, *(axis.xaxis.label for axis in figure.axes)]:
+            extent = box.get_window_extent(renderer)
+            assert extent.width == 0 or (extent.x0 >= 0 and extent.x1 <= width and 0 <= extent.y0 <= height)
+        legend = figure.legends[0].get_window_extent(renderer)
+        assert not any(axis.get_tightbbox(renderer).overlaps(legend) for axis in figure.axes)
+        words = {text.get_text() for text in figure.legends[0].get_texts()}
+        assert words
+        assert not any("_" in word or "corr" in word for word in words)
+        data_axes = [axis for axis in figure.axes if axis.get_label() != "<colorbar>"]
+        assert any(axis.get_xlabel() for axis in data_axes)
+        for axis in data_axes:
+            assert axis.get_ylabel() or axis.get_subplotspec().colspan.start > 0
+    assert any("deviation" in kind for kind in drawn) == (pairs == "several" and "plane" in script)
+
+
+def test_lines_are_the_evaluations(tmp_path, drawn):
+    write_results(tmp_path)
+    draw("viz_curve", tmp_path, "--epochs", "0", "250", pairs="one")
+    layout = Layout(tmp_path, "TinyTen", "CIFAR10")
+    accuracy, loss = drawn["curve"].axes
+    for axis, name in ((accuracy, "accuracy"), (loss, "loss")):
+        lines = {line.get_label(): line for line in axis.lines}
+        assert list(lines) == ["line, unaligned", "line, aligned", "curve, unaligned", "curve, aligned"]
+        for (path, epochs), (words, alignment) in (
+            (path, alignment)
+            for path in (("line", 0), ("curve", 250))
+            for alignment in (("unaligned", "null"), ("aligned", "corr"))
+        ):
+            line, table = lines[f"{path}, {words}"], np.load(layout.evaluated(alignment, 1, 2, epochs))
+            np.testing.assert_array_equal(line.get_xdata(), table["t"])
+            np.testing.assert_array_equal(line.get_ydata(), table[name])
+            assert line.get_color() == results.ALIGNMENTS[alignment][1]
+    assert not accuracy.collections  # no bars for one pair
+
+
+def test_several_pairs_are_a_mean_with_its_deviation(tmp_path, drawn):
+    write_results(tmp_path)
+    draw("viz_curve", tmp_path, "--epochs", "250", "--alignment", "corr")
+    layout = Layout(tmp_path, "TinyTen", "CIFAR10")
+    values = [np.load(layout.evaluated("corr", *pair, 250))["accuracy"] for pair in ((1, 2), (3, 4))]
+    (container,) = drawn["curve"].axes[0].containers
+    line, _, (bars,) = container
+    np.testing.assert_allclose(line.get_ydata(), np.mean(values, axis=0))
+    lengths = [segment[1, 1] - segment[0, 1] for segment in bars.get_segments()]
+    np.testing.assert_allclose(lengths, 2 * np.abs(values[0] - values[1]) / 2**0.5, rtol=1e-9)  # ddof 1
+
+
+def test_the_curve_on_its_plane_is_the_evaluated_curve(tmp_path, drawn):
+    write_results(tmp_path)
+    draw("viz_curve_on_plane", tmp_path, "--alignment", "corr", pairs="one")
+    layout = Layout(tmp_path, "TinyTen", "CIFAR10")
+    table = np.load(layout.evaluated("corr", 1, 2, 250))
+    plane = np.load(layout.plane_with_curve("corr", 1, 2, 250))
+    axis = drawn["plane_with_curve_accuracy"].axes[0]
+    lines = {line.get_label(): line.get_xydata() for line in axis.lines}
+    np.testing.assert_array_equal(lines["curve"], table["coordinates"])
+    for words, corner in zip(("A", "B", "turning point"), plane["corners"], strict=True):
+        np.testing.assert_array_equal(lines[words], [corner])
+    assert axis.get_aspect() == 1  # one measure in both directions
+
+
+def test_one_colour_scale_for_all_planes(tmp_path, drawn):
+    write_results(tmp_path)
+    draw("viz_curve_on_plane", tmp_path)
+    for figure in drawn.values():
+        scales = [axis.collections[0].norm for axis in figure.axes if axis.get_label() != "<colorbar>"]
+        assert len(scales) == 2
+        assert (scales[0].vmin, scales[0].vmax) == (scales[1].vmin, scales[1].vmax)
+
+
+def test_planes_of_another_curve_than_was_evaluated(tmp_path, capsys):
+    layout = write_results(tmp_path, pairs=((1, 2),))
+    layout.evaluated("corr", 1, 2, 250).write_bytes(layout.evaluated("null", 1, 2, 250).read_bytes())
+    module = importlib.import_module("visualization.viz_curve_on_plane")
+    flags = ["--dataset", "CIFAR10", "--root", str(tmp_path), "--alignment", "corr"]
+    with pytest.raises(SystemExit) as caught:
+        cli.run(lambda: module.parse_args(flags), module.main)
+    assert caught.value.code == 1
+    assert "is of another curve than was evaluated; make both anew: python" in capsys.readouterr().err
+
+
+MISSING = {
+    "viz_curve": ("evaluated", "evaluation/eval_curve.py"),
+    "viz_curve_on_plane": ("planes_with_curve", "evaluation/eval_plane_with_curve.py"),
+    "viz_plane": ("planes_with_alignment", "evaluation/eval_plane_with_alignment.py"),
+    "layerwise_mean_correlation.viz_align_models": ("correlations", "alignment/align_models.py"),
+    "layerwise_mean_correlation.viz_align_along_curves": ("correlations", "alignment/align_along_curve.py"),
+}
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated"])
+@pytest.mark.parametrize("script", MISSING)
+def test_what_is_missing_or_damaged_is_named_with_its_command(script, damage, tmp_path, capsys):
+    folder, command = MISSING[script]
+    files = sorted(write_results(tmp_path).folders[folder].glob("*seeds_03_04*"))
+    for path in files:
+        path.unlink() if damage == "missing" else path.write_bytes(path.read_bytes()[:150])
+    with pytest.raises(SystemExit) as caught:
+        module = importlib.import_module(f"visualization.{script}")
+        seeds = ["--seed_a", "1", "3", "--seed_b", "2", "4"]
+        flags = ["--dataset", "CIFAR10", "--root", str(tmp_path), *seeds, *SCRIPTS[script]]
+        cli.run(lambda: module.parse_args(flags), module.main)
+    assert caught.value.code == 1
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert any(str(path) in line for path in files)
+    assert f"make it with: python {command} --model TinyTen --dataset CIFAR10" in line
+    assert not list(tmp_path.glob("figures/*"))
+
+
+@pytest.mark.parametrize(
+    "script, flags, message",
+    [
+        ("viz_curve_on_plane", ["--epochs", "0"], "spans no plane"),
+        ("viz_plane", ["--alignment", ""], "there is no plane"),
+        ("viz_plane", ["--cmap", "rainbows"], "invalid choice: 'rainbows'"),
+        ("viz_curve", ["--seed_a", "1", "1", "--seed_b", "2", "2"], "name a pair twice"),
+    ],
+)
+def test_bad_arguments(script, flags, message, capsys):
+    module = importlib.import_module(f"visualization.{script}")
+    with pytest.raises(SystemExit) as caught:
+        module.parse_args(flags)
+    assert caught.value.code == 2
+    assert message in capsys.readouterr().err

@@ -1,0 +1,141 @@
+"""The report, as a file and in a browser."""
+
+import importlib
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+from conftest import write_results
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+
+from utils.checkpoint import Layout
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+DRIVER = shutil.which("chromedriver")
+needs_browser = pytest.mark.skipif(
+    not (CHROMIUM and DRIVER), reason="no browser: install chromium and chromium-driver (or chromedriver)"
+)
+
+
+def run(script, root, *flags):
+    module = importlib.import_module(script)
+    module.main(module.parse_args(["--root", str(root), *flags]))
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("report")
+    write_results(root)
+    pairs = ["--seed_a", "1", "3", "--seed_b", "2", "4"]
+    run("visualization.viz_curve", root, "--dataset", "CIFAR10", *pairs, "--epochs", "0", "250")
+    run("evaluation.make_report", root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def page(root):
+    return (root / "figures/report.html").read_text()
+
+
+def test_it_needs_no_network(page):
+    without_library = re.sub(r"<script>/\*\*.*?</script>", "", page, flags=re.DOTALL)
+    assert not re.findall(r"""(?:src|href)=["']?(?!data:)[^"'\s>]+""", without_library)
+    assert "default-src 'none'" in page  # and the browser holds it to that
+
+
+def test_it_holds_tables_figures_and_their_commands(page, root):
+    assert "<b>TinyTen</b>, the two networks" in page
+    assert "<td>87.4 ± 0.1</td>" in page  # published
+    assert page.count("<figure>") == len(list((root / "figures").glob("*.png"))) == 3
+    assert "python visualization/viz_curve.py --root" in page
+    assert "python evaluation/make_tables.py" in page
+    assert "python evaluation/eval_curve.py" in page
+    assert "python evaluation/eval_plane_with_curve.py" in page
+    assert "<li>Nothing.</li>" in page
+
+
+def test_it_says_what_is_missing(tmp_path, capsys):
+    layout = write_results(tmp_path)
+    layout.plane_with_curve("corr", 3, 4, 250).unlink()
+    layout.evaluated("null", 3, 4, 0).write_bytes(b"damaged")
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures/mine.png").write_bytes(b"a picture of something else")
+    run("evaluation.make_report", tmp_path)
+    page, printed = (tmp_path / "figures/report.html").read_text(), capsys.readouterr().out
+    for name in ("plane_align_corr_seeds_03_04-250.npz", "curve_align_null_seeds_03_04-0.npz", "mine.png"):
+        assert re.search(rf"<li>[^<]*{name}", page)
+        assert re.search(rf"Not in the report: .*{name}", printed)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    switches = ("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-sync")
+    quiet = ("disable-background-networking", "disable-component-update", "window-size=1200,1000")
+    for switch in (*switches, *quiet, f"user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(f"--{switch}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    yield driver
+    driver.quit()
+
+
+@needs_browser
+def test_the_slider_walks_along_every_path(browser, root):
+    """Wherever it is set, the points on planes and lines, and the numbers, are those evaluated there."""
+    browser.get((root / "figures/report.html").as_uri())
+    slider = browser.find_element(By.CSS_SELECTOR, ".explorer input[type=range]")
+    layout, pairs = Layout(root, "TinyTen", "CIFAR10"), ((1, 2), (3, 4))
+    kinds = {"line, unaligned": ("null", 0), "line, aligned": ("corr", 0)}
+    kinds |= {"curve, unaligned": ("null", 250), "curve, aligned": ("corr", 250)}
+    mean = {
+        words: {
+            name: np.mean([np.load(layout.evaluated(alignment, *pair, epochs))[name] for pair in pairs], axis=0)
+            for name in ("t", "accuracy", "loss", "coordinates")
+        }
+        for words, (alignment, epochs) in kinds.items()
+    }
+    assert slider.get_attribute("value") == "4"  # the middle of nine points
+    positions = [4]
+    for key, times in ((Keys.ARROW_RIGHT, 2), (Keys.HOME, 1), (Keys.ARROW_RIGHT, 1), (Keys.END, 1)):
+        for _ in range(times):
+            slider.send_keys(key)
+        positions.append({Keys.HOME: 0, Keys.END: 8}.get(key, positions[-1] + times))
+        i = positions[-1]
+        assert browser.find_element(By.CSS_SELECTOR, ".explorer output").text == f"{i / 8:.3f}"
+        points = browser.execute_script(
+            "return [...document.querySelectorAll('.plot')].map(div => div.data"
+            ".filter(trace => trace.mode === 'markers').map(trace => [trace.name, trace.x, trace.y]))"
+        )
+        planes, lines = points
+        for (_, x, y), words in zip(planes, ("curve, unaligned", "curve, aligned"), strict=True):
+            np.testing.assert_allclose([x[0], y[0]], mean[words]["coordinates"][i], rtol=1e-9)
+        assert len(lines) == 8
+        for (words, x, y), name in zip(lines, ["accuracy"] * 4 + ["loss"] * 4, strict=True):
+            np.testing.assert_allclose([x[0], y[0]], [i / 8, mean[words][name][i]], rtol=1e-9)
+        rows = browser.find_elements(By.CSS_SELECTOR, ".readings tbody tr")
+        for row in rows:
+            words, accuracy, loss = (cell.text for cell in row.find_elements(By.XPATH, "*"))
+            assert float(accuracy) == pytest.approx(mean[words]["accuracy"][i], rel=1e-3)
+            assert float(loss) == pytest.approx(mean[words]["loss"][i], rel=1e-3)
+    markers = browser.execute_script("return document.querySelectorAll('.plot .scatterlayer .point').length")
+    assert markers >= 2 + 8  # drawn, not only set
+
+
+@needs_browser
+def test_it_opens_without_errors_or_requests(browser, root):
+    browser.get((root / "figures/report.html").as_uri())
+    assert not [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+    requests = browser.execute_script("return performance.getEntriesByType('resource').map(entry => entry.name)")
+    assert not [name for name in requests if not name.startswith(("data:", "blob:"))]
+    broken = browser.execute_script("return [...document.images].filter(image => !image.naturalWidth).length")
+    assert broken == 0
+    wide = browser.execute_script("return document.documentElement.scrollWidth > window.innerWidth")
+    assert not wide
+    state = browser.execute_script("return document.querySelector('[data-state]').textContent")
+    assert len(json.loads(state)["steps"]) == 9
