@@ -1,16 +1,17 @@
 # make demo          neuron alignment on images that come with the repository, in minutes on a laptop
 # make demo-pam      the permutation learned together with the curve, between the demo's networks
 # make demo-robust   the demo for adversarially robust networks
+# make report        one HTML file of all results under ROOT (the repository, or demo/ if it has none)
 # make test          lint and tests, offline, on the CPU
 
 PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(BIN)/python
 
-.PHONY: demo demo-pam demo-robust test
+.PHONY: demo demo-pam demo-robust report test
 
 demo: .venv/installed
-	@$(MAKE) --no-print-directory demo-stages
+	@$(MAKE) --no-print-directory demo-stages demo-figures
 
 # Two networks, their alignment, and four paths between them: the straight line and a learned curve, without and with
 # the alignment. The schedule is the published one with its halvings brought forward (--lr_drop). Every command
@@ -28,11 +29,23 @@ demo-stages:
 	$(RUN) evaluation/eval_curve.py $(PAIR) --epochs_model 8 --epochs_curve 0 --alignment corr --num_points 9
 	$(RUN) evaluation/eval_curve.py $(PAIR) --epochs_model 8 --epochs_curve 6 --alignment '' --num_points 9
 	$(RUN) evaluation/eval_curve.py $(PAIR) --epochs_model 8 --epochs_curve 6 --alignment corr --num_points 9
-	$(RUN) visualization/viz_curve.py $(PAIR) --epochs 0 6
-	$(RUN) evaluation/make_tables.py $(PAIR) --epochs 0 6
 
-demo-pam: demo
-	@$(MAKE) --no-print-directory demo-pam-stages
+# The planes the curves lie in, on coarse grids, and all figures of the demo
+PLANE := $(PAIR) --epochs_model 8 --num_points 7 --bn_images 500
+.PHONY: demo-figures
+demo-figures:
+	$(RUN) evaluation/eval_plane_with_curve.py $(PLANE) --epochs_curve 6 --alignment ''
+	$(RUN) evaluation/eval_plane_with_curve.py $(PLANE) --epochs_curve 6 --alignment corr
+	$(RUN) evaluation/eval_plane_with_alignment.py $(PLANE)
+	$(RUN) visualization/viz_curve.py $(PAIR) --epochs 0 6
+	$(RUN) visualization/viz_curve_on_plane.py $(PAIR) --epochs 6
+	$(RUN) visualization/viz_plane.py $(PAIR)
+	$(RUN) visualization/layerwise_mean_correlation/viz_align_models.py $(PAIR)
+	$(RUN) evaluation/make_tables.py $(PAIR) --epochs 0 6 --alignment '' corr
+	$(RUN) evaluation/make_report.py $(DEMO)
+
+demo-pam: .venv/installed
+	@$(MAKE) --no-print-directory demo-stages demo-pam-stages
 
 .PHONY: demo-pam-stages
 demo-pam-stages:
@@ -44,6 +57,7 @@ demo-pam-stages:
 	$(RUN) evaluation/eval_curve.py $(PAIR) --epochs_model 8 --epochs_curve 6 --alignment pam_corr --num_points 9
 	$(RUN) visualization/viz_curve.py $(PAIR) --epochs 6 --alignment '' pam_null pam_corr corr --name pam
 	$(RUN) evaluation/make_tables.py $(PAIR) --epochs 6 --alignment '' pam_null pam_corr corr --name pam
+	$(RUN) evaluation/make_report.py $(DEMO)
 
 demo-robust: .venv/installed
 	@$(MAKE) --no-print-directory demo-robust-stages
@@ -63,7 +77,12 @@ demo-robust-stages:
 	$(RUN) evaluation/eval_adversarial_curve.py $(ROBUST_EVAL) --epochs_curve 4 --alignment ''
 	$(RUN) evaluation/eval_adversarial_curve.py $(ROBUST_EVAL) --epochs_curve 4 --alignment corr
 	$(RUN) visualization/viz_adversarial_curve.py $(PAIR) --epochs 0 4
-	$(RUN) evaluation/make_tables.py $(PAIR) --epochs 0 4 --adversarial
+	$(RUN) evaluation/make_tables.py $(PAIR) --epochs 0 4 --alignment '' corr --adversarial
+	$(RUN) evaluation/make_report.py $(DEMO)
+
+ROOT ?= $(if $(wildcard model_data/*curves),.,demo)
+report: .venv/installed
+	$(RUN) evaluation/make_report.py --root $(ROOT)
 
 test: .venv/installed-dev
 	$(BIN)/ruff check .
@@ -71,11 +90,11 @@ test: .venv/installed-dev
 	$(RUN) -m pytest
 
 # The virtual environment; made anew when the requirements change.
-.venv/installed: requirements.txt
+.venv/installed: requirements.txt requirements-report.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
 		"Python 3.11 or newer is needed; name one with: make demo PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
-	$(RUN) -m pip install --quiet --disable-pip-version-check -r $<
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-report.txt
 	@touch $@
 
 .venv/installed-dev: requirements-dev.txt .venv/installed

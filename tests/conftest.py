@@ -74,10 +74,12 @@ def randomize(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
     return model
 
 
-def write_results(root, dataset="CIFAR10", model="TinyTen", pairs=((1, 2), (3, 4)), alignments=("null", "corr")):
+def write_results(
+    root, dataset="CIFAR10", model="TinyTen", pairs=((1, 2), (3, 4)), alignments=("null", "corr"), adversarial=False
+):
     """Results of every kind as an evaluation would leave them, with made-up numbers: lines, curves of 250 epochs."""
     generator = np.random.default_rng(0)
-    layout = Layout(root, model, dataset)
+    layout = Layout(root, model, dataset, adversarial)
     t = np.linspace(0, 1, 9)
     bezier = np.stack([(1 - t) ** 2, t**2, 2 * t * (1 - t)], axis=1)  # of A, B and the turning point
     for alignment, (a, b) in itertools.product(alignments, pairs):
@@ -89,7 +91,8 @@ def write_results(root, dataset="CIFAR10", model="TinyTen", pairs=((1, 2), (3, 4
             length = np.concatenate([[0], np.linalg.norm(np.diff(coordinates, axis=0), axis=1).cumsum()])
             accuracy = 88 - (20 if epochs else 60) * t * (1 - t) * (0.2 if alignment == "corr" else 1) - a / 10
             arrays = {"t": t, "length": length, "coordinates": coordinates}
-            arrays |= {"accuracy": accuracy, "loss": 3 - accuracy / 40}
+            for kind in ("", "_robust") if adversarial else ("",):
+                arrays |= {f"accuracy{kind}": accuracy, f"loss{kind}": 3 - accuracy / 40}
             save_arrays(layout.evaluated(alignment, a, b, epochs), settings=settings, **arrays)
             ends = {f"{w}_{end}": generator.random(9) for w in ("unaligned", "aligned") for end in "ab"}
             save_arrays(layout.along_curve(alignment, a, b, epochs, 0.5), settings=settings, **ends)

@@ -1,6 +1,7 @@
 """The figures: that they show the numbers of the files, and hold to the rules of print."""
 
 import importlib
+import itertools
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -10,9 +11,11 @@ from PIL import Image
 
 from utils import cli, figures, results
 from utils.checkpoint import Layout
+from visualization import viz_curve
 
 SCRIPTS = {
     "viz_curve": ["--epochs", "0", "250"],
+    "viz_adversarial_curve": ["--epochs", "0", "250"],
     "viz_curve_on_plane": [],
     "viz_plane": [],
     "layerwise_mean_correlation.viz_align_models": [],
@@ -38,19 +41,21 @@ def drawn(monkeypatch):
 
 def draw(script, root, *flags, pairs="several"):
     module = importlib.import_module(f"visualization.{script}")
+    main = getattr(module, "main", viz_curve.main)  # of which the robust one is a thin twin
     seeds = ["--seed_a", *PAIRS[pairs][0], "--seed_b", *PAIRS[pairs][1]]
-    module.main(module.parse_args(["--dataset", "CIFAR10", "--root", str(root), *seeds, *flags]))
+    main(module.parse_args(["--dataset", "CIFAR10", "--root", str(root), *seeds, *flags]))
 
 
 @pytest.mark.parametrize("pairs", PAIRS)
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_every_figure(script, pairs, tmp_path, drawn):
     """As wide as a column, with a label on every axis that is not shared, text that can be read, nothing cut."""
-    write_results(tmp_path)
+    robust = "adversarial" in script
+    write_results(tmp_path, adversarial=robust)
     draw(script, tmp_path, *SCRIPTS[script], pairs=pairs)
     assert drawn
     for kind, figure in drawn.items():
-        path = tmp_path / "figures" / f"{kind}_CIFAR10_TinyTen.png"
+        path = tmp_path / "figures" / f"{'robust_' if robust else ''}{kind}_CIFAR10_TinyTen.png"
         with Image.open(path) as image:
             assert image.width == round(figures.WIDTH * 300)
             assert image.info["Description"].startswith(
@@ -71,6 +76,9 @@ def test_every_figure(script, pairs, tmp_path, drawn):
         assert not any("_" in word or "corr" in word for word in words)
         data_axes = [axis for axis in figure.axes if axis.get_label() != "<colorbar>"]
         assert any(axis.get_xlabel() for axis in data_axes)
+        labels = [axis.yaxis.label.get_window_extent(renderer) for axis in data_axes if axis.get_ylabel()]
+        assert all(label.y0 >= 0 and label.y1 <= height and label.x0 >= 0 for label in labels)
+        assert not any(one.overlaps(other) for one, other in itertools.combinations(labels, 2))
         for axis in data_axes:
             assert axis.get_ylabel() or axis.get_subplotspec().colspan.start > 0
     assert any("deviation" in kind for kind in drawn) == (pairs == "several" and "plane" in script)

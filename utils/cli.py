@@ -244,7 +244,7 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
     return args
 
 
-def default_transform(model: str, adversarial: bool) -> str:
+def default_transform(model: str | None, adversarial: bool) -> str:
     if adversarial:
         return "Adversarial_GoogLeNet" if model == "GoogLeNet" else "Adversarial"
     return model
@@ -342,7 +342,7 @@ def command(script: str, args: argparse.Namespace, *names: str, **values: object
     script = ADVERSARIAL_SCRIPTS.get(script, script) if adversarial else script
     words = []
     if script.startswith(("training/", "alignment/", "evaluation/eval_")):
-        if getattr(args, "transform", None) not in (None, default_transform(flags["model"], adversarial)):
+        if getattr(args, "transform", None) not in (None, default_transform(flags.get("model"), adversarial)):
             flags["transform"] = args.transform
         folders = () if script.startswith("training/train_model") else ("dir_models", "dir_alignment")
         for name in ("data_path", *folders):

@@ -41,7 +41,7 @@ def along_curve(args, model, paths):
     for axis, (name, words) in zip(axes.flat, quantities.items(), strict=True):
         for s, tables in paths.items():
             figures.draw(axis, tables[0]["t"], [table[name] for table in tables], **figures.line_style(args, s))
-        axis.set(ylabel=f"test {words}", xlim=(0, 1))
+        axis.set(ylabel=f"test {words}".replace(" (", "\n("), xlim=(0, 1))
     axes[-1, 0].set(xlabel="position $t$ on the path from A to B")
     title = "along the path"
     return figures.finish(args, figure, title, "curve", model)
@@ -73,7 +73,7 @@ def by_epoch(args, model, series):
             figures.draw(axis, np.arange(1, s.epochs + 1), values, **figures.line_style(args, s))
     words = "robust " if args.adversarial else ""
     for axis, label in zip(axes.flat, ("accuracy (%)", "loss (cross-entropy)"), strict=True):
-        axis.set(ylabel=f"{words}training {label}")
+        axis.set(ylabel=f"{words}training {label}".replace(" (", "\n("))
         axis.xaxis.get_major_locator().set_params(integer=True)
     axes[-1, 0].set(xlabel="epoch")
     title = "learning the curve"
