@@ -13,7 +13,7 @@ from utils import cli
 
 
 def parse_args(argv=None):
-    return align_models.parse_args(argv, model="GoogLeNet")
+    return align_models.parse_args(argv, __doc__, model="GoogLeNet")
 
 
 if __name__ == "__main__":

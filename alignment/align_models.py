@@ -16,16 +16,21 @@ from utils.pair import align_networks, digests, layout_of, load_endpoint, row_la
 from utils.permutations import rows_from_permutations
 
 
-def parse_args(argv=None, model=None):
-    parser = cli.stage_parser(__doc__, batch_size=512, model=model)
+def parse_args(argv=None, description=__doc__, model=None, method="corr"):
+    parser = cli.stage_parser(description, batch_size=512, model=model)
     cli.add_pair_flags(parser)
     parser.add_argument("--epochs", type=cli.positive_int, default=250, help="epochs the networks were trained")
     parser.add_argument("--adversarial", action="store_true", help="align robust networks, in their own folders")
-    parser.add_argument("--align_name", default="corr", help="name of the match")
+    parser.add_argument("--align_name", help=f"name of the match (default: {method})")
+    if method != "corr":
+        parser.add_argument("--pre_act", action="store_true", help="compare what goes into the activation functions")
     parser.add_argument("--seed", type=cli.nonnegative_int, default=1, help="of torch's random numbers")
     cli.add_pair_folders(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace a match that is there and is another")
-    return cli.parse(parser, argv)
+    args = cli.parse(parser, argv)
+    args.method = "w2_pre" if getattr(args, "pre_act", False) else method
+    args.align_name = args.align_name or args.method
+    return args
 
 
 def main(args):
@@ -40,7 +45,7 @@ def main(args):
         network.to(args.device, memory_format=torch.channels_last)
     spec = traced_spec(network_b)
 
-    permutations, before, after = align_networks(network_a, network_b, spec, data, args.batch_size)
+    permutations, before, after = align_networks(network_a, network_b, spec, data, args.batch_size, args.method)
     seeds = (args.seed_a, args.seed_b)
     path = layout.match(args.align_name, *seeds)
     checkpoint.save_match(path, rows_from_permutations(spec, permutations), made_for, args.overwrite)

@@ -6,7 +6,7 @@ from scipy.optimize import linear_sum_assignment
 from test_permutations import ALL, Unseen, inverse, max_relative, model_and_images, random_permutations
 
 from models import MODELS
-from utils.alignment import Moments, _samples, align, cross_correlations, mean_correlations
+from utils.alignment import Moments, _samples, align, cross_correlations, cross_moments, mean_correlations
 from utils.permutations import identity, permutation_spec, permute, trace
 
 
@@ -147,6 +147,17 @@ def test_a_dead_channel_correlates_with_nothing():
     np.testing.assert_allclose(np.diag(correlation)[[0, 2]], 1, atol=1e-6)
 
 
+def test_pairs_of_dead_channels_do_not_count():
+    spec = permutation_spec(MODELS["TinyTen"](5))
+    matrices = [np.eye(row.channels) for row in spec.rows] + [np.eye(5)]
+    matrices[0][3, 3] = 0  # dead in both networks
+    matrices[1][4] = 0  # dead in A, while B's matched channel varies
+    matrices[1][5, 4] = 0.2
+    means = mean_correlations(spec, matrices, identity(spec))
+    assert means[0] == 1
+    assert means[1] == pytest.approx(15 / 16)
+
+
 def test_large_maps_are_subsampled():
     assert _samples(torch.zeros(2, 3, 64, 64)).shape == (3, 2 * 32 * 32)
     assert _samples(torch.zeros(2, 3, 32, 32)).shape == (3, 2 * 32 * 32)
@@ -159,4 +170,29 @@ def test_unaligned_correlation_is_the_diagonal():
     matrices = cross_correlations(a, b, spec.rows, images("TinyTen"))
     means = mean_correlations(spec, matrices, identity(spec))
     assert means.shape == (9,)
-    np.testing.assert_allclose(means, [np.diag(matrix).mean() for matrix in matrices])
+    for mean, matrix in zip(means, matrices, strict=True):
+        alive = matrix.any(axis=1) | matrix.any(axis=0)
+        assert mean == pytest.approx(np.diag(matrix)[alive].mean())
+
+
+def test_products_are_those_of_the_samples():
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.rand(5, 900, generator=generator) + 3, torch.rand(4, 900, generator=generator) - 7
+    moments = Moments(x[:, :50].mean(1), y[:, :50].mean(1))
+    for part_x, part_y in zip(x.split(128, 1), y.split(128, 1), strict=True):
+        moments.add(part_x, part_y)
+    np.testing.assert_allclose(moments.product(), (x.double() @ y.double().T / 900).numpy(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_least_distance_finds_a_planted_permutation(before):
+    """The best assignment of products is that of least L2 distance; a shuffled copy is at distance 0."""
+    (batch,) = images("TinyTen")
+    model = lively(randomize(MODELS["TinyTen"](5)), batch)
+    spec = permutation_spec(model)
+    planted = random_permutations(spec)
+    shuffled = MODELS["TinyTen"](5).eval()
+    shuffled.load_state_dict(permute(model.state_dict(), spec, planted))
+    moments = cross_moments(model, shuffled, spec.rows, [batch], before)
+    for expected, found in zip(inverse(planted), align(spec, [m.product() for m in moments]), strict=True):
+        np.testing.assert_array_equal(expected, found)

@@ -117,7 +117,7 @@ def hostile_pt():
 READERS = {
     "checkpoint": (checkpoint.load_checkpoint, hostile_pt),
     "match": (checkpoint.load_match, hostile_npy),
-    "arrays": (lambda path, maker: checkpoint.load_arrays(path, maker, "t"), hostile_npz),
+    "arrays": (lambda path, maker: checkpoint.load_arrays(path, maker, t=("n",)), hostile_npz),
 }
 
 

@@ -27,6 +27,7 @@ STAGES = (
     "training/train_curve_adversarial.py",
     "alignment/align_models.py",
     "alignment/align_googlenet.py",
+    "alignment/align_models_w2.py",
     "alignment/align_along_curve.py",
     "evaluation/eval_curve.py",
     "evaluation/eval_plane_with_curve.py",
@@ -667,6 +668,20 @@ def test_a_match_that_is_none(capsys, small, workspace, kind):
     assert code == 1
     assert str(path) in line
     assert "python alignment/align_models.py" in line
+
+
+@pytest.mark.parametrize("flags, name", [([], "w2_post"), (["--pre_act"], "w2_pre")])
+def test_alignment_by_distance(capsys, small, workspace, flags, name):
+    curve = ["--alignment", name, "--epochs_model", 3]
+    code, line = fails(capsys, "training/train_curve.py", *small, *curve)
+    command = line.split("make it with: python ")[1].split()
+    assert command[0] == "alignment/align_models_w2.py"
+    assert ("--pre_act" in command) == (name == "w2_pre")
+    run("alignment/align_models_w2.py", *small, "--epochs", 3, *flags)
+    folder = workspace / "model_data/paired_models/TinyTen/bars"
+    before, after = (np.load(folder / f"{name}_{which}_mean_seeds_01_02.npy") for which in ("unaligned", "aligned"))
+    assert after[:-1].mean() > before[:-1].mean()
+    run("training/train_curve.py", *small, *curve, "--epochs", 1)
 
 
 def test_another_match_is_not_overwritten(capsys, small, workspace):

@@ -69,6 +69,13 @@ class Moments:
         ):
             setattr(self, name, getattr(self, name) + value.cpu().double())
 
+    def product(self) -> np.ndarray:
+        """Mean product Σ x_i y_j / n (C_a, C_b). Its best assignment has the least L2 distance between channels."""
+        mean_a, mean_b = self.a / self.count, self.b / self.count
+        shift_a, shift_b = self.shift_a.cpu().double(), self.shift_b.cpu().double()
+        about_shift = self.ab / self.count + torch.outer(mean_a, shift_b) + torch.outer(shift_a, mean_b)
+        return (about_shift + torch.outer(shift_a, shift_b)).numpy()
+
     def correlation(self) -> np.ndarray:
         """Cross-correlation (C_a, C_b) of z-scored channels; 0 for a channel that never varies."""
         covariance = self.ab / self.count - torch.outer(self.a / self.count, self.b / self.count)
@@ -82,15 +89,20 @@ def _deviation(total: torch.Tensor, squares: torch.Tensor, count: int) -> torch.
     return torch.where(variance > 1e-12 * squares / count, variance.clamp(min=0).sqrt(), 0)
 
 
+def cross_correlations(*args, **options) -> list[np.ndarray]:
+    """Correlation matrices (C_a, C_b) of every row's activation, the logits last: `cross_moments` z-scored."""
+    return [moments.correlation() for moments in cross_moments(*args, **options)]
+
+
 @torch.no_grad()
-def cross_correlations(
+def cross_moments(
     model_a: nn.Module,
     model_b: nn.Module,
     rows: Sequence[Row],
     batches: Iterable[torch.Tensor],
     before: bool = False,
-) -> list[np.ndarray]:
-    """Correlation matrices of every row's activation, and of the logits last, over all images (b, 3, H, W).
+) -> list[Moments]:
+    """The moments of every row's activation, and of the logits last, over all images (b, 3, H, W).
 
     before: of what goes into each activation function.
     """
@@ -104,7 +116,7 @@ def cross_correlations(
                 if layer == len(moments):
                     moments.append(Moments(x.mean(1), y.mean(1)))
                 moments[layer].add(x, y)
-    return [moment.correlation() for moment in moments]
+    return moments
 
 
 def _samples(activation: torch.Tensor) -> torch.Tensor:
@@ -128,7 +140,7 @@ TIE = 1e-6
 def align(
     spec: PermutationSpec, correlations: Sequence[np.ndarray], ties: Sequence[np.ndarray] | None = None
 ) -> list[np.ndarray]:
-    """The best permutation of each group from the correlation matrix of each row of the spec.
+    """The best permutation of each group from the matrix of correlations (or products) of each row of the spec.
 
     A group that several activations show (a residual stream) is decided by their sum.
 
@@ -152,7 +164,14 @@ def align(
 def mean_correlations(
     spec: PermutationSpec, correlations: Sequence[np.ndarray], permutations: Sequence[np.ndarray]
 ) -> np.ndarray:
-    """Mean correlation of each row's matched channels, the logits last, for B permuted so: (rows + 1,)."""
+    """Mean correlation of each row's matched channels, the logits last, for B permuted so: (rows + 1,).
+
+    Two channels that both never vary have no correlation and do not count.
+    """
     orders = [axis_index(row.axis, permutations) for row in spec.rows]
     orders.append(np.arange(len(correlations[-1])))
-    return np.array([c[np.arange(len(p)), p].mean() for c, p in zip(correlations, orders, strict=True)])
+    means = []
+    for matrix, order in zip(correlations, orders, strict=True):
+        varies = matrix.any(axis=1) | matrix.any(axis=0)[order]
+        means.append(matrix[np.arange(len(order)), order][varies].mean() if varies.any() else 0.0)
+    return np.array(means)

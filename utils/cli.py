@@ -310,9 +310,9 @@ def _duration(seconds: float) -> str:
 
 def print_table(labels: Sequence[str], columns: Mapping[str, Sequence[float]]) -> None:
     """Numbers with three decimals, a line a label, a column a name."""
-    print(f"  {'layer':<28}" + "".join(f"{name:>16}" for name in columns))
+    print(f"  {'layer':<28}" + "".join(f"{name:>18}" for name in columns))
     for label, *values in zip(labels, *columns.values(), strict=True):
-        print(f"  {label:<28}" + "".join(f"{value:16.3f}" for value in values))
+        print(f"  {label:<28}" + "".join(f"{value:18.3f}" for value in values))
 
 
 def finish(files: Sequence[Path], next_command: str | None = None) -> None:
@@ -376,6 +376,9 @@ def made_with(script: str, settings: Mapping[str, object], root: Path) -> str:
 
 def align_command(args: argparse.Namespace, epochs: int, name: str = "corr", **seeds: int) -> str:
     """The command that makes the match `name`."""
+    if name in ("w2_post", "w2_pre"):
+        made = command("alignment/align_models_w2.py", args, epochs=epochs, **seeds)
+        return made + " --pre_act" if name == "w2_pre" else made
     script = "align_googlenet.py" if args.model == "GoogLeNet" else "align_models.py"
     named = {} if name == "corr" else {"align_name": name}
     return command(f"alignment/{script}", args, epochs=epochs, **seeds, **named)

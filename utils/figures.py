@@ -217,8 +217,9 @@ def finish(
     pairs = len(args.seed_a)
     taken_over = f"mean of {pairs} pairs" if pairs > 1 else f"networks {args.seed_a[0]} and {args.seed_b[0]}"
     title = f"{title} ({taken_over})"
-    figure.suptitle(f"{model} on {args.dataset}\n{title}")
-    title = f"{model} on {args.dataset}: {title}"
+    subject = f"{'Robust ' if args.adversarial else ''}{model} on {args.dataset}"
+    figure.suptitle(f"{subject}\n{title}")
+    title = f"{subject}: {title}"
     notes = {
         "png": {"Title": title, "Description": args.command},
         "pdf": {"Title": title, "Subject": args.command, "CreationDate": None},  # the same results, the same file

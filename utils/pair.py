@@ -90,12 +90,20 @@ def load_match(
 
 
 def align_networks(
-    network_a: nn.Module, network_b: nn.Module, spec: PermutationSpec, data: Data, batch_size: int
+    network_a: nn.Module,
+    network_b: nn.Module,
+    spec: PermutationSpec,
+    data: Data,
+    batch_size: int,
+    method: str = "corr",
 ) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
-    """The permutations of B, one a group, that correlation of activations with A's gives on the alignment images.
+    """The permutations of B, one a group, that match its activations to A's on the alignment images.
 
     And on the test images the mean correlation of matched channels of each row, the logits last (rows + 1,), before
     and after. Both networks run as they are, in eval mode.
+
+    method: corr, the greatest correlation; w2_post or w2_pre, the least L2 distance, of activations or of what goes
+        into the activation functions.
     """
 
     def batches(images: Images, purpose: str) -> Iterator[torch.Tensor]:
@@ -107,9 +115,13 @@ def align_networks(
     def correlations(images: Iterable[torch.Tensor], **options: bool) -> list[np.ndarray]:
         return alignment.cross_correlations(network_a, network_b, spec.rows, images, **options)
 
-    ties = correlations(itertools.islice(batches(data.alignment, "breaking ties"), 1), before=True)
-    matrices = correlations(batches(data.alignment, "comparing activations"))
-    permutations = alignment.align(spec, matrices, ties)
+    compared = batches(data.alignment, "comparing activations")
+    if method == "corr":
+        ties = correlations(itertools.islice(batches(data.alignment, "breaking ties"), 1), before=True)
+        permutations = alignment.align(spec, correlations(compared), ties)
+    else:
+        moments = alignment.cross_moments(network_a, network_b, spec.rows, compared, before=method == "w2_pre")
+        permutations = alignment.align(spec, [moment.product() for moment in moments])
     on_test = correlations(batches(data.test, "measuring on test images"))
     before = alignment.mean_correlations(spec, on_test, identity(spec))
     return permutations, before, alignment.mean_correlations(spec, on_test, permutations)

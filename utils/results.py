@@ -16,15 +16,17 @@ from utils import checkpoint, cli
 from utils.errors import UserError
 from utils.plane import path_average
 
-# Published alignments in the order of the paper's table: their name in words and their colour everywhere
-# (Okabe and Ito's colours, which stay apart for colour-blind readers and in grey print).
+# Alignments in the order of the paper's table, then others that scripts here make: their name in words and their
+# colour everywhere (Okabe and Ito's colours, which stay apart for colour-blind readers and in grey print).
 ALIGNMENTS = {
     "null": ("unaligned", "#D55E00"),
     "pam_null": ("PAM unaligned", "#E69F00"),
     "pam_corr": ("PAM aligned", "#009E73"),
     "corr": ("aligned", "#0072B2"),
+    "w2_post": ("aligned by L2", "#CC79A7"),
+    "w2_pre": ("aligned by L2 before activation", "#56B4E9"),
 }
-OTHER_COLOURS = ("#CC79A7", "#56B4E9", "#7A7A7A", "#000000")
+OTHER_COLOURS = ("#7A7A7A", "#000000")
 
 
 # --- what is asked for -------------------------------------------------------------------------------------

@@ -30,9 +30,7 @@ def main(args):
         for s in results.named(args.dataset, model, [(0, alignment) for alignment in args.alignment]):
             of_pairs = [results.load_plane_with_alignment(args, s, pair) for pair in results.pairs_of(args)]
             words = results.in_words(s.alignment)
-            planes["B as it is, and aligned" if words == "aligned" else f"B aligned by {words}"] = figures.mean_plane(
-                of_pairs
-            )
+            planes[f"B as it is, and {words}"] = figures.mean_plane(of_pairs)
         files += figures.plane_figures(args, model, planes, "plane_with_alignment", "what alignment does", paint, 3)
     cli.finish(files)
     if args.show:
