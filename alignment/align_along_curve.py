@@ -21,10 +21,8 @@ WHICH = ("unaligned", "aligned")  # as the point is, and permuted to match the e
 def parse_args(argv=None):
     parser = cli.stage_parser(__doc__, batch_size=512)
     cli.add_path_flags(parser)
-    add = parser.add_argument
-    add("--point_t", type=cli.fraction, default=0.5, help="the point, from 0 at A to 1 at B")
-    add("--bn_images", type=cli.positive_int, help="re-estimate batch norm on so many training images (default: all)")
-    add("--overwrite", action="store_true", help="align again what has been aligned otherwise")
+    cli.add_evaluation_flags(parser)
+    parser.add_argument("--point_t", type=cli.fraction, default=0.5, help="the point, from 0 at A to 1 at B")
     return cli.parse(parser, argv)
 
 

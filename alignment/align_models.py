@@ -21,7 +21,7 @@ def parse_args(argv=None, description=__doc__, model=None, method="corr"):
     cli.add_pair_flags(parser)
     parser.add_argument("--epochs", type=cli.positive_int, default=250, help="epochs the networks were trained")
     parser.add_argument("--adversarial", action="store_true", help="align robust networks, in their own folders")
-    parser.add_argument("--align_name", help=f"name of the match (default: {method})")
+    parser.add_argument("--align_name", help="name of the match (default: corr, w2_post or w2_pre)")
     if method != "corr":
         parser.add_argument("--pre_act", action="store_true", help="compare what goes into the activation functions")
     parser.add_argument("--seed", type=cli.nonnegative_int, default=1, help="of torch's random numbers")

@@ -21,7 +21,10 @@ def parse_args(argv=None, description=__doc__, adversarial=False):
     if adversarial:
         cli.add_attack_flags(parser)
     cli.add_path_flags(parser)
-    cli.add_evaluation_flags(parser, 65, "points evaluated, the two ends included")
+    cli.add_evaluation_flags(parser)
+    parser.add_argument(
+        "--num_points", type=cli.at_least_two, default=65, help="points evaluated, the two ends included"
+    )
     parser.add_argument("--eval_train", action="store_true", help="on training images too, without augmentation")
     return cli.parse(parser, argv)
 

@@ -26,7 +26,8 @@ def parse_args(argv=None):
     cli.add_pair_flags(parser)
     cli.add_alignment_flag(parser)
     cli.add_pair_folders(parser)
-    cli.add_evaluation_flags(parser, 17, "points along each side of the grid")
+    cli.add_evaluation_flags(parser)
+    parser.add_argument("--num_points", type=cli.at_least_two, default=17, help="points along each side of the grid")
     parser.set_defaults(alignment="corr")
     args = cli.parse(parser, argv)
     if tag(args.alignment) == "null":

@@ -20,7 +20,8 @@ GRID = ((-0.05, 1.05), (-0.10, 1.5))
 def parse_args(argv=None):
     parser = cli.stage_parser(__doc__, batch_size=512)
     cli.add_path_flags(parser)
-    cli.add_evaluation_flags(parser, 17, "points along each side of the grid")
+    cli.add_evaluation_flags(parser)
+    parser.add_argument("--num_points", type=cli.at_least_two, default=17, help="points along each side of the grid")
     return cli.parse(parser, argv)
 
 

@@ -19,6 +19,8 @@ def parse_args(argv=None):
 
 def main(args):
     table = tables.build(args)
+    if not table.rows:
+        raise table.missing[0]
     markdown = tables.to_markdown(table)
     print(markdown)
     for error in table.missing:

@@ -85,7 +85,7 @@ def write_results(
     for alignment, (a, b) in itertools.product(alignments, pairs):
         corners = np.array([[0, 0], [20 + a, 0], [10, 5 + generator.random()]])
         for epochs in (0, 250):
-            settings = {"epochs_model": 250, "use_test": True, "num_points": 9, "points": [alignment, a, b, epochs]}
+            settings = {"epochs_model": 250, "use_test": True, "num_points": 9, "points": [f"A{a}", f"{alignment}{epochs}", f"B{b}"]}
             settings = np.array(json.dumps(settings))
             coordinates = bezier @ corners if epochs else np.outer(t, corners[1])
             length = np.concatenate([[0], np.linalg.norm(np.diff(coordinates, axis=0), axis=1).cumsum()])
@@ -96,11 +96,13 @@ def write_results(
             save_arrays(layout.evaluated(alignment, a, b, epochs), settings=settings, **arrays)
             ends = {f"{w}_{end}": generator.random(9) for w in ("unaligned", "aligned") for end in "ab"}
             save_arrays(layout.along_curve(alignment, a, b, epochs, 0.5), settings=settings, **ends)
+        history = {"loss_train": np.linspace(2, 0.5, 250), "accuracy_train": np.linspace(40, 85, 250)}
+        save_arrays(layout.curve_history(alignment, a, b), **history)
+        if adversarial:
+            continue  # robust networks have no planes
         x, y = np.meshgrid(np.linspace(-1, 22 + a, 5), np.linspace(-0.5, 8, 6))
         plane = {"x": x, "y": y, "accuracy": 88 - (y - 3) ** 2, "loss": 0.3 + (y - 3) ** 2 / 20, "corners": corners}
         save_arrays(layout.plane_with_curve(alignment, a, b, 250), settings=settings, **plane)
-        history = {"loss_train": np.linspace(2, 0.5, 250), "accuracy_train": np.linspace(40, 85, 250)}
-        save_arrays(layout.curve_history(alignment, a, b), **history)
         if alignment != "null":
             save_arrays(layout.plane_with_alignment(alignment, a, b), settings=settings, **plane)
             for which in ("unaligned", "aligned"):

@@ -2,6 +2,7 @@
 
 import importlib
 import itertools
+from argparse import Namespace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -28,13 +29,13 @@ PAIRS = {"one": (["1"], ["2"]), "several": (["1", "3"], ["2", "4"])}
 def drawn(monkeypatch):
     """The figures that a script saves, by kind."""
     kept = {}
-    finish = figures.finish
+    save = figures.save
 
     def keep(args, figure, title, kind, *rest):
         kept[kind] = figure
-        return finish(args, figure, title, kind, *rest)
+        return save(args, figure, title, kind, *rest)
 
-    monkeypatch.setattr(figures, "finish", keep)
+    monkeypatch.setattr(figures, "save", keep)
     yield kept
     plt.close("all")
 
@@ -139,6 +140,28 @@ def test_one_colour_scale_for_all_planes(tmp_path, drawn):
         assert (scales[0].vmin, scales[0].vmax) == (scales[1].vmin, scales[1].vmax)
 
 
+def test_pairs_evaluated_at_other_points(tmp_path, capsys):
+    path = write_results(tmp_path).evaluated("corr", 3, 4, 250)
+    np.savez(path, **{name: value[::2] for name, value in np.load(path).items() if name != "settings"})
+    for script in ("viz_curve", "viz_curve_on_plane"):
+        module = importlib.import_module(f"visualization.{script}")
+        flags = ["--dataset", "CIFAR10", "--root", str(tmp_path), "--seed_a", "1", "3", "--seed_b", "2", "4"]
+        with pytest.raises(SystemExit):
+            cli.run(lambda module=module, flags=flags: module.parse_args(flags), module.main)
+        (line,) = capsys.readouterr().err.strip().splitlines()
+        assert f"{path} was evaluated unlike that of the first pair, with 5 points (there 9)" in line
+        assert line.endswith("--num_points 9 --overwrite")
+    assert not list(tmp_path.glob("figures/*"))
+
+
+def test_colours_are_the_same_everywhere():
+    for alignment in ("", "corr", "w2_post", "mine"):
+        args = Namespace(alignment=["first", alignment, "last"])
+        for series in results.named("CIFAR10", "TinyTen", [(0, alignment), (9, alignment)]):
+            assert figures.line_style(args, series)["color"] == results.colour(alignment)
+    assert len({results.colour(alignment) for alignment in results.ALIGNMENTS}) == len(results.ALIGNMENTS)
+
+
 def test_planes_of_another_curve_than_was_evaluated(tmp_path, capsys):
     layout = write_results(tmp_path, pairs=((1, 2),))
     layout.evaluated("corr", 1, 2, 250).write_bytes(layout.evaluated("null", 1, 2, 250).read_bytes())
@@ -182,6 +205,8 @@ def test_what_is_missing_or_damaged_is_named_with_its_command(script, damage, tm
     "script, flags, message",
     [
         ("viz_curve_on_plane", ["--epochs", "0"], "spans no plane"),
+        ("viz_adversarial_curve", ["--alignment", "pam_corr"], "PAM is for plain networks"),
+        ("layerwise_mean_correlation.viz_align_models", ["--alignment", "pam_corr"], "no correlations belong"),
         ("viz_plane", ["--alignment", ""], "there is no plane"),
         ("viz_plane", ["--cmap", "rainbows"], "invalid choice: 'rainbows'"),
         ("viz_curve", ["--seed_a", "1", "1", "--seed_b", "2", "2"], "name a pair twice"),

@@ -71,6 +71,28 @@ def test_it_says_what_is_missing(tmp_path, capsys):
         assert re.search(rf"Not in the report: .*{name}", printed)
 
 
+def test_one_kind_of_networks_that_cannot_be_read_does_not_stop_the_rest(tmp_path, capsys):
+    write_results(tmp_path, pairs=((1, 2),))
+    layout = write_results(tmp_path, pairs=((1, 2),), adversarial=True)
+    for path in layout.folders["evaluated"].glob("*.npz"):
+        path.write_bytes(b"damaged")
+    run("evaluation.make_report", tmp_path)
+    assert "<b>TinyTen</b>" in (tmp_path / "figures/report.html").read_text()
+    assert f"Not in the report: {path}" in capsys.readouterr().out
+
+
+def test_it_can_be_of_one_dataset(root, tmp_path):
+    write_results(tmp_path, dataset="mine")
+    write_results(tmp_path, pairs=((1, 2),))
+    for dataset in ("mine", "CIFAR10"):
+        run("visualization.viz_plane", tmp_path, "--dataset", dataset)
+    run("evaluation.make_report", tmp_path, "--dataset", "mine", "--alignment", "", "corr")
+    page = (tmp_path / "figures/report.html").read_text()
+    assert "TinyTen on mine" in page
+    assert "on CIFAR10" not in page
+    assert "make_tables.py --dataset mine --alignment &#x27;&#x27; corr" in page
+
+
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
     options = webdriver.ChromeOptions()

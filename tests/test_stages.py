@@ -481,6 +481,17 @@ def test_midpoints_of_a_curve_and_of_a_line(small, workspace, capsys):
         assert (workspace / f"figures/{name}_bars_TinyTen.png").exists()
 
 
+def test_plane_of_a_match_that_pam_found(capsys, small, workspace):
+    flags = [*small, "--epochs_model", 3, "--num_points", 2, "--bn_images", 64, "--alignment", "pam_corr"]
+    code, line = fails(capsys, "evaluation/eval_plane_with_alignment.py", *flags)
+    assert code == 1
+    assert "make it with: python training/train_curve_pam.py" in line
+    folder = workspace / "model_dicts/paired_models/TinyTen/bars"
+    for suffix in ("npy", "json"):
+        shutil.copy(folder / f"match_corr_seeds_01_02.{suffix}", folder / f"match_pam_corr_seeds_01_02.{suffix}")
+    run("evaluation/eval_plane_with_alignment.py", *flags)
+
+
 def test_planes_that_are_none(capsys, small):
     line = ["--epochs_model", 3, "--epochs_curve", 0]
     code, message = fails(capsys, "evaluation/eval_plane_with_curve.py", *small, *line)

@@ -63,7 +63,15 @@ def test_means_deviations_and_published_numbers(tmp_path):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"dataset": "mine"}, {"epochs": 20}, {"epochs_model": 20}, {"use_test": False}, {"epochs": 0}],
+    [
+        {"dataset": "mine"},
+        {"epochs": 20},
+        {"epochs": 0},
+        {"epochs_model": 20},
+        {"use_test": False},
+        {"bn_images": 2000},
+        {"points": ["A", "1", "2", "B"]},
+    ],
     ids=str,
 )
 def test_published_numbers_stand_only_where_the_setting_is_theirs(tmp_path, changes):
@@ -109,6 +117,48 @@ def test_what_is_asked_for_and_is_not_there(tmp_path, capsys):
     )
 
 
+def test_what_was_evaluated_unlike_the_rest_is_left_out(tmp_path, capsys):
+    evaluation(tmp_path, THREE[:1], num_points=3)
+    evaluation(tmp_path, THREE[:2], alignment="corr", num_points=3)
+    path = Layout(tmp_path, "TinyTen", "CIFAR10").evaluated("corr", 3, 4, 250)
+    np.savez(path, **dict(np.load(path)) | {"settings": np.array(json.dumps({"num_points": 3, "bn_images": 7}))})
+    evaluation(tmp_path, THREE[:1], alignment="corr", num_points=3, bn_images=None)
+    make(tmp_path, "--alignment", "corr")
+    printed = capsys.readouterr().out
+    assert "| curve, aligned (1 of" not in printed  # one is the most that a row has
+    assert "| curve, aligned | 83.7 |" in printed
+    assert f"{path} was evaluated unlike that of the first pair, with --bn_images 7 (there None)" in printed
+
+
+def test_one_path_of_several_datasets_is_one_row(tmp_path):
+    evaluation(tmp_path, THREE)
+    evaluation(tmp_path, THREE, dataset="mine", epochs=6)
+    make(tmp_path)
+    rows = list(csv.DictReader(texts(tmp_path, "table_CIFAR10_mine_TinyTen")["csv"].splitlines()))
+    paths = {(row["dataset"], row["path"], row["epochs"]) for row in rows if row["epochs"]}
+    assert paths == {
+        ("CIFAR10", "curve of 250 epochs, unaligned", "250"),
+        ("mine", "curve of 6 epochs, unaligned", "6"),
+    }
+
+
+@pytest.mark.parametrize("seeds", [[], ["--seed_a", 1, "--seed_b", 2]])
+def test_all_named_and_nothing_there(tmp_path, seeds):
+    flags = ["--dataset", "CIFAR10", "--model", "TinyTen", "--epochs", 250, "--alignment", "corr", *seeds]
+    with pytest.raises(
+        UserError, match="make it with: python evaluation/eval_curve.py --model TinyTen --dataset CIFAR10"
+    ):
+        make(tmp_path, *flags)
+
+
+def test_an_unfinished_evaluation_is_missing(tmp_path, capsys):
+    evaluation(tmp_path, THREE)
+    unfinished = Layout(tmp_path, "TinyTen", "CIFAR10").evaluated("corr", 1, 2, 250)
+    save_arrays(partial(unfinished), t=np.zeros(1))
+    make(tmp_path)
+    assert f"{unfinished} is not finished; go on with" in capsys.readouterr().out
+
+
 def test_datasets_stand_side_by_side(tmp_path):
     evaluation(tmp_path, THREE)
     evaluation(tmp_path, THREE[:1], dataset="mine", alignment="corr")
@@ -142,6 +192,8 @@ FOREIGN = {
     "other lengths": lambda path, arrays: np.savez(path, **arrays | {"loss": np.zeros(3)}),
     "not a number": lambda path, arrays: np.savez(path, **arrays | {"accuracy": np.full(9, np.nan)}),
     "settings": lambda path, arrays: np.savez(path, **arrays | {"settings": np.array("{")}),
+    "other settings": lambda path, arrays: np.savez(path, **arrays | {"settings": np.array("[1]")}),
+    "words": lambda path, arrays: np.savez(path, **arrays | {"loss": np.array(["low"] * 9)}),
     "objects": lambda path, arrays: np.savez(path, **arrays | {"loss": np.array([{}] * 9, object)}),
 }
 

@@ -43,8 +43,6 @@ ADVERSARIAL_FOLDERS = {
     "curve_history": "model_data/training/adversarial_curve_models",
     "correlations": "model_data/adversarial_paired_models",
     "evaluated": "model_data/adversarial_curves",
-    "planes_with_curve": "model_data/adversarial_loss_planes_with_curve",
-    "planes_with_alignment": "model_data/adversarial_loss_planes_with_alignment",
 }
 
 
@@ -247,9 +245,10 @@ def load_state(model: torch.nn.Module, state: Mapping[str, torch.Tensor], path: 
 
 
 def load_arrays(path: Path, maker: str, **shapes: tuple[int | str, ...]) -> dict[str, np.ndarray]:
-    """The arrays of an .npz file. Those named in `shapes` it must have, of finite numbers (or text).
+    """The arrays of an .npz file. Those named in `shapes` it must have, of finite real numbers.
 
-    shapes: the lengths of each array's axes: numbers, or letters that stand for the same length throughout.
+    shapes: the lengths of each array's axes: numbers, or words that stand for the same length throughout.
+    `settings`, if the file has them, are a JSON object as text.
     """
 
     def read() -> dict[str, np.ndarray]:
@@ -266,13 +265,17 @@ def load_arrays(path: Path, maker: str, **shapes: tuple[int | str, ...]) -> dict
             )
             if len(actual) != len(shape) or actual != expected or 0 in actual:
                 raise ValueError(f"{name} has the shape {actual}")
-            if arrays[name].dtype.kind != "U" and not np.isfinite(arrays[name]).all():
+            if not _is_finite(arrays[name]):
                 raise ValueError(f"{name} has entries that are not finite numbers")
-        if "settings" in arrays:
-            json.loads(str(arrays["settings"]))
+        if "settings" in arrays and not isinstance(json.loads(str(arrays["settings"])), dict):
+            raise ValueError("its settings are not a JSON object")
         return arrays
 
     return _read(path, maker, "a table of results", read)
+
+
+def _is_finite(array: np.ndarray) -> bool:
+    return array.dtype.kind in "fiu" and bool(np.isfinite(array).all())
 
 
 def load_array(path: Path, maker: str) -> np.ndarray:
@@ -280,7 +283,7 @@ def load_array(path: Path, maker: str) -> np.ndarray:
 
     def read() -> np.ndarray:
         array = np.load(path, allow_pickle=False)
-        if array.ndim != 1 or not len(array) or not np.isfinite(array).all():
+        if array.ndim != 1 or not len(array) or not _is_finite(array):
             raise ValueError("it is not a series of finite numbers")
         return array
 
@@ -311,8 +314,8 @@ class Results:
             if overwrite:
                 candidate.unlink(missing_ok=True)
             elif candidate.exists() and not self.arrays:
-                self.arrays = load_arrays(candidate, maker, settings=())
-                if json.loads(str(self.arrays.pop("settings"))) != json.loads(self.settings):
+                self.arrays = load_arrays(candidate, maker)
+                if json.loads(str(self.arrays.pop("settings", "{}"))) != json.loads(self.settings):
                     raise UserError(
                         f"{candidate} was made from other networks or with other flags; redo it with {maker}"
                     )

@@ -62,7 +62,7 @@ def nonnegative_float(text: str) -> float:
     return _number(float, text, lambda value: 0 <= value < math.inf, "a number, 0 or above")
 
 
-def num_bends(text: str) -> int:
+def at_least_two(text: str) -> int:
     return _number(int, text, lambda value: value >= 2, "a whole number, 2 or above")
 
 
@@ -181,7 +181,7 @@ CURVE_FLAGS = ("curve", "num_bends", "fix_start", "fix_end", "init_linear_off")
 def add_curve_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--curve", choices=CURVES, default="Bezier")
-    add("--num_bends", type=num_bends, default=3, help="control points, the two ends included")
+    add("--num_bends", type=at_least_two, default=3, help="control points, the two ends included")
     add("--fix_start", action=argparse.BooleanOptionalAction, default=True, help="keep A where it is")
     add("--fix_end", action=argparse.BooleanOptionalAction, default=True, help="keep B where it is")
     add("--init_linear_off", action="store_true", help="begin at random networks, not on the line from A to B")
@@ -199,10 +199,9 @@ def add_pair_folders(parser: argparse.ArgumentParser) -> None:
     add("--dir_alignment", type=Path, help="folder of matches instead of model_dicts/paired_models")
 
 
-def add_evaluation_flags(parser: argparse.ArgumentParser, num_points: int, points: str) -> None:
-    """The flags of stages that evaluate many points: at how many, and with which batch-norm statistics."""
+def add_evaluation_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of stages that evaluate networks with batch-norm statistics re-estimated for them."""
     add = parser.add_argument
-    add("--num_points", type=num_bends, default=num_points, help=points)
     add("--bn_images", type=positive_int, help="re-estimate batch norm on so many training images (default: all)")
     add("--overwrite", action="store_true", help="evaluate again what has been evaluated otherwise")
 
@@ -366,7 +365,7 @@ def made_with(script: str, settings: Mapping[str, object], root: Path) -> str:
             words.append(f"--no-{name}")
         elif name == "attack" and value is not None:
             flags = zip(("--epsilon", "--attack_step", "--attack_steps"), value, strict=True)
-            words += [f"{flag} {number:.6g}" for flag, number in flags]
+            words += [f"{flag} {number!r}" for flag, number in flags]
         elif value is True and name not in ("use_test", "fix_start", "fix_end"):
             words.append(f"--{name}")
         elif isinstance(value, (int, float, str)) and not isinstance(value, bool):

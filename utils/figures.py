@@ -17,8 +17,7 @@ import matplotlib.pyplot as plt
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
-from utils import checkpoint, results
-from utils.errors import UserError
+from utils import checkpoint, cli, results
 
 WIDTH = 3.4  # inches
 
@@ -60,7 +59,7 @@ def panels(rows: int, columns: int = 1, height: float = 1.9, **options: object) 
 def line_style(args: argparse.Namespace, series: results.Series) -> dict[str, object]:
     """Colour tells the alignment, dashes the straight line, other strokes curves of other numbers of epochs."""
     return {
-        "color": results.colour(series.alignment, args.alignment),
+        "color": results.colour(series.alignment),
         "linestyle": "--" if series.is_line else ("-", "-.", ":")[series.rank % 3],
         "marker": "o" if series.is_line else "s",
         "label": series.words,
@@ -80,12 +79,10 @@ def draw(axis: plt.Axes, x: np.ndarray, values: Sequence[np.ndarray], **style: o
 def draw_layers(axis: plt.Axes, values: Sequence[np.ndarray], **style: object) -> None:
     """`draw` for values (pairs, layers), the last of which belong to the logits."""
     layers = len(values[0])
-    if len({len(value) for value in values}) > 1:
-        raise UserError("the correlations of these pairs are of different numbers of layers")
     if layers > 20:
         style["marker"] = "none"
     draw(axis, np.arange(1, layers + 1), values, **style)
-    step = next(step for step in (1, 2, 5, 10, 20, 50) if layers / step <= 8)
+    step = next((step for step in (1, 2, 5, 10, 20) if layers / step <= 8), 50)
     ticks = [*range(step, layers - step // 2, step), layers]
     axis.set_xticks(ticks, [*map(str, ticks[:-1]), "logits"])
 
@@ -108,11 +105,8 @@ def mean_plane(planes: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]
     """Several planes as one: the mean of every array, and `loss_deviation`, `accuracy_deviation` (ddof 1).
 
     Grid points with the same place among the corners are taken together, so that means of coordinates are theirs.
-    Raises UserError if the grids differ in size.
     """
-    if len({plane["loss"].shape for plane in planes}) > 1:
-        raise UserError("the planes of these pairs have grids of different sizes; evaluate all with one --num_points")
-    names = [name for name in planes[0] if planes[0][name].dtype.kind == "f"]
+    names = ("x", "y", "corners", *PLANE_QUANTITIES, *(["curve"] if "curve" in planes[0] else []))
     mean = {name: np.mean([plane[name] for plane in planes], axis=0) for name in names}
     if len(planes) > 1:
         for name in PLANE_QUANTITIES:
@@ -121,9 +115,9 @@ def mean_plane(planes: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]
 
 
 def draw_planes(
-    args: argparse.Namespace, planes: dict[str, dict[str, np.ndarray]], name: str
+    args: argparse.Namespace, planes: dict[results.Series, dict[str, np.ndarray]], name: str
 ) -> tuple[plt.Figure, list[plt.Axes]]:
-    """Planes by their titles, coloured by the array `name` on one scale, all to one measure."""
+    """Planes under the words of their series, coloured by the array `name` on one scale, all to one measure."""
     ranges = {axis: [(plane[axis].min(), plane[axis].max()) for plane in planes.values()] for axis in "xy"}
     x_range = min(low for low, _ in ranges["x"]), max(high for _, high in ranges["x"])
     heights = [(high - low) / (x_range[1] - x_range[0]) for low, high in ranges["y"]]
@@ -141,10 +135,10 @@ def draw_planes(
     levels = _levels(np.concatenate([plane[name].ravel() for plane in planes.values()]), name)
     colours = args.cmap or ("viridis" if quantity != name else PLANE_COLOURS[quantity])
     norm = matplotlib.colors.BoundaryNorm(levels, 256)
-    for axis, (title, plane), y_range in zip(axes, planes.items(), ranges["y"], strict=True):
+    for axis, (series, plane), y_range in zip(axes, planes.items(), ranges["y"], strict=True):
         shade = axis.contourf(plane["x"], plane["y"], plane[name], levels, cmap=colours, norm=norm)
         axis.contour(plane["x"], plane["y"], plane[name], levels, colors="white", linewidths=0.25)
-        axis.set(title=title, aspect="equal", xlim=x_range, ylim=y_range)
+        axis.set(title=series.words, aspect="equal", xlim=x_range, ylim=y_range)
         axis.grid(False)
         axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axis.yaxis.set_major_locator(MaxNLocator(3 if columns == 1 else 5, integer=True))
@@ -162,10 +156,10 @@ def draw_planes(
 def plane_figures(
     args: argparse.Namespace,
     model: str,
-    planes: dict[str, dict[str, np.ndarray]],
+    planes: dict[results.Series, dict[str, np.ndarray]],
     kind: str,
     title: str,
-    paint: Callable[[plt.Axes, dict[str, np.ndarray]], None],
+    paint: Callable[[plt.Axes, results.Series, dict[str, np.ndarray]], None],
     legend_columns: int,
 ) -> list[Path]:
     """Figures of accuracy and loss on planes, and of their deviations if these are of several pairs; saved.
@@ -176,9 +170,9 @@ def plane_figures(
     deviations = [f"{name}_deviation" for name in PLANE_QUANTITIES] if len(args.seed_a) > 1 else []
     for name in (*PLANE_QUANTITIES, *deviations):
         figure, axes = draw_planes(args, planes, name)
-        for axis, plane in zip(axes, planes.values(), strict=True):
-            paint(axis, plane)
-        files += finish(args, figure, title, f"{kind}_{name}", model, legend_columns)
+        for axis, (series, plane) in zip(axes, planes.items(), strict=True):
+            paint(axis, series, plane)
+        files += save(args, figure, title, f"{kind}_{name}", model, legend_columns)
     return files
 
 
@@ -195,16 +189,16 @@ def _levels(values: np.ndarray, name: str) -> np.ndarray:
     return MaxNLocator(LEVELS).tick_values(low, high if high > low else low + 1)
 
 
-def mark(axis: plt.Axes, places: dict[str, np.ndarray], colour: str = "white") -> None:
+def mark(axis: plt.Axes, places: dict[str, np.ndarray]) -> None:
     """Points of a plane, by what they are, each with a symbol of its own."""
     for (words, place), symbol in zip(places.items(), "osD", strict=False):
-        axis.plot(*place, symbol, color=colour, label=words, **OUTLINE)
+        axis.plot(*place, symbol, color="white", label=words, **OUTLINE)
 
 
 # --- saving ------------------------------------------------------------------------------------------------
 
 
-def finish(
+def save(
     args: argparse.Namespace, figure: plt.Figure, title: str, kind: str, model: str, columns: int = 2
 ) -> list[Path]:
     """Add title and legend, and save as PNG and PDF under figures/, the command in both; returns the two paths."""
@@ -231,3 +225,10 @@ def finish(
         figure.savefig(buffer, format=suffix, dpi=300, metadata=note)
         checkpoint.write_atomically(paths[-1], lambda stream, buffer=buffer: stream.write(buffer.getbuffer()))
     return paths
+
+
+def finish(args: argparse.Namespace, files: Sequence[Path]) -> None:
+    """Name the files that were written, and with --show open the figures."""
+    cli.finish(files)
+    if args.show:
+        plt.show()

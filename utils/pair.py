@@ -72,7 +72,8 @@ def load_match(
     if name.startswith("pam_"):
         if args.adversarial:
             raise UserError("PAM is for plain networks; use --alignment corr or ''", exit_code=2)
-        epochs = getattr(args, "epochs_curve", None) or getattr(args, "inner_iters_phi", None) or args.epochs
+        lengths = (getattr(args, flag, None) for flag in ("epochs_curve", "inner_iters_phi", "epochs"))
+        epochs = next(filter(None, lengths), args.epochs_model)
         maker = cli.curve_command(args, name, epochs, **seeds, epochs_model=args.epochs_model)
     else:
         maker = cli.align_command(args, args.epochs_model, name, **seeds)

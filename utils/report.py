@@ -8,6 +8,7 @@ import base64
 import contextlib
 import html
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -46,22 +47,26 @@ def write(args: argparse.Namespace, path: Path) -> list[UserError]:
     """
     if go is None:
         raise UserError("the report needs Plotly; install it with: python -m pip install -r requirements-report.txt")
-    kinds = [argparse.Namespace(**vars(args) | {"adversarial": adversarial}) for adversarial in (False, True)]
-    kinds = [kind for kind in kinds if results.evaluated(kind.root, kind.adversarial)] or kinds[:1]
     missing: dict[str, UserError] = {}
     parts = {"tables": "", "explorers": "", "settings": ""}
-    for kind in kinds:
+    for adversarial in (False, True):
+        kind = argparse.Namespace(**vars(args) | {"adversarial": adversarial})
+        found = [one for one in results.evaluated(kind.root, adversarial) if tables.is_asked_for(kind, one)]
+        if adversarial and not found:
+            continue
         table = tables.build(kind)
         missing |= {str(error): error for error in table.missing}
-        parts["tables"] += _table(kind, table)
-        found = [one for one in results.evaluated(kind.root, kind.adversarial) if tables.is_asked_for(kind, one)]
+        if table.rows:
+            parts["tables"] += _table(kind, table)
         for dataset, model in dict.fromkeys((one.dataset, one.model) for one in found):
             here = [one for one in found if (one.dataset, one.model) == (dataset, model)]
             walks = _walks(kind, here, missing)
             if walks:
                 parts["explorers"] += _explorer(kind, walks)
         parts["settings"] += _settings(kind, found)
-    parts["figures"] = _figures(args.root / "figures", missing)
+    if not parts["tables"]:
+        raise next(iter(missing.values()))
+    parts["figures"] = _figures(args, missing)
     parts["missing"] = "".join(f"<li>{html.escape(line)}</li>" for line in missing) or "<li>Nothing.</li>"
     page = TEMPLATE.read_text()
     parts |= {"plotly": get_plotlyjs(), "command": html.escape(args.command)}
@@ -84,12 +89,12 @@ def _table(args: argparse.Namespace, table: tables.Table) -> str:
         head = words if row.series else f"<b>{row.model}</b>, {words}"
         lines.append(f"<tr><th>{head}</th>" + "".join(f"<td>{text}</td>" for text in texts) + "</tr>")
     flags = {name: getattr(args, name) for name in ("dataset", "model", "seed_a", "seed_b", "alignment", "epochs")}
-    given = [f"--{name} {' '.join(map(str, values))}" for name, values in flags.items() if values]
-    words = ["python evaluation/make_tables.py", *given, *(["--adversarial"] if args.adversarial else [])]
-    words += [] if args.root == cli.REPOSITORY else [f"--root {args.root}"]
+    given = [word for name, values in flags.items() if values for word in (f"--{name}", *map(str, values))]
+    words = ["python", "evaluation/make_tables.py", *given, *(["--adversarial"] if args.adversarial else [])]
+    words += [] if args.root == cli.REPOSITORY else ["--root", str(args.root)]
     title = "Robust networks" if args.adversarial else "Networks"
     notes = html.escape(" ".join(table.notes))
-    return f"<h3>{title}</h3><table>{''.join(lines)}</table><p>{notes}</p>{_command(' '.join(words))}"
+    return f"<h3>{title}</h3><table>{''.join(lines)}</table><p>{notes}</p>{_command(shlex.join(words))}"
 
 
 # --- curves to be walked along -----------------------------------------------------------------------------
@@ -110,7 +115,7 @@ def _walks(args: argparse.Namespace, found: Sequence[results.Found], missing: di
         plane = None
         if not (series.is_line or args.adversarial):
             try:
-                plane = mean_plane([results.load_plane_with_curve(args, series, pair) for pair in pairs])
+                plane = mean_plane(results.load_planes_with_curve(pair_args, series))
             except UserError as error:
                 missing[str(error)] = error
         values = {name: np.mean([path[name] for path in paths], axis=0) for name in results.quantities(args)}
@@ -122,12 +127,11 @@ def _explorer(args: argparse.Namespace, walks: Sequence[Walk]) -> str:
     """Planes and lines under one slider: it moves a point along every path to the same t."""
     model, dataset = walks[0].series.model, walks[0].series.dataset
     name = "_".join(["robust" if args.adversarial else "plain", dataset, model])
-    alignments = [walk.series.alignment for walk in walks]
     figures, moving = {}, []
     with_planes = [walk for walk in walks if walk.plane is not None]
     if with_planes:
         figures["planes"] = _planes(with_planes, moving)
-    figures["lines"] = _lines(args, walks, alignments, moving)
+    figures["lines"] = _lines(args, walks, moving)
     steps = sorted({float(t) for walk in walks for t in walk.t})
     readings = [
         {"words": walk.series.words, "t": walk.t.tolist(), "values": [v.tolist() for v in walk.values.values()]}
@@ -198,9 +202,7 @@ def _planes(walks: Sequence[Walk], moving: list[dict]) -> "go.Figure":
     return figure
 
 
-def _lines(
-    args: argparse.Namespace, walks: Sequence[Walk], alignments: Sequence[str], moving: list[dict]
-) -> "go.Figure":
+def _lines(args: argparse.Namespace, walks: Sequence[Walk], moving: list[dict]) -> "go.Figure":
     """Every quantity over t; what the slider moves is added to `moving`."""
     quantities = results.quantities(args)
     rows = len(quantities) // 2  # accuracies at the left, losses at the right
@@ -208,7 +210,7 @@ def _lines(
     for i, (name, words) in enumerate(quantities.items()):
         place = {"row": i % rows + 1, "col": i // rows + 1}
         for walk in walks:
-            colour = results.colour(walk.series.alignment, alignments)
+            colour = results.colour(walk.series.alignment)
             strokes = "dash" if walk.series.is_line else ("solid", "dashdot", "dot")[walk.series.rank % 3]
             x, y = walk.t.tolist(), walk.values[name].tolist()
             style = {"name": walk.series.words, "legendgroup": walk.series.words}
@@ -229,20 +231,23 @@ def _lines(
 # --- figures and settings ----------------------------------------------------------------------------------
 
 
-def _figures(folder: Path, missing: dict[str, UserError]) -> str:
-    """The figures in `folder`, each with its title and the command that drew it, which are in the file itself."""
+def _figures(args: argparse.Namespace, missing: dict[str, UserError]) -> str:
+    """The figures that were drawn, each with its title and the command behind it, which are in the file itself."""
     groups: dict[str, list[str]] = {}
-    for path in sorted(folder.glob("*.png")):
+    for path in sorted((args.root / "figures").glob("*.png")):
         try:
             with Image.open(path) as image:
                 notes = image.info
                 image.verify()
             title, command = notes["Title"], notes["Description"]
-        except (OSError, SyntaxError, KeyError):
+        except Exception:  # what a reader raises on a damaged or hostile picture can be anything
             error = UserError(f"{path} is not a figure of this project, or it is damaged; draw it anew or delete it")
             missing[str(error)] = error
             continue
         subject, _, words = title.partition(": ")
+        model, _, dataset = subject.removeprefix("Robust ").partition(" on ")
+        if any(asked and name not in asked for asked, name in ((args.model, model), (args.dataset, dataset))):
+            continue
         data = base64.b64encode(path.read_bytes()).decode()
         groups.setdefault(subject, []).append(
             f'<figure><img alt="{html.escape(title)}" src="data:image/png;base64,{data}">'
@@ -291,11 +296,11 @@ def _settings(args: argparse.Namespace, found: Sequence[results.Found]) -> str:
 def _of_checkpoint(path: Path, script: str, epochs: int, args: argparse.Namespace, commands: dict[str, None]) -> None:
     """Add the command that trained what is in a checkpoint, if it is there and tells."""
     try:
-        settings = dict(checkpoint.load_checkpoint(path, script).get("settings") or {})
+        settings = checkpoint.load_checkpoint(path, script).get("settings")
     except UserError:
         return  # results may be looked at where the networks are not
-    settings.pop("ends", None)
     length = "inner_iters_phi" if script.endswith("_pam.py") else "epochs"
-    if settings:
+    if isinstance(settings, dict):
+        settings = {name: value for name, value in settings.items() if name != "ends"}
         script = cli.ADVERSARIAL_SCRIPTS.get(script, script) if args.adversarial else script
         commands[cli.made_with(script, settings | {length: epochs}, args.root)] = None

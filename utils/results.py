@@ -5,6 +5,7 @@ import json
 import re
 import shlex
 import sys
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +15,7 @@ import numpy as np
 from models import MODELS
 from utils import checkpoint, cli
 from utils.errors import UserError
-from utils.plane import path_average
+from utils.plane import path_average, spectrum
 
 # Alignments in the order of the paper's table, then others that scripts here make: their name in words and their
 # colour everywhere (Okabe and Ito's colours, which stay apart for colour-blind readers and in grey print).
@@ -26,7 +27,7 @@ ALIGNMENTS = {
     "w2_post": ("aligned by L2", "#CC79A7"),
     "w2_pre": ("aligned by L2 before activation", "#56B4E9"),
 }
-OTHER_COLOURS = ("#7A7A7A", "#000000")
+OTHER_COLOURS = ("#7A7A7A", "#000000", "#8C564B", "#6A3D9A", "#A6761D")
 
 
 # --- what is asked for -------------------------------------------------------------------------------------
@@ -59,7 +60,7 @@ def results_parser(
     add("--seed_a", nargs="+", type=cli.nonnegative_int, default=usual(1), help="networks A, one a pair")
     add("--seed_b", nargs="+", type=cli.nonnegative_int, default=usual(2), help="networks B, one a pair")
     add("--alignment", nargs="+", default=usual("", "corr"), help="names of matches; '' for none")
-    epochs_help = "epochs of the curves; 0: straight lines"
+    epochs_help = "epochs of the curves, where there are any; 0: straight lines"
     add("--epochs", nargs="+", type=cli.nonnegative_int, default=usual(250), help=epochs_help)
     add("--root", type=Path, default=cli.REPOSITORY, help="folder under which results are found and written")
     add("--name", default="", help="a word for the names of what is written, to keep it beside other figures")
@@ -77,6 +78,8 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
     pairs = list(zip(seeds_a, seeds_b, strict=True))
     if any(a == b for a, b in pairs):
         parser.error("--seed_a and --seed_b name one network twice: a pair needs two networks")
+    if args.adversarial and any(checkpoint.tag(name).startswith("pam_") for name in args.alignment or []):
+        parser.error("--alignment: PAM is for plain networks")
     if len(set(pairs)) < len(pairs):
         parser.error("--seed_a and --seed_b name a pair twice; each counts once")
     return args
@@ -123,11 +126,11 @@ def in_words(alignment: str) -> str:
     return ALIGNMENTS.get(checkpoint.tag(alignment), (alignment,))[0]
 
 
-def colour(alignment: str, alignments: Sequence[str]) -> str:
-    """The alignment's own colour, the same in every figure; unpublished ones take the next free colour."""
-    others = [tag for tag in map(checkpoint.tag, alignments) if tag not in ALIGNMENTS]
+def colour(alignment: str) -> str:
+    """The alignment's own colour, the same in every figure; the user's own have one by their name."""
     tag = checkpoint.tag(alignment)
-    return ALIGNMENTS[tag][1] if tag in ALIGNMENTS else OTHER_COLOURS[others.index(tag) % len(OTHER_COLOURS)]
+    own = OTHER_COLOURS[zlib.crc32(tag.encode()) % len(OTHER_COLOURS)]
+    return ALIGNMENTS.get(tag, (tag, own))[1]
 
 
 # --- what there is -----------------------------------------------------------------------------------------
@@ -144,27 +147,32 @@ class Found(NamedTuple):
 
 
 def evaluated(root: Path, adversarial: bool) -> list[Found]:
-    """All evaluated paths under `root`, in the order of the paper's tables."""
+    """All paths under `root` whose evaluation is finished or begun, in the order of the paper's tables."""
     folders = checkpoint.ADVERSARIAL_FOLDERS if adversarial else checkpoint.FOLDERS
-    pattern = re.compile(r"curve_align_(.+)_seeds_(\d+)_(\d+)-(\d+)\.npz")
-    found = []
+    pattern = re.compile(r"curve_align_(.+)_seeds_(\d+)_(\d+)-(\d+)(?:\.partial)?\.npz")
+    found = set()
     for path in (root / folders["evaluated"]).glob("*/*/*.npz"):
         if match := pattern.fullmatch(path.name):
             alignment, seed_a, seed_b, epochs = match.groups()
             model, dataset = path.parts[-3:-1]
-            found.append(Found(dataset, model, alignment, int(epochs), (int(seed_a), int(seed_b))))
-    models, alignments = list(MODELS), list(ALIGNMENTS)
+            found.add(Found(dataset, model, alignment, int(epochs), (int(seed_a), int(seed_b))))
+    models = list(MODELS)
     return sorted(
         (one for one in found if one.model in MODELS),
         key=lambda one: (
             one.dataset,
             models.index(one.model),
             one.epochs,
-            alignments.index(one.alignment) if one.alignment in ALIGNMENTS else len(alignments),
-            one.alignment,
+            alignment_order(one.alignment),
             one.pair,
         ),
     )
+
+
+def alignment_order(tag: str) -> tuple[int, str]:
+    """By which alignments are sorted: the paper's and ours first, then by name."""
+    known = list(ALIGNMENTS)
+    return known.index(tag) if tag in known else len(known), tag
 
 
 # --- the commands that make what is missing ----------------------------------------------------------------
@@ -220,16 +228,63 @@ def load_path(
 
 def load_paths(args: argparse.Namespace, series: Series) -> list[dict[str, np.ndarray]]:
     """The evaluated path of every pair, all at the same points t."""
-    pairs = pairs_of(args)
-    tables = [load_path(args, series, pair) for pair in pairs]
-    for pair, table in zip(pairs, tables, strict=True):
-        if not np.array_equal(tables[0]["t"], table["t"]):
-            path = layout_of(args, series).evaluated(series.alignment, *pair, series.epochs)
-            command = eval_command(args, series, pair)
-            raise UserError(
-                f"{path} has other points than that of the first pair; make it with: {command} --overwrite"
-            )
+    tables = [load_path(args, series, pair) for pair in pairs_of(args)]
+    for pair, table in zip(pairs_of(args), tables, strict=True):
+        if error := unlike(args, series, pair, tables[0], table):
+            raise error
     return tables
+
+
+def unlike(
+    args: argparse.Namespace,
+    series: Series,
+    pair: tuple[int, int],
+    first: dict[str, np.ndarray],
+    table: dict[str, np.ndarray],
+) -> UserError | None:
+    """What forbids to average a pair's evaluated path with that of the first pair: other points, or other flags."""
+    flags, others = settings_of(first), settings_of(table)
+    different = [
+        f"--{name} {others.get(name)} (there {value})"
+        for name, value in flags.items()
+        if others and name != "points" and value != others.get(name)
+    ]
+    if np.array_equal(first["t"], table["t"]) and not different:
+        return None
+    path, count = layout_of(args, series).evaluated(series.alignment, *pair, series.epochs), len(first["t"])
+    what = ", ".join(different) or f"{len(table['t'])} points (there {count})"
+    command = eval_command(args, series, pair)
+    return UserError(
+        f"{path} was evaluated unlike that of the first pair, with {what}; "
+        f"make it alike, with: {command} --num_points {count} --overwrite"
+    )
+
+
+def load_planes_with_curve(args: argparse.Namespace, series: Series) -> list[dict[str, np.ndarray]]:
+    """The plane of a curve for every pair; all grids are of one size, and all curves have the same points."""
+    load_paths(args, series)  # refuses what cannot be averaged
+    planes = [load_plane_with_curve(args, series, pair) for pair in pairs_of(args)]
+    script = "evaluation/eval_plane_with_curve.py"
+    return _of_one_size(args, series, planes, script, epochs_curve=series.epochs)
+
+
+def load_planes_with_alignment(args: argparse.Namespace, series: Series) -> list[dict[str, np.ndarray]]:
+    """The plane of A, B and aligned B for every pair; all grids are of one size."""
+    planes = [load_plane_with_alignment(args, series, pair) for pair in pairs_of(args)]
+    return _of_one_size(args, series, planes, "evaluation/eval_plane_with_alignment.py")
+
+
+def _of_one_size(
+    args: argparse.Namespace, series: Series, planes: list[dict[str, np.ndarray]], script: str, **flags: object
+) -> list[dict[str, np.ndarray]]:
+    size = planes[0]["loss"].shape
+    for pair, plane in zip(pairs_of(args), planes, strict=True):
+        if plane["loss"].shape != size:
+            command = maker(args, script, series, pair, **flags, num_points=size[0])
+            raise UserError(
+                f"the plane of seeds {pair} has another grid than the first; make it with: {command} --overwrite"
+            )
+    return planes
 
 
 def load_plane_with_curve(args: argparse.Namespace, series: Series, pair: tuple[int, int]) -> dict[str, np.ndarray]:
@@ -260,7 +315,10 @@ def load_plane_with_alignment(
 
 def _load_plane(path: Path, command: str) -> dict[str, np.ndarray]:
     shapes = dict.fromkeys(("x", "y", "loss", "accuracy"), ("rows", "columns"))
-    return checkpoint.load_arrays(path, command, **shapes, corners=(3, 2))
+    plane = checkpoint.load_arrays(path, command, **shapes, corners=(3, 2))
+    if min(plane["loss"].shape) < 2:
+        raise UserError(f"{path} is not a grid of points; delete it and make it with: {command}")
+    return plane
 
 
 def load_along_curve(
@@ -280,6 +338,10 @@ def load_correlation(args: argparse.Namespace, series: Series, pair: tuple[int, 
     epochs = _epochs_model(args, series, pair[0])
     command = cli.align_command(_of_series(args, series), epochs, series.alignment, seed_a=pair[0], seed_b=pair[1])
     return checkpoint.load_array(layout_of(args, series).correlation(series.alignment, which, *pair), command)
+
+
+def load_histories(args: argparse.Namespace, series: Series) -> list[dict[str, np.ndarray]]:
+    return [load_history(args, series, pair) for pair in pairs_of(args)]
 
 
 def load_history(args: argparse.Namespace, series: Series, pair: tuple[int, int]) -> dict[str, np.ndarray]:
@@ -323,6 +385,22 @@ def summary(table: dict[str, np.ndarray], name: str) -> dict[str, float]:
         "average": path_average(table["length"], accuracy),
         "minimum": float(accuracy.min()),
     }
+
+
+def spectra(args: argparse.Namespace, series: Series, tables: Sequence[dict[str, np.ndarray]]) -> list[dict]:
+    """The spectrum of each loss along the path of each pair (`utils.plane.spectrum`).
+
+    Raises UserError for a path of no length or of less than three points, which has none.
+    """
+    for pair, table in zip(pairs_of(args), tables, strict=True):
+        if len(table["t"]) < 3 or not table["length"][-1] > table["length"][0]:
+            path = layout_of(args, series).evaluated(series.alignment, *pair, series.epochs)
+            command = eval_command(args, series, pair)
+            raise UserError(
+                f"{path} has too few points or no length, so no spectrum; make it anew with: {command} --overwrite"
+            )
+    losses = [name for name in quantities(args) if name.startswith("loss")]
+    return [{name: spectrum(table["length"], table[name]) for name in losses} for table in tables]
 
 
 def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:

@@ -58,61 +58,84 @@ class Table:
 def build(args: argparse.Namespace) -> Table:
     """The table of what is asked for. What is not (a flag that is None) is everything that has been evaluated.
 
-    Raises UserError if there is nothing to show.
+    If it has no rows, `missing` says why.
     """
     found = [one for one in results.evaluated(args.root, args.adversarial) if is_asked_for(args, one)]
     datasets = args.dataset or list(dict.fromkeys(one.dataset for one in found))
-    models = args.model or [m for m in results.MODELS if any(one.model == m for one in found)]
-    if not (found or (args.epochs and args.alignment and datasets and models)):
-        flags = {
-            "model": args.model,
-            "dataset": args.dataset,
-            "epochs_curve": args.epochs,
-            "alignment": args.alignment,
-        }
-        flags |= {"seed_a": args.seed_a, "seed_b": args.seed_b}
-        example = {name: values[0] for name, values in flags.items() if values}
-        where = argparse.Namespace(root=args.root, adversarial=args.adversarial)
-        command = cli.command("evaluation/eval_curve.py", where, **example)
-        raise UserError(f"nothing that was asked for has been evaluated under {args.root}; make it with: {command}")
+    models = args.model or [model for model in results.MODELS if any(one.model == model for one in found)]
     columns = [
         Column(dataset, quantity, words, figure)
         for dataset in datasets
         for quantity, words in results.accuracies(args).items()
         for figure in ("average", "minimum")
     ]
-    published = load_published()
     table = Table(columns, [], [], [])
-    counts = set()
+    published = load_published()
     for model in models:
-        networks, rows = Row(model, "the two networks"), {}
-        for dataset in datasets:
-            here = [one for one in found if (one.dataset, one.model) == (dataset, model)]
-            pairs = results.pairs_of(args) if args.seed_a else list(dict.fromkeys(one.pair for one in here))
-            if args.epochs and args.alignment:
-                paths = [(epochs, alignment) for epochs in sorted(set(args.epochs)) for alignment in args.alignment]
-            else:
-                paths = list(dict.fromkeys((one.epochs, one.alignment) for one in here))
-            for series in results.named(dataset, model, paths):
-                tables = _read(args, series, pairs, table.missing)
-                if not tables:
-                    continue
-                row = rows.setdefault(series.words, Row(model, series.words, series))
-                is_published = not args.adversarial and series.epochs == PUBLISHED_EPOCHS and _is_as_published(tables)
-                known = published.get((dataset, model, checkpoint.tag(series.alignment)), {}) if is_published else {}
-                ends = published.get((dataset, model, "networks"), {}) if is_published else {}
-                counts.add(len(tables))
-                for column in (column for column in columns if column.dataset == dataset):
-                    summaries = [results.summary(one, column.quantity) for one in tables]
-                    row.cells[column] = _cell(summaries, column.figure, known.get(column.figure))
-                    if column.figure == "average" and _is_better(networks.cells.get(column), len(tables), ends):
-                        networks.cells[column] = _cell(summaries, "ends", ends.get("average"))
-        if rows:
-            table.rows += [networks, *sorted(rows.values(), key=lambda row: row.series.epochs)]
-    if not table.rows:
-        raise table.missing[0]
-    table.notes = _notes(table, counts, published)
+        _add_model(args, table, model, datasets, [one for one in found if one.model == model], published)
+    for dataset in datasets:
+        if not any(one.dataset == dataset for one in found):
+            table.missing.append(_nothing(args, dataset))
+    if table.rows:
+        _add_notes(table, published)
+    elif not table.missing:
+        table.missing.append(_nothing(args))
     return table
+
+
+def _nothing(args: argparse.Namespace, dataset: str | None = None) -> UserError:
+    """That nothing of what is asked for has been evaluated (on a dataset), and a command that begins it."""
+    flags = {"model": args.model, "dataset": [dataset] if dataset else args.dataset, "seed_a": args.seed_a}
+    flags |= {"seed_b": args.seed_b, "alignment": args.alignment, "epochs_curve": args.epochs}
+    where = argparse.Namespace(root=args.root, adversarial=args.adversarial)
+    example = {name: values[0] for name, values in flags.items() if values}
+    command = cli.command("evaluation/eval_curve.py", where, **example)
+    on = f" on {dataset}" if dataset else ""
+    return UserError(f"nothing that was asked for{on} has been evaluated under {args.root}; make it with: {command}")
+
+
+def _add_model(
+    args: argparse.Namespace,
+    table: Table,
+    model: str,
+    datasets: Sequence[str],
+    found: Sequence[results.Found],
+    published: Mapping[tuple[str, str, str], dict[str, Number]],
+) -> None:
+    """Add the rows of one model: the two networks, then each path, over all datasets."""
+    explicit = []
+    if args.epochs and args.alignment:
+        tags = dict.fromkeys(map(checkpoint.tag, args.alignment))
+        explicit = [(epochs, tag) for epochs in sorted(set(args.epochs)) for tag in tags]
+    networks, rows = Row(model, "the two networks"), []
+    for series in results.named(datasets[0], model, explicit or _in_order(found)):
+        row = Row(model, series.words, series)
+        for dataset in datasets:
+            here = [one for one in found if one.dataset == dataset]
+            pairs = results.pairs_of(args) if args.seed_a else list(dict.fromkeys(one.pair for one in here))
+            if not explicit and (series.epochs, series.alignment) not in _in_order(here):
+                continue
+            tables = _read(args, series._replace(dataset=dataset), pairs, table.missing)
+            if not tables:
+                continue
+            as_published = not args.adversarial and _is_as_published(series, tables)
+            known = published.get((dataset, model, series.alignment), {}) if as_published else {}
+            ends = published.get((dataset, model, "networks"), {}) if as_published else {}
+            for column in (column for column in table.columns if column.dataset == dataset):
+                summaries = [results.summary(one, column.quantity) for one in tables]
+                row.cells[column] = _cell(summaries, column.figure, known.get(column.figure))
+                if column.figure == "average" and _is_better(networks.cells.get(column), len(tables), ends):
+                    networks.cells[column] = _cell(summaries, "ends", ends.get("average"))
+        if row.cells:
+            rows.append(row)
+    if rows:
+        table.rows += [networks, *rows]
+
+
+def _in_order(found: Sequence[results.Found]) -> list[tuple[int, str]]:
+    """The paths (epochs, alignment), each once, in the order of the paper's tables."""
+    paths = {(one.epochs, one.alignment) for one in found}
+    return sorted(paths, key=lambda path: (path[0], results.alignment_order(path[1])))
 
 
 def is_asked_for(args: argparse.Namespace, one: results.Found) -> bool:
@@ -132,22 +155,32 @@ def is_asked_for(args: argparse.Namespace, one: results.Found) -> bool:
 def _read(
     args: argparse.Namespace, series: results.Series, pairs: Sequence[tuple[int, int]], missing: list[UserError]
 ) -> list[dict[str, np.ndarray]]:
-    """The evaluated path of those pairs that have it; what the others lack is added to `missing`."""
-    tables = []
+    """The evaluated path of the pairs that have it, all evaluated alike; what others lack is added to `missing`."""
+    tables: list[dict[str, np.ndarray]] = []
     for pair in pairs:
         try:
-            tables.append(results.load_path(args, series, pair))
+            table = results.load_path(args, series, pair)
         except UserError as error:
             missing.append(error)
+            continue
+        if tables and (error := results.unlike(args, series, pair, tables[0], table)):
+            missing.append(error)
+        else:
+            tables.append(table)
     return tables
 
 
-def _is_as_published(tables: Sequence[dict[str, np.ndarray]]) -> bool:
-    """Whether the evaluations are of networks trained as long as the published ones, on the test set."""
+def _is_as_published(series: results.Series, tables: Sequence[dict[str, np.ndarray]]) -> bool:
+    """Whether these are curves of three points, trained as long as the published ones and evaluated as they were.
+
+    A file that does not tell is taken at its name.
+    """
+    usual = {"epochs_model": PUBLISHED_EPOCHS, "use_test": True, "bn_images": None}
     settings = [results.settings_of(table) for table in tables]
-    return all(
-        known.get("epochs_model", PUBLISHED_EPOCHS) == PUBLISHED_EPOCHS and known.get("use_test", True)
-        for known in settings
+    return (
+        series.epochs == PUBLISHED_EPOCHS
+        and all(known.get(name, value) == value for known in settings for name, value in usual.items())
+        and all(len(known.get("points", "ABC")) == 3 for known in settings)
     )
 
 
@@ -173,23 +206,21 @@ def load_published() -> dict[tuple[str, str, str], dict[str, Number]]:
     }
 
 
-def _notes(table: Table, counts: set[int], published: Mapping) -> list[str]:
-    most = max(counts)
+def _add_notes(table: Table, published: Mapping[tuple[str, str, str], dict[str, Number]]) -> None:
+    """Say below the table what its numbers are, and in its rows which are of fewer pairs than others."""
+    most = max(cell.pairs for row in table.rows for cell in row.cells.values())
     what = "one pair" if most == 1 else f"mean ± standard deviation of {most} pairs"
-    if len(counts) > 1:
-        what += ", or of as many as a row says"
-        for row in table.rows:
-            fewer = {cell.pairs for cell in row.cells.values()}
-            if fewer != {most}:
-                row.words += f" ({', '.join(map(str, sorted(fewer)))} of {most} pairs)"
-    notes = [f"Test accuracy in percent; {what}."]
+    for row in table.rows:
+        counts = sorted({cell.pairs for cell in row.cells.values()})
+        if counts != [most]:
+            row.words += f" ({', '.join(map(str, counts))} of {most} pairs)"
+    table.notes.append(f"Test accuracy in percent; {what}.")
     if any(map(table.published, table.columns)):
-        notes.append(f"Published: {SOURCE}, mean ± standard deviation of three pairs.")
+        table.notes.append(f"Published: {SOURCE}, mean ± standard deviation of three pairs.")
     elif any((column.dataset, row.model, "networks") in published for column in table.columns for row in table.rows):
-        notes.append(
+        table.notes.append(
             f"Published numbers ({SOURCE}) are of plain networks and curves of {PUBLISHED_EPOCHS} epochs each."
         )
-    return notes
 
 
 # --- as text -----------------------------------------------------------------------------------------------

@@ -8,12 +8,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import matplotlib.pyplot as plt
 import numpy as np
 
 from utils import cli, figures, results
-from utils.errors import UserError
-from utils.plane import spectrum
 
 
 def parse_args(argv=None, script=__file__, description=__doc__, adversarial=False):
@@ -23,16 +20,15 @@ def parse_args(argv=None, script=__file__, description=__doc__, adversarial=Fals
 def main(args):
     files = []
     for model in args.model:
-        series = results.series_of(args, model)
-        paths = {s: results.load_paths(args, s) for s in series}
+        # All is read before anything is drawn, so that there is no figure where another is refused.
+        paths = {s: results.load_paths(args, s) for s in results.series_of(args, model)}
+        learned = {s: results.load_histories(args, s) for s in paths if not s.is_line}
+        spectra = {s: results.spectra(args, s, tables) for s, tables in paths.items()}
         files += along_curve(args, model, paths)
-        files += loss_spectrum(args, model, paths)
-        learned = [s for s in series if not s.is_line]
+        files += loss_spectrum(args, model, spectra)
         if learned:
             files += by_epoch(args, model, learned)
-    cli.finish(files)
-    if args.show:
-        plt.show()
+    figures.finish(args, files)
 
 
 def along_curve(args, model, paths):
@@ -43,31 +39,26 @@ def along_curve(args, model, paths):
             figures.draw(axis, tables[0]["t"], [table[name] for table in tables], **figures.line_style(args, s))
         axis.set(ylabel=f"test {words}".replace(" (", "\n("), xlim=(0, 1))
     axes[-1, 0].set(xlabel="position $t$ on the path from A to B")
-    title = "along the path"
-    return figures.finish(args, figure, title, "curve", model)
+    return figures.save(args, figure, "along the path", "curve", model)
 
 
-def loss_spectrum(args, model, paths):
+def loss_spectrum(args, model, spectra):
     losses = [name for name in results.quantities(args) if name.startswith("loss")]
     figure, axes = figures.panels(len(losses), height=2.2, sharex=True)
     for axis, name in zip(axes.flat, losses, strict=True):
-        for s, tables in paths.items():
-            if any(table["length"][-1] == table["length"][0] for table in tables):
-                raise UserError(f"{s.words}: the path has no length, so it has no spectrum")
-            amplitudes = [spectrum(table["length"], table[name]) for table in tables]
+        for s, of_pairs in spectra.items():
+            amplitudes = [spectrum[name] for spectrum in of_pairs]
             figures.draw(axis, np.arange(1, len(amplitudes[0]) + 1), amplitudes, **figures.line_style(args, s))
         words = results.quantities(args)[name].removesuffix(" (cross-entropy)")
         axis.set(ylabel=f"amplitude of {words}\n(cross-entropy)", yscale="log")
         axis.xaxis.get_major_locator().set_params(integer=True)
     axes[-1, 0].set(xlabel="frequency (cycles on the whole path)")
-    title = "spectrum of the loss"
-    return figures.finish(args, figure, title, "spectrum", model)
+    return figures.save(args, figure, "spectrum of the loss", "spectrum", model)
 
 
-def by_epoch(args, model, series):
+def by_epoch(args, model, learned):
     figure, axes = figures.panels(2, sharex=True)
-    for s in series:
-        histories = [results.load_history(args, s, pair) for pair in results.pairs_of(args)]
+    for s, histories in learned.items():
         for axis, quantity in zip(axes.flat, ("accuracy_train", "loss_train"), strict=True):
             values = [history[quantity][: s.epochs] for history in histories]
             figures.draw(axis, np.arange(1, s.epochs + 1), values, **figures.line_style(args, s))
@@ -76,8 +67,7 @@ def by_epoch(args, model, series):
         axis.set(ylabel=f"{words}training {label}".replace(" (", "\n("))
         axis.xaxis.get_major_locator().set_params(integer=True)
     axes[-1, 0].set(xlabel="epoch")
-    title = "learning the curve"
-    return figures.finish(args, figure, title, "training", model)
+    return figures.save(args, figure, "learning the curve", "training", model)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import matplotlib.pyplot as plt
-
 from utils import cli, figures, results
 
 
@@ -27,15 +25,12 @@ def main(args):
     for model in args.model:
         planes = {}
         for s in results.series_of(args, model):
-            of_pairs = [results.load_plane_with_curve(args, s, pair) for pair in results.pairs_of(args)]
-            planes[s.words.removeprefix("curve, ")] = figures.mean_plane(of_pairs)
+            planes[s] = figures.mean_plane(results.load_planes_with_curve(args, s))
         files += figures.plane_figures(args, model, planes, "plane_with_curve", "the planes of curves", paint, 4)
-    cli.finish(files)
-    if args.show:
-        plt.show()
+    figures.finish(args, files)
 
 
-def paint(axis, plane):
+def paint(axis, _series, plane):
     axis.plot(*plane["curve"].T, color="white", label="curve", **figures.OUTLINED)
     figures.mark(axis, dict(zip(("A", "B", "turning point"), plane["corners"], strict=True)))
 

@@ -8,8 +8,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import matplotlib.pyplot as plt
-
 from utils import checkpoint, cli, figures, results
 
 
@@ -28,20 +26,17 @@ def main(args):
     for model in args.model:
         planes = {}
         for s in results.named(args.dataset, model, [(0, alignment) for alignment in args.alignment]):
-            of_pairs = [results.load_plane_with_alignment(args, s, pair) for pair in results.pairs_of(args)]
-            words = results.in_words(s.alignment)
-            planes[f"B as it is, and {words}"] = figures.mean_plane(of_pairs)
+            words = f"B as it is, and {results.in_words(s.alignment)}"
+            planes[s._replace(words=words)] = figures.mean_plane(results.load_planes_with_alignment(args, s))
         files += figures.plane_figures(args, model, planes, "plane_with_alignment", "what alignment does", paint, 3)
-    cli.finish(files)
-    if args.show:
-        plt.show()
+    figures.finish(args, files)
 
 
-def paint(axis, plane):
+def paint(axis, series, plane):
     a, b, aligned = plane["corners"]
-    for end, tag, stroke in ((b, "null", "--"), (aligned, "corr", "-")):
-        words, colour = results.ALIGNMENTS[tag]
-        axis.plot(*zip(a, end, strict=True), stroke, color=colour, label=f"line, {words}", **figures.OUTLINED)
+    for end, alignment, stroke in ((b, "null", "--"), (aligned, series.alignment, "-")):
+        style = {"color": results.colour(alignment), "label": f"line, {results.in_words(alignment)}"}
+        axis.plot(*zip(a, end, strict=True), stroke, **style, **figures.OUTLINED)
     figures.mark(axis, {"A": a, "B": b, "aligned B": aligned})
 
 

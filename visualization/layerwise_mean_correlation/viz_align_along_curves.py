@@ -8,8 +8,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
-import matplotlib.pyplot as plt
-
 from utils import cli, figures, results
 
 WHICH = {"unaligned": "as the point is", "aligned": "aligned with the end"}
@@ -39,10 +37,8 @@ def main(args):
             axis.set_xlabel("layer")
         point = "midpoint" if args.point_t == 0.5 else f"t = {args.point_t:g}"
         title = f"{point} of the path"
-        files += figures.finish(args, figure, title, "correlation_along_curve", model)
-    cli.finish(files)
-    if args.show:
-        plt.show()
+        files += figures.save(args, figure, title, "correlation_along_curve", model)
+    figures.finish(args, files)
 
 
 if __name__ == "__main__":

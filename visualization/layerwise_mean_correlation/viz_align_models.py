@@ -8,8 +8,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
-import matplotlib.pyplot as plt
-
 from utils import checkpoint, cli, figures, results
 
 
@@ -20,6 +18,8 @@ def parse_args(argv=None):
     args = results.parse(parser, argv)
     if "null" in map(checkpoint.tag, args.alignment):
         parser.error("--alignment names matches; what the networks are without one is drawn anyway")
+    if any(name.startswith("pam_") for name in args.alignment):
+        parser.error("--alignment: no correlations belong to the matches that PAM finds")
     return args
 
 
@@ -29,18 +29,15 @@ def main(args):
         figure, axes = figures.panels(1, height=2.4)
         axis, pairs = axes[0, 0], results.pairs_of(args)
         matches = results.named(args.dataset, model, [(0, alignment) for alignment in args.alignment])
-        style = figures.line_style(args, matches[0]._replace(alignment="null", words="unaligned"))
-        for s, which in ((matches[0], "unaligned"), *((s, "aligned") for s in matches)):
-            if which == "aligned":
-                style = figures.line_style(args, s._replace(epochs=1, words=results.in_words(s.alignment)))
+        lines = [("null", "--", matches[0], "unaligned"), *((s.alignment, "-", s, "aligned") for s in matches)]
+        for alignment, stroke, s, which in lines:
             values = [results.load_correlation(args, s, pair, which) for pair in pairs]
-            figures.draw_layers(axis, values, **style)
+            style = {"color": results.colour(alignment), "label": results.in_words(alignment)}
+            figures.draw_layers(axis, values, linestyle=stroke, marker="o", **style)
         axis.set(ylabel="mean correlation of matched channels", xlabel="layer")
         title = "activations of A and B"
-        files += figures.finish(args, figure, title, "correlation", model)
-    cli.finish(files)
-    if args.show:
-        plt.show()
+        files += figures.save(args, figure, title, "correlation", model)
+    figures.finish(args, files)
 
 
 if __name__ == "__main__":
