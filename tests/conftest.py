@@ -85,7 +85,12 @@ def write_results(
     for alignment, (a, b) in itertools.product(alignments, pairs):
         corners = np.array([[0, 0], [20 + a, 0], [10, 5 + generator.random()]])
         for epochs in (0, 250):
-            settings = {"epochs_model": 250, "use_test": True, "num_points": 9, "points": [f"A{a}", f"{alignment}{epochs}", f"B{b}"]}
+            settings = {
+                "epochs_model": 250,
+                "use_test": True,
+                "num_points": 9,
+                "points": [f"A{a}", f"{alignment}{epochs}", f"B{b}"],
+            }
             settings = np.array(json.dumps(settings))
             coordinates = bezier @ corners if epochs else np.outer(t, corners[1])
             length = np.concatenate([[0], np.linalg.norm(np.diff(coordinates, axis=0), axis=1).cumsum()])

@@ -20,6 +20,7 @@ from utils.permutations import permutation_spec, permutations_from_rows, rows_fr
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 STAGES = (
+    "data/prepare.py",
     "training/train_model.py",
     "training/train_curve.py",
     "training/train_curve_pam.py",
@@ -545,6 +546,14 @@ def test_epochs_stands_for_what_is_not_given():
     assert (published.epochs_model, published.epochs_curve) == (250, 250)
     one = parse(["--epochs", "7", "--epochs_curve", "0"])
     assert (one.epochs_model, one.epochs_curve) == (7, 0)
+
+
+def test_a_dataset_is_prepared(capsys, flags):
+    run("data/prepare.py", *flags[:6])
+    assert "bars is ready: 160 training images and 48 test images" in capsys.readouterr().out
+    code, line = fails(capsys, "data/prepare.py", "--dataset", "CIFAR11")
+    assert code == 2
+    assert "there is no dataset 'CIFAR11'" in line
 
 
 @pytest.mark.parametrize("script", STAGES)

@@ -106,6 +106,15 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         return action.help if action.default is None else super()._get_help_string(action)
 
 
+def add_dataset_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags that say which images, and where things are."""
+    add = parser.add_argument
+    add("--dataset", default="FashionMNIST10k", help="a known name, or a folder of images data/NAME/{train,test}")
+    add("--num-workers", "--num_workers", type=nonnegative_int, default=4, help="threads that decode images")
+    add("--data_path", type=Path, help="folder that holds the datasets (default: ROOT/data, else the repository's)")
+    add("--root", type=Path, default=REPOSITORY, help="folder under which all results are written and found")
+
+
 def stage_parser(description: str, batch_size: int, model: str | None = None) -> argparse.ArgumentParser:
     """A parser with the flags of every stage that runs networks on data; `model` is for a script of one model."""
     # Without abbreviations: --epochs must not be taken for --epochs_model.
@@ -114,24 +123,21 @@ def stage_parser(description: str, batch_size: int, model: str | None = None) ->
         formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
+    add_dataset_flags(parser)
     add = parser.add_argument
-    add("--dataset", default="FashionMNIST10k", help="a known name, or a folder of images data/NAME/{train,test}")
     add(
         "--transform",
         choices=TRANSFORMS,
         help="augmentation and normalization (default: the model's, or Adversarial)",
     )
     add("--batch_size", type=positive_int, default=batch_size, help="images in a batch")
-    add("--num-workers", "--num_workers", type=nonnegative_int, default=4, help="threads that decode images")
     add("--model", choices=[model] if model else list(MODELS), default=model or "TinyTen", help="architecture")
-    add("--data_path", type=Path, help="folder that holds the datasets (default: ROOT/data, else the repository's)")
     add(
         "--use_test",
         action=argparse.BooleanOptionalAction,
         default=True,
         help="evaluate on the test set; otherwise on training images held out for it",
     )
-    add("--root", type=Path, default=REPOSITORY, help="folder under which all results are written and found")
     add("--device", help="default: cuda, else mps, else cpu")
     precision_help = "tf32: faster, less exact products on CUDA; bf16: run the networks under autocast"
     add("--precision", choices=("fp32", "tf32", "bf16"), default="fp32", help=precision_help)

@@ -340,6 +340,12 @@ def _resized(images: np.ndarray, size: int) -> np.ndarray:
 # --- where images come from --------------------------------------------------------------------------------
 
 
+def prepare(args) -> dict[str, int]:
+    """Download or decode a dataset now, and count the images of each split. Raises UserError as `load_data` does."""
+    arrays = _load_arrays(args.dataset, data_folder(args), args.num_workers)
+    return {split: len(arrays[f"{split}_labels"]) for split in ("train", "test")}
+
+
 def data_folder(args) -> Path:
     """--data_path, or ROOT/data if the dataset is there, or the repository's data folder."""
     if args.data_path is not None:

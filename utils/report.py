@@ -49,10 +49,12 @@ def write(args: argparse.Namespace, path: Path) -> list[UserError]:
         raise UserError("the report needs Plotly; install it with: python -m pip install -r requirements-report.txt")
     missing: dict[str, UserError] = {}
     parts = {"tables": "", "explorers": "", "settings": ""}
-    for adversarial in (False, True):
-        kind = argparse.Namespace(**vars(args) | {"adversarial": adversarial})
-        found = [one for one in results.evaluated(kind.root, adversarial) if tables.is_asked_for(kind, one)]
-        if adversarial and not found:
+    kinds = [argparse.Namespace(**vars(args) | {"adversarial": adversarial}) for adversarial in (False, True)]
+    there = [
+        [one for one in results.evaluated(args.root, k.adversarial) if tables.is_asked_for(k, one)] for k in kinds
+    ]
+    for kind, found in zip(kinds, there, strict=True):
+        if not found and (kind.adversarial or any(there)):
             continue
         table = tables.build(kind)
         missing |= {str(error): error for error in table.missing}

@@ -1,0 +1,93 @@
+"""The Snakefile: its presets name commands that the scripts accept, and a small one runs to its report."""
+
+import importlib
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SNAKEMAKE = [
+    sys.executable,
+    "-m",
+    "snakemake",
+    "--directory",
+    str(REPOSITORY),
+    "--snakefile",
+    str(REPOSITORY / "Snakefile"),
+]
+
+# Jobs of each kind: pairs, networks, datasets and alignments multiplied out
+JOBS = {
+    "demo": {"images": 1, "network": 2, "match": 1, "curve": 2, "evaluation": 4},
+    "cifar10-cpu": {"images": 1, "network": 6, "match": 3, "curve": 6, "evaluation": 12},
+    # 3 models × 3 datasets × 6 seeds, plain and robust; 9 × 3 pairs; PAM twice for two models; 0 and 250 epochs
+    "paper": {"images": 3, "network": 108, "match": 54, "curve": 108, "pam": 36, "evaluation": 252},
+}
+
+
+def snakemake(*flags, **options):
+    command = [*SNAKEMAKE, "--cores", "1", "--nolock", *map(str, flags)]
+    return subprocess.run(command, capture_output=True, text=True, **options)
+
+
+@pytest.mark.parametrize("preset", JOBS)
+def test_dry_runs(preset, tmp_path):
+    """The expected jobs, each with a command line that its script accepts."""
+    result = snakemake("-n", "--configfile", REPOSITORY / f"presets/{preset}.yaml", "--config", f"root={tmp_path}")
+    assert result.returncode == 0, result.stdout + result.stderr
+    lines = (result.stdout + result.stderr).splitlines()
+    table = [line.split() for line in lines]
+    counts = {words[0]: int(words[1]) for words in table if len(words) == 2 and words[1].isdigit()}
+    assert {name: counts.get(name) for name in JOBS[preset]} == JOBS[preset]
+    commands = [
+        shlex.split(line.removeprefix("Shell command: "))
+        for line in lines
+        if line.startswith(f"Shell command: {sys.executable}")
+    ]
+    assert len(commands) == sum(JOBS[preset].values())
+    for _, script, *flags in commands:
+        module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
+        args = module.parse_args(flags)
+        assert args.root == tmp_path
+        assert getattr(args, "alignment", "") != "null"  # as a user would say it
+
+
+CONFIG = """
+root: {root}
+data_path: {data_path}
+datasets:
+  bars:
+pairs: [[1, 2]]
+alignments:
+  TinyTen: ["null", pam_null, corr]
+robust_alignments:
+  TinyTen: [corr]
+epochs_model: 2
+epochs_curve: 1
+flags:
+  all: --batch_size 32
+  pam: --inner_iters_perm 1
+  evaluation: --num_points 3
+"""
+
+
+def test_a_small_experiment(tmp_path, data_path):
+    """From nothing to the report; then nothing is left to do, and what is lost is made again."""
+    preset = tmp_path / "small.yaml"
+    preset.write_text(CONFIG.format(root=tmp_path / "runs", data_path=data_path))
+    result = snakemake("--configfile", preset)
+    assert result.returncode == 0, result.stdout + result.stderr
+    page = (tmp_path / "runs/figures/report.html").read_text()
+    for words in ("line, unaligned", "curve, PAM unaligned", "Robust networks", "robust accuracy"):
+        assert words in page
+    assert "Nothing to be done" in str(snakemake("-n", "--configfile", preset))
+    lost = next((tmp_path / "runs/model_data/curves").rglob("curve_align_corr_*-1.npz"))
+    lost.unlink()
+    shutil.rmtree(tmp_path / "runs/figures")
+    dry = snakemake("-n", "--configfile", preset).stdout
+    assert "evaluation" in dry
+    assert "network" not in dry
