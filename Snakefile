@@ -130,7 +130,7 @@ rule images:
 
 rule network:
     input:
-        ROOT + "/images/{dataset}.ready",
+        ancient(ROOT + "/images/{dataset}.ready"),  # there, but no reason to train anew
     output:
         NETWORK,
     params:

@@ -230,5 +230,7 @@ def save(
 def finish(args: argparse.Namespace, files: Sequence[Path]) -> None:
     """Name the files that were written, and with --show open the figures."""
     cli.finish(files)
-    if args.show:
+    if args.show and plt.get_backend().lower() == "agg":
+        print("They are not shown: there is no screen, or no toolkit for windows (as python3-tk).")
+    elif args.show:
         plt.show()

@@ -200,7 +200,9 @@ def _planes(walks: Sequence[Walk], moving: list[dict]) -> "go.Figure":
         axis = "x" if i == 0 else f"x{i + 1}"
         figure.update_xaxes(title_text="distance in the direction from A to B", constrain="domain", **place)
         figure.update_yaxes(title_text="orthogonal distance", scaleanchor=axis, constrain="domain", **place)
-    figure.update_layout(height=340 * -(-len(walks) // columns), margin={"t": 40, "b": 50, "l": 60, "r": 20})
+    flatness = max(np.ptp(walk.plane["y"]) / np.ptp(walk.plane["x"]) for walk in walks)
+    height = (150 + 380 * min(flatness, 1)) * -(-len(walks) // columns)  # pixels
+    figure.update_layout(height=height, margin={"t": 40, "b": 50, "l": 60, "r": 20})
     return figure
 
 

@@ -37,9 +37,14 @@ def along_curve(args, model, paths):
     for axis, (name, words) in zip(axes.flat, quantities.items(), strict=True):
         for s, tables in paths.items():
             figures.draw(axis, tables[0]["t"], [table[name] for table in tables], **figures.line_style(args, s))
-        axis.set(ylabel=f"test {words}".replace(" (", "\n("), xlim=(0, 1))
+        axis.set(ylabel=label(args, f"test {words}"), xlim=(0, 1))
     axes[-1, 0].set(xlabel="position $t$ on the path from A to B")
     return figures.save(args, figure, "along the path", "curve", model)
+
+
+def label(args, words):
+    """The long words for robust networks have their unit on a line of its own."""
+    return words.replace(" (", "\n(") if args.adversarial else words
 
 
 def loss_spectrum(args, model, spectra):
@@ -62,9 +67,9 @@ def by_epoch(args, model, learned):
         for axis, quantity in zip(axes.flat, ("accuracy_train", "loss_train"), strict=True):
             values = [history[quantity][: s.epochs] for history in histories]
             figures.draw(axis, np.arange(1, s.epochs + 1), values, **figures.line_style(args, s))
-    words = "robust " if args.adversarial else ""
-    for axis, label in zip(axes.flat, ("accuracy (%)", "loss (cross-entropy)"), strict=True):
-        axis.set(ylabel=f"{words}training {label}".replace(" (", "\n("))
+    words = "robust training" if args.adversarial else "training"
+    for axis, quantity in zip(axes.flat, ("accuracy (%)", "loss (cross-entropy)"), strict=True):
+        axis.set(ylabel=label(args, f"{words} {quantity}"))
         axis.xaxis.get_major_locator().set_params(integer=True)
     axes[-1, 0].set(xlabel="epoch")
     return figures.save(args, figure, "learning the curve", "training", model)
