@@ -7,6 +7,7 @@
 
 import shlex
 import sys
+from pathlib import Path
 
 ROOT = config["root"]
 PAIRS = config["pairs"]
@@ -54,6 +55,12 @@ ALL = evaluated("alignments", "") + (evaluated("robust_alignments", "adversarial
 
 
 # --- what a stage needs ---
+
+
+def images_for(wildcards):
+    """What a network that is still to be trained waits for; a trained one is not trained again for its images."""
+    trained = Path(NETWORK.format(**wildcards)).exists()
+    return [] if trained else [f"{ROOT}/images/{wildcards.dataset}.ready"]
 
 
 def of_pair(pattern, wildcards, **more):
@@ -130,7 +137,7 @@ rule images:
 
 rule network:
     input:
-        ancient(ROOT + "/images/{dataset}.ready"),  # there, but no reason to train anew
+        images_for,
     output:
         NETWORK,
     params:

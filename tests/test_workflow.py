@@ -88,6 +88,7 @@ def test_a_small_experiment(tmp_path, data_path):
     lost = next((tmp_path / "runs/model_data/curves").rglob("curve_align_corr_*-1.npz"))
     lost.unlink()
     shutil.rmtree(tmp_path / "runs/figures")
+    shutil.rmtree(tmp_path / "runs/images")
     dry = snakemake("-n", "--configfile", preset).stdout
     assert "evaluation" in dry
     assert "network" not in dry
