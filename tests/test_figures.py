@@ -150,8 +150,22 @@ def test_pairs_evaluated_at_other_points(tmp_path, capsys):
             cli.run(lambda module=module, flags=flags: module.parse_args(flags), module.main)
         (line,) = capsys.readouterr().err.strip().splitlines()
         assert f"{path} was evaluated unlike that of the first pair, with 5 points (there 9)" in line
-        assert line.endswith("--num_points 9 --overwrite")
+        assert line.split("alike, with: ")[1].endswith("--overwrite")
+        assert "--num_points 9 " in line
     assert not list(tmp_path.glob("figures/*"))
+
+
+def test_pairs_whose_planes_differ_in_size(tmp_path, capsys):
+    path = write_results(tmp_path).plane_with_alignment("corr", 3, 4)
+    plane = dict(np.load(path))
+    np.savez(path, **plane | {name: plane[name][:4, :4] for name in ("x", "y", "loss", "accuracy")})
+    module = importlib.import_module("visualization.viz_plane")
+    flags = ["--dataset", "CIFAR10", "--root", str(tmp_path), "--seed_a", "1", "3", "--seed_b", "2", "4"]
+    with pytest.raises(SystemExit):
+        cli.run(lambda: module.parse_args(flags), module.main)
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert f"{path} has a grid of another size" in line
+    assert line.endswith("--num_points 6 --overwrite")
 
 
 def test_colours_are_the_same_everywhere():

@@ -282,10 +282,12 @@ def _settings(args: argparse.Namespace, found: Sequence[results.Found]) -> str:
         path |= {"alignment": one.alignment, "epochs_curve": one.epochs}
         script = "evaluation/eval_adversarial_curve.py" if args.adversarial else "evaluation/eval_curve.py"
         commands[cli.made_with(script, path | settings, args.root)] = None
-        with contextlib.suppress(UserError):  # the walks say what is missing
-            if not (series.is_line or args.adversarial):
-                of_plane = results.settings_of(results.load_plane_with_curve(args, series, one.pair))
-                commands[cli.made_with("evaluation/eval_plane_with_curve.py", path | of_plane, args.root)] = None
+        if not (series.is_line or args.adversarial):
+            only = argparse.Namespace(**vars(args) | {"seed_a": one.pair[:1], "seed_b": one.pair[1:]})
+            with contextlib.suppress(UserError):  # the walks say what is missing
+                (plane,) = results.load_planes_with_curve(only, series)
+                script = "evaluation/eval_plane_with_curve.py"
+                commands[cli.made_with(script, path | results.settings_of(plane), args.root)] = None
         for seed in one.pair if epochs_model else ():
             _of_checkpoint(
                 layout.endpoint(seed, epochs_model), "training/train_model.py", epochs_model, args, trained

@@ -244,80 +244,66 @@ def unlike(
 ) -> UserError | None:
     """What forbids to average a pair's evaluated path with that of the first pair: other points, or other flags."""
     flags, others = settings_of(first), settings_of(table)
-    different = [
-        f"--{name} {others.get(name)} (there {value})"
-        for name, value in flags.items()
-        if others and name != "points" and value != others.get(name)
-    ]
+    different = {
+        name: value for name, value in flags.items() if others and name != "points" and value != others.get(name)
+    }
+    count = len(first["t"])
     if np.array_equal(first["t"], table["t"]) and not different:
         return None
-    path, count = layout_of(args, series).evaluated(series.alignment, *pair, series.epochs), len(first["t"])
-    what = ", ".join(different) or f"{len(table['t'])} points (there {count})"
-    command = eval_command(args, series, pair)
+    path = layout_of(args, series).evaluated(series.alignment, *pair, series.epochs)
+    told = [f"--{name} {others.get(name)} (there {value})" for name, value in different.items()]
+    what = ", ".join(told) or f"{len(table['t'])} points (there {count})"
+    wanted = {"num_points": count} | {name: v for name, v in different.items() if type(v) in (int, float, str)}
+    command = maker(args, "evaluation/eval_curve.py", series, pair, epochs_curve=series.epochs, **wanted)
     return UserError(
-        f"{path} was evaluated unlike that of the first pair, with {what}; "
-        f"make it alike, with: {command} --num_points {count} --overwrite"
+        f"{path} was evaluated unlike that of the first pair, with {what}; make it alike, with: {command} --overwrite"
     )
 
 
 def load_planes_with_curve(args: argparse.Namespace, series: Series) -> list[dict[str, np.ndarray]]:
-    """The plane of a curve for every pair; all grids are of one size, and all curves have the same points."""
-    load_paths(args, series)  # refuses what cannot be averaged
-    planes = [load_plane_with_curve(args, series, pair) for pair in pairs_of(args)]
-    script = "evaluation/eval_plane_with_curve.py"
-    return _of_one_size(args, series, planes, script, epochs_curve=series.epochs)
-
-
-def load_planes_with_alignment(args: argparse.Namespace, series: Series) -> list[dict[str, np.ndarray]]:
-    """The plane of A, B and aligned B for every pair; all grids are of one size."""
-    planes = [load_plane_with_alignment(args, series, pair) for pair in pairs_of(args)]
-    return _of_one_size(args, series, planes, "evaluation/eval_plane_with_alignment.py")
-
-
-def _of_one_size(
-    args: argparse.Namespace, series: Series, planes: list[dict[str, np.ndarray]], script: str, **flags: object
-) -> list[dict[str, np.ndarray]]:
-    size = planes[0]["loss"].shape
-    for pair, plane in zip(pairs_of(args), planes, strict=True):
-        if plane["loss"].shape != size:
-            command = maker(args, script, series, pair, **flags, num_points=size[0])
-            raise UserError(
-                f"the plane of seeds {pair} has another grid than the first; make it with: {command} --overwrite"
-            )
-    return planes
-
-
-def load_plane_with_curve(args: argparse.Namespace, series: Series, pair: tuple[int, int]) -> dict[str, np.ndarray]:
-    """The plane of a curve: arrays x, y, loss, accuracy (rows, columns), corners (3, 2), and `curve` (n, 2).
+    """The plane of a curve for every pair: arrays x, y, loss, accuracy (rows, columns), corners (3, 2), curve (n, 2).
 
     The curve's coordinates are those of its evaluation; UserError if that is of another curve.
     """
-    path = layout_of(args, series).plane_with_curve(series.alignment, *pair, series.epochs)
-    command = maker(args, "evaluation/eval_plane_with_curve.py", series, pair, epochs_curve=series.epochs)
-    plane = _load_plane(path, command)
-    table = load_path(args, series, pair, coordinates=("n", 2))
-    points, evaluated_points = (settings_of(arrays).get("points") for arrays in (plane, table))
-    if points != evaluated_points:
-        raise UserError(
-            f"{path} is of another curve than was evaluated; "
-            f"make both anew: {command} --overwrite, and {eval_command(args, series, pair)} --overwrite"
-        )
-    return plane | {"curve": table["coordinates"], "t": table["t"]}
+    planes = []
+    for pair, table in zip(pairs_of(args), load_paths(args, series), strict=True):
+        path = layout_of(args, series).plane_with_curve(series.alignment, *pair, series.epochs)
+        command = maker(args, "evaluation/eval_plane_with_curve.py", series, pair, epochs_curve=series.epochs)
+        plane = _load_plane(path, command, planes)
+        # The coordinates are checked here, since a table without them is good enough for all else.
+        coordinates = load_path(args, series, pair, coordinates=("n", 2))["coordinates"]
+        if settings_of(plane).get("points") != settings_of(table).get("points"):
+            raise UserError(
+                f"{path} is of another curve than was evaluated; "
+                f"make both anew: {command} --overwrite, and {eval_command(args, series, pair)} --overwrite"
+            )
+        planes.append(plane | {"curve": coordinates})
+    return planes
 
 
-def load_plane_with_alignment(
-    args: argparse.Namespace, series: Series, pair: tuple[int, int]
-) -> dict[str, np.ndarray]:
-    """The plane of A, B and aligned B: arrays x, y, loss, accuracy (rows, columns), corners (3, 2) in that order."""
-    path = layout_of(args, series).plane_with_alignment(series.alignment, *pair)
-    return _load_plane(path, maker(args, "evaluation/eval_plane_with_alignment.py", series, pair))
+def load_planes_with_alignment(args: argparse.Namespace, series: Series) -> list[dict[str, np.ndarray]]:
+    """The plane of A, B and aligned B for every pair: arrays x, y, loss, accuracy (rows, columns), corners (3, 2)."""
+    planes = []
+    for pair in pairs_of(args):
+        path = layout_of(args, series).plane_with_alignment(series.alignment, *pair)
+        command = maker(args, "evaluation/eval_plane_with_alignment.py", series, pair)
+        planes.append(_load_plane(path, command, planes))
+    return planes
 
 
-def _load_plane(path: Path, command: str) -> dict[str, np.ndarray]:
+def _load_plane(path: Path, command: str, others: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """A plane whose grid has to be as large as those of the other pairs."""
     shapes = dict.fromkeys(("x", "y", "loss", "accuracy"), ("rows", "columns"))
     plane = checkpoint.load_arrays(path, command, **shapes, corners=(3, 2))
-    if min(plane["loss"].shape) < 2:
+    size = plane["loss"].shape
+    if min(size) < 2:
         raise UserError(f"{path} is not a grid of points; delete it and make it with: {command}")
+    if others and size != others[0]["loss"].shape:
+        count = len(others[0]["loss"])
+        raise UserError(
+            f"{path} has a grid of another size than that of the first pair; "
+            f"make it with: {command} --num_points {count} --overwrite"
+        )
     return plane
 
 
