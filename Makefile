@@ -2,13 +2,14 @@
 # make demo-pam      the permutation learned together with the curve, between the demo's networks
 # make demo-robust   the demo for adversarially robust networks
 # make report        one HTML file of all results under ROOT (the repository, or demo/ if it has none)
+# make bench         this code against the conventional way, timed in one run
 # make test          lint and tests, offline, on the CPU
 
 PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(BIN)/python
 
-.PHONY: demo demo-pam demo-robust report test
+.PHONY: demo demo-pam demo-robust report bench test
 
 demo: .venv/installed
 	@$(MAKE) --no-print-directory demo-stages demo-figures
@@ -83,6 +84,9 @@ demo-robust-stages:
 ROOT ?= $(if $(wildcard model_data/*curves),.,demo)
 report: .venv/installed
 	$(RUN) evaluation/make_report.py --root $(ROOT)
+
+bench: .venv/installed
+	$(RUN) benchmarks/bench.py
 
 test: .venv/installed-dev
 	$(BIN)/ruff check .
