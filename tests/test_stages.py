@@ -538,6 +538,14 @@ def test_other_architectures(name, small, workspace):
     run("evaluation/eval_curve.py", *small, *curve, "--num_points", 3)
     table = np.load(workspace / f"model_data/curves/{name}/bars/curve_align_corr_seeds_01_02-1.npz")
     assert np.isfinite(table["loss"]).all()
+    few = ["--bn_images", 32, "--alignment", "corr", "--epochs_model", 1]
+    run("evaluation/eval_plane_with_curve.py", *small, *few, "--epochs_curve", 1, "--num_points", 2)
+    run("evaluation/eval_plane_with_alignment.py", *small, *few, "--num_points", 2)
+    run("alignment/align_along_curve.py", *small, *few, "--epochs_curve", 1)
+    asked = ["--dataset", "bars", "--root", workspace, "--model", name, "--alignment", "corr", "--epochs", 1]
+    for script in ("viz_curve_on_plane", "viz_plane", "layerwise_mean_correlation/viz_align_models"):
+        run(f"visualization/{script}.py", *asked)
+    run("visualization/layerwise_mean_correlation/viz_align_along_curves.py", *asked)
 
 
 def test_epochs_stands_for_what_is_not_given():
