@@ -220,15 +220,18 @@ def pairs_of(args: argparse.Namespace) -> list[tuple[int, int]]:
 def load_path(
     args: argparse.Namespace, series: Series, pair: tuple[int, int], **more_shapes: tuple
 ) -> dict[str, np.ndarray]:
-    """An evaluated path: arrays t, length (of the path up to there), losses and accuracies, each (n,)."""
+    """An evaluated path: arrays t, length (of the path up to there), losses and accuracies, each (n,).
+
+    more_shapes: arrays that it must have besides, as `load_arrays` has them.
+    """
     path = layout_of(args, series).evaluated(series.alignment, *pair, series.epochs)
     shapes = dict.fromkeys(("t", "length", *quantities(args)), ("n",)) | more_shapes
     return checkpoint.load_arrays(path, eval_command(args, series, pair), **shapes)
 
 
-def load_paths(args: argparse.Namespace, series: Series) -> list[dict[str, np.ndarray]]:
+def load_paths(args: argparse.Namespace, series: Series, **more_shapes: tuple) -> list[dict[str, np.ndarray]]:
     """The evaluated path of every pair, all at the same points t."""
-    tables = [load_path(args, series, pair) for pair in pairs_of(args)]
+    tables = [load_path(args, series, pair, **more_shapes) for pair in pairs_of(args)]
     for pair, table in zip(pairs_of(args), tables, strict=True):
         if error := unlike(args, series, pair, tables[0], table):
             raise error
@@ -266,18 +269,16 @@ def load_planes_with_curve(args: argparse.Namespace, series: Series) -> list[dic
     The curve's coordinates are those of its evaluation; UserError if that is of another curve.
     """
     planes = []
-    for pair, table in zip(pairs_of(args), load_paths(args, series), strict=True):
+    for pair, table in zip(pairs_of(args), load_paths(args, series, coordinates=("n", 2)), strict=True):
         path = layout_of(args, series).plane_with_curve(series.alignment, *pair, series.epochs)
         command = maker(args, "evaluation/eval_plane_with_curve.py", series, pair, epochs_curve=series.epochs)
         plane = _load_plane(path, command, planes)
-        # The coordinates are checked here, since a table without them is good enough for all else.
-        coordinates = load_path(args, series, pair, coordinates=("n", 2))["coordinates"]
         if settings_of(plane).get("points") != settings_of(table).get("points"):
             raise UserError(
                 f"{path} is of another curve than was evaluated; "
                 f"make both anew: {command} --overwrite, and {eval_command(args, series, pair)} --overwrite"
             )
-        planes.append(plane | {"curve": coordinates})
+        planes.append(plane | {"curve": table["coordinates"]})
     return planes
 
 
