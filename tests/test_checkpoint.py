@@ -157,6 +157,50 @@ def test_truncated_checkpoint(tmp_path):
             checkpoint.load_checkpoint(path, "python x.py")
 
 
+def saved(folder):
+    """A file of each kind that has a checksum, with its reader."""
+    checkpoint.save_checkpoint(folder / "c.pt", {"epoch": 1, "model_state": {"w": torch.arange(300.0)}})
+    checkpoint.save_match(folder / "m.npy", [np.arange(50)], ["a", "b"])
+    checkpoint.save_arrays(folder / "t.npz", t=np.linspace(0, 1, 65))
+    checkpoint.save_array(folder / "s.npy", np.linspace(0, 1, 65))
+    return {
+        "c.pt": checkpoint.load_checkpoint,
+        "m.npy": checkpoint.load_match,
+        "t.npz": lambda path, maker: checkpoint.load_arrays(path, maker, t=("n",)),
+        "s.npy": checkpoint.load_array,
+    }
+
+
+@pytest.mark.parametrize("name", ["c.pt", "m.npy", "t.npz", "s.npy"])
+def test_a_damaged_byte_is_noticed(tmp_path, name):
+    """Wherever it is; except in the mark of the checksum itself, where it changes nothing that is read."""
+    path, read = tmp_path / name, saved(tmp_path)[name]
+    whole = path.read_bytes()
+    mark = len(whole) - checkpoint.SEAL_LENGTH
+    for position in np.random.default_rng(0).choice(mark, 100, replace=False):
+        damaged = bytearray(whole)
+        damaged[position] ^= 1 << position % 8
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match="checksum is wrong"):
+            read(path, "python x.py")
+    path.write_bytes(whole[:-1] + b"x")
+    with pytest.raises(UserError, match="checksum is wrong"):
+        read(path, "python x.py")
+    path.write_bytes(whole)
+    read(path, "python x.py")
+
+
+def test_files_with_a_checksum_are_ordinary_files(tmp_path):
+    """Whoever reads them without this code finds what was saved."""
+    saved(tmp_path)
+    assert torch.equal(torch.load(tmp_path / "c.pt", weights_only=True)["model_state"]["w"], torch.arange(300.0))
+    for name in ("t.npz", "s.npy"):
+        loaded = np.load(tmp_path / name)
+        np.testing.assert_array_equal(loaded["t"] if name == "t.npz" else loaded, np.linspace(0, 1, 65))
+    for name in ("c.pt", "t.npz"):
+        assert zipfile.ZipFile(tmp_path / name).testzip() is None
+
+
 @pytest.mark.parametrize("content", [[1, 2], {"epoch": 1}, {"model_state": 3}, {"model_state": {"a": 1}}])
 def test_checkpoints_without_a_model(tmp_path, content):
     torch.save(content, tmp_path / "c.pt")

@@ -1,10 +1,12 @@
 """Where files are, and how they are written and read.
 
 Everything is written under a temporary name in the same folder and renamed when it is complete, so nothing
-half-written is ever found under a final name. Nothing is unpickled on reading, but for matches in the original
-code's format, by an unpickler that admits numpy's arrays and nothing else.
+half-written is ever found under a final name. Checkpoints and arrays end with their checksum, which is verified when
+they are read. Nothing is unpickled on reading, but for matches in the original code's format, by an unpickler that
+admits numpy's arrays and nothing else.
 """
 
+import hashlib
 import io
 import json
 import os
@@ -153,18 +155,44 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
         Path(temporary).unlink(missing_ok=True)
 
 
+SEAL = b"\nsha256 of the bytes before this line: "
+SEAL_LENGTH = len(SEAL) + hashlib.sha256().digest_size * 2
+
+
+def _write_sealed(path: Path, write: Callable[[BinaryIO], None]) -> None:
+    """`write_atomically`, and at the end of the file the checksum of all before.
+
+    The formats allow it: what follows the array in an .npy file is not read, and a zip archive (.pt, .npz) may end
+    with a comment.
+    """
+    buffer = io.BytesIO()  # also so that a full disk is an OSError, and not an error inside torch's writer
+    write(buffer)
+    content = buffer.getbuffer()
+    if content[-22:-18] == b"PK\5\6":  # the last record of a zip archive ends with the length of the comment
+        content[-2:] = SEAL_LENGTH.to_bytes(2, "little")
+    seal = SEAL + hashlib.sha256(content).hexdigest().encode()
+    write_atomically(path, lambda stream: (stream.write(content), stream.write(seal)))
+
+
+def _read_verified(path: Path) -> BinaryIO:
+    """The content of a file. ValueError if it has a checksum (foreign files have none) that is not its own."""
+    content = path.read_bytes()
+    start = content.rfind(SEAL, max(0, len(content) - SEAL_LENGTH))
+    if start >= 0 and content[start:] != SEAL + hashlib.sha256(content[:start]).hexdigest().encode():
+        raise ValueError("its checksum is wrong")
+    return io.BytesIO(content)
+
+
 def save_checkpoint(path: Path, checkpoint: Mapping[str, object]) -> None:
-    buffer = io.BytesIO()  # so that a full disk is an OSError, and not an error inside torch's writer
-    torch.save(dict(checkpoint), buffer)
-    write_atomically(path, lambda stream: stream.write(buffer.getbuffer()))
+    _write_sealed(path, lambda stream: torch.save(dict(checkpoint), stream))
 
 
 def save_array(path: Path, array: Sequence[float] | np.ndarray) -> None:
-    write_atomically(path, lambda stream: np.save(stream, np.asarray(array), allow_pickle=False))
+    _write_sealed(path, lambda stream: np.save(stream, np.asarray(array), allow_pickle=False))
 
 
 def save_arrays(path: Path, **arrays: np.ndarray) -> None:
-    write_atomically(path, lambda stream: np.savez(stream, **arrays))
+    _write_sealed(path, lambda stream: np.savez(stream, **arrays))
 
 
 def padded_rows(rows: Sequence[np.ndarray]) -> np.ndarray:
@@ -217,7 +245,7 @@ def load_checkpoint(path: Path, maker: str) -> dict:
     """A checkpoint: a dictionary with at least `model_state`. `maker` is the command that writes such a file."""
 
     def read() -> dict:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = torch.load(_read_verified(path), map_location="cpu", weights_only=True)
         if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("model_state"), dict):
             raise ValueError("it holds no model_state")
         if not all(isinstance(value, torch.Tensor) for value in checkpoint["model_state"].values()):
@@ -252,7 +280,7 @@ def load_arrays(path: Path, maker: str, **shapes: tuple[int | str, ...]) -> dict
     """
 
     def read() -> dict[str, np.ndarray]:
-        with np.load(path, allow_pickle=False) as stored:
+        with np.load(_read_verified(path), allow_pickle=False) as stored:
             arrays = dict(stored)
         lengths: dict[str, int] = {}
         for name, shape in shapes.items():
@@ -282,7 +310,7 @@ def load_array(path: Path, maker: str) -> np.ndarray:
     """The series (n,) of finite numbers in an .npy file."""
 
     def read() -> np.ndarray:
-        array = np.load(path, allow_pickle=False)
+        array = np.load(_read_verified(path), allow_pickle=False)
         if array.ndim != 1 or not len(array) or not _is_finite(array):
             raise ValueError("it is not a series of finite numbers")
         return array
@@ -363,17 +391,18 @@ def load_match(path: Path, maker: str) -> list[np.ndarray]:
     """The rows of a match: ours, a 2-D integer array, or the original code's pickled array of arrays."""
 
     def read() -> list[np.ndarray]:
-        with path.open("rb") as stream:
-            version = np.lib.format.read_magic(stream)
-            header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            _, _, dtype = header(stream)
-            if dtype.hasobject:
-                rows = list(_ArrayUnpickler(stream, encoding="latin1").load())
-            else:
-                table = np.load(path, allow_pickle=False)
-                if table.ndim != 2:
-                    raise ValueError("it is not an array of rows")
-                rows = [row[row != -1] for row in table]
+        stream = _read_verified(path)
+        version = np.lib.format.read_magic(stream)
+        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        _, _, dtype = header(stream)
+        if dtype.hasobject:
+            rows = list(_ArrayUnpickler(stream, encoding="latin1").load())
+        else:
+            stream.seek(0)
+            table = np.load(stream, allow_pickle=False)
+            if table.ndim != 2:
+                raise ValueError("it is not an array of rows")
+            rows = [row[row != -1] for row in table]
         rows = [np.asarray(row) for row in rows]
         if not all(row.ndim == 1 and np.issubdtype(row.dtype, np.integer) for row in rows):
             raise ValueError("its rows are not whole numbers")
