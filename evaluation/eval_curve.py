@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 
-from utils import cli, evaluation
+from utils import cli, distributed, evaluation
 from utils.data import load_data
 from utils.pair import layout_of, load_curve
 from utils.plane import path_average, plane_basis, plane_coordinates
@@ -56,20 +56,26 @@ def evaluate(args, data, curve, results):
     for_batch_norm = data.for_batch_norm(args.bn_images)
     splits = {"": data.test, "_train": data.train} if args.eval_train else {"": data.test}
     attacks = {"": None, "_robust": args.attack} if args.adversarial else {"": None}
+
+    def measure(i):
+        return evaluation.measure(curve.place(ts[i]), args, for_batch_norm, splits, attacks)
+
     with cli.Progress(len(ts), "point", "along the curve", done=len(results)) as progress:
-        for i in range(len(results), len(ts)):
-            theta = curve.point(ts[i]).detach()
-            step = (theta - curve.point(ts[max(i - 1, 0)])).norm().item()
-            figures = evaluation.measure(curve.place(ts[i]), args, for_batch_norm, splits, attacks)
-            results.add(
-                t=ts[i],
-                coordinates=plane_coordinates(theta, start, u, v),
-                length=step + (results.arrays["length"][-1] if i else 0.0),
-                **figures,
-            )
-            progress.step()
-            progress.show(**figures)
-            progress.line(f"t = {ts[i]:.3f}  {evaluation.in_words(figures)}")
+        while len(results) < len(ts):
+            # As many at once as there are processes
+            points = range(len(results), min(len(results) + distributed.size(), len(ts)))
+            for i, figures in zip(points, distributed.shared_out(measure, points), strict=True):
+                theta = curve.point(ts[i]).detach()
+                step = (theta - curve.point(ts[max(i - 1, 0)])).norm().item()
+                results.add(
+                    t=ts[i],
+                    coordinates=plane_coordinates(theta, start, u, v),
+                    length=step + (results.arrays["length"][-1] if i else 0.0),
+                    **figures,
+                )
+                progress.step()
+                progress.show(**figures)
+                progress.line(f"t = {ts[i]:.3f}  {evaluation.in_words(figures)}")
     results.finish()
 
 

@@ -21,5 +21,5 @@ def test_objective_adds_the_auxiliary_losses():
     model, labels = GoogLeNet(4), torch.tensor([0, 3])
     main, aux1, aux2 = output = model.train()(torch.randn(2, 3, 16, 16))
     losses = [F.cross_entropy(logits, labels).item() for logits in (main, aux1, aux2)]
-    assert training.objective(output, labels).item() == pytest.approx(losses[0] + 0.3 * (losses[1] + losses[2]))
-    assert training.objective(main, labels).item() == pytest.approx(losses[0])
+    assert training.objective(output, labels, 2).item() == pytest.approx(losses[0] + 0.3 * (losses[1] + losses[2]))
+    assert training.objective(main, labels, 2).item() == pytest.approx(losses[0])

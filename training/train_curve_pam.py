@@ -4,6 +4,7 @@ python training/train_curve_pam.py --dataset CIFAR100 --seed_a 1 --seed_b 2 --ep
 """
 
 import sys
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -11,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 from models import MODELS
-from utils import checkpoint, cli, pam, training
+from utils import checkpoint, cli, distributed, pam, training
 from utils.curves import Curve
 from utils.data import load_data
 from utils.errors import UserError
@@ -68,8 +69,9 @@ def main(args):
     if args.overwrite:  # all of it at once, so that what comes after can be resumed
         old_matches = (layout.match(name, *names[1:]) for name in match_names)
         for path in [*stem.parent.glob(f"{stem.name}[-_]*.pt"), *old_matches]:
-            path.unlink(missing_ok=True)
+            checkpoint.remove(path)
         args.overwrite = False
+    is_there = distributed.from_main(lambda: [layout.match(name, *names[1:]).exists() for name in match_names])
 
     def run(suffix, epochs):
         """The files of one phase; they carry the curve's own name, and a suffix for all but the last."""
@@ -90,10 +92,10 @@ def main(args):
         curve.set_point(2, start)
         phase = run(f"_perm{iteration}", args.inner_iters_perm)
         match = layout.match(match_name, *names[1:])
-        if match.exists():
+        if is_there[iteration - 1]:
             if not phase.is_finished:
                 raise UserError(f"{match} is there, but not the run that found it; add --overwrite to find it anew")
-            phase.open(args.resume, overwrite=False)  # refuses a run of other settings
+            distributed.from_main(partial(phase.open, args.resume, overwrite=False))  # refuses one of other settings
             permutations = load_match(layout, args, spec, networks, match_name)
         else:
             order = pam.permutation_phase(phase, args, data, curve, start, spec, phi)

@@ -12,6 +12,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import fx, nn
 
+from utils import distributed
 from utils.permutations import PermutationSpec, Row, axis_index, trace
 
 # Networks run on so many images at once. All activations of one chunk are alive together.
@@ -69,6 +70,24 @@ class Moments:
         ):
             setattr(self, name, getattr(self, name) + value.cpu().double())
 
+    def sum_over_all(self) -> None:
+        """Count the samples of all processes, each of which has taken its own about shifts of its own."""
+        if distributed.size() == 1:
+            return
+        shift_a, shift_b = self.shift_a.cpu().double(), self.shift_b.cpu().double()
+        n = self.count
+        about_zero = (
+            torch.tensor([n], dtype=torch.float64),
+            self.a + n * shift_a,
+            self.b + n * shift_b,
+            self.aa + 2 * shift_a * self.a + n * shift_a.square(),
+            self.bb + 2 * shift_b * self.b + n * shift_b.square(),
+            self.ab + torch.outer(self.a, shift_b) + torch.outer(shift_a, self.b) + n * torch.outer(shift_a, shift_b),
+        )
+        count, self.a, self.b, self.aa, self.bb, self.ab = map(distributed.sum_over_all, about_zero)
+        self.count = int(count)
+        self.shift_a, self.shift_b = torch.zeros_like(shift_a), torch.zeros_like(shift_b)
+
     def product(self) -> np.ndarray:
         """Mean product Σ x_i y_j / n (C_a, C_b). Its best assignment has the least L2 distance between channels."""
         mean_a, mean_b = self.a / self.count, self.b / self.count
@@ -114,8 +133,11 @@ def cross_moments(
             pairs = zip([*taps_a, logits_a], [*taps_b, logits_b], strict=True)
             for layer, (x, y) in enumerate((_samples(x), _samples(y)) for x, y in pairs):
                 if layer == len(moments):
-                    moments.append(Moments(x.mean(1), y.mean(1)))
+                    # This process may have no part of a small batch, and so no means
+                    moments.append(Moments(x.mean(1).nan_to_num(), y.mean(1).nan_to_num()))
                 moments[layer].add(x, y)
+    for moment in moments:
+        moment.sum_over_all()
     return moments
 
 
@@ -124,7 +146,7 @@ def _samples(activation: torch.Tensor) -> torch.Tensor:
     if activation.dim() == 4:
         if max(activation.shape[2:]) > MAX_POSITIONS:
             activation = activation[:, :, ::2, ::2]
-        activation = activation.permute(0, 2, 3, 1).reshape(-1, activation.shape[1])
+        activation = activation.permute(0, 2, 3, 1).flatten(0, 2)
     return activation.float().T
 
 

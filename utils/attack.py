@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional as F
 
+from utils import distributed
 from utils.data import Images
 
 
@@ -26,13 +27,16 @@ class Attack(NamedTuple):
     ) -> torch.Tensor:
         """Images near x (b, 3, H, W) that raise the cross-entropy of the network's (main) logits, normalized as x is.
 
-        Begins at a random point of the ball; no pixel leaves [0, 1]. The network runs in the mode it is in, and
-        its parameters get no gradients. `images` tells how x is normalized; `generator` is a CPU generator.
+        Begins at a random point of the ball, drawn for all processes' parts of the batch; no pixel leaves [0, 1].
+        The network runs in the mode it is in, and its parameters get no gradients. `images` tells how x is
+        normalized; `generator` is a CPU generator.
         """
         if self.epsilon == 0:
             return x
         pixels = images.to_pixels(x)
-        noise = torch.empty(pixels.shape).uniform_(-self.epsilon, self.epsilon, generator=generator)
+        count = distributed.whole(len(x))
+        noise = torch.empty(count, *x.shape[1:]).uniform_(-self.epsilon, self.epsilon, generator=generator)
+        noise = noise[distributed.part(count)]
         attacked = (pixels + noise.to(x.device)).clamp(0, 1)
         for _ in range(self.steps):
             attacked.requires_grad_()

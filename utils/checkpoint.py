@@ -6,6 +6,7 @@ they are read. Nothing is unpickled on reading, but for matches in the original 
 admits numpy's arrays and nothing else.
 """
 
+import atexit
 import hashlib
 import io
 import json
@@ -20,7 +21,13 @@ from typing import BinaryIO
 import numpy as np
 import torch
 
+from utils import distributed
 from utils.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # not on Windows, which goes without locks
+    fcntl = None
 
 # --- layout ------------------------------------------------------------------------------------------------
 
@@ -136,7 +143,12 @@ def kept_epochs(stem: Path) -> list[int]:
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
-    """Let `write` fill a temporary file beside `path`, bring it to the disk, then give it its name."""
+    """Let `write` fill a temporary file beside `path`, bring it to the disk, then give it its name.
+
+    Of several processes, process 0 alone does.
+    """
+    if not distributed.is_main():
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
@@ -153,6 +165,56 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
         raise
     finally:
         Path(temporary).unlink(missing_ok=True)
+
+
+_held: dict[Path, int] = {}  # the lock files of what this process is writing
+
+
+def hold(path: Path) -> None:
+    """Until this process ends, nobody else may hold `path`, which need not exist. UserError if another process does.
+
+    The system frees a lock however its process ends; the lock file, hidden beside `path`, may then remain.
+    """
+    if fcntl is None or path in _held:
+        return
+    lock = _lock_file(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError:  # what cannot be written needs no lock, and whoever writes it will say why
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise UserError(f"another process is writing {path}; wait for it, or use another --root") from error
+    except OSError:  # a file system without locks
+        os.close(descriptor)
+        return
+    if not lock.exists() or lock.stat().st_ino != os.fstat(descriptor).st_ino:  # deleted by whoever held it before
+        os.close(descriptor)
+        hold(path)
+        return
+    _held[path] = descriptor
+    atexit.register(let_go, path)
+
+
+def let_go(path: Path) -> None:
+    """Free what `hold` holds, if it does."""
+    descriptor = _held.pop(path, None)
+    if descriptor is not None:
+        _lock_file(path).unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _lock_file(path: Path) -> Path:
+    return path.with_name(f".{path.name}.lock")
+
+
+def remove(path: Path) -> None:
+    """Delete a file, if it is there. Of several processes, process 0 alone does."""
+    if distributed.is_main():
+        path.unlink(missing_ok=True)
 
 
 SEAL = b"\nsha256 of the bytes before this line: "
@@ -208,6 +270,9 @@ def save_match(path: Path, rows: Sequence[np.ndarray], networks: list[str], over
 
     networks: digests of A and B. Without `overwrite`, a match that is there already and is another is a UserError.
     """
+    if not distributed.is_main():
+        return
+    hold(path)
     if path.exists() and not overwrite:
         known = load_match(path, "the same command")
         if len(known) != len(rows) or not all(map(np.array_equal, known, rows)):
@@ -219,6 +284,7 @@ def save_match(path: Path, rows: Sequence[np.ndarray], networks: list[str], over
     save_array(path, padded_rows(rows))
     text = json.dumps({"networks": networks})
     write_atomically(path.with_suffix(".json"), lambda stream: stream.write(text.encode()))
+    let_go(path)
 
 
 # --- reading -----------------------------------------------------------------------------------------------
@@ -336,20 +402,24 @@ class Results:
     def __init__(self, path: Path, settings: Mapping[str, object], maker: str, overwrite: bool = False):
         self.path, self.settings = path, json.dumps(settings)
         self.partial = partial(path)
-        self.arrays: dict[str, np.ndarray] = {}
-        self.finished = False
+        self.arrays, self.finished = distributed.from_main(lambda: self._open(maker, overwrite))
+        if self.finished:
+            print(f"This is done already: {self.path}")
+
+    def _open(self, maker: str, overwrite: bool) -> tuple[dict[str, np.ndarray], bool]:
+        """The rows that are there, and whether they are all."""
+        hold(self.path)
         for candidate in (self.path, self.partial):
             if overwrite:
                 candidate.unlink(missing_ok=True)
-            elif candidate.exists() and not self.arrays:
-                self.arrays = load_arrays(candidate, maker)
-                if json.loads(str(self.arrays.pop("settings", "{}"))) != json.loads(self.settings):
+            elif candidate.exists():
+                arrays = load_arrays(candidate, maker)
+                if json.loads(str(arrays.pop("settings", "{}"))) != json.loads(self.settings):
                     raise UserError(
                         f"{candidate} was made from other networks or with other flags; redo it with {maker}"
                     )
-                self.finished = candidate == self.path
-        if self.finished:
-            print(f"This is done already: {self.path}")
+                return arrays, candidate == self.path
+        return {}, False
 
     def __len__(self) -> int:
         return len(next(iter(self.arrays.values()), ()))
@@ -364,7 +434,8 @@ class Results:
         """Give the table its own name; `whole` are further arrays, which are not made of rows."""
         self.arrays |= whole
         save_arrays(self.path, settings=np.array(self.settings), **self.arrays)
-        self.partial.unlink(missing_ok=True)
+        remove(self.partial)
+        let_go(self.path)
         self.finished = True
 
 

@@ -2,7 +2,9 @@
 
 import argparse
 import math
+import os
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +15,7 @@ import torch
 from tqdm import tqdm
 
 from models import MODELS
+from utils import distributed
 from utils.attack import Attack
 from utils.checkpoint import tag
 from utils.curves import CURVES
@@ -23,10 +26,20 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 def run(parse_args: Callable[[], argparse.Namespace], main: Callable[[argparse.Namespace], None]) -> None:
-    """Run a stage: a user's mistake ends it with one line and exit code 1 or 2, not with a traceback."""
+    """Run a stage: a user's mistake ends it with one line and exit code 1 or 2, not with a traceback.
+
+    Started by torchrun, it runs as one of several processes; process 0 alone prints.
+    """
+    distributed.silence_others()
     args = parse_args()
+    resumes = " Run it with --resume (and without --overwrite) to go on." if hasattr(args, "resume") else ""
+    ended = f"another process of this job has ended, and so does the job.{resumes}"
+    if distributed.launched() and distributed.is_main():  # torchrun terminates it when another process has ended
+        signal.signal(signal.SIGTERM, lambda *_: _complain(ended, 143))
     try:
+        distributed.start(getattr(args, "device", torch.device("cpu")))
         main(args)
+        distributed.stop()
     except UserError as error:
         sys.exit(_complain(error, error.exit_code))
     except OSError as error:  # a full disk, a folder that cannot be written
@@ -34,12 +47,21 @@ def run(parse_args: Callable[[], argparse.Namespace], main: Callable[[argparse.N
     except torch.OutOfMemoryError:
         sys.exit(_complain("the device is out of memory; try a smaller --batch_size", 1))
     except KeyboardInterrupt:
-        resumes = " Run it with --resume (and without --overwrite) to go on." if hasattr(args, "resume") else ""
         sys.exit(_complain(f"interrupted.{resumes}", 130))
+    except RuntimeError as error:
+        if not distributed.is_lost_connection(error):
+            raise
+        sys.exit(_complain(ended, 1))
 
 
 def _complain(message: object, code: int) -> int:
-    print(f"{Path(sys.argv[0]).name}: error: {message}", file=sys.stderr)
+    if not distributed.is_main():
+        # Process 0 mostly meets the same error and says so; torchrun then ends this process in its sleep.
+        time.sleep(3)
+        message = f"(process {distributed.rank()}) {message}"
+    print(f"{Path(sys.argv[0]).name}: error: {message}", file=sys.stderr, flush=True)
+    if distributed.launched():
+        os._exit(code)  # not waiting for the others, who may be waiting for this one
     return code
 
 
@@ -264,6 +286,8 @@ def choose_device(parser: argparse.ArgumentParser, name: str | None) -> torch.de
             name = "mps"
     try:
         device = torch.device(name)
+        if device.type == "cuda" and device.index is None and distributed.launched():
+            device = torch.device("cuda", distributed.local_rank())
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         parser.error(f"--device {name} cannot be used here: {str(error).splitlines()[0]}")
@@ -279,7 +303,13 @@ class Progress:
     def __init__(self, total: int, unit: str, description: str = "", done: int = 0):
         """done: of `total`, what an earlier process did."""
         self.bar = tqdm(
-            total=total, initial=done, unit=unit, desc=description, disable=None, leave=False, dynamic_ncols=True
+            total=total,
+            initial=done,
+            unit=unit,
+            desc=description,
+            disable=None if distributed.is_main() else True,
+            leave=False,
+            dynamic_ncols=True,
         )
         self.total, self.done, self.start = total - done, 0, time.monotonic()
 
@@ -289,7 +319,13 @@ class Progress:
 
     def step(self) -> None:
         self.done += 1
-        self.bar.update()
+        self.bar.n += 1
+        self.bar.update(0)
+
+    def reach(self, done: int) -> None:
+        """So many of the total are done, with those that other processes did."""
+        self.done += done - self.bar.n
+        self.bar.update(done - self.bar.n)
 
     def show(self, **figures: float) -> None:
         """Figures to stand beside the bar."""

@@ -23,6 +23,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
+from utils import distributed
 from utils.checkpoint import write_atomically
 from utils.errors import UserError
 
@@ -115,7 +116,7 @@ class Augmentation:
             y, x = step(parameters, y, x, height, width)
             inside = inside & (y >= 0) & (y < height) & (x >= 0) & (x < width)
         index = (y * width + x).expand(shape)
-        return torch.where(inside, index, height * width).view(shape[0], -1)
+        return torch.where(inside, index, height * width).flatten(1)
 
     def _crop(self, parameters: Parameters, y, x, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
         top, left = parameters.top.view(-1, 1, 1), parameters.left.view(-1, 1, 1)
@@ -209,17 +210,25 @@ class Images:
         return torch.arange(count) + (len(self) - count if from_end else 0)
 
     def batches(self, batch_size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Every image once, in order, under the test transform: float32 (b, 3, H, W) and labels (b,)."""
+        """Every image once, in order, under the test transform: float32 (b, 3, H, W) and labels (b,).
+
+        Of several processes, each gets its part of every batch.
+        """
         height, width = self.size
         for pixels, labels in zip(self.pixels.split(batch_size), self.labels.split(batch_size), strict=True):
-            yield self._normalized(_unpack(pixels[:, : height * width], height, width)), labels
+            part = distributed.part(len(labels))
+            yield self._normalized(_unpack(pixels[part, : height * width], height, width)), labels[part]
 
     def augmented(self, batch_size: int, generator: torch.Generator) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Every image once, shuffled, under the training transform. `generator` is a CPU generator."""
+        """Every image once, shuffled, under the training transform: float32 (b, 3, H, W) and labels (b,).
+
+        Of several processes, each gets its part of every batch. `generator` is a CPU generator, the same in all.
+        """
         order = torch.randperm(len(self), generator=generator).to(self.device)
         parameters = self.augmentation.draw(len(self), generator).to(self.device)
         for start in range(0, len(self), batch_size):
-            batch = slice(start, start + batch_size)
+            part = distributed.part(min(batch_size, len(self) - start))
+            batch = slice(start + part.start, start + part.stop)
             yield self.augment(order[batch], parameters.take(batch)), self.labels[order[batch]]
 
     def augment(self, index: torch.Tensor, parameters: Parameters) -> torch.Tensor:
@@ -249,7 +258,7 @@ class Images:
 
 def _unpack(pixels: torch.Tensor, height: int, width: int) -> torch.Tensor:
     """Packed pixels (b, H·W) as uint8 (b, 3, H, W), a view."""
-    channels = pixels.contiguous().view(torch.uint8).view(-1, height, width, 4)
+    channels = pixels.contiguous().view(torch.uint8).view(len(pixels), height, width, 4)
     return channels[..., :3].permute(0, 3, 1, 2)
 
 
@@ -286,7 +295,8 @@ def load_data(args, device: torch.device | None = None) -> Data:
     """
     device = device or args.device
     folder = data_folder(args)
-    arrays = _load_arrays(args.dataset, folder, args.num_workers)
+    with distributed.main_first():
+        arrays = _load_arrays(args.dataset, folder, args.num_workers)
     tiny_imagenet = args.dataset == "TINY-IMAGENET-200"
     if tiny_imagenet and args.transform.endswith("GoogLeNet"):
         for split in ("train_images", "test_images"):

@@ -1,6 +1,6 @@
 """Loss and accuracy of networks, and of any point in parameter space, with batch-norm statistics of its own."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from utils import distributed
 from utils.attack import Attack
 from utils.checkpoint import Results
 from utils.cli import Progress
@@ -44,7 +45,9 @@ def evaluate(
             logits = model(x)
         loss += F.cross_entropy(logits.float(), labels, reduction="sum")
         correct += (logits.argmax(1) == labels).sum()
-    return loss.item() / len(images), 100 * correct.item() / len(images)
+    sums = distributed.sum_over_all(torch.stack([loss.double(), correct.double()]))
+    loss, correct = sums.tolist()
+    return loss / len(images), 100 * correct / len(images)
 
 
 @torch.no_grad()
@@ -62,16 +65,23 @@ def reestimate_batch_norm(
     momenta = [layer.momentum for layer in layers]
     for layer in layers:
         layer.reset_running_stats()
+        # The running statistics are then the last batch's alone, and not what an attack saw on its way. The average
+        # is taken outside the layers: a compiled model is compiled anew for every momentum.
+        layer.momentum = 1.0
+    running = [statistic for layer in layers for statistic in (layer.running_mean, layer.running_var)]
+    average = [torch.zeros_like(statistic) for statistic in running]
     seen = 0
     generator = torch.Generator().manual_seed(EVALUATION_SEED)
     for x, labels in images.augmented(batch_size, generator):
-        seen += len(x)
+        count = min(batch_size, len(images) - seen)
+        seen += count
         with autocast(images.device, precision):
             if attack is not None:
-                _set_momentum(layers, 0.0)  # what the attack sees on its way does not count
                 x = attack(model, x, labels, images, generator)
-            _set_momentum(layers, len(x) / seen)
             model(x)
+        torch._foreach_lerp_(average, running, count / seen)
+    for statistic, value in zip(running, average, strict=True):
+        statistic.copy_(value)
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum
     model.eval()
@@ -127,13 +137,17 @@ def evaluate_plane(args, data: Data, curve: Curve, grid: tuple, results: Results
     xs, ys = (np.linspace(*ends, args.num_points) for ends in grid)
     with Progress(len(ys) * len(xs), "point", "on the plane", done=len(results) * len(xs)) as progress:
         for y in ys[len(results) :] * corners[2, 1]:
-            figures = []
-            for x in xs * corners[1, 0]:
+
+            def measure_at(x: float, y: float = y) -> dict[str, float]:
                 theta = (origin + x * u + y * v).to(start.device, start.dtype)
-                figures.append(measure(curve.place_vector(theta), args, for_batch_norm, {"": data.test}, {"": None}))
+                figures = measure(curve.place_vector(theta), args, for_batch_norm, {"": data.test}, {"": None})
                 progress.step()
+                return figures
+
+            figures = distributed.shared_out(measure_at, xs * corners[1, 0])
             row = {name: np.array([figure[name] for figure in figures]) for name in figures[0]}
             results.add(x=xs * corners[1, 0], y=np.full(len(xs), y), **row)
+            progress.reach(len(results) * len(xs))
             progress.line(f"row {len(results)}/{len(ys)}")
     results.finish(corners=corners)
 
@@ -141,15 +155,11 @@ def evaluate_plane(args, data: Data, curve: Curve, grid: tuple, results: Results
 def use_batch_statistics(model: nn.Module) -> list[nn.Module]:
     """Put a model in eval mode but for its batch-norm layers, which normalize by the batch; returns these."""
     model.eval()
+    distributed.batch_norm(model)
     layers = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     for layer in layers:
         layer.train()
     return layers
-
-
-def _set_momentum(layers: Iterable[nn.Module], momentum: float) -> None:
-    for layer in layers:
-        layer.momentum = momentum
 
 
 VALIDATION_POINTS = (0.25, 0.5, 0.75)  # of a curve, while it is learned
@@ -160,15 +170,18 @@ def validate_curve(place: Callable[[float], nn.Module], args, train: Images, tes
 
     place: the base model with the weights of point t. Its buffers are left as they were.
     """
-    figures = {}
-    for t in VALIDATION_POINTS:
+
+    def at(t: float) -> dict[str, float]:
         model = place(t)
         buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
         reestimate_batch_norm(model, train, args.batch_size, args.precision)
         loss, accuracy = evaluate(model, test, args.batch_size, args.precision)
-        figures |= {f"loss_test_at_{t}": loss, f"accuracy_test_at_{t}": accuracy}
         model.load_state_dict(buffers, strict=False)
-    return figures
+        return {f"loss_test_at_{t}": loss, f"accuracy_test_at_{t}": accuracy}
+
+    return {
+        name: value for figures in distributed.shared_out(at, VALIDATION_POINTS) for name, value in figures.items()
+    }
 
 
 def in_words(figures: Mapping[str, float]) -> str:

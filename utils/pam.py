@@ -15,7 +15,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import nn
 from torch.nn import functional as F
 
-from utils import evaluation, training
+from utils import distributed, evaluation, training
 from utils.curves import Curve, FlatParameters
 from utils.data import Data, Images
 from utils.permutations import PermutationSpec, permute, soft_permute
@@ -294,4 +294,4 @@ def path_loss(curve: Curve, point_at: Callable[[float], torch.Tensor], args, ima
         with evaluation.autocast(images.device, args.precision):
             logits = curve(x, point_at(t))
         total += F.cross_entropy(logits.float(), labels, reduction="sum")
-    return total.item() / len(images)
+    return distributed.sum_over_all(total).item() / len(images)

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from utils import checkpoint as ckpt
+from utils import distributed
 from utils.cli import Progress
 from utils.curves import Curve
 from utils.data import Data, Images
@@ -24,11 +25,14 @@ def main_output(output: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor
     return output[0] if isinstance(output, tuple) else output
 
 
-def objective(output: torch.Tensor | tuple[torch.Tensor, ...], labels: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of the logits (b, classes), plus that of the auxiliary classifiers if there are any."""
+def objective(output: torch.Tensor | tuple[torch.Tensor, ...], labels: torch.Tensor, count: int) -> torch.Tensor:
+    """Cross-entropy of the logits (b, classes), plus that of the auxiliary classifiers if there are any.
+
+    count: images in the batch of which these are this process' part; the parts' losses add up to the batch's mean.
+    """
     if not isinstance(output, tuple):
-        return F.cross_entropy(output, labels)
-    main, *auxiliary = (F.cross_entropy(logits, labels) for logits in output)
+        return F.cross_entropy(output, labels, reduction="sum") / count
+    main, *auxiliary = (F.cross_entropy(logits, labels, reduction="sum") / count for logits in output)
     return main + AUXILIARY_WEIGHT * sum(auxiliary)
 
 
@@ -75,6 +79,7 @@ class Run:
 
         Raises UserError where going on, or beginning anew, would not be what the user meant.
         """
+        ckpt.hold(self.stem)
         rolling, epochs = ckpt.rolling(self.stem), [e for e in ckpt.kept_epochs(self.stem) if e > 0]
         paths = [ckpt.kept(self.stem, epoch) for epoch in epochs]
         if overwrite:
@@ -154,26 +159,8 @@ class Run:
         # One at a later epoch is of a longer run, which is not finished.
         if rolling.exists() and ckpt.load_checkpoint(rolling, "--overwrite").get("epoch", 0) <= self.epochs:
             rolling.unlink()
+        ckpt.let_go(self.stem)
         return [ckpt.kept(self.stem, self.epochs), *files]
-
-
-def _random_states(generator: torch.Generator, device: torch.device) -> dict[str, torch.Tensor]:
-    states = {"draws": generator.get_state(), "cpu": torch.get_rng_state()}
-    if device.type != "cpu":
-        states["device"] = torch.get_device_module(device).get_rng_state(*_of_device(device))
-    return states
-
-
-def _of_device(device: torch.device) -> tuple[torch.device, ...]:
-    """The argument that CUDA's random state wants, to be that of a device other than the first."""
-    return (device,) if device.type == "cuda" else ()
-
-
-def _restore_random_states(states: Mapping[str, torch.Tensor], generator: torch.Generator, device) -> None:
-    generator.set_state(states["draws"])
-    torch.set_rng_state(states["cpu"])
-    if "device" in states and device.type != "cpu":
-        torch.get_device_module(device).set_rng_state(states["device"], *_of_device(device))
 
 
 # images (b, 3, H, W), labels (b,), random draws → output, penalty
@@ -218,6 +205,8 @@ def fit(
 ) -> list[Path]:
     """Train `module` with SGD until `run.epochs`, saving after every epoch; return the files that hold the result.
 
+    Of several processes, each works on its part of every batch, and the gradients are summed: they stay alike.
+
     forward: images (b, 3, H, W), labels (b,) and the generator of this run's random draws → (output, penalty
         added to the loss).
     pack, unpack: the module as checkpoint entries, and back. Together with the optimizer, the random states and
@@ -235,12 +224,12 @@ def fit(
     optimizer = torch.optim.SGD(
         learned, schedule(0), momentum=momentum, nesterov=momentum > 0, weight_decay=weight_decay
     )
-    torch.manual_seed(args.seed)  # for dropout
+    distributed.batch_norm(module)
     generator = torch.Generator().manual_seed(args.seed)
     history: dict[str, list[float]] = {}
     first_epoch = 0
 
-    state = run.open(args.resume, args.overwrite)
+    state = distributed.from_main(lambda: run.open(args.resume, args.overwrite))
     if state is not None:
         try:
             unpack(state)
@@ -250,7 +239,7 @@ def fit(
         history = {name: list(values) for name, values in state.get("history", {}).items()}
         if first_epoch < run.epochs:
             optimizer.load_state_dict(state["optimizer_state"])
-            _restore_random_states(state["random_states"], generator, device)
+            generator.set_state(state["random_states"]["draws"])
             print(f"Going on after epoch {first_epoch}.")
         else:
             print(f"This run is finished: {ckpt.kept(run.stem, run.epochs)}")
@@ -262,29 +251,32 @@ def fit(
             for group in optimizer.param_groups:
                 group["lr"] = rate
             module.train()
+            # For dropout. Anew for every epoch, so that no device's random state has to be saved
+            torch.manual_seed((args.seed * 1_000_003 + epoch) * distributed.size() + distributed.rank())
             loss_sum = torch.zeros((), device=device)
             correct = torch.zeros((), device=device, dtype=torch.int64)
+            seen = 0
             for step, (x, labels) in enumerate(images.augmented(args.batch_size, generator), start=1):
+                count = min(args.batch_size, len(images) - (step - 1) * args.batch_size)
                 with autocast(device, args.precision):
                     output, penalty = forward(x, labels, generator)
-                    loss = objective(output, labels) + penalty
+                    loss = objective(output, labels, count) + penalty / distributed.size()
                 optimizer.zero_grad()
                 loss.backward()
+                distributed.sum_gradients(learned)
                 optimizer.step()
                 after_step(rate)
                 logits = main_output(output).detach()
                 loss_sum += F.cross_entropy(logits.float(), labels, reduction="sum")
                 correct += (logits.argmax(1) == labels).sum()
                 progress.step()
+                seen += len(labels)
                 if progress.is_shown and step % 20 == 0:  # reading a figure makes the host wait for the device
-                    seen = step * args.batch_size
                     accuracy = 100 * correct.item() / seen
                     progress.show(epoch=epoch + 1, loss=loss_sum.item() / seen, accuracy=accuracy)
 
-            figures = {
-                "loss_train": loss_sum.item() / len(images),
-                "accuracy_train": 100 * correct.item() / len(images),
-            }
+            loss_sum, correct = distributed.sum_over_all(torch.stack([loss_sum.double(), correct.double()])).tolist()
+            figures = {"loss_train": loss_sum / len(images), "accuracy_train": 100 * correct / len(images)}
             if not (math.isfinite(figures["loss_train"]) and all(p.isfinite().all() for p in learned)):
                 saved = f"epoch {epoch} is saved" if epoch else "nothing was saved"
                 raise UserError(f"training diverged in epoch {epoch + 1} ({saved}); try a smaller --lr")
@@ -297,13 +289,13 @@ def fit(
                     "epoch": epoch + 1,
                     **pack(),
                     "optimizer_state": optimizer.state_dict(),
-                    "random_states": _random_states(generator, device),
+                    "random_states": {"draws": generator.get_state()},
                     "settings": dict(run.settings),
                     "history": history,
                 },
             )
             progress.line(f"epoch {epoch + 1}/{run.epochs}  " + in_words(figures))
-    return run.close(history)
+    return distributed.from_main(lambda: run.close(history))
 
 
 def fit_curve(

@@ -1,0 +1,168 @@
+"""Two processes, started by torchrun, end where one does; and what happens when one of them is killed."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_stages import REPOSITORY, run
+
+PROCESSES = 2
+
+
+def torchrun(script, *flags):
+    """The command line that starts a stage as two processes."""
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(PROCESSES))
+    return [sys.executable, *launcher, str(REPOSITORY / script), *map(str, flags)]
+
+
+def run_together(script, *flags):
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    result = subprocess.run(torchrun(script, *flags), capture_output=True, text=True, env=environment)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+# A small learning rate, at which rounding errors do not grow. The parts of a batch of 33 differ in length, and of 100
+# images the last batch has one, which only one process gets.
+TRAINING = ["--batch_size", 33, "--lr", 0.01]
+EVALUATION = ["--batch_size", 33, "--epochs_model", 2, "--bn_images", 100]
+STAGES = {
+    "training/train_model.py": [*TRAINING, "--epochs", 2, "--seed", 2],
+    "alignment/align_models.py": ["--batch_size", 33, "--epochs", 2],
+    "training/train_curve.py": [
+        *TRAINING,
+        "--epochs_model",
+        2,
+        "--epochs",
+        2,
+        "--alignment",
+        "corr",
+        "--val_freq",
+        1,
+    ],
+    "training/train_curve_pam.py": [
+        *(*TRAINING, "--epochs_model", 2, "--alignment", "corr"),
+        *("--inner_iters_perm", 2, "--inner_iters_phi", 2, "--val_freq", 2),
+    ],
+    "evaluation/eval_curve.py": [*EVALUATION, "--epochs_curve", 2, "--alignment", "corr", "--num_points", 5],
+    "evaluation/eval_plane_with_curve.py": [
+        *EVALUATION,
+        "--epochs_curve",
+        2,
+        "--alignment",
+        "corr",
+        "--num_points",
+        3,
+    ],
+    "alignment/align_along_curve.py": [*EVALUATION, "--epochs_curve", 2, "--alignment", "corr"],
+    # A single step: attacks make rounding errors grow, since they take the signs of derivatives that are almost 0.
+    "training/train_model_adversarial.py": ["--batch_size", 160, "--lr", 0.001, "--epochs", 1, "--attack_steps", 2],
+}
+
+
+@pytest.fixture(scope="module")
+def one(data_path, tmp_path_factory):
+    """What all the stages write as one process, and the flags that say where images are."""
+    root = tmp_path_factory.mktemp("one")
+    where = ["--dataset", "bars", "--data_path", data_path]
+    run("training/train_model.py", *where, "--root", root, *TRAINING, "--epochs", 2, "--seed", 1)
+    for script, flags in STAGES.items():
+        run(script, *where, "--root", root, *flags)
+    return root, where
+
+
+def numbers(path):
+    """Everything a file holds that is a number, by name."""
+    if path.suffix == ".pt":
+        checkpoint = torch.load(path, weights_only=True)
+        points = {f"{i}.{name}": value for i, p in checkpoint.get("points", {}).items() for name, value in p.items()}
+        state = checkpoint["model_state"] | checkpoint.get("soft", {}) | points
+        return {name: value.double().numpy() for name, value in state.items()}
+    loaded = np.load(path)
+    return {"": loaded} if path.suffix == ".npy" else {n: a for n, a in loaded.items() if n != "settings"}
+
+
+def is_of_pam(path):
+    return "_pam_" in path.name
+
+
+# What each stage writes: of PAM, first its permutation phase, and then the curve phase that follows it. (Between the
+# two, rounding chooses among permutations by differences as small as rounding errors: they are compared one by one.)
+WRITES = {
+    "training/train_model.py": lambda path: "seed_02" in path.name and "adversarial" not in str(path),
+    "alignment/align_models.py": lambda path: path.name.startswith(("match_corr", "corr_")),
+    "training/train_curve.py": lambda path: "curve_models" in str(path) and not is_of_pam(path),
+    "training/train_curve_pam.py permutations": lambda path: "_perm1" in path.name,
+    "training/train_curve_pam.py curve": lambda path: (
+        is_of_pam(path) and "curve_models" in str(path) and "_perm1" not in path.name
+    ),
+    "evaluation/eval_curve.py": lambda path: path.is_relative_to("model_data/curves"),
+    "evaluation/eval_plane_with_curve.py": lambda path: path.name.startswith("plane"),
+    "alignment/align_along_curve.py": lambda path: "_t_" in path.name,
+    "training/train_model_adversarial.py": lambda path: "adversarial" in str(path),
+}
+
+
+@pytest.mark.parametrize("case", WRITES)
+def test_two_processes_equal_one(case, one, tmp_path):
+    root, where = one
+    script = case.split()[0]
+    written = [path.relative_to(root) for path in root.rglob("*") if path.suffix in (".pt", ".npy", ".npz")]
+    made = list(filter(WRITES[case], written))
+    assert made
+    two = tmp_path / "two"
+    shutil.copytree(root, two)
+    for path in filter(is_of_pam, written) if case.endswith("permutations") else made:
+        (two / path).unlink()
+    printed = run_together(script, *where, "--root", two, *STAGES[script])
+    assert printed.count("Wrote:") == 1
+    for path in made:
+        expected, found = numbers(root / path), numbers(two / path)
+        assert expected.keys() == found.keys()
+        for name, value in expected.items():
+            np.testing.assert_allclose(found[name], value, rtol=1e-3, atol=2e-4, err_msg=f"{path} {name}")
+    assert not list(two.rglob(".*"))  # neither locks nor temporary files
+
+
+def test_a_killed_process_ends_the_job_and_it_resumes(one, tmp_path):
+    _, where = one
+    flags = [*where, "--root", tmp_path, *TRAINING, "--epochs", 400, "--seed", 3, "--resume"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        torchrun("training/train_model.py", *flags),
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    while process.poll() is None and not list(tmp_path.rglob("*-resume.pt")):
+        time.sleep(0.05)
+    workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    second = next(pid for pid in workers if "RANK=1" in Path(f"/proc/{pid}/environ").read_text().split("\0"))
+    os.kill(int(second), signal.SIGKILL)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode != 0
+    ours = [line for line in errors.splitlines() if line.startswith("train_model.py: error:")]
+    assert len(ours) == 1, errors
+    assert "another process of this job has ended" in ours[0]
+    assert "--resume" in ours[0]
+    flags[flags.index("--epochs") + 1] = 401  # a longer run goes on, and here begins where the killed one was
+    saved = torch.load(next(tmp_path.rglob("*-resume.pt")), weights_only=True)["epoch"]
+    flags[flags.index(401)] = saved + 1
+    assert f"Going on after epoch {saved}." in run_together("training/train_model.py", *flags)
+
+
+def test_an_error_is_said_once(one, tmp_path):
+    _, where = one
+    command = torchrun("training/train_curve.py", *where, "--root", tmp_path)
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode != 0
+    assert result.stderr.count("train_curve.py: error:") == 1
+    assert "does not exist; make it with" in result.stderr

@@ -1,0 +1,212 @@
+"""Many processes as one, started by torchrun: each works on its part of every batch, and sums are taken over all.
+
+With one process everything here does nothing. Files are written by process 0 alone, and results equal those of one
+process within floating point.
+"""
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+from torch import distributed as dist
+from torch import nn
+from torch.nn import functional as F
+
+Item, Result = TypeVar("Item"), TypeVar("Result")
+
+_alone = False  # whether this process works for itself for a while
+
+
+def launched() -> bool:
+    """Whether torchrun has started this process as one of several."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def rank() -> int:
+    """The number of this process among all, from 0."""
+    return int(os.environ["RANK"]) if launched() else 0
+
+
+def local_rank() -> int:
+    """The number of this process on its machine, from 0; its GPU has the same."""
+    return int(os.environ["LOCAL_RANK"]) if launched() else 0
+
+
+def is_main() -> bool:
+    """Whether this process is the one that prints and writes."""
+    return rank() == 0
+
+
+def size() -> int:
+    """The number of processes that work together now."""
+    return 1 if _alone or not dist.is_available() or not dist.is_initialized() else dist.get_world_size()
+
+
+def start(device: torch.device) -> None:
+    """Join the other processes, if there are any: by gloo for what is on the CPU, by nccl for what is on GPUs."""
+    if not launched():
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    # A process that has ended is noticed at once; others may wait as long as a download takes.
+    dist.init_process_group(backend, timeout=timedelta(hours=3))
+
+
+def stop() -> None:
+    """Leave the other processes."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """In this block, the process works for itself: on whole batches, without the others."""
+    global _alone
+    before, _alone = _alone, True
+    try:
+        yield
+    finally:
+        _alone = before
+
+
+def part(count: int) -> slice:
+    """Which of `count` things in a row are this process' part; parts differ by one in length at most."""
+    if size() == 1:
+        return slice(0, count)
+    return slice(count * rank() // size(), count * (rank() + 1) // size())
+
+
+def whole(count: int) -> int:
+    """How long the row is of which this process has a part of `count`."""
+    return int(sum_over_all(torch.tensor(count))) if size() > 1 else count
+
+
+def sum_over_all(tensor: torch.Tensor) -> torch.Tensor:
+    """The sum of every process' tensor, in place and returned."""
+    if size() > 1:
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Replace the gradients by their sums over all processes, at once."""
+    if size() == 1:
+        return
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    flat = sum_over_all(torch.cat([gradient.reshape(-1) for gradient in gradients]))
+    for gradient, total in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(total.view(gradient.shape))
+
+
+def from_main(function: Callable[[], Result]) -> Result:
+    """What `function` returns, or raises, in process 0, in all of them; the others do not run it."""
+    if size() == 1:
+        return function()
+    outcome: list[object] = [None, None]
+    if is_main():
+        try:
+            outcome[0] = function()
+        except Exception as error:
+            outcome[1] = error
+    dist.broadcast_object_list(outcome, src=0)
+    if outcome[1] is not None:
+        raise outcome[1]
+    return outcome[0]
+
+
+@contextlib.contextmanager
+def main_first() -> Iterator[None]:
+    """Process 0 runs the block, and then the others do, so that they find what it has prepared."""
+    if size() > 1 and not is_main():
+        dist.barrier()
+    yield
+    if size() > 1 and is_main():
+        dist.barrier()
+
+
+def shared_out(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+    """function(item) of every item, in order; each process works on some items, alone."""
+    items = list(items)
+    if size() == 1:
+        return [function(item) for item in items]
+    own = items[rank() :: size()]
+    with alone():
+        results = [function(item) for item in own]
+    parts: list[list[Result]] = [[] for _ in range(size())]
+    dist.all_gather_object(parts, results)
+    return [parts[number % len(parts)][number // len(parts)] for number in range(len(items))]
+
+
+# --- batch normalization over all processes' parts of a batch ----------------------------------------------
+
+
+def batch_norm(model: nn.Module) -> None:
+    """Let batch-norm layers take their statistics over the whole batch, whenever processes share one."""
+    if not launched():
+        return
+    for layer in model.modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            layer.forward = _forward_over_all.__get__(layer)
+
+
+def _forward_over_all(layer: nn.modules.batchnorm._BatchNorm, x: torch.Tensor) -> torch.Tensor:
+    if size() == 1 or not layer.training:
+        return type(layer).forward(layer, x)
+    output, mean, variance, count = _BatchNormOverAll.apply(x, layer.weight, layer.bias, layer.eps)
+    with torch.no_grad():
+        layer.num_batches_tracked += 1
+        layer.running_mean.lerp_(mean, layer.momentum)
+        layer.running_var.lerp_(variance * (count / (count - 1)), layer.momentum)
+    return output
+
+
+class _BatchNormOverAll(torch.autograd.Function):
+    """Batch normalization of this process' part x (b, C, …) of a batch by the whole batch's mean and variance."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, eps):
+        channels, others = x.shape[1], [axis for axis in range(x.dim()) if axis != 1]
+        shape = [1, channels] + [1] * (x.dim() - 2)
+        count = x.new_full((1,), x.numel() // channels, dtype=torch.float32)
+        sums = sum_over_all(torch.cat([x.sum(others, dtype=torch.float32), count]))
+        mean, count = sums[:-1] / sums[-1], sums[-1]
+        variance = sum_over_all((x.float() - mean.view(shape)).square().sum(others)) / count
+        output = F.batch_norm(x, mean, variance, weight, bias, False, 0.0, eps)
+        ctx.save_for_backward(x, weight, mean, (variance + eps).rsqrt(), count)
+        ctx.mark_non_differentiable(mean, variance, count)
+        return output, mean, variance, count
+
+    @staticmethod
+    def backward(ctx, gradient, *_):
+        x, weight, mean, scale, count = ctx.saved_tensors
+        channels, others = x.shape[1], [axis for axis in range(x.dim()) if axis != 1]
+        shape = [1, channels] + [1] * (x.dim() - 2)
+        normalized = (x.float() - mean.view(shape)) * scale.view(shape)
+        bias_part, weight_part = gradient.sum(others, dtype=torch.float32), (gradient * normalized).sum(others)
+        # Parameters get this process' sums here, as from any layer; the input's gradient needs the whole batch's.
+        whole = sum_over_all(torch.cat([bias_part, weight_part])) / count
+        about = whole[:channels].view(shape) + normalized * whole[channels:].view(shape)
+        x_gradient = (weight * scale).view(shape) * (gradient - about)
+        return x_gradient.to(x.dtype), weight_part, bias_part, None
+
+
+# --- errors ------------------------------------------------------------------------------------------------
+
+
+def is_lost_connection(error: BaseException) -> bool:
+    """Whether an error says that another process has ended."""
+    if not launched() or not isinstance(error, RuntimeError):
+        return False
+    words = ("gloo", "nccl", "connection", "peer", "socket", "store")
+    return isinstance(error, dist.DistError) or any(word in str(error).lower() for word in words)
+
+
+def silence_others() -> None:
+    """What is printed in processes other than 0 is not seen; errors are."""
+    if not is_main():
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (for as long as the process lives)
