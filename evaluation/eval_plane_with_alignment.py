@@ -41,6 +41,8 @@ def main(args):
     state_a, aligned = load_pair(layout, args, data.num_classes)
     base = MODELS[args.model](data.num_classes).to(memory_format=torch.channels_last)
     corners = Curve(base, num_bends=3).to(args.device)
+    if args.compile:
+        corners.compile()
     corners.set_point(0, state_a)
     corners.set_point(1, aligned)
     corners.set_point(2, load_endpoint(layout, args, data.num_classes, args.seed_b, args.epochs_model).state_dict())

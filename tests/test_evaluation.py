@@ -70,6 +70,24 @@ def test_reestimation_does_not_change_what_batch_statistics_would_give(data):
     torch.testing.assert_close(by_running, by_batch, rtol=1e-2, atol=1e-2)  # running variances are unbiased
 
 
+def test_bf16_is_within_half_a_point_of_fp32(namespace):
+    """On the embedded dataset, for a network that has learned something, with statistics of its own precision."""
+    data = load_data(namespace(dataset="FashionMNIST10k"))
+    torch.manual_seed(0)
+    model = TinyTen(data.num_classes)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    for x, labels in data.train.augmented(128, torch.Generator().manual_seed(0)):
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), labels).backward()
+        optimizer.step()
+    accuracies = []
+    for precision in ("fp32", "bf16"):
+        evaluation.reestimate_batch_norm(model, data.train.subset(torch.arange(2_000)), 500, precision)
+        accuracies.append(evaluation.evaluate(model, data.test, 500, precision)[1])
+    assert accuracies[0] > 50
+    assert abs(accuracies[0] - accuracies[1]) <= 0.5
+
+
 def curve_through(*seeds):
     curve = Curve(TinyTen(4))
     for index, seed in enumerate(seeds):

@@ -1,6 +1,7 @@
 """The stages as a user runs them: files, messages, resuming, mistakes."""
 
 import importlib
+import os
 import random
 import shutil
 import signal
@@ -762,3 +763,32 @@ def test_a_folder_that_cannot_be_written(capsys, flags, tmp_path):
     code, line = fails(capsys, "training/train_model.py", *flags, "--epochs", 1)
     assert code == 1
     assert "model_dicts" in line
+
+
+def test_compiled_stages(small, workspace, tmp_path):
+    """A compiled curve learns what one does that is not compiled, but for rounding, and evaluates to the same."""
+    other = [tmp_path / "compiled" if flag == workspace else flag for flag in small]
+    shutil.copytree(workspace, tmp_path / "compiled")
+    pair = ["--epochs_model", 3, "--alignment", "corr"]
+    for flags in ([*small, *pair], [*other, *pair, "--compile"]):
+        run("training/train_curve.py", *flags, "--epochs", 1, "--lr", 0.01, "--val_freq", 1, "--overwrite")
+        run("evaluation/eval_curve.py", *flags, "--epochs_curve", 1, "--num_points", 3)
+    names = (
+        "model_data/training/curve_models/TinyTen/bars/curve_align_corr_seeds_01_02.npz",
+        "model_data/curves/TinyTen/bars/curve_align_corr_seeds_01_02-1.npz",
+    )
+    for name in names:
+        plain, compiled = (np.load(root / name) for root in (workspace, tmp_path / "compiled"))
+        for quantity in set(plain) - {"settings"}:
+            np.testing.assert_allclose(compiled[quantity], plain[quantity], rtol=1e-3, atol=1e-4, err_msg=quantity)
+
+
+def test_compiling_without_a_compiler(tmp_path, data_path):
+    command = [sys.executable, REPOSITORY / "training/train_model.py", "--dataset", "bars", "--data_path", data_path]
+    command += ["--root", tmp_path, "--device", "cpu", "--compile"]
+    environment = os.environ | {"CXX": str(tmp_path / "none")}
+    result = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment)
+    assert result.returncode == 2
+    assert "--compile cannot compile here" in result.stderr.splitlines()[-1]
+    assert "apt install g++" in result.stderr
+    assert "Traceback" not in result.stderr

@@ -42,6 +42,8 @@ def main(args):
     torch.manual_seed(args.seed)
     base = MODELS[args.model](data.num_classes).to(args.device, memory_format=torch.channels_last)
     curve = Curve(base, args.num_bends, args.curve, args.fix_start, args.fix_end).to(args.device)
+    if args.compile:
+        curve.compile()
     next_command = cli.command("evaluation/eval_curve.py", args, "seed_a", "seed_b", "epochs_model", "alignment")
     if not curve.learned_rows:
         checkpoint.save_checkpoint(linear, {"epoch": 0, "model_state": midpoint(state_a, state_b)})

@@ -60,6 +60,8 @@ def main(args):
     torch.manual_seed(args.seed)
     base = MODELS[args.model](data.num_classes).to(args.device, memory_format=torch.channels_last)
     curve = Curve(base).to(args.device)
+    if args.compile:
+        curve.compile()
     curve.set_point(0, state_a)
     phi = torch.zeros_like(curve.row(0))
 

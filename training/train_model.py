@@ -33,6 +33,8 @@ def main(args):
     data = load_data(args)
     torch.manual_seed(args.seed)
     model = MODELS[args.model](data.num_classes).to(args.device, memory_format=torch.channels_last)
+    if args.compile:
+        model.compile(dynamic=False)
 
     def forward(x, labels, generator):
         if args.attack is not None:

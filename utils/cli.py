@@ -178,9 +178,16 @@ def add_training_flags(parser: argparse.ArgumentParser, epochs: int | None = 200
     add("--lr_decay", type=positive_float, default=0.9996, help="factor on the learning rate, every epoch")
     add("--lr_drop", type=positive_int, default=20, help="the learning rate is halved every so many epochs")
     add("--seed", type=nonnegative_int, default=1, help="of the initial weights and all random draws")
+    add_compile_flag(parser)
     again = parser.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help="go on from the newest checkpoint, if there is one")
     again.add_argument("--overwrite", action="store_true", help="delete the run's checkpoints and start anew")
+
+
+def add_compile_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--compile", action="store_true", help="compile the networks (torch.compile); pays in long runs"
+    )
 
 
 def add_pair_flags(parser: argparse.ArgumentParser) -> None:
@@ -230,6 +237,7 @@ def add_pair_folders(parser: argparse.ArgumentParser) -> None:
 def add_evaluation_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of stages that evaluate networks with batch-norm statistics re-estimated for them."""
     add = parser.add_argument
+    add_compile_flag(parser)
     add("--bn_images", type=positive_int, help="re-estimate batch norm on so many training images (default: all)")
     add("--overwrite", action="store_true", help="evaluate again what has been evaluated otherwise")
 
@@ -268,6 +276,8 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
         torch.backends.cudnn.benchmark = True
         torch.backends.cudnn.allow_tf32 = args.precision == "tf32"
         torch.backends.cuda.matmul.allow_tf32 = args.precision == "tf32"
+    if getattr(args, "compile", False):
+        check_compiler(parser, args.device)
     return args
 
 
@@ -292,6 +302,20 @@ def choose_device(parser: argparse.ArgumentParser, name: str | None) -> torch.de
     except (RuntimeError, AssertionError) as error:
         parser.error(f"--device {name} cannot be used here: {str(error).splitlines()[0]}")
     return device
+
+
+def check_compiler(parser: argparse.ArgumentParser, device: torch.device) -> None:
+    """End with one line if torch.compile does not work here, and not minutes later with a traceback."""
+    # Of another size in every process, so that it is not taken from torch's cache
+    trial = torch.zeros(1_000 + os.getpid(), device=device)
+    try:
+        torch.compile(lambda x: x * 2 + 1, dynamic=False)(trial)
+    except Exception as error:  # many kinds, by what is missing
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+        parser.error(
+            f"--compile cannot compile here ({reason}): install a C++ compiler, as g++ (on Debian and Ubuntu: apt "
+            "install g++), for GPUs also triton (pip install triton), or leave --compile out"
+        )
 
 
 # --- telling the user --------------------------------------------------------------------------------------

@@ -170,6 +170,11 @@ class Curve(nn.Module):
         """The base model's output for x with the parameters `theta` (P,), a vector that `point` returned."""
         return functional_call(self.base, self.flat.views(theta), (x,))
 
+    def compile(self) -> None:
+        """Compile the curve for fixed shapes of batches, and the base model, which `place` returns, by itself."""
+        super().compile(dynamic=False)
+        self.base.compile(dynamic=False)
+
     def place(self, t: float) -> nn.Module:
         """Copy θ(t) into the base model and return it, to be run as any model is."""
         return self.place_vector(self.point(t))

@@ -151,7 +151,7 @@ def batch_norm(model: nn.Module) -> None:
         return
     for layer in model.modules():
         if isinstance(layer, nn.modules.batchnorm._BatchNorm):
-            layer.forward = _forward_over_all.__get__(layer)
+            layer.forward = torch.compiler.disable(_forward_over_all).__get__(layer)
 
 
 def _forward_over_all(layer: nn.modules.batchnorm._BatchNorm, x: torch.Tensor) -> torch.Tensor:

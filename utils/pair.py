@@ -168,6 +168,8 @@ def load_curve(layout: checkpoint.Layout, args, num_classes: int) -> Curve:
         settings = learned.get("settings", {})  # the original code saves none: three control points
         flags = {name: settings[name] for name in ("num_bends", "curve", "fix_start", "fix_end") if name in settings}
         curve = Curve(base, **flags)
+    if args.compile:
+        curve.compile()
     curve.set_point(0, state_a)
     curve.set_point(curve.num_bends - 1, state_b)
     if learned is not None:
