@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from benchmarks import conventional
-from models import TinyTen
+from models import MODELS, TinyTen, tinyten
 from training import train_curve, train_curve_pam, train_model
 from utils import alignment, checkpoint, evaluation, pam, training
 from utils.curves import Curve
@@ -47,10 +47,14 @@ def parse_args(argv=None):
 # --- what is compared --------------------------------------------------------------------------------------
 
 
+# Ours, as the flags --precision and --compile make it
+WAYS = {"fp32": ("fp32", False), "bf16": ("bf16", False), "fp32c": ("fp32", True), "bf16c": ("bf16", True)}
+
+
 class Ours:
     """The stages' own functions on `images` training images, with what they need besides."""
 
-    def __init__(self, images: int, precision: str, folder: Path):
+    def __init__(self, images: int, precision: str, is_compiled: bool, folder: Path):
         flags = ["--epochs", "1", "--precision", precision, "--root", str(folder)]
         self.folder, self.precision = folder, precision
         self.model_args = train_model.parse_args([*flags, "--val_freq", "none"])
@@ -61,6 +65,11 @@ class Ours:
         self.data = Data(data.train.subset(torch.arange(images)), data.test, data.num_classes)
         self.states = [network(seed, data.num_classes).state_dict() for seed in (1, 2)]
         self.runs = 0
+        self.model = network(1, data.num_classes).to(memory_format=torch.channels_last)
+        self._curve = Curve(network(1, data.num_classes).to(memory_format=torch.channels_last))
+        if is_compiled:
+            self.model.compile(dynamic=False)
+            self._curve.compile()
 
     def run(self) -> training.Run:
         """The files of a run that nobody has begun."""
@@ -69,16 +78,16 @@ class Ours:
         return training.Run(stem, {}, 1, 1, stem.with_suffix(".npz"))
 
     def curve(self) -> Curve:
-        base = TinyTen(self.data.num_classes).to(memory_format=torch.channels_last)
-        curve = Curve(base)
+        curve = self._curve
         curve.set_point(0, self.states[0])
         curve.set_point(2, self.states[1])
         curve.init_linear()
+        curve.learned.requires_grad_(True)
         return curve
 
     def train_epoch(self) -> None:
-        args = self.model_args
-        model = TinyTen(self.data.num_classes).to(memory_format=torch.channels_last)
+        args, model = self.model_args, self.model
+        model.load_state_dict(self.states[0])
         training.fit(
             self.run(),
             args,
@@ -127,6 +136,26 @@ class Ours:
             momentum=0.0,
             after_step=soft.proximal_step,
         )
+
+    def training_kernels(self) -> None:
+        """The network's own part of an epoch: forward and backward, on one batch again and again."""
+        x, labels = next(self.data.train.augmented(128, torch.Generator().manual_seed(0)))
+        self.model.train()
+        for _ in range(0, len(self.data.train), 128):
+            with evaluation.autocast(x.device, self.precision):
+                loss = torch.nn.functional.cross_entropy(self.model(x), labels)
+            self.model.zero_grad()
+            loss.backward()
+
+    @torch.no_grad()
+    def evaluation_kernels(self) -> None:
+        """The network's own part of evaluating a point."""
+        x, _ = next(self.data.train.augmented(512, torch.Generator().manual_seed(0)))
+        for images, is_training in ((self.data.train, True), (self.data.test, False)):
+            self.model.train(is_training)
+            for start in range(0, len(images), 512):
+                with evaluation.autocast(x.device, self.precision):
+                    self.model(x[: len(images) - start])
 
     def batches(self) -> None:
         """One epoch of augmented batches and nothing done with them."""
@@ -192,6 +221,57 @@ def alignments(count: int) -> dict[str, Callable[[], object]]:
     return {"ours": ours, "conventional": conventionally}
 
 
+@contextlib.contextmanager
+def widened(factor: int):
+    """In this block TinyTen has `factor` times as many channels in every layer."""
+    before = tinyten.LAYERS
+    tinyten.LAYERS = tuple((channels * factor, *rest) for channels, *rest in before)
+    try:
+        yield
+    finally:
+        tinyten.LAYERS = before
+
+
+def curve_step(name: str, data: Data) -> tuple[int, Callable[[], None]]:
+    """The parameters of an architecture, and a step of learning a curve of it on 128 images."""
+    base = MODELS[name](data.num_classes).to(memory_format=torch.channels_last)
+    curve = Curve(base).train()
+    for index in (0, 2):
+        curve.set_point(index, base.state_dict())
+    curve.init_linear()
+    x, labels = next(data.train.augmented(128, torch.Generator().manual_seed(0)))
+
+    def step() -> None:
+        theta = curve.point(0.3)
+        loss = training.objective(curve(x, theta), labels, len(x)) + 0.5 * 5e-4 * theta.square().sum()
+        curve.zero_grad()
+        loss.backward()
+
+    return len(curve.flat), step
+
+
+def sizes(ours: Ours) -> dict[str, dict[str, Callable[[], object]]]:
+    """What is timed against size, in fp32: by what grows, and by its values."""
+
+    def points(count: int) -> Callable[[], None]:
+        return lambda: [ours.evaluate_point() for _ in range(count)]
+
+    data = ours.data
+    works: dict[str, dict[str, Callable[[], object]]] = {
+        "alignment, by images": {f"{n:,}": alignments(n)["ours"] for n in (2_500, 5_000, 10_000)},
+        "curve evaluated, by points": {str(n): points(n) for n in (1, 2, 4)},
+        "curve step, by width of TinyTen": {},
+        "curve step, by parameters": {},
+    }
+    for factor in (1, 2, 4):
+        with widened(factor):
+            works["curve step, by width of TinyTen"][f"×{factor}"] = curve_step("TinyTen", data)[1]
+    for name in MODELS:
+        parameters, step = curve_step(name, data)
+        works["curve step, by parameters"][f"{parameters:,} ({name})"] = step
+    return works
+
+
 # --- measuring ---------------------------------------------------------------------------------------------
 
 
@@ -239,7 +319,7 @@ def main(args):
         print(measure_memory(args.measure_memory, args.images))
         return
     with tempfile.TemporaryDirectory() as folder:
-        ours = {precision: Ours(args.images, precision, Path(folder) / precision) for precision in ("fp32", "bf16")}
+        ours = {name: Ours(args.images, *way, Path(folder) / name) for name, way in WAYS.items()}
         plain = Conventional(ours["fp32"])
         taken = {}
         for what in ("train_epoch", "curve_epoch", "evaluate_point", "pam_epoch"):
@@ -247,16 +327,18 @@ def main(args):
             works |= {precision: getattr(one, what) for precision, one in ours.items()}
             taken[what] = interleaved(works, args.rounds)
             print(what, {name: round(statistics.median(times), 2) for name, times in taken[what].items()}, flush=True)
-        taken["batches"] = interleaved({"fp32": ours["fp32"].batches}, args.rounds)
+        for what in ("batches", "training_kernels", "evaluation_kernels"):
+            taken[what] = interleaved({"fp32": getattr(ours["fp32"], what)}, args.rounds)
+        by_size = {what: interleaved(works, args.rounds) for what, works in sizes(ours["fp32"]).items()}
     taken["alignment"] = interleaved(
         {"conventional" if name == "conventional" else "fp32": work for name, work in alignments(10_000).items()},
         args.rounds,
     )
     memory = {which: {n: peak_memory(which, n) for n in MEMORY_IMAGES} for which in ("ours",)}
     memory["conventional"] = {10_000: peak_memory("conventional", 10_000)}
-    text = table(args, taken, memory)
+    text = table(args, taken, memory) + "\n" + size_table(by_size)
     print(text)
-    record = {"machine": machine(), "images": args.images, "seconds": taken, "memory_mb": memory}
+    record = {"machine": machine(), "images": args.images, "seconds": taken, "by_size": by_size, "memory_mb": memory}
     for name, content in (("bench.json", json.dumps(record, indent=1)), ("bench.md", text)):
         checkpoint.write_atomically(args.out / name, lambda stream, content=content: stream.write(content.encode()))
 
@@ -286,15 +368,24 @@ WORDS = {
 
 def table(args, taken: dict[str, dict[str, list[float]]], memory: dict[str, dict[int, float]]) -> str:
     """Medians in seconds and the conventional way's multiple of them, as Markdown."""
-    lines = ["| work | conventional (s) | fp32 (s) | bf16 (s) | faster, fp32 | faster, bf16 |", "| --- " * 6 + "|"]
+    names = {"fp32": "fp32", "fp32c": "fp32 compiled", "bf16": "bf16", "bf16c": "bf16 compiled"}
+    lines = [f"| work | conventional | {' | '.join(names.values())} |", "| --- " * 6 + "|"]
     for what, words in WORDS.items():
         medians = {name: statistics.median(times) for name, times in taken[what].items()}
-        cells = [f"{medians[name]:.2f}" if name in medians else "" for name in ("conventional", "fp32", "bf16")]
-        for name in ("fp32", "bf16"):
-            cells.append(f"{medians['conventional'] / medians[name]:.1f}×" if name in medians else "")
-        lines.append(f"| {' | '.join([words, *cells])} |".replace("|  |", "| |"))
-    train, curve = (statistics.median(taken[what]["fp32"]) for what in ("train_epoch", "curve_epoch"))
-    share = statistics.median(taken["batches"]["fp32"]) / train
+        cells = [words, f"{medians['conventional']:.2f} s"]
+        for name in names:
+            seconds = medians.get(name)
+            cells.append("" if seconds is None else f"{seconds:.2f} s, {medians['conventional'] / seconds:.1f}×")
+        lines.append(f"| {' | '.join(cells)} |".replace("|  |", "| |").replace("|  |", "| |"))
+    fp32 = {what: statistics.median(times["fp32"]) for what, times in taken.items()}
+    train, curve = fp32["train_epoch"], fp32["curve_epoch"]
+    share = fp32["batches"] / train
+    outside = {
+        "training": 1 - fp32["training_kernels"] / train,
+        "a curve": 1 - fp32["training_kernels"] / curve,
+        "PAM": 1 - fp32["training_kernels"] / fp32["pam_epoch"],
+        "evaluation": 1 - fp32["evaluation_kernels"] / fp32["evaluate_point"],
+    }
     grown = ", ".join(f"{mb:.0f} MB for {n:,} images" for n, mb in memory["ours"].items())
     known = machine()
     return "\n".join(
@@ -305,11 +396,23 @@ def table(args, taken: dict[str, dict[str, list[float]]], memory: dict[str, dict
             f"{known['cores']} cores ({known['processor']}), torch {known['torch']}.",
             f"A curve epoch takes {curve / train:.2f} times a training epoch, of which augmentation and batching "
             f"are {100 * share:.1f} %.",
+            "Outside the network's own kernels: "
+            + ", ".join(f"{100 * part:.0f} % of {what}" for what, part in outside.items())
+            + " (fp32).",
             f"Memory that alignment adds at its peak: {grown}; conventionally "
             f"{memory['conventional'][10_000]:.0f} MB for 10,000.",
             "",
         ]
     )
+
+
+def size_table(by_size: dict[str, dict[str, list[float]]]) -> str:
+    """Medians in seconds against size, as Markdown."""
+    lines = ["| ours, fp32 | size: seconds |", "| --- | --- |"]
+    for what, taken in by_size.items():
+        cells = (f"{size}: {statistics.median(times):.2f}" for size, times in taken.items())
+        lines.append(f"| {what} | {', '.join(cells)} |")
+    return "\n".join([*lines, ""])
 
 
 if __name__ == "__main__":

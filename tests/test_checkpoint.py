@@ -1,6 +1,8 @@
 import io
 import os
 import pickle
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -151,7 +153,7 @@ def test_truncated_checkpoint(tmp_path):
     path = tmp_path / "c.pt"
     checkpoint.save_checkpoint(path, {"epoch": 1, "model_state": TinyTen(3).state_dict()})
     whole = path.read_bytes()
-    for length in (1, 100, len(whole) // 2, len(whole) - 1):
+    for length in (1, 100, len(whole) // 2, *range(len(whole) - 130, len(whole))):
         path.write_bytes(whole[:length])
         with pytest.raises(UserError, match="is not a checkpoint, or it is damaged"):
             checkpoint.load_checkpoint(path, "python x.py")
@@ -239,3 +241,37 @@ def test_results_go_on_where_they_stopped(tmp_path, capsys):
     with pytest.raises(UserError, match="with other flags"):
         Results(path, {"flag": 2}, "x")
     assert len(Results(path, {"flag": 2}, "x", overwrite=True)) == 0
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from utils.checkpoint import hold
+hold(Path(sys.argv[2]))
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+def test_what_another_process_writes_is_refused_until_that_is_gone(tmp_path):
+    path = tmp_path / "c"
+    repository = str(Path(checkpoint.__file__).parent.parent)
+    command = [sys.executable, "-c", HOLDER, repository, str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match="another process is writing"):
+            checkpoint.hold(path)
+        holder.kill()
+    checkpoint.hold(path)  # however the other one ended
+    checkpoint.hold(path)  # its own
+    checkpoint.let_go(path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_finished_table_is_read_where_nothing_can_be_written(tmp_path, monkeypatch):
+    results = Results(tmp_path / "t.npz", {"a": 1}, "x")
+    results.add(t=0.5)
+    results.finish()
+    monkeypatch.setattr(os, "open", lambda *_: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
+    assert Results(tmp_path / "t.npz", {"a": 1}, "x").finished

@@ -1,3 +1,5 @@
+import gzip
+import hashlib
 import zipfile
 from pathlib import Path
 
@@ -246,3 +248,13 @@ def test_a_hostile_archive_writes_nowhere_else(tmp_path, entry):
         assert "unsafe name" in str(error)
     assert {p for p in tmp_path.rglob("*") if p.is_file() and out not in p.parents} == {tmp_path / "a.zip"}
     assert not [p for p in out.rglob("*") if p.is_file() and p.read_bytes() == b"hostile"]
+
+
+def test_unpacked_files_that_are_not_the_archives(tmp_path):
+    (tmp_path / "images.gz").write_bytes(gzip.compress(b"pixels"))
+    (tmp_path / "images").write_bytes(b"pixels")
+    resources = [("images.gz", hashlib.md5((tmp_path / "images.gz").read_bytes()).hexdigest())]
+    data_module._verify_unpacked(tmp_path, resources)
+    (tmp_path / "images").write_bytes(b"pixelz")
+    with pytest.raises(UserError, match="is damaged; delete"):
+        data_module._verify_unpacked(tmp_path, resources)

@@ -4,7 +4,7 @@ Two networks see the same images. Of every activation only sums over images and 
 not grow with the number of images: with x_i and y_j the channels of A and B, these are Σx, Σy, Σx², Σy², Σxyᵀ.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,23 +22,34 @@ MAX_POSITIONS = 32  # larger maps are subsampled by 2, as published
 
 
 def tapped(model: nn.Module, rows: Sequence[Row], before: bool = False) -> fx.GraphModule:
-    """The model, giving (activations of the rows, logits). It shares the model's modules.
+    """The model in eval mode, giving (activations of the rows, logits). It shares the model's modules.
 
     before: take what goes into each activation function, and not what comes out.
     """
-    module = trace(model)
+    module = trace(model).eval()
     graph = module.graph
     nodes = {node.name: node for node in graph.nodes}
+    modules = dict(module.named_modules())
     taps = []
     for row in rows:
         node = nodes[row.before if before else row.node]
-        with graph.inserting_after(node):  # a copy, since what follows may work in place
-            taps.append(graph.call_method("clone", (node,)))
+        if any(_works_in_place(user, modules) for user in node.users):
+            with graph.inserting_after(node):
+                node = graph.call_method("clone", (node,))
+        taps.append(node)
     logits = nodes["output"].args[0]
     logits = logits[0] if isinstance(logits, tuple) else logits  # the auxiliary ones are not compared
     nodes["output"].args = ((taps, logits),)
     module.recompile()
-    return module.eval()
+    return module
+
+
+def _works_in_place(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
+    """Whether a node changes what it is given."""
+    if node.op == "call_module":
+        return getattr(modules[node.target], "inplace", False)
+    name = node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
+    return name.endswith("_") or name in ("iadd", "imul", "isub") or bool(node.kwargs.get("inplace"))
 
 
 @dataclass

@@ -239,9 +239,12 @@ def _write_sealed(path: Path, write: Callable[[BinaryIO], None]) -> None:
 def _read_verified(path: Path) -> BinaryIO:
     """The content of a file. ValueError if it has a checksum (foreign files have none) that is not its own."""
     content = path.read_bytes()
-    start = content.rfind(SEAL, max(0, len(content) - SEAL_LENGTH))
+    start = content.rfind(SEAL[:10], max(0, len(content) - SEAL_LENGTH))
     if start >= 0 and content[start:] != SEAL + hashlib.sha256(content[:start]).hexdigest().encode():
         raise ValueError("its checksum is wrong")
+    end = content.rfind(b"PK\5\6") + 22  # of a zip archive, but for its comment
+    if content.startswith(b"PK") and content[end - 2 : end] != (len(content) - end).to_bytes(2, "little"):
+        raise ValueError("its end is missing")
     return io.BytesIO(content)
 
 

@@ -6,12 +6,14 @@ black one outside the image), so they are composed on coordinates and carried ou
 Random parameters are drawn for an epoch at once, on the CPU: the same images on every device.
 """
 
+import gzip
 import hashlib
 import json
 import shutil
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -20,11 +22,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from tqdm import tqdm
 
 from utils import distributed
-from utils.checkpoint import write_atomically
+from utils.checkpoint import hold, let_go, write_atomically
 from utils.errors import UserError
 
 REPOSITORY_DATA = Path(__file__).resolve().parent.parent / "data"
@@ -115,8 +117,8 @@ class Augmentation:
         for step in reversed(steps):
             y, x = step(parameters, y, x, height, width)
             inside = inside & (y >= 0) & (y < height) & (x >= 0) & (x < width)
-        index = (y * width + x).expand(shape)
-        return torch.where(inside, index, height * width).flatten(1)
+        index = (y * width + x).expand(shape)  # of whole numbers, exact also as float32
+        return torch.where(inside, index, height * width).long().flatten(1)
 
     def _crop(self, parameters: Parameters, y, x, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
         top, left = parameters.top.view(-1, 1, 1), parameters.left.view(-1, 1, 1)
@@ -135,9 +137,10 @@ class Augmentation:
         u, v = x - (width / 2 - 0.5), y - (height / 2 - 0.5)
         grid_x = cos / (width / 2) * u + sin / (width / 2) * v
         grid_y = -sin / (height / 2) * u + cos / (height / 2) * v
-        source_x = torch.round(((grid_x + 1) * width - 1) / 2)
-        source_y = torch.round(((grid_y + 1) * height - 1) / 2)
-        return source_y.long(), source_x.long()
+        # In place: these are the largest arrays of the augmentation.
+        source_x = grid_x.add_(1).mul_(width).sub_(1).div_(2).round_()
+        source_y = grid_y.add_(1).mul_(height).sub_(1).div_(2).round_()
+        return source_y, source_x  # whole numbers
 
     def colour(self, images: torch.Tensor, parameters: Parameters) -> torch.Tensor:
         """Contrast and saturation of uint8 images (n, 3, H, W), in the order each image drew."""
@@ -369,8 +372,14 @@ def _load_arrays(name: str, folder: Path, threads: int) -> dict[str, np.ndarray]
     if (folder / name / "train").is_dir():
         return _image_folder(folder / name, threads)
     if name == "FashionMNIST10k":
-        with np.load(REPOSITORY_DATA / "FashionMNIST10k.npz") as arrays:
-            arrays = dict(arrays)
+        embedded = REPOSITORY_DATA / "FashionMNIST10k.npz"
+        try:
+            with np.load(embedded) as arrays:
+                arrays = dict(arrays)
+        except Exception as error:  # what a parser raises on a damaged file can be anything
+            raise UserError(
+                f"{embedded} is damaged ({_reason(error)}); restore it with: git checkout {embedded}"
+            ) from error
         return {key: _padded(value) if value.ndim == 3 else value for key, value in arrays.items()}
     if name in ("CIFAR10", "CIFAR100", "FashionMNIST"):
         return _torchvision_dataset(name, folder)
@@ -384,6 +393,11 @@ def _load_arrays(name: str, folder: Path, threads: int) -> dict[str, np.ndarray]
         f"or put images in {folder / name}/{{train,test}}/CLASS/",
         exit_code=2,
     )
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error's message."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:120]
 
 
 def _padded(images: np.ndarray) -> np.ndarray:
@@ -404,10 +418,22 @@ def _torchvision_dataset(name: str, folder: Path) -> dict[str, np.ndarray]:
                 f"{name} is not in {folder} and could not be downloaded ({error}); "
                 f"connect to a network, or try --dataset FashionMNIST10k, which is part of the repository"
             ) from error
+        if name == "FashionMNIST":
+            _verify_unpacked(folder / name / "raw", dataset.resources)
         images = np.asarray(part.data)
         arrays[f"{split}_images"] = _padded(images) if images.ndim == 3 else images
         arrays[f"{split}_labels"] = np.asarray(part.targets)
     return arrays
+
+
+def _verify_unpacked(folder: Path, resources: list[tuple[str, str]]) -> None:
+    """UserError unless the files torchvision has unpacked are those of the archives, which it verified once only."""
+    for name, md5 in resources:
+        archive = folder / name
+        if archive.exists() and (
+            _md5(archive) != md5 or gzip.decompress(archive.read_bytes()) != archive.with_suffix("").read_bytes()
+        ):
+            raise UserError(f"{archive} or {archive.stem} is damaged; delete {folder} to download it again")
 
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -436,8 +462,8 @@ def _image_folder(folder: Path, threads: int) -> dict[str, np.ndarray]:
                 arrays = dict(stored)
             if str(arrays.pop("key", "")) == key:
                 return arrays
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
-            print(f"{cache} cannot be read ({error}); decoding the images again")
+        except Exception as error:
+            print(f"{cache} cannot be read ({_reason(error)}); decoding the images again")
     arrays = {}
     for split, classes in files.items():
         paths = [path for class_paths in classes.values() for path in class_paths]
@@ -470,8 +496,8 @@ def _decoded(paths: list[Path], threads: int) -> np.ndarray:
         try:
             with Image.open(path) as image:
                 return np.asarray(image.convert("RGB"))
-        except (OSError, UnidentifiedImageError, SyntaxError) as error:
-            raise UserError(f"{path} is not an image that can be read: {error}") from error
+        except Exception as error:
+            raise UserError(f"{path} is not an image that can be read: {_reason(error)}") from error
 
     first = decode(paths[0])
     images = np.empty((len(paths), *first.shape), np.uint8)
@@ -492,15 +518,16 @@ TINY_IMAGENET_MD5 = "90528d7ca1a48142e341f4ef8d21d0de"
 
 def _prepare_tiny_imagenet(folder: Path) -> None:
     """Download the archive, if it is not there, and unpack it to folder/TINY-IMAGENET-200/{train,val}/CLASS/."""
-    archive = folder / "tiny-imagenet-200.zip"
+    archive, target = folder / "tiny-imagenet-200.zip", folder / "TINY-IMAGENET-200"
+    hold(target)
     if not archive.exists():
         download(TINY_IMAGENET_URL, archive, TINY_IMAGENET_MD5)
     elif _md5(archive) != TINY_IMAGENET_MD5:
         raise UserError(f"{archive} is damaged (md5 is not {TINY_IMAGENET_MD5}); delete it to download it again")
-    target = folder / "TINY-IMAGENET-200"
     partial = folder / "TINY-IMAGENET-200.partial"
     unpack_tiny_imagenet(archive, partial)
     partial.rename(target)
+    let_go(target)
 
 
 def unpack_tiny_imagenet(archive: Path, target: Path) -> None:
@@ -509,6 +536,13 @@ def unpack_tiny_imagenet(archive: Path, target: Path) -> None:
     Only its image files are taken, each to a place made from its class and file name, so that no entry of a
     hostile archive can name a place of its own.
     """
+    try:
+        _unpack_images(archive, target)
+    except (zipfile.BadZipFile, zlib.error, KeyError, NotImplementedError, UnicodeDecodeError, EOFError) as error:
+        raise UserError(f"{archive} is not Tiny ImageNet's archive, or it is damaged ({_reason(error)})") from error
+
+
+def _unpack_images(archive: Path, target: Path) -> None:
     with zipfile.ZipFile(archive) as entries:
         annotations = entries.read("tiny-imagenet-200/val/val_annotations.txt").decode()
         val_class = dict(line.split("\t")[:2] for line in annotations.splitlines() if line)

@@ -91,12 +91,13 @@ def project(matrices: torch.Tensor) -> torch.Tensor:
     nearest matrix with row and column sums of 1. Sums are exact but for rounding; a permutation is a fixed point.
     """
     n = matrices.shape[-1]
+    matrices = matrices.clone()
     for _ in range(100):
-        for _ in range(ROUNDS):
-            matrices = matrices.clamp(min=0)
-            rows = matrices.sum(-1, keepdim=True) - 1
-            columns = matrices.sum(-2, keepdim=True) - 1
-            matrices = matrices - rows / n - columns / n + rows.sum(-2, keepdim=True) / n**2
+        for _ in range(ROUNDS):  # in place: matrices are small, and there are many rounds in a step
+            matrices.clamp_(min=0)
+            rows = matrices.sum(-1, keepdim=True).sub_(1)
+            columns = matrices.sum(-2, keepdim=True).sub_(1).sub_(rows.sum(-2, keepdim=True), alpha=1 / n)
+            matrices.sub_(rows, alpha=1 / n).sub_(columns, alpha=1 / n)
         if not matrices.min() < -TOLERANCE:  # also where learning diverged and nothing compares
             break
     return matrices

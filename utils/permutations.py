@@ -132,7 +132,7 @@ def soft_permute(
                 continue
             parts = permuted[name].movedim(dimension, 0).split([segment.length for segment in axis])
             mixed = [_mix(part, segment, matrices) for part, segment in zip(parts, axis, strict=True)]
-            permuted[name] = torch.cat(mixed).movedim(0, dimension)
+            permuted[name] = (torch.cat(mixed) if len(mixed) > 1 else mixed[0]).movedim(0, dimension)
     return permuted
 
 

@@ -1,0 +1,145 @@
+"""benchmarks/cost.py: what it counts by torch's counter, counted by hand."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_workflow import JOBS
+from torch import nn
+
+from benchmarks import cost
+from models.tinyten import LAYERS
+from utils import evaluation, pam
+from utils.data import load_data
+from utils.errors import UserError
+
+PRESETS = Path(__file__).resolve().parent.parent / "presets"
+IMAGES = cost.Dataset(train=1_000, test=100, size=(32, 32), classes=10)
+
+
+def by_hand(classes=10, size=32):
+    """FLOPs of TinyTen on an image: forward; and what backward adds, which has no gradient of the image."""
+    forward = backward = 0
+    channels = 3
+    for number, (out, kernel, stride, padding) in enumerate(LAYERS):
+        size = (size + 2 * padding - kernel) // stride + 1
+        layer = 2 * channels * out * kernel**2 * size**2
+        forward += layer
+        backward += layer * (1 if number == 0 else 2)
+        channels = out
+    dense = 2 * channels * classes
+    return forward + dense, backward + 2 * dense
+
+
+def preset(name):
+    pytest.importorskip("yaml")
+    return cost.read_preset(PRESETS / f"{name}.yaml")
+
+
+@pytest.mark.parametrize("mode", [nn.Module.eval, nn.Module.train, evaluation.use_batch_statistics])
+def test_forward_by_hand_and_linear_in_images(mode):
+    step = cost.forward_step(cost.fake_network("TinyTen", 10), mode)
+    assert [cost.flops(step, IMAGES, n) for n in (1, 2, 7)] == [n * by_hand()[0] for n in (1, 2, 7)]
+
+
+def test_demo_by_hand():
+    """Networks: 8 epochs, each validated. Each of a curve's 79 batches mixes three points: a product for the fixed
+    ones, and for the learned one a product and its gradient."""
+    forward, backward = by_hand()
+    parameters = 86_778
+    expected = {
+        "network": 8 * (10_000 * (forward + backward) + 2_000 * forward),
+        "curve": 6 * (10_000 * (forward + backward) + 79 * 2 * parameters * (2 + 1 + 1)),
+        "evaluation": 9 * (10_000 + 2_000) * forward,
+    }
+    counted = {kind: cost.stage_flops(preset("demo"), kind, "TinyTen", "FashionMNIST10k") for kind in expected}
+    assert counted == expected
+
+
+def test_robust_network_by_hand():
+    """A step of an attack is a pass forward and one back to the image, without gradients of weights."""
+    args = cost.train_model_adversarial.parse_args(
+        ["--epochs", "3", "--val_freq", "2", "--attack_steps", "4", "--device", "cpu"]
+    )
+    forward, backward = by_hand()
+    assert cost.network_flops(args, IMAGES) == 3 * 1_000 * (4 * 2 * forward + forward + backward) + 2 * 100 * forward
+
+
+def test_pam_costs_more_than_its_two_curves():
+    args = cost.train_curve_pam.parse_args(
+        ["--inner_iters_perm", "2", "--inner_iters_phi", "3", "--val_freq", "none", "2", "--device", "cpu"]
+    )
+    forward, backward = by_hand()
+    candidates = 2 + pam.DRAWS + pam.REFINED * len(LAYERS)  # all 8 convolutions are permuted
+    passes = 5 * (forward + backward) + (candidates + 2) * forward
+    validations = 2 * 3 * 1_100 * forward
+    products = cost.pam_flops(args, IMAGES) - 1_000 * passes - validations
+    assert 0 < products < 0.05 * 1_000 * passes
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_stages_are_snakemakes(name):
+    counts = {}
+    for (kind, _, _), number in cost.count_stages(preset(name)).items():
+        kind = kind.removeprefix("robust ").lower()
+        counts[kind] = counts.get(kind, 0) + number
+    assert counts == {kind: number for kind, number in JOBS[name].items() if kind != "images"}
+
+
+def test_datasets_are_the_loaded_ones(namespace):
+    for args in (namespace(), namespace(use_test=False)):
+        data = load_data(args)
+        loaded = (len(data.train), len(data.test), tuple(data.train.size), data.num_classes)
+        assert cost.dataset_of(args) == loaded
+    with np.load(PRESETS.parent / "data" / "FashionMNIST10k.npz") as arrays:
+        train, test = arrays["train_labels"], arrays["test_labels"]
+    embedded = cost.dataset_of(namespace(dataset="FashionMNIST10k", data_path=None))
+    assert embedded == (len(train), len(test), (32, 32), train.max() + 1)
+    tiny = namespace(dataset="TINY-IMAGENET-200", data_path=None, transform="Adversarial_GoogLeNet")
+    assert cost.dataset_of(tiny).size == (32, 32)
+    with pytest.raises(UserError):
+        cost.dataset_of(namespace(dataset="none-such"))
+
+
+def test_the_table(capsys, monkeypatch):
+    preset("demo")
+    monkeypatch.setattr(cost, "stage_flops", lambda *_: 2 * 10**15)
+    cost.main(cost.parse_args([str(PRESETS / "demo.yaml"), "--tflops", "0.5"]))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2:6] == [
+        "| TinyTen, network | 2 | 2.00 | 4.00 |",
+        "| TinyTen, match | 1 | 2.00 | 2.00 |",
+        "| TinyTen, curve | 2 | 2.00 | 4.00 |",
+        "| TinyTen, evaluation | 4 | 2.00 | 8.00 |",
+    ]
+    assert lines[-1] == "9 stages: 0.0180 EFLOP, 10.0 hours at a sustained 0.5 TFLOP/s."
+
+
+def test_a_match_by_hand():
+    """Two networks and the products of their activations, on alignment images, a batch that breaks ties, and test."""
+    args = cost.align_models.parse_args(["--device", "cpu"])
+    size, samples = 32, []
+    for out, kernel, stride, padding in LAYERS:
+        size = (size + 2 * padding - kernel) // stride + 1
+        samples.append(out**2 * size**2)
+    image = 2 * by_hand()[0] + 2 * sum(samples) + 2 * 10**2  # the logits are correlated, too
+    assert cost.match_flops(args, IMAGES) == (1_000 + 512 + 100) * image
+
+
+def test_digits():
+    assert [cost.digits(value) for value in (12_345, 123.4, 1.234, 0.00012345, 0)] == [
+        "12,300",
+        "123",
+        "1.23",
+        "0.000123",
+        "0",
+    ]
+
+
+def test_what_is_no_preset_is_a_user_error(tmp_path):
+    pytest.importorskip("yaml")
+    path = tmp_path / "some.yaml"
+    for text in ("pairs: [", "pairs: []", "a word"):
+        path.write_text(text)
+        with pytest.raises(UserError):
+            cost.read_preset(path)
