@@ -1,6 +1,8 @@
 """What the stage scripts share on the command line: flags, errors as one line, progress, closing words."""
 
 import argparse
+import contextlib
+import io
 import math
 import os
 import shlex
@@ -31,7 +33,7 @@ def run(parse_args: Callable[[], argparse.Namespace], main: Callable[[argparse.N
     Started by torchrun, it runs as one of several processes; process 0 alone prints.
     """
     distributed.silence_others()
-    args = parse_args()
+    args = _parsed(parse_args)
     resumes = " Run it with --resume (and without --overwrite) to go on." if hasattr(args, "resume") else ""
     ended = f"another process of this job has ended, and so does the job.{resumes}"
     if distributed.launched() and distributed.is_main():  # torchrun terminates it when another process has ended
@@ -52,6 +54,19 @@ def run(parse_args: Callable[[], argparse.Namespace], main: Callable[[argparse.N
         if not distributed.is_lost_connection(error):
             raise
         sys.exit(_complain(ended, 1))
+
+
+def _parsed(parse_args: Callable[[], argparse.Namespace]) -> argparse.Namespace:
+    if distributed.is_main():
+        return parse_args()
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return parse_args()
+    except SystemExit:
+        time.sleep(3)  # as in _complain
+        print(said.getvalue(), end="", file=sys.stderr, flush=True)
+        raise
 
 
 def _complain(message: object, code: int) -> int:

@@ -202,8 +202,9 @@ def is_lost_connection(error: BaseException) -> bool:
     """Whether an error says that another process has ended."""
     if not launched() or not isinstance(error, RuntimeError):
         return False
-    words = ("gloo", "nccl", "connection", "peer", "socket", "store")
-    return isinstance(error, dist.DistError) or any(word in str(error).lower() for word in words)
+    return isinstance(error, dist.DistError) or any(
+        word in str(error).lower() for word in ("gloo", "nccl", "by peer")
+    )
 
 
 def silence_others() -> None:

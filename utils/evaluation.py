@@ -45,7 +45,7 @@ def evaluate(
             logits = model(x)
         loss += F.cross_entropy(logits.float(), labels, reduction="sum")
         correct += (logits.argmax(1) == labels).sum()
-    sums = distributed.sum_over_all(torch.stack([loss.double(), correct.double()]))
+    sums = distributed.sum_over_all(torch.stack([loss, correct.to(loss.dtype)]))
     loss, correct = sums.tolist()
     return loss / len(images), 100 * correct / len(images)
 
@@ -79,7 +79,8 @@ def reestimate_batch_norm(
             if attack is not None:
                 x = attack(model, x, labels, images, generator)
             model(x)
-        torch._foreach_lerp_(average, running, count / seen)
+        for value, statistic in zip(average, running, strict=True):
+            value.lerp_(statistic, count / seen)
     for statistic, value in zip(running, average, strict=True):
         statistic.copy_(value)
     for layer, momentum in zip(layers, momenta, strict=True):

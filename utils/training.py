@@ -275,7 +275,7 @@ def fit(
                     accuracy = 100 * correct.item() / seen
                     progress.show(epoch=epoch + 1, loss=loss_sum.item() / seen, accuracy=accuracy)
 
-            loss_sum, correct = distributed.sum_over_all(torch.stack([loss_sum.double(), correct.double()])).tolist()
+            loss_sum, correct = distributed.sum_over_all(torch.stack([loss_sum, correct.to(loss_sum.dtype)])).tolist()
             figures = {"loss_train": loss_sum / len(images), "accuracy_train": 100 * correct / len(images)}
             if not (math.isfinite(figures["loss_train"]) and all(p.isfinite().all() for p in learned)):
                 saved = f"epoch {epoch} is saved" if epoch else "nothing was saved"
