@@ -4,12 +4,13 @@
 # make report        one HTML file of all results under ROOT (the repository, or demo/ if it has none)
 # make bench         this code against the conventional way, timed in one run
 # make test          lint and tests, offline, on the CPU
+# make torture       kills stages, damages their files, fills their disk, and counts what came of it; minutes
 
 PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(BIN)/python
 
-.PHONY: demo demo-pam demo-robust report bench test
+.PHONY: demo demo-pam demo-robust report bench test torture
 
 demo: .venv/installed
 	@$(MAKE) --no-print-directory demo-stages demo-figures
@@ -92,6 +93,9 @@ test: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(RUN) -m pytest
+
+torture: .venv/installed-dev
+	$(RUN) tests/torture.py
 
 # The virtual environment; made anew when the requirements change.
 .venv/installed: requirements.txt requirements-report.txt

@@ -76,7 +76,7 @@ def test_bf16_is_within_half_a_point_of_fp32(namespace):
     torch.manual_seed(0)
     model = TinyTen(data.num_classes)
     optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
-    for x, labels in data.train.augmented(128, torch.Generator().manual_seed(0)):
+    for x, labels in data.train.subset(torch.arange(5_000)).augmented(128, torch.Generator().manual_seed(0)):
         optimizer.zero_grad()
         F.cross_entropy(model(x), labels).backward()
         optimizer.step()
@@ -84,7 +84,7 @@ def test_bf16_is_within_half_a_point_of_fp32(namespace):
     for precision in ("fp32", "bf16"):
         evaluation.reestimate_batch_norm(model, data.train.subset(torch.arange(2_000)), 500, precision)
         accuracies.append(evaluation.evaluate(model, data.test, 500, precision)[1])
-    assert accuracies[0] > 50
+    assert accuracies[0] > 40
     assert abs(accuracies[0] - accuracies[1]) <= 0.5
 
 
