@@ -318,6 +318,7 @@ def main(args):
     if args.measure_memory:
         print(measure_memory(args.measure_memory, args.images))
         return
+    torch._dynamo.config.recompile_limit = 64  # as with --compile
     with tempfile.TemporaryDirectory() as folder:
         ours = {name: Ours(args.images, *way, Path(folder) / name) for name, way in WAYS.items()}
         plain = Conventional(ours["fp32"])

@@ -275,3 +275,22 @@ def test_a_finished_table_is_read_where_nothing_can_be_written(tmp_path, monkeyp
     results.finish()
     monkeypatch.setattr(os, "open", lambda *_: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
     assert Results(tmp_path / "t.npz", {"a": 1}, "x").finished
+
+
+def test_a_table_whose_process_was_killed_when_it_had_finished(tmp_path):
+    results = Results(tmp_path / "t.npz", {"a": 1}, "x")
+    results.add(t=0.5)
+    left = results.partial.read_bytes()
+    results.finish()
+    results.partial.write_bytes(left)
+    assert Results(tmp_path / "t.npz", {"a": 1}, "x").finished
+    assert [path.name for path in tmp_path.iterdir()] == ["t.npz"]
+
+
+def test_an_array_whose_end_is_other_bytes(tmp_path):
+    path = tmp_path / "s.npy"
+    checkpoint.save_array(path, np.arange(1.0, 10))
+    content = path.read_bytes()
+    path.write_bytes(content[:150] + bytes(len(content) - 150))
+    with pytest.raises(UserError, match="something else follows"):
+        checkpoint.load_array(path, "python x.py")

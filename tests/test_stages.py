@@ -792,3 +792,9 @@ def test_compiling_without_a_compiler(tmp_path, data_path):
     assert "--compile cannot compile here" in result.stderr.splitlines()[-1]
     assert "apt install g++" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_a_learning_rate_beyond_all_numbers(capsys, flags):
+    code, message = fails(capsys, "training/train_model.py", *flags, "--epochs", 1, "--lr", 1e39)
+    assert code == 1
+    assert "the learning rate of epoch 1 would be 1e+39" in message

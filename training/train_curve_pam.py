@@ -68,8 +68,10 @@ def main(args):
     names = (f"pam_{start_name}", args.seed_a, args.seed_b)
     stem, history = layout.curve_stem(*names), layout.curve_history(*names)
     match_names = [f"{names[0]}_iter{i}" for i in range(1, args.outer_iters)] + [names[0]]
+    distributed.from_main(lambda: checkpoint.hold(stem))  # until its last phase, which has this name, is done
     if args.overwrite:  # all of it at once, so that what comes after can be resumed
-        old_matches = (layout.match(name, *names[1:]) for name in match_names)
+        old_matches = [layout.match(name, *names[1:]) for name in match_names]
+        old_matches += [path.with_suffix(".json") for path in old_matches]
         for path in [*stem.parent.glob(f"{stem.name}[-_]*.pt"), *old_matches]:
             checkpoint.remove(path)
         args.overwrite = False
@@ -91,6 +93,7 @@ def main(args):
     files = []
     for iteration, match_name in enumerate(match_names, start=1):
         start = permute(state_b, spec, permutations)
+        base.load_state_dict(start)  # so that what its checkpoints hold does not depend on where a run was resumed
         curve.set_point(2, start)
         phase = run(f"_perm{iteration}", args.inner_iters_perm)
         match = layout.match(match_name, *names[1:])
@@ -105,7 +108,7 @@ def main(args):
             checkpoint.save_match(match, rows_from_permutations(spec, permutations), digests(networks))
 
         aligned = permute(state_b, spec, permutations)
-        base.load_state_dict(aligned)  # so that batch-norm buffers, too, do not depend on where a run was resumed
+        base.load_state_dict(aligned)
         curve.set_point(2, aligned)
         is_last = iteration == args.outer_iters
         phase = run("" if is_last else f"_phi{iteration}", args.inner_iters_phi)

@@ -191,12 +191,11 @@ def hold(path: Path) -> None:
     except OSError:  # a file system without locks
         os.close(descriptor)
         return
-    if not lock.exists() or lock.stat().st_ino != os.fstat(descriptor).st_ino:  # deleted by whoever held it before
+    if not _is_at(descriptor, lock):  # deleted by whoever held it before
         os.close(descriptor)
         hold(path)
         return
     _held[path] = descriptor
-    atexit.register(let_go, path)
 
 
 def let_go(path: Path) -> None:
@@ -205,6 +204,20 @@ def let_go(path: Path) -> None:
     if descriptor is not None:
         _lock_file(path).unlink(missing_ok=True)
         os.close(descriptor)
+
+
+@atexit.register
+def let_go_all() -> None:
+    """Free all that this process holds."""
+    for path in list(_held):
+        let_go(path)
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _lock_file(path: Path) -> Path:
@@ -227,6 +240,8 @@ def _write_sealed(path: Path, write: Callable[[BinaryIO], None]) -> None:
     The formats allow it: what follows the array in an .npy file is not read, and a zip archive (.pt, .npz) may end
     with a comment.
     """
+    if not distributed.is_main():
+        return
     buffer = io.BytesIO()  # also so that a full disk is an OSError, and not an error inside torch's writer
     write(buffer)
     content = buffer.getbuffer()
@@ -245,7 +260,16 @@ def _read_verified(path: Path) -> BinaryIO:
     end = content.rfind(b"PK\5\6") + 22  # of a zip archive, but for its comment
     if content.startswith(b"PK") and content[end - 2 : end] != (len(content) - end).to_bytes(2, "little"):
         raise ValueError("its end is missing")
+    if content.startswith(b"PK") and len(content) - end == SEAL_LENGTH and start != end:
+        raise ValueError("its checksum is missing")
     return io.BytesIO(content)
+
+
+def _expect_seal(stream: BinaryIO) -> None:
+    """ValueError if something other than a checksum follows what has been read."""
+    rest = stream.read()
+    if rest and not rest.startswith(SEAL):
+        raise ValueError("something else follows the array")
 
 
 def save_checkpoint(path: Path, checkpoint: Mapping[str, object]) -> None:
@@ -379,7 +403,9 @@ def load_array(path: Path, maker: str) -> np.ndarray:
     """The series (n,) of finite numbers in an .npy file."""
 
     def read() -> np.ndarray:
-        array = np.load(_read_verified(path), allow_pickle=False)
+        stream = _read_verified(path)
+        array = np.load(stream, allow_pickle=False)
+        _expect_seal(stream)
         if array.ndim != 1 or not len(array) or not _is_finite(array):
             raise ValueError("it is not a series of finite numbers")
         return array
@@ -421,6 +447,10 @@ class Results:
                     raise UserError(
                         f"{candidate} was made from other networks or with other flags; redo it with {maker}"
                     )
+                if candidate == self.path:
+                    let_go(self.path)
+                    if self.partial.exists():  # a process was killed when it had finished
+                        self.partial.unlink()
                 return arrays, candidate == self.path
         return {}, False
 
@@ -474,6 +504,7 @@ def load_match(path: Path, maker: str) -> list[np.ndarray]:
         else:
             stream.seek(0)
             table = np.load(stream, allow_pickle=False)
+            _expect_seal(stream)
             if table.ndim != 2:
                 raise ValueError("it is not an array of rows")
             rows = [row[row != -1] for row in table]

@@ -7,7 +7,9 @@ import math
 import os
 import shlex
 import signal
+import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
@@ -17,7 +19,7 @@ import torch
 from tqdm import tqdm
 
 from models import MODELS
-from utils import distributed
+from utils import checkpoint, distributed
 from utils.attack import Attack
 from utils.checkpoint import tag
 from utils.curves import CURVES
@@ -37,7 +39,7 @@ def run(parse_args: Callable[[], argparse.Namespace], main: Callable[[argparse.N
     resumes = " Run it with --resume (and without --overwrite) to go on." if hasattr(args, "resume") else ""
     ended = f"another process of this job has ended, and so does the job.{resumes}"
     if distributed.launched() and distributed.is_main():  # torchrun terminates it when another process has ended
-        signal.signal(signal.SIGTERM, lambda *_: _complain(ended, 143))
+        _at_termination(lambda: _complain(ended, 143))
     try:
         distributed.start(getattr(args, "device", torch.device("cpu")))
         main(args)
@@ -53,7 +55,23 @@ def run(parse_args: Callable[[], argparse.Namespace], main: Callable[[argparse.N
     except RuntimeError as error:
         if not distributed.is_lost_connection(error):
             raise
-        sys.exit(_complain(ended, 1))
+        sys.exit(_complain(f"{ended} ({str(error).splitlines()[0][:200]})", 1))
+
+
+def _at_termination(action: Callable[[], object]) -> None:
+    """On SIGTERM do this, in a thread: the main one may be waiting for a device or for another process."""
+    receiver, sender = socket.socketpair()
+    sender.setblocking(False)
+    signal.set_wakeup_fd(sender.fileno())
+    signal.signal(signal.SIGTERM, lambda *_: None)
+
+    def wait() -> None:
+        with sender:  # which must live as long
+            while receiver.recv(1)[0] != signal.SIGTERM:
+                pass
+            action()
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _parsed(parse_args: Callable[[], argparse.Namespace]) -> argparse.Namespace:
@@ -76,6 +94,8 @@ def _complain(message: object, code: int) -> int:
         message = f"(process {distributed.rank()}) {message}"
     print(f"{Path(sys.argv[0]).name}: error: {message}", file=sys.stderr, flush=True)
     if distributed.launched():
+        sys.stdout.flush()
+        checkpoint.let_go_all()
         os._exit(code)  # not waiting for the others, who may be waiting for this one
     return code
 
@@ -307,12 +327,15 @@ def choose_device(parser: argparse.ArgumentParser, name: str | None) -> torch.de
         name = "cpu"
         if torch.cuda.is_available():
             name = "cuda"
-        elif torch.backends.mps.is_available():
+        elif torch.backends.mps.is_available() and not distributed.launched():
             name = "mps"
     try:
         device = torch.device(name)
-        if device.type == "cuda" and device.index is None and distributed.launched():
-            device = torch.device("cuda", distributed.local_rank())
+        if distributed.launched():
+            if name not in ("cpu", "cuda"):
+                parser.error(f"--device {name}: many processes are on cpu or cuda, where each takes a GPU of its own")
+            if name == "cuda":
+                device = torch.device("cuda", distributed.local_rank())
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         parser.error(f"--device {name} cannot be used here: {str(error).splitlines()[0]}")
@@ -321,6 +344,7 @@ def choose_device(parser: argparse.ArgumentParser, name: str | None) -> torch.de
 
 def check_compiler(parser: argparse.ArgumentParser, device: torch.device) -> None:
     """End with one line if torch.compile does not work here, and not minutes later with a traceback."""
+    torch._dynamo.config.recompile_limit = 64  # a network is compiled for each size of a batch and each mode
     # Of another size in every process, so that it is not taken from torch's cache
     trial = torch.zeros(1_000 + os.getpid(), device=device)
     try:
@@ -364,7 +388,8 @@ class Progress:
     def reach(self, done: int) -> None:
         """So many of the total are done, with those that other processes did."""
         self.done += done - self.bar.n
-        self.bar.update(done - self.bar.n)
+        self.bar.n = done
+        self.bar.update(0)
 
     def show(self, **figures: float) -> None:
         """Figures to stand beside the bar."""

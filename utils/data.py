@@ -436,6 +436,8 @@ def _verify_unpacked(folder: Path, resources: list[tuple[str, str]]) -> None:
             raise UserError(f"{archive} or {archive.stem} is damaged; delete {folder} to download it again")
 
 
+ARRAYS = {"train_images", "train_labels", "test_images", "test_labels"}  # of a dataset
+
 SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
@@ -460,7 +462,7 @@ def _image_folder(folder: Path, threads: int) -> dict[str, np.ndarray]:
         try:
             with np.load(cache) as stored:
                 arrays = dict(stored)
-            if str(arrays.pop("key", "")) == key:
+            if str(arrays.pop("key", "")) == key and arrays.keys() == ARRAYS:
                 return arrays
         except Exception as error:
             print(f"{cache} cannot be read ({_reason(error)}); decoding the images again")
@@ -520,6 +522,9 @@ def _prepare_tiny_imagenet(folder: Path) -> None:
     """Download the archive, if it is not there, and unpack it to folder/TINY-IMAGENET-200/{train,val}/CLASS/."""
     archive, target = folder / "tiny-imagenet-200.zip", folder / "TINY-IMAGENET-200"
     hold(target)
+    if (target / "train").is_dir():  # another process has just done it
+        let_go(target)
+        return
     if not archive.exists():
         download(TINY_IMAGENET_URL, archive, TINY_IMAGENET_MD5)
     elif _md5(archive) != TINY_IMAGENET_MD5:
@@ -538,7 +543,7 @@ def unpack_tiny_imagenet(archive: Path, target: Path) -> None:
     """
     try:
         _unpack_images(archive, target)
-    except (zipfile.BadZipFile, zlib.error, KeyError, NotImplementedError, UnicodeDecodeError, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, KeyError, NotImplementedError, ValueError, EOFError) as error:
         raise UserError(f"{archive} is not Tiny ImageNet's archive, or it is damaged ({_reason(error)})") from error
 
 

@@ -23,7 +23,7 @@ _alone = False  # whether this process works for itself for a while
 
 def launched() -> bool:
     """Whether torchrun has started this process as one of several."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def rank() -> int:
@@ -53,8 +53,7 @@ def start(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    # A process that has ended is noticed at once; others may wait as long as a download takes.
-    dist.init_process_group(backend, timeout=timedelta(hours=3))
+    dist.init_process_group(backend, timeout=timedelta(minutes=30))  # as long as preparing a dataset may take
 
 
 def stop() -> None:
@@ -117,6 +116,14 @@ def from_main(function: Callable[[], Result]) -> Result:
     if outcome[1] is not None:
         raise outcome[1]
     return outcome[0]
+
+
+@torch.no_grad()
+def equal_main(module: nn.Module) -> None:
+    """Give the module of every process the parameters and buffers of process 0's, bit by bit."""
+    if size() > 1:
+        for value in (*module.parameters(), *module.buffers()):
+            dist.broadcast(value, src=0)
 
 
 @contextlib.contextmanager

@@ -252,10 +252,16 @@ def permutation_phase(
 
         return loss
 
-    matrices = [None if m is None else m.detach().cpu().double().numpy() for m in soft.matrices()]
-    terms = [None if matrix is None else largest_terms(matrix) for matrix in matrices]
+    def propose() -> tuple[list[list[np.ndarray]], list[Terms | None]]:
+        matrices = [None if m is None else m.detach().cpu().double().numpy() for m in soft.matrices()]
+        terms = [None if matrix is None else largest_terms(matrix) for matrix in matrices]
+        return unique(roundings(matrices, terms, spec.sizes, args.seed)), terms
+
+    candidates, terms = distributed.from_main(
+        propose
+    )  # processes on unlike machines could differ by a rounding error
     best, new, old = best_rounding(
-        unique(roundings(matrices, terms, spec.sizes, args.seed)),
+        candidates,
         [None if term is None else term[1] for term in terms],
         screen=loss_on(data.train.subset(data.train.spread(SCREENED_IMAGES))),
         loss=loss_on(data.train),

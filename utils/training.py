@@ -209,7 +209,7 @@ def fit(
 
     forward: images (b, 3, H, W), labels (b,) and the generator of this run's random draws → (output, penalty
         added to the loss).
-    pack, unpack: the module as checkpoint entries, and back. Together with the optimizer, the random states and
+    pack, unpack: the module as checkpoint entries, and back. Together with the optimizer, the generator and
         the history they are all that a resumed run needs, so it ends as one that never stopped.
     validate: figures under the test transform, taken every `val_freq` epochs. It must not disturb training.
     schedule: the learning rate of each epoch. after_step: what is done after each step, given that rate.
@@ -244,15 +244,18 @@ def fit(
         else:
             print(f"This run is finished: {ckpt.kept(run.stem, run.epochs)}")
 
+    distributed.equal_main(module)
     steps = math.ceil(len(images) / args.batch_size)
     with Progress((run.epochs - first_epoch) * steps, "step") as progress:
         for epoch in range(first_epoch, run.epochs):
             rate = schedule(epoch)
+            if not rate < 1e30:
+                raise UserError(f"the learning rate of epoch {epoch + 1} would be {rate:g}; use a smaller --lr")
             for group in optimizer.param_groups:
                 group["lr"] = rate
             module.train()
             # For dropout. Anew for every epoch, so that no device's random state has to be saved
-            torch.manual_seed((args.seed * 1_000_003 + epoch) * distributed.size() + distributed.rank())
+            torch.manual_seed((args.seed * 1_000_003 + epoch) * distributed.size() % 2**62 + distributed.rank())
             loss_sum = torch.zeros((), device=device)
             correct = torch.zeros((), device=device, dtype=torch.int64)
             seen = 0
@@ -272,8 +275,8 @@ def fit(
                 progress.step()
                 seen += len(labels)
                 if progress.is_shown and step % 20 == 0:  # reading a figure makes the host wait for the device
-                    accuracy = 100 * correct.item() / seen
-                    progress.show(epoch=epoch + 1, loss=loss_sum.item() / seen, accuracy=accuracy)
+                    accuracy = 100 * correct.item() / max(seen, 1)
+                    progress.show(epoch=epoch + 1, loss=loss_sum.item() / max(seen, 1), accuracy=accuracy)
 
             loss_sum, correct = distributed.sum_over_all(torch.stack([loss_sum, correct.to(loss_sum.dtype)])).tolist()
             figures = {"loss_train": loss_sum / len(images), "accuracy_train": 100 * correct / len(images)}
@@ -283,17 +286,18 @@ def fit(
             if val_freq and ((epoch + 1) % val_freq == 0 or epoch + 1 == run.epochs):
                 figures |= validate()
             _record(history, epoch, figures)
-            run.save(
-                epoch + 1,
-                {
-                    "epoch": epoch + 1,
-                    **pack(),
-                    "optimizer_state": optimizer.state_dict(),
-                    "random_states": {"draws": generator.get_state()},
-                    "settings": dict(run.settings),
-                    "history": history,
-                },
-            )
+            if distributed.is_main():
+                run.save(
+                    epoch + 1,
+                    {
+                        "epoch": epoch + 1,
+                        **pack(),
+                        "optimizer_state": optimizer.state_dict(),
+                        "random_states": {"draws": generator.get_state()},
+                        "settings": dict(run.settings),
+                        "history": history,
+                    },
+                )
             progress.line(f"epoch {epoch + 1}/{run.epochs}  " + in_words(figures))
     return distributed.from_main(lambda: run.close(history))
 
