@@ -116,7 +116,8 @@ class Augmentation:
             steps = [self._flip, self._crop, self._affine]
         for step in reversed(steps):
             y, x = step(parameters, y, x, height, width)
-            inside = inside & (y >= 0) & (y < height) & (x >= 0) & (x < width)
+            # Rows and columns first: before an affine transform they are few numbers
+            inside = inside & ((y >= 0) & (y < height)) & ((x >= 0) & (x < width))
         index = (y * width + x).expand(shape)  # of whole numbers, exact also as float32
         return torch.where(inside, index, height * width).long().flatten(1)
 
@@ -239,7 +240,8 @@ class Images:
         height, width = self.size
         source = self.augmentation.source_pixels(parameters, height, width)
         source += index.view(-1, 1) * (height * width + 1)
-        images = _unpack(self.pixels.view(-1)[source], height, width)
+        pixels = self.pixels.view(-1).index_select(0, source.view(-1)).view(source.shape)
+        images = _unpack(pixels, height, width)
         return self._normalized(self.augmentation.colour(images, parameters))
 
     def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
