@@ -328,8 +328,7 @@ def main(args):
             works |= {precision: getattr(one, what) for precision, one in ours.items()}
             taken[what] = interleaved(works, args.rounds)
             print(what, {name: round(statistics.median(times), 2) for name, times in taken[what].items()}, flush=True)
-        for what in ("batches", "training_kernels", "evaluation_kernels"):
-            taken[what] = interleaved({"fp32": getattr(ours["fp32"], what)}, args.rounds)
+        parts = interleaved({what: getattr(ours["fp32"], what) for what in PARTS}, args.rounds)
         by_size = {what: interleaved(works, args.rounds) for what, works in sizes(ours["fp32"]).items()}
     taken["alignment"] = interleaved(
         {"conventional" if name == "conventional" else "fp32": work for name, work in alignments(10_000).items()},
@@ -337,9 +336,16 @@ def main(args):
     )
     memory = {which: {n: peak_memory(which, n) for n in MEMORY_IMAGES} for which in ("ours",)}
     memory["conventional"] = {10_000: peak_memory("conventional", 10_000)}
-    text = table(args, taken, memory) + "\n" + size_table(by_size)
+    text = table(args, taken, parts, memory) + "\n" + size_table(by_size)
     print(text)
-    record = {"machine": machine(), "images": args.images, "seconds": taken, "by_size": by_size, "memory_mb": memory}
+    record = {
+        "machine": machine(),
+        "images": args.images,
+        "seconds": taken,
+        "parts": parts,
+        "by_size": by_size,
+        "memory_mb": memory,
+    }
     for name, content in (("bench.json", json.dumps(record, indent=1)), ("bench.md", text)):
         checkpoint.write_atomically(args.out / name, lambda stream, content=content: stream.write(content.encode()))
 
@@ -367,7 +373,19 @@ WORDS = {
 }
 
 
-def table(args, taken: dict[str, dict[str, list[float]]], memory: dict[str, dict[int, float]]) -> str:
+# What is timed once more, taking turns: whole stages in fp32, and parts of them
+PARTS = (
+    *("train_epoch", "curve_epoch", "pam_epoch", "evaluate_point"),
+    *("batches", "training_kernels", "evaluation_kernels"),
+)
+
+
+def table(
+    args,
+    taken: dict[str, dict[str, list[float]]],
+    parts: dict[str, list[float]],
+    memory: dict[str, dict[int, float]],
+) -> str:
     """Medians in seconds and the conventional way's multiple of them, as Markdown."""
     names = {"fp32": "fp32", "fp32c": "fp32 compiled", "bf16": "bf16", "bf16c": "bf16 compiled"}
     lines = [f"| work | conventional | {' | '.join(names.values())} |", "| --- " * 6 + "|"]
@@ -378,7 +396,7 @@ def table(args, taken: dict[str, dict[str, list[float]]], memory: dict[str, dict
             seconds = medians.get(name)
             cells.append("" if seconds is None else f"{seconds:.2f} s, {medians['conventional'] / seconds:.1f}×")
         lines.append(f"| {' | '.join(cells)} |".replace("|  |", "| |").replace("|  |", "| |"))
-    fp32 = {what: statistics.median(times["fp32"]) for what, times in taken.items()}
+    fp32 = {what: statistics.median(times) for what, times in parts.items()}
     train, curve = fp32["train_epoch"], fp32["curve_epoch"]
     share = fp32["batches"] / train
     outside = {
