@@ -249,7 +249,7 @@ def fit(
     with Progress((run.epochs - first_epoch) * steps, "step") as progress:
         for epoch in range(first_epoch, run.epochs):
             rate = schedule(epoch)
-            if not rate < 1e30:
+            if not rate < 1e37:  # it has to be a float32
                 raise UserError(f"the learning rate of epoch {epoch + 1} would be {rate:g}; use a smaller --lr")
             for group in optimizer.param_groups:
                 group["lr"] = rate
