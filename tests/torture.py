@@ -528,6 +528,7 @@ def readers() -> list[Reader]:
         ),
     }
     train = ("networks", "training/train_model.py", ["--seed", 5, "--epochs", 1])
+    of_match = [learn, pam, along, plane_aligned, ("networks", align[1], ["--epochs", 3])]
     cases = {
         "network .pt": {
             models + ends: [align, align_w2, learn, pam, along, plane, plane_aligned, middle, along_again],
@@ -550,24 +551,12 @@ def readers() -> list[Reader]:
             pattern: [("under way", script, [*flags, "--resume"])] for pattern, (script, flags) in going_on.items()
         },
         "match .npy": {
-            matches + "match_corr_*.npy": [
-                learn,
-                pam,
-                along,
-                plane_aligned,
-                ("networks", align[1], ["--epochs", 3]),
-            ],
+            matches + "match_corr_*.npy": of_match,
             matches + f"match_{pam_names[0]}.npy": [along_pam, pam_again],
             M.format("adversarial_paired_models") + "*.npy": [learn_robust],
         },
         "match .json": {
-            matches + "match_corr_*.json": [
-                learn,
-                pam,
-                along,
-                plane_aligned,
-                ("networks", align[1], ["--epochs", 3]),
-            ],
+            matches + "match_corr_*.json": of_match,
             matches + f"match_{pam_names[0]}.json": [along_pam, pam_again],
         },
         "history .npy": {

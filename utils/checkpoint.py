@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from utils import distributed
-from utils.errors import UserError
+from utils.errors import UserError, first_line
 
 try:
     import fcntl
@@ -328,9 +328,8 @@ def _read(path: Path, maker: str, what: str, read: Callable[[], object]):
     except PermissionError:
         raise
     except Exception as error:  # what a parser raises on a damaged file can be anything
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
         raise UserError(
-            f"{path} is not {what}, or it is damaged ({reason}); delete it and make it with: {maker}"
+            f"{path} is not {what}, or it is damaged ({first_line(error)}); delete it and make it with: {maker}"
         ) from error
 
 

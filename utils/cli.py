@@ -24,7 +24,7 @@ from utils.attack import Attack
 from utils.checkpoint import tag
 from utils.curves import CURVES
 from utils.data import TRANSFORMS
-from utils.errors import UserError
+from utils.errors import UserError, first_line
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -55,7 +55,7 @@ def run(parse_args: Callable[[], argparse.Namespace], main: Callable[[argparse.N
     except RuntimeError as error:
         if not distributed.is_lost_connection(error):
             raise
-        sys.exit(_complain(f"{ended} ({str(error).splitlines()[0][:200]})", 1))
+        sys.exit(_complain(f"{ended} ({first_line(error)})", 1))
 
 
 def _at_termination(action: Callable[[], object]) -> None:
@@ -350,10 +350,9 @@ def check_compiler(parser: argparse.ArgumentParser, device: torch.device) -> Non
     try:
         torch.compile(lambda x: x * 2 + 1, dynamic=False)(trial)
     except Exception as error:  # many kinds, by what is missing
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
         parser.error(
-            f"--compile cannot compile here ({reason}): install a C++ compiler, as g++ (on Debian and Ubuntu: apt "
-            "install g++), for GPUs also triton (pip install triton), or leave --compile out"
+            f"--compile cannot compile here ({first_line(error)}): install a C++ compiler, as g++ "
+            "(on Debian and Ubuntu: apt install g++), for GPUs also triton (pip install triton), or omit --compile"
         )
 
 

@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from utils import distributed
 from utils.checkpoint import hold, let_go, write_atomically
-from utils.errors import UserError
+from utils.errors import UserError, first_line
 
 REPOSITORY_DATA = Path(__file__).resolve().parent.parent / "data"
 
@@ -380,7 +380,7 @@ def _load_arrays(name: str, folder: Path, threads: int) -> dict[str, np.ndarray]
                 arrays = dict(arrays)
         except Exception as error:  # what a parser raises on a damaged file can be anything
             raise UserError(
-                f"{embedded} is damaged ({_reason(error)}); restore it with: git checkout {embedded}"
+                f"{embedded} is damaged ({first_line(error)}); restore it with: git checkout {embedded}"
             ) from error
         return {key: _padded(value) if value.ndim == 3 else value for key, value in arrays.items()}
     if name in ("CIFAR10", "CIFAR100", "FashionMNIST"):
@@ -395,11 +395,6 @@ def _load_arrays(name: str, folder: Path, threads: int) -> dict[str, np.ndarray]
         f"or put images in {folder / name}/{{train,test}}/CLASS/",
         exit_code=2,
     )
-
-
-def _reason(error: Exception) -> str:
-    """The first line of an error's message."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:120]
 
 
 def _padded(images: np.ndarray) -> np.ndarray:
@@ -467,7 +462,7 @@ def _image_folder(folder: Path, threads: int) -> dict[str, np.ndarray]:
             if str(arrays.pop("key", "")) == key and arrays.keys() == ARRAYS:
                 return arrays
         except Exception as error:
-            print(f"{cache} cannot be read ({_reason(error)}); decoding the images again")
+            print(f"{cache} cannot be read ({first_line(error)}); decoding the images again")
     arrays = {}
     for split, classes in files.items():
         paths = [path for class_paths in classes.values() for path in class_paths]
@@ -501,7 +496,7 @@ def _decoded(paths: list[Path], threads: int) -> np.ndarray:
             with Image.open(path) as image:
                 return np.asarray(image.convert("RGB"))
         except Exception as error:
-            raise UserError(f"{path} is not an image that can be read: {_reason(error)}") from error
+            raise UserError(f"{path} is not an image that can be read: {first_line(error)}") from error
 
     first = decode(paths[0])
     images = np.empty((len(paths), *first.shape), np.uint8)
@@ -546,7 +541,9 @@ def unpack_tiny_imagenet(archive: Path, target: Path) -> None:
     try:
         _unpack_images(archive, target)
     except (zipfile.BadZipFile, zlib.error, KeyError, NotImplementedError, ValueError, EOFError) as error:
-        raise UserError(f"{archive} is not Tiny ImageNet's archive, or it is damaged ({_reason(error)})") from error
+        raise UserError(
+            f"{archive} is not Tiny ImageNet's archive, or it is damaged ({first_line(error)})"
+        ) from error
 
 
 def _unpack_images(archive: Path, target: Path) -> None:

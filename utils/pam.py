@@ -257,9 +257,8 @@ def permutation_phase(
         terms = [None if matrix is None else largest_terms(matrix) for matrix in matrices]
         return unique(roundings(matrices, terms, spec.sizes, args.seed)), terms
 
-    candidates, terms = distributed.from_main(
-        propose
-    )  # processes on unlike machines could differ by a rounding error
+    # Processes on unlike machines could differ by a rounding error.
+    candidates, terms = distributed.from_main(propose)
     best, new, old = best_rounding(
         candidates,
         [None if term is None else term[1] for term in terms],
