@@ -10,24 +10,30 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-from utils import checkpoint, cli
-from utils.data import load_data
-from utils.pair import align_networks, digests, layout_of, load_endpoint, row_labels, traced_spec
-from utils.permutations import rows_from_permutations
+from models import MODELS
+from utils.cli import commands, flags, process
+from utils.curves import network_digest
+from utils.datasets import load_data
+from utils.matching import align_on
+from utils.permutations import row_labels, rows_from_permutations
+from utils.storage.files import save_array
+from utils.storage.layout import Layout
+from utils.storage.loading import load_network, spec_of
+from utils.storage.matches import save_match
 
 
 def parse_args(argv=None, description=__doc__, model=None, method="corr"):
-    parser = cli.stage_parser(description, batch_size=512, model=model)
-    cli.add_pair_flags(parser)
-    parser.add_argument("--epochs", type=cli.positive_int, default=250, help="epochs the networks were trained")
-    parser.add_argument("--adversarial", action="store_true", help="align robust networks, in their own folders")
+    parser = flags.stage_parser(description, batch_size=512, model=model)
+    flags.add_pair_flags(parser)
+    parser.add_argument("--epochs", type=flags.positive_int, default=250, help="epochs the networks were trained")
+    flags.add_robust_flag(parser, "align robust networks, in their own folders")
     parser.add_argument("--align_name", help="name of the match (default: corr, w2_post or w2_pre)")
     if method != "corr":
         parser.add_argument("--pre_act", action="store_true", help="compare what goes into the activation functions")
-    parser.add_argument("--seed", type=cli.nonnegative_int, default=1, help="of torch's random numbers")
-    cli.add_pair_folders(parser)
+    parser.add_argument("--seed", type=flags.nonnegative_int, default=1, help="of torch's random numbers")
+    flags.add_pair_folders(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace a match that is there and is another")
-    args = cli.parse(parser, argv)
+    args = flags.parse(parser, argv)
     args.method = "w2_pre" if getattr(args, "pre_act", False) else method
     args.align_name = args.align_name or args.method
     return args
@@ -35,31 +41,44 @@ def parse_args(argv=None, description=__doc__, model=None, method="corr"):
 
 def main(args):
     torch.manual_seed(args.seed)
-    layout = layout_of(args)
-    data = load_data(args)
-    network_a, network_b = networks = [
-        load_endpoint(layout, args, data.num_classes, seed, args.epochs) for seed in (args.seed_a, args.seed_b)
+    replaced = {"models": args.dir_models, "matches": args.dir_alignment}
+    layout = Layout(args.root, args.model, args.dataset, args.robust, replaced)
+    data = load_data(
+        args.dataset,
+        folder=args.data_folder,
+        transform=args.transform,
+        use_test=args.use_test,
+        threads=args.num_workers,
+        device=args.device,
+    )
+    seeds = (args.seed_a, args.seed_b)
+    networks = [
+        load_network(
+            layout.endpoint(seed, args.epochs),
+            MODELS[args.model](data.num_classes),
+            transform=args.transform,
+            robust=args.robust,
+        )
+        for seed in seeds
     ]
-    made_for = digests(networks)
+    made_for = [network_digest(network) for network in networks]
     for network in networks:
         network.to(args.device, memory_format=torch.channels_last)
-    spec = traced_spec(network_b)
+    spec = spec_of(networks[1])
 
-    permutations, before, after = align_networks(network_a, network_b, spec, data, args.batch_size, args.method)
-    seeds = (args.seed_a, args.seed_b)
+    permutations, before, after = align_on(*networks, spec, data, batch_size=args.batch_size, method=args.method)
     path = layout.match(args.align_name, *seeds)
-    checkpoint.save_match(path, rows_from_permutations(spec, permutations), made_for, args.overwrite)
+    save_match(path, rows_from_permutations(spec, permutations), made_for, args.overwrite)
     print("Mean correlation of matched channels on the test set:")
-    cli.print_table(row_labels(spec), {"unaligned": before, "aligned": after})
+    process.print_table(row_labels(spec), {"unaligned": before, "aligned": after})
     files = [path]
     for which, values in (("unaligned", before), ("aligned", after)):
         files.append(layout.correlation(args.align_name, which, *seeds))
-        checkpoint.save_array(files[-1], values)
-    next_command = cli.command(
-        "training/train_curve.py", args, "seed_a", "seed_b", epochs_model=args.epochs, alignment=args.align_name
-    )
-    cli.finish(files, next_command)
+        save_array(files[-1], values)
+    follows = {"epochs_model": args.epochs, "alignment": args.align_name}
+    next_command = commands.command("training/train_curve.py", vars(args), "seed_a", "seed_b", **follows)
+    process.closing_words(files, next_command)
 
 
 if __name__ == "__main__":
-    cli.run(parse_args, main)
+    process.run(parse_args, main)

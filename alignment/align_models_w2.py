@@ -9,7 +9,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from alignment import align_models
-from utils import cli
+from utils.cli import process
 
 
 def parse_args(argv=None):
@@ -17,4 +17,4 @@ def parse_args(argv=None):
 
 
 if __name__ == "__main__":
-    cli.run(parse_args, align_models.main)
+    process.run(parse_args, align_models.main)

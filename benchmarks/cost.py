@@ -2,11 +2,8 @@
 
 python benchmarks/cost.py presets/paper.yaml --tflops 20
 
-Each kind of step (to train on a batch, attack, evaluate or correlate it) is run by the stages' own code under torch's
-flop counter, on fake tensors, which have shapes and no numbers. How often a stage takes it follows from the preset's
-flags and the defaults of the stage's parser. Counted are convolutions and matrix products, a multiply-add as two
-operations. Not counted is what works elementwise (batch norm, activations, pooling, augmentation, the update of the
-weights, PAM's projection) and the mixing of weights for a point that tens of thousands of images are evaluated at.
+How often a stage takes each kind of step (to train on a batch, attack, evaluate or correlate it) follows from the
+preset's flags and the defaults of the stage's parser; counting.py counts the steps and says what counts.
 For presets/paper.yaml this takes some two minutes, mostly GoogLeNet's.
 """
 
@@ -16,41 +13,35 @@ import math
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import torch
 from PIL import Image
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from alignment import align_models
+from benchmarks.counting import (
+    Dataset,
+    curve_flops,
+    evaluation_flops,
+    fake_curve,
+    fake_network,
+    match_flops,
+    network_flops,
+    pam_flops,
+)
 from evaluation import eval_adversarial_curve, eval_curve
-from models import MODELS
 from training import train_curve, train_curve_adversarial, train_curve_pam, train_model, train_model_adversarial
-from utils import alignment, cli, data, evaluation, pam, training
-from utils.curves import Curve
-from utils.errors import UserError
-from utils.permutations import permutation_spec
-
-# Tensors that claim to be on the CPU. Few random draws of the stages, which are real, meet them.
-FAKE = FakeTensorMode(allow_non_fake_inputs=True)
-
-Step = Callable[[torch.Tensor, torch.Tensor], object]  # of images (b, 3, H, W) and labels (b,)
-
-
-class Dataset(NamedTuple):
-    train: int  # images
-    test: int
-    size: tuple[int, int]  # height and width
-    classes: int
-
+from utils import datasets
+from utils.cli import flags, process
+from utils.errors import FileError, UserError
+from utils.images import SUFFIXES
 
 DATASETS = {
     "CIFAR10": Dataset(50_000, 10_000, (32, 32), 10),
@@ -65,9 +56,8 @@ DATASETS = {
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("preset", type=Path, help="YAML file that the Snakefile takes, as presets/paper.yaml")
-    parser.add_argument(
-        "--tflops", type=cli.positive_float, help="sustained TFLOP/s, to tell the hours it would take"
-    )
+    tflops_help = "sustained TFLOP/s, to tell the hours it would take"
+    parser.add_argument("--tflops", type=flags.positive_float, help=tflops_help)
     return parser.parse_args(argv)
 
 
@@ -83,11 +73,11 @@ def read_preset(path: Path) -> dict:
     try:
         preset = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+        raise FileError(path, f"is not YAML: {' '.join(str(error).split())}") from error
     needed = ("root", "datasets", "pairs", "alignments", "epochs_model", "epochs_curve")
     missing = [key for key in needed if not isinstance(preset, dict) or key not in preset]
     if missing:
-        raise UserError(f"{path} is not a preset: it lacks {', '.join(missing)}")
+        raise FileError(path, f"is not a preset: it lacks {', '.join(missing)}")
     return preset
 
 
@@ -110,36 +100,37 @@ def count_stages(preset: Mapping) -> Counter:
     return Counter(stage[:3] for stage in stages)
 
 
-def stage_args(preset: Mapping, kind: str, model: str, dataset: str) -> argparse.Namespace:
-    """The arguments with which the Snakefile runs a stage of this kind, but for seeds and alignment."""
-    script, length, _ = STAGES[kind]
+def stage_flags(preset: Mapping, kind: str, model: str, dataset: str) -> dict[str, object]:
+    """The flags, by name, with which the Snakefile runs a stage of this kind, but for seeds and alignment."""
+    stage = STAGES[kind]
     name = kind.removeprefix("robust ").lower()
     known, own = preset.get("flags") or {}, preset["datasets"][dataset] or {}
     words = ["--root", preset["root"], "--dataset", dataset, "--model", model]
     if "data_path" in preset:
         words += ["--data_path", preset["data_path"]]
-    for flags in (known.get("all"), known.get(name), own.get("all"), own.get(name)):
-        words += shlex.split(flags or "")
-    for flag, key in length.items():
+    for given in (known.get("all"), known.get(name), own.get("all"), own.get(name)):
+        words += shlex.split(given or "")
+    for flag, key in stage.lengths.items():
         words += [flag, preset[key]]
     if kind == "robust match":
         words.append("--adversarial")
-    return script.parse_args([*map(str, words), "--device", "cpu"])  # nothing is run: no GPU is waited for
+    return vars(
+        stage.script.parse_args([*map(str, words), "--device", "cpu"])
+    )  # nothing is run: no GPU is waited for
 
 
-def dataset_of(args) -> Dataset:
+def count_images(name: str, *, folder: Path, transform: str, use_test: bool = True) -> Dataset:
     """The images that `load_data` would load, counted and not loaded. UserError if nobody knows them."""
-    folder = data.data_folder(args) / args.dataset
-    if (folder / "train").is_dir():
-        found = _in_folder(folder)
-    elif args.dataset in DATASETS:
-        found = DATASETS[args.dataset]
+    if (folder / name / "train").is_dir():
+        found = _in_folder(folder / name)
+    elif name in DATASETS:
+        found = DATASETS[name]
     else:
-        raise UserError(f"there is no folder {folder}/train, and {args.dataset!r} is none of {', '.join(DATASETS)}")
-    if args.dataset == "TINY-IMAGENET-200" and args.transform.endswith("GoogLeNet"):
-        found = found._replace(size=(32, 32))
-    if not args.use_test:
-        held_out = min(data.HELD_OUT_IMAGES, found.train // 10)
+        raise UserError(f"there is no folder {folder / name}/train, and {name!r} is none of {', '.join(DATASETS)}")
+    if (resized := datasets.known(name).resized_by(transform)) is not None:
+        found = found._replace(size=(resized, resized))
+    if not use_test:
+        held_out = min(datasets.HELD_OUT_IMAGES, found.train // 10)
         found = found._replace(train=found.train - held_out, test=held_out)
     return found
 
@@ -148,186 +139,27 @@ def dataset_of(args) -> Dataset:
 def _in_folder(folder: Path) -> Dataset:
     test = folder / ("test" if (folder / "test").is_dir() else "val")
     train, tested = (
-        [path for path in split.glob("*/*") if path.suffix.lower() in data.SUFFIXES]
-        for split in (folder / "train", test)
+        [path for path in split.glob("*/*") if path.suffix.lower() in SUFFIXES] for split in (folder / "train", test)
     )
     if not train or not tested:
-        raise UserError(f"{folder} has no images to train on or none to test on")
+        raise FileError(folder, "has no images to train on or none to test on")
     with Image.open(train[0]) as image:
         size = (image.height, image.width)
     return Dataset(len(train), len(tested), size, len({path.parent for path in train}))
 
 
-# --- counting ----------------------------------------------------------------------------------------------
-
-
-def fake_network(name: str, classes: int) -> nn.Module:
-    with torch.device("meta"):  # initialization that looks at numbers works here, and not on fake tensors
-        model = MODELS[name](classes)
-    with FAKE:
-        return model.to_empty(device="cpu")
-
-
-def fake_curve(args, classes: int) -> Curve:
-    base = fake_network(args.model, classes)
-    with FAKE:
-        return Curve(base, args.num_bends, args.curve, args.fix_start, args.fix_end)
-
-
-def flops(step: Step, dataset: Dataset, images: int) -> int:
-    """FLOPs of a step on so many images."""
-    with FAKE:
-        x, labels = torch.empty(images, 3, *dataset.size), torch.zeros(images, dtype=torch.long)
-    with FlopCounterMode(display=False) as counter:
-        step(x, labels)
-    return counter.get_total_flops()
-
-
-def passes(step: Step, dataset: Dataset, mixes: bool = False) -> Callable[[int, int], int]:
-    """A function (images, batch size) → FLOPs of taking the step on all of the images, batch by batch.
-
-    mixes: whether the step mixes weights first, which costs the same for any number of images.
-    """
-    two = flops(step, dataset, 2)
-    an_image = flops(step, dataset, 3) - two if mixes else two // 2
-    mixing = two - 2 * an_image
-    return lambda images, batch_size: an_image * images + mixing * math.ceil(images / batch_size)
-
-
-def backward(output: torch.Tensor | tuple[torch.Tensor, ...]) -> None:
-    """The gradient of a loss of all logits; which loss is elementwise, and does not count."""
-    sum(logits.sum() for logits in (output if isinstance(output, tuple) else (output,))).backward()
-
-
-# In place of images that tell an attack how they are normalized. The counter's hooks want a network's input to have
-# been computed from the pixels that the attack differentiates by.
-NORMALIZED = argparse.Namespace(to_pixels=lambda x: x, normalize=lambda pixels: pixels * 1)
-
-
-def attacked(attack, network: nn.Module, x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    return x if attack is None else attack(network, x, labels, NORMALIZED, torch.Generator())
-
-
-def forward_step(model: nn.Module, mode: Callable[[nn.Module], object], attack=None) -> Step:
-    """What evaluation does with a batch; `mode` sets the model's mode, which decides what it computes (GoogLeNet)."""
-
-    @torch.no_grad()
-    def step(x, labels):
-        mode(model)
-        model(attacked(attack, model, x, labels))
-
-    return step
-
-
-def curve_step(curve: Curve, args) -> Step:
-    forward = training.curve_forward(curve, args, NORMALIZED)
-
-    def step(x, labels):
-        curve.train()
-        backward(forward(x, labels, torch.Generator())[0])
-
-    return step
-
-
-def validations(epochs: int, frequency: int | None) -> int:
-    """How often `training.fit` validates: every so many epochs, and after the last."""
-    return math.ceil(epochs / frequency) if frequency else 0
-
-
-def curve_validation(base: nn.Module, args, dataset: Dataset) -> int:
-    """FLOPs of `evaluation.validate_curve`."""
-    statistics = passes(forward_step(base, evaluation.use_batch_statistics), dataset)
-    test = passes(forward_step(base, nn.Module.eval), dataset)
-    point = statistics(dataset.train, args.batch_size) + test(dataset.test, args.batch_size)
-    return len(evaluation.VALIDATION_POINTS) * point
-
-
 # --- stages ------------------------------------------------------------------------------------------------
 
 
-def network_flops(args, dataset: Dataset) -> int:
-    model = fake_network(args.model, dataset.classes)
+class Stage(NamedTuple):
+    """A kind of stage: its script, and how its FLOPs follow from the script's flags."""
 
-    def step(x, labels):
-        model.train()
-        backward(model(attacked(args.attack, model, x, labels)))
-
-    epoch = passes(step, dataset)(dataset.train, args.batch_size)
-    test = passes(forward_step(model, nn.Module.eval), dataset)(dataset.test, args.batch_size)
-    return args.epochs * epoch + validations(args.epochs, args.val_freq) * test
-
-
-def match_flops(args, dataset: Dataset) -> int:
-    """Both networks and the products of their activations: for alignment images, a batch (ties), and test images."""
-    a, b = (fake_network(args.model, dataset.classes).eval() for _ in range(2))
-    rows = permutation_spec(b).rows
-    after, before = (
-        passes(lambda x, labels, before=before: alignment.cross_moments(a, b, rows, [x], before), dataset)
-        for before in (False, True)
-    )
-    compared = min(data.ALIGNMENT_IMAGES, dataset.train)
-    return (
-        after(compared, args.batch_size)
-        + before(min(args.batch_size, compared), args.batch_size)
-        + after(dataset.test, args.batch_size)
-    )
-
-
-def curve_flops(args, dataset: Dataset) -> int:
-    curve = fake_curve(args, dataset.classes)
-    if not curve.learned_rows:
-        return 0
-    epoch = passes(curve_step(curve, args), dataset, mixes=True)(dataset.train, args.batch_size)
-    times = validations(args.epochs, args.val_freq)
-    return args.epochs * epoch + (times * curve_validation(curve.base, args, dataset) if times else 0)
-
-
-def pam_step(curve: Curve, args, classes: int) -> tuple[Step, int]:
-    """A step of PAM's permutation phase, and how many permutations it learns."""
-    spec = permutation_spec(curve.base)
-    fixed = pam.fixed_groups(spec, curve.base)
-    state = fake_network(args.model, classes).state_dict()
-    parameters = {name: state[name] for name in curve.flat.shapes}
-    with FAKE:
-        soft, phi = pam.SoftPermutation(spec, fixed), torch.zeros_like(curve.row(0))
-
-    def step(x, labels):
-        curve.train()
-        theta = pam.point(0.5, curve.row(0), soft(parameters, curve.flat), phi)
-        backward(curve(x, theta))
-
-    return step, len(spec.sizes) - len(fixed)
-
-
-def pam_flops(args, dataset: Dataset) -> int:
-    """Both phases, and between them the rounding, of which the most is counted that it may try."""
-    curve = fake_curve(args, dataset.classes)
-    step, permutations = pam_step(curve, args, dataset.classes)
-    soft_epoch = passes(step, dataset, mixes=True)(dataset.train, args.batch_size)
-    curve_epoch = passes(curve_step(curve, args), dataset, mixes=True)(dataset.train, args.batch_size)
-
-    loss = passes(forward_step(curve.base, evaluation.use_batch_statistics), dataset)
-    candidates = 2 + pam.DRAWS + pam.REFINED * permutations
-    screened = loss(min(pam.SCREENED_IMAGES, dataset.train), args.batch_size)
-    rounding = candidates * screened + 2 * loss(dataset.train, args.batch_size)
-
-    phases = ((args.inner_iters_perm, args.val_freq[0]), (args.inner_iters_phi, args.val_freq[-1]))
-    times = sum(validations(epochs, frequency) for epochs, frequency in phases)
-    validation = times * curve_validation(curve.base, args, dataset) if times else 0
-    epochs = args.inner_iters_perm * soft_epoch + args.inner_iters_phi * curve_epoch
-    return args.outer_iters * (epochs + rounding + validation)
-
-
-def evaluation_flops(args, dataset: Dataset) -> int:
-    """At each point batch norm is re-estimated, attacked if the networks are robust; then all that is measured."""
-    model = fake_network(args.model, dataset.classes).requires_grad_(False)
-    statistics = passes(forward_step(model, evaluation.use_batch_statistics, args.attack), dataset)
-    point = statistics(min(args.bn_images or dataset.train, dataset.train), args.batch_size)
-    for attack in {None, args.attack}:
-        measure = passes(forward_step(model, nn.Module.eval, attack), dataset)
-        point += measure(dataset.test, args.batch_size)
-        point += measure(dataset.train, args.batch_size) if args.eval_train else 0
-    return args.num_points * point
+    script: ModuleType
+    lengths: Mapping[str, str]  # the flags for which the Snakefile gives it the preset's epochs, by the preset's key
+    build: Callable[..., nn.Module]  # of a model's name, the number of classes and the flags `shape`
+    shape: Sequence[str]
+    flops: Callable[..., int]  # of what is built, a Dataset and the flags `flags`
+    flags: Sequence[str]
 
 
 MODEL_LENGTH = {"--epochs": "epochs_model"}
@@ -335,24 +167,34 @@ CURVE_LENGTH = {"--epochs_model": "epochs_model", "--epochs": "epochs_curve"}
 PAM_LENGTH = {"--epochs_model": "epochs_model", "--inner_iters_phi": "epochs_curve"}
 PATH_LENGTH = {"--epochs_model": "epochs_model", "--epochs_curve": "epochs_curve"}
 
-# kind: its script, the flags for which the Snakefile gives it the preset's epochs, and its FLOPs
+SHAPE = ("num_bends", "curve", "fix_start", "fix_end")
+OF_TRAINING = ("epochs", "batch_size", "val_freq", "attack")
+OF_PAM = ("outer_iters", "inner_iters_perm", "inner_iters_phi", "batch_size", "val_freq")
+OF_EVALUATION = ("num_points", "batch_size", "bn_images", "eval_train", "attack")
+
+MATCH = Stage(align_models, MODEL_LENGTH, fake_network, (), match_flops, ("batch_size",))
 STAGES = {
-    "network": (train_model, MODEL_LENGTH, network_flops),
-    "match": (align_models, MODEL_LENGTH, match_flops),
-    "curve": (train_curve, CURVE_LENGTH, curve_flops),
-    "PAM": (train_curve_pam, PAM_LENGTH, pam_flops),
-    "evaluation": (eval_curve, PATH_LENGTH, evaluation_flops),
-    "robust network": (train_model_adversarial, MODEL_LENGTH, network_flops),
-    "robust match": (align_models, MODEL_LENGTH, match_flops),
-    "robust curve": (train_curve_adversarial, CURVE_LENGTH, curve_flops),
-    "robust evaluation": (eval_adversarial_curve, PATH_LENGTH, evaluation_flops),
+    "network": Stage(train_model, MODEL_LENGTH, fake_network, (), network_flops, OF_TRAINING),
+    "match": MATCH,
+    "curve": Stage(train_curve, CURVE_LENGTH, fake_curve, SHAPE, curve_flops, OF_TRAINING),
+    "PAM": Stage(train_curve_pam, PAM_LENGTH, fake_curve, SHAPE, pam_flops, OF_PAM),
+    "evaluation": Stage(eval_curve, PATH_LENGTH, fake_network, (), evaluation_flops, OF_EVALUATION),
+    "robust network": Stage(train_model_adversarial, MODEL_LENGTH, fake_network, (), network_flops, OF_TRAINING),
+    "robust match": MATCH,
+    "robust curve": Stage(train_curve_adversarial, CURVE_LENGTH, fake_curve, SHAPE, curve_flops, OF_TRAINING),
+    "robust evaluation": Stage(
+        eval_adversarial_curve, PATH_LENGTH, fake_network, (), evaluation_flops, OF_EVALUATION
+    ),
 }
 
 
 def stage_flops(preset: Mapping, kind: str, model: str, dataset: str) -> int:
-    """FLOPs of one stage."""
-    args = stage_args(preset, kind, model, dataset)
-    return STAGES[kind][2](args, dataset_of(args))
+    """FLOPs of one stage of this kind."""
+    stage, given = STAGES[kind], stage_flags(preset, kind, model, dataset)
+    folder, transform, use_test = (given[name] for name in ("data_folder", "transform", "use_test"))
+    images = count_images(dataset, folder=folder, transform=transform, use_test=use_test)
+    built = stage.build(model, images.classes, **{name: given[name] for name in stage.shape})
+    return stage.flops(built, images, **{name: given[name] for name in stage.flags})
 
 
 # --- the table ---------------------------------------------------------------------------------------------
@@ -369,13 +211,13 @@ def table(counts: Mapping[tuple, int], costs: Mapping[tuple, int]) -> str:
 
     counts, costs: the number of stages of each (kind, model, dataset), and the FLOPs of one.
     """
-    models, datasets = (list(dict.fromkeys(key[i] for key in costs)) for i in (1, 2))
+    models, names = (list(dict.fromkeys(key[i] for key in costs)) for i in (1, 2))
     lines = [
-        f"| stage | stages | {' | '.join(f'one, {name} (PFLOP)' for name in datasets)} | all (PFLOP) |",
-        "| --- |" + " --- |" * (len(datasets) + 2),
+        f"| stage | stages | {' | '.join(f'one, {name} (PFLOP)' for name in names)} | all (PFLOP) |",
+        "| --- |" + " --- |" * (len(names) + 2),
     ]
     for model, kind in product(models, STAGES):
-        keys = [(kind, model, dataset) for dataset in datasets if (kind, model, dataset) in counts]
+        keys = [(kind, model, dataset) for dataset in names if (kind, model, dataset) in counts]
         if keys:
             one = " | ".join(digits(costs[key] / 1e15) for key in keys)
             every = sum(counts[key] * costs[key] for key in keys) / 1e15
@@ -399,4 +241,4 @@ def main(args):
 
 
 if __name__ == "__main__":
-    cli.run(parse_args, main)
+    process.run(parse_args, main)

@@ -9,21 +9,22 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils import cli
-from utils.data import prepare
+from utils.cli import flags, process
+from utils.datasets import data_folder, prepare
 
 
 def parse_args(argv=None):
     description = __doc__.splitlines()[0]
-    parser = argparse.ArgumentParser(description=description, formatter_class=cli.HelpFormatter, allow_abbrev=False)
-    cli.add_dataset_flags(parser)
+    parser = argparse.ArgumentParser(description=description, formatter_class=flags.HelpFormatter, allow_abbrev=False)
+    flags.add_dataset_flags(parser)
     return parser.parse_args(argv)
 
 
 def main(args):
-    counts = prepare(args)
+    folder = data_folder(args.dataset, data_path=args.data_path, root=args.root)
+    counts = prepare(args.dataset, folder=folder, threads=args.num_workers)
     print(f"{args.dataset} is ready: {counts['train']} training images and {counts['test']} test images.")
 
 
 if __name__ == "__main__":
-    cli.run(parse_args, main)
+    process.run(parse_args, main)

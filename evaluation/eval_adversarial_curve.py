@@ -9,12 +9,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from evaluation import eval_curve
-from utils import cli
+from utils.cli import process
 
 
 def parse_args(argv=None):
-    return eval_curve.parse_args(argv, __doc__, adversarial=True)
+    return eval_curve.parse_args(argv, __doc__, robust=True)
 
 
 if __name__ == "__main__":
-    cli.run(parse_args, eval_curve.main)
+    process.run(parse_args, eval_curve.main)

@@ -4,6 +4,7 @@ python evaluation/eval_plane_with_alignment.py --dataset CIFAR100 --alignment co
 """
 
 import sys
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -11,47 +12,73 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 from models import MODELS
-from utils import cli, evaluation
-from utils.checkpoint import tag
+from utils.cli import commands, flags, process
 from utils.curves import Curve
-from utils.data import load_data
-from utils.pair import layout_of, load_endpoint, load_pair
+from utils.datasets import load_data
+from utils.measuring import evaluate_plane, measure, plane_of
+from utils.storage.layout import Layout, tag
+from utils.storage.loading import load_network, load_pair
+from utils.storage.tables import GrowingTable
 
 # As fractions of the way from A to B, and of aligned B's height above it
 GRID = ((-0.05, 1.05), (-0.05, 1.05))
 
 
 def parse_args(argv=None):
-    parser = cli.stage_parser(__doc__, batch_size=512)
-    cli.add_pair_flags(parser)
-    cli.add_alignment_flag(parser)
-    cli.add_pair_folders(parser)
-    cli.add_evaluation_flags(parser)
-    parser.add_argument("--num_points", type=cli.at_least_two, default=17, help="points along each side of the grid")
+    parser = flags.stage_parser(__doc__, batch_size=512)
+    flags.add_pair_flags(parser)
+    flags.add_alignment_flag(parser)
+    flags.add_pair_folders(parser)
+    flags.add_evaluation_flags(parser)
+    parser.add_argument(
+        "--num_points", type=flags.at_least_two, default=17, help="points along each side of the grid"
+    )
     parser.set_defaults(alignment="corr")
-    args = cli.parse(parser, argv)
+    args = flags.parse(parser, argv)
     if tag(args.alignment) == "null":
         parser.error("--alignment names no match: without one B and aligned B are the same, and there is no plane")
     return args
 
 
 def main(args):
-    layout = layout_of(args)
-    data = load_data(args)
-    state_a, aligned = load_pair(layout, args, data.num_classes)
-    base = MODELS[args.model](data.num_classes).to(memory_format=torch.channels_last)
-    corners = Curve(base, num_bends=3).to(args.device)
+    replaced = {"models": args.dir_models, "matches": args.dir_alignment}
+    layout = Layout(args.root, args.model, args.dataset, args.robust, replaced)
+    data = load_data(
+        args.dataset,
+        folder=args.data_folder,
+        transform=args.transform,
+        use_test=args.use_test,
+        threads=args.num_workers,
+        device=args.device,
+    )
+    build = partial(MODELS[args.model], data.num_classes)
+    seeds = (args.seed_a, args.seed_b)
+    a, aligned = load_pair(
+        layout, build, seeds, args.epochs_model, alignment=args.alignment, transform=args.transform
+    )
+    b = load_network(layout.endpoint(args.seed_b, args.epochs_model), build(), transform=args.transform)
+    # B as it is spans the plane with A and aligned B: it is the last control point, and aligned B the middle one
+    corners = Curve.between(build().to(memory_format=torch.channels_last), a.state_dict(), b.state_dict())
+    corners.set_point(1, aligned.state_dict())
+    corners.to(args.device)
     if args.compile:
         corners.compile()
-    corners.set_point(0, state_a)
-    corners.set_point(1, aligned)
-    corners.set_point(2, load_endpoint(layout, args, data.num_classes, args.seed_b, args.epochs_model).state_dict())
-    path = layout.plane_with_alignment(args.alignment, args.seed_a, args.seed_b)
-    results = evaluation.open_results(path, args, corners, "num_points")
-    if not results.finished:
-        evaluation.evaluate_plane(args, data, corners, GRID, results)
-    cli.finish([path], cli.command("visualization/viz_plane.py", args, "seed_a", "seed_b", "alignment"))
+    path = layout.plane_with_alignment(args.alignment, *seeds)
+    table = GrowingTable(path, flags.evaluation_settings(vars(args), corners, "num_points"), args.overwrite)
+    if not table.finished:
+        measured = partial(
+            measure,
+            for_batch_norm=data.for_batch_norm(args.bn_images),
+            splits={"": data.test},
+            batch_size=args.batch_size,
+            precision=args.precision,
+        )
+        for row in evaluate_plane(corners, GRID, args.num_points, measured, done=len(table)):
+            table.add(**row)
+        table.finish(corners=plane_of(corners)[0])
+    next_command = commands.command("visualization/viz_plane.py", vars(args), "seed_a", "seed_b", "alignment")
+    process.closing_words([path], next_command)
 
 
 if __name__ == "__main__":
-    cli.run(parse_args, main)
+    process.run(parse_args, main)

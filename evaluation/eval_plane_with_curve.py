@@ -4,44 +4,79 @@ python evaluation/eval_plane_with_curve.py --dataset CIFAR100 --alignment corr -
 """
 
 import sys
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils import cli, evaluation
-from utils.data import load_data
+from models import MODELS
+from utils.cli import commands, flags, process
+from utils.datasets import load_data
 from utils.errors import UserError
-from utils.pair import layout_of, load_curve
+from utils.measuring import evaluate_plane, measure, plane_of
+from utils.storage.layout import Layout
+from utils.storage.loading import load_curve
+from utils.storage.tables import GrowingTable
 
 # As fractions of the way from A to B, and of the turning point's height above it
 GRID = ((-0.05, 1.05), (-0.10, 1.5))
 
 
 def parse_args(argv=None):
-    parser = cli.stage_parser(__doc__, batch_size=512)
-    cli.add_path_flags(parser)
-    cli.add_evaluation_flags(parser)
-    parser.add_argument("--num_points", type=cli.at_least_two, default=17, help="points along each side of the grid")
-    return cli.parse(parser, argv)
+    parser = flags.stage_parser(__doc__, batch_size=512)
+    flags.add_path_flags(parser)
+    flags.add_evaluation_flags(parser)
+    parser.add_argument(
+        "--num_points", type=flags.at_least_two, default=17, help="points along each side of the grid"
+    )
+    return flags.parse(parser, argv)
 
 
 def main(args):
     if args.epochs_curve == 0:
         raise UserError("a straight line spans no plane; name a learned curve with --epochs_curve", exit_code=2)
-    layout = layout_of(args, curves=args.dir_curves)
-    data = load_data(args)
-    curve = load_curve(layout, args, data.num_classes).to(args.device)
+    replaced = {"models": args.dir_models, "matches": args.dir_alignment, "curves": args.dir_curves}
+    layout = Layout(args.root, args.model, args.dataset, args.robust, replaced)
+    data = load_data(
+        args.dataset,
+        folder=args.data_folder,
+        transform=args.transform,
+        use_test=args.use_test,
+        threads=args.num_workers,
+        device=args.device,
+    )
+    curve = load_curve(
+        layout,
+        partial(MODELS[args.model], data.num_classes),
+        (args.seed_a, args.seed_b),
+        args.epochs_model,
+        args.epochs_curve,
+        alignment=args.alignment,
+        transform=args.transform,
+    ).to(args.device)
+    if args.compile:
+        curve.compile()
     path = layout.plane_with_curve(args.alignment, args.seed_a, args.seed_b, args.epochs_curve)
-    results = evaluation.open_results(path, args, curve, "num_points")
-    if not results.finished:
-        evaluation.evaluate_plane(args, data, curve, GRID, results)
+    table = GrowingTable(path, flags.evaluation_settings(vars(args), curve, "num_points"), args.overwrite)
+    if not table.finished:
+        measured = partial(
+            measure,
+            for_batch_norm=data.for_batch_norm(args.bn_images),
+            splits={"": data.test},
+            batch_size=args.batch_size,
+            precision=args.precision,
+        )
+        for row in evaluate_plane(curve, GRID, args.num_points, measured, done=len(table)):
+            table.add(**row)
+        table.finish(corners=plane_of(curve)[0])
     if curve.num_bends > 3:
         print("A curve of more than three control points leaves this plane; its projection lies in it.")
-    command = cli.command(
-        "visualization/viz_curve_on_plane.py", args, "seed_a", "seed_b", "alignment", epochs=args.epochs_curve
+    names = ("seed_a", "seed_b", "alignment")
+    next_command = commands.command(
+        "visualization/viz_curve_on_plane.py", vars(args), *names, epochs=args.epochs_curve
     )
-    cli.finish([path], command)
+    process.closing_words([path], next_command)
 
 
 if __name__ == "__main__":
-    cli.run(parse_args, main)
+    process.run(parse_args, main)

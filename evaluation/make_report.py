@@ -4,24 +4,30 @@ python evaluation/make_report.py --root demo
 """
 
 import sys
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils import cli, report, results
+from utils.cli import commands, flags, process
+from utils.reporting import report, results
 
 
 def parse_args(argv=None):
-    parser = results.results_parser(__file__, __doc__, of_all=True)
-    return results.parse(parser, argv)
+    parser = flags.results_parser(__doc__, of_all=True)
+    return flags.parse_results(parser, argv, script=__file__)
 
 
 def main(args):
-    path = results.output_path(args, "report", "html")
-    for error in report.write(args, path):
-        print(f"Not in the report: {error}")
-    cli.finish([path])
+    path = results.output_path(args.root, "report", "html", name=args.name)
+    asked_for = results.Selection(args.dataset, args.model, args.pairs, args.alignment, args.epochs)
+    explain = partial(commands.explain, flags=vars(args))
+    made_with = partial(commands.made_with, root=args.root)
+    page = {"command": args.command, "explain": explain, "made_with": made_with}
+    for error in report.write(path, args.root, asked_for, **page):
+        print(f"Not in the report: {explain(error)}")
+    process.closing_words([path])
 
 
 if __name__ == "__main__":
-    cli.run(parse_args, main)
+    process.run(parse_args, main)

@@ -2,15 +2,15 @@
 
 import itertools
 import json
-from argparse import Namespace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from utils.checkpoint import Layout, save_array, save_arrays
+from utils.datasets import load_data
+from utils.storage.files import save_array, save_arrays
+from utils.storage.layout import Layout
 
 CLASSES, SIZE = 4, 16
 
@@ -37,22 +37,14 @@ def data_path(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def namespace(data_path):
-    """Makes the arguments that loading the small dataset wants; keywords replace them."""
+def load_bars(data_path):
+    """Loads the small dataset; keywords replace what `load_data` is given."""
 
-    def make(**changes):
-        arguments = {
-            "dataset": "bars",
-            "data_path": data_path,
-            "transform": "TinyTen",
-            "use_test": True,
-            "num_workers": 2,
-            "root": Path("nowhere"),
-            "device": torch.device("cpu"),
-        }
-        return Namespace(**arguments | changes)
+    def load(**changes):
+        arguments = {"name": "bars", "folder": data_path, "transform": "TinyTen", "threads": 2}
+        return load_data(**arguments | changes)
 
-    return make
+    return load
 
 
 @pytest.fixture
@@ -75,11 +67,11 @@ def randomize(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
 
 
 def write_results(
-    root, dataset="CIFAR10", model="TinyTen", pairs=((1, 2), (3, 4)), alignments=("null", "corr"), adversarial=False
+    root, dataset="CIFAR10", model="TinyTen", pairs=((1, 2), (3, 4)), alignments=("null", "corr"), robust=False
 ):
     """Results of every kind as an evaluation would leave them, with made-up numbers: lines, curves of 250 epochs."""
     generator = np.random.default_rng(0)
-    layout = Layout(root, model, dataset, adversarial)
+    layout = Layout(root, model, dataset, robust)
     t = np.linspace(0, 1, 9)
     bezier = np.stack([(1 - t) ** 2, t**2, 2 * t * (1 - t)], axis=1)  # of A, B and the turning point
     for alignment, (a, b) in itertools.product(alignments, pairs):
@@ -96,14 +88,14 @@ def write_results(
             length = np.concatenate([[0], np.linalg.norm(np.diff(coordinates, axis=0), axis=1).cumsum()])
             accuracy = 88 - (20 if epochs else 60) * t * (1 - t) * (0.2 if alignment == "corr" else 1) - a / 10
             arrays = {"t": t, "length": length, "coordinates": coordinates}
-            for kind in ("", "_robust") if adversarial else ("",):
+            for kind in ("", "_robust") if robust else ("",):
                 arrays |= {f"accuracy{kind}": accuracy, f"loss{kind}": 3 - accuracy / 40}
             save_arrays(layout.evaluated(alignment, a, b, epochs), settings=settings, **arrays)
             ends = {f"{w}_{end}": generator.random(9) for w in ("unaligned", "aligned") for end in "ab"}
             save_arrays(layout.along_curve(alignment, a, b, epochs, 0.5), settings=settings, **ends)
         history = {"loss_train": np.linspace(2, 0.5, 250), "accuracy_train": np.linspace(40, 85, 250)}
         save_arrays(layout.curve_history(alignment, a, b), **history)
-        if adversarial:
+        if robust:
             continue  # robust networks have no planes
         x, y = np.meshgrid(np.linspace(-1, 22 + a, 5), np.linspace(-0.5, 8, 6))
         plane = {"x": x, "y": y, "accuracy": 88 - (y - 3) ** 2, "loss": 0.3 + (y - 3) ** 2 / 20, "corners": corners}

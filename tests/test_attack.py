@@ -4,18 +4,17 @@ import torch
 from torch.nn import functional as F
 
 from models import TinyTen
-from utils import evaluation
 from utils.attack import Attack
-from utils.cli import intensity
-from utils.data import load_data
+from utils.cli.flags import intensity
+from utils.measuring import evaluate, reestimate_batch_norm
 
 EPSILON = 16 / 255
 
 
 @pytest.fixture(scope="module", params=["Adversarial", "TinyTen"])
-def images(request, namespace):
+def images(request, load_bars):
     """Test images that are seen as pixels in [0, 1], and normalized ones."""
-    return load_data(namespace(transform=request.param)).train
+    return load_bars(transform=request.param).train
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +30,7 @@ def network(images):
             optimizer.step()
     for parameter in model.parameters():
         parameter.grad = None
-    evaluation.reestimate_batch_norm(model, images, 160)
+    reestimate_batch_norm(model, images, batch_size=160)
     return model
 
 
@@ -53,16 +52,16 @@ def test_attacked_images_stay_in_the_ball_and_in_range(images, network, steps):
 def test_an_empty_ball_is_the_clean_image(images, network):
     x, labels = next(images.batches(160))
     assert torch.equal(Attack(0.0, 0.01, 5)(network, x, labels, images, draws()), x)
-    clean = evaluation.evaluate(network, images, 64)
-    assert evaluation.evaluate(network, images, 64, attack=Attack(0.0, 0.01, 5)) == clean
+    clean = evaluate(network, images, batch_size=64)
+    assert evaluate(network, images, batch_size=64, attack=Attack(0.0, 0.01, 5)) == clean
 
 
 def test_loss_grows_with_the_number_of_steps(images, network):
     losses = [
-        evaluation.evaluate(network, images, 64, attack=Attack(EPSILON, EPSILON / 4, n))[0] for n in (0, 1, 2, 5, 10)
+        evaluate(network, images, batch_size=64, attack=Attack(EPSILON, EPSILON / 4, n))[0] for n in (0, 1, 2, 5, 10)
     ]
     assert losses == sorted(losses)
-    assert losses[-1] > 1.2 * evaluation.evaluate(network, images, 64)[0]
+    assert losses[-1] > 1.2 * evaluate(network, images, batch_size=64)[0]
 
 
 def test_parameters_get_no_gradients(images, network):
@@ -84,9 +83,9 @@ def test_one_step_is_the_sign_of_the_gradient(images, network):
 
 def test_reestimation_counts_only_the_attacked_images(images, network):
     """With no step and no ball the attack leaves images, and so statistics, as they are."""
-    evaluation.reestimate_batch_norm(network, images, 64)
+    reestimate_batch_norm(network, images, batch_size=64)
     clean = {name: buffer.clone() for name, buffer in network.named_buffers() if "num" not in name}
-    evaluation.reestimate_batch_norm(network, images, 64, attack=Attack(1e-9, 1e-10, 3))
+    reestimate_batch_norm(network, images, batch_size=64, attack=Attack(1e-9, 1e-10, 3))
     for name, buffer in clean.items():
         torch.testing.assert_close(dict(network.named_buffers())[name], buffer, rtol=1e-3, atol=1e-4)
 

@@ -7,14 +7,15 @@ import pytest
 from test_workflow import JOBS
 from torch import nn
 
-from benchmarks import cost
+from benchmarks import cost, counting
 from models.tinyten import LAYERS
-from utils import evaluation, pam
-from utils.data import load_data
+from utils import measuring, pam
+from utils.attack import Attack
+from utils.datasets import REPOSITORY_DATA
 from utils.errors import UserError
 
 PRESETS = Path(__file__).resolve().parent.parent / "presets"
-IMAGES = cost.Dataset(train=1_000, test=100, size=(32, 32), classes=10)
+IMAGES = counting.Dataset(train=1_000, test=100, size=(32, 32), classes=10)
 
 
 def by_hand(classes=10, size=32):
@@ -36,10 +37,10 @@ def preset(name):
     return cost.read_preset(PRESETS / f"{name}.yaml")
 
 
-@pytest.mark.parametrize("mode", [nn.Module.eval, nn.Module.train, evaluation.use_batch_statistics])
+@pytest.mark.parametrize("mode", [nn.Module.eval, nn.Module.train, measuring.use_batch_statistics])
 def test_forward_by_hand_and_linear_in_images(mode):
-    step = cost.forward_step(cost.fake_network("TinyTen", 10), mode)
-    assert [cost.flops(step, IMAGES, n) for n in (1, 2, 7)] == [n * by_hand()[0] for n in (1, 2, 7)]
+    step = counting.forward_step(counting.fake_network("TinyTen", 10), mode)
+    assert [counting.flops(step, IMAGES, n) for n in (1, 2, 7)] == [n * by_hand()[0] for n in (1, 2, 7)]
 
 
 def test_demo_by_hand():
@@ -58,22 +59,22 @@ def test_demo_by_hand():
 
 def test_robust_network_by_hand():
     """A step of an attack is a pass forward and one back to the image, without gradients of weights."""
-    args = cost.train_model_adversarial.parse_args(
-        ["--epochs", "3", "--val_freq", "2", "--attack_steps", "4", "--device", "cpu"]
-    )
     forward, backward = by_hand()
-    assert cost.network_flops(args, IMAGES) == 3 * 1_000 * (4 * 2 * forward + forward + backward) + 2 * 100 * forward
+    counted = counting.network_flops(
+        counting.fake_network("TinyTen", 10), IMAGES, epochs=3, batch_size=128, val_freq=2, attack=Attack(0.1, 0.1, 4)
+    )
+    assert counted == 3 * 1_000 * (4 * 2 * forward + forward + backward) + 2 * 100 * forward
 
 
 def test_pam_costs_more_than_its_two_curves():
-    args = cost.train_curve_pam.parse_args(
-        ["--inner_iters_perm", "2", "--inner_iters_phi", "3", "--val_freq", "none", "2", "--device", "cpu"]
-    )
     forward, backward = by_hand()
     candidates = 2 + pam.DRAWS + pam.REFINED * len(LAYERS)  # all 8 convolutions are permuted
     passes = 5 * (forward + backward) + (candidates + 2) * forward
     validations = 2 * 3 * 1_100 * forward
-    products = cost.pam_flops(args, IMAGES) - 1_000 * passes - validations
+    curve = counting.fake_curve("TinyTen", 10, num_bends=3, curve="Bezier", fix_start=True, fix_end=True)
+    iterations = {"outer_iters": 1, "inner_iters_perm": 2, "inner_iters_phi": 3}
+    counted = counting.pam_flops(curve, IMAGES, **iterations, batch_size=128, val_freq=[None, 2])
+    products = counted - 1_000 * passes - validations
     assert 0 < products < 0.05 * 1_000 * passes
 
 
@@ -86,19 +87,19 @@ def test_stages_are_snakemakes(name):
     assert counts == {kind: number for kind, number in JOBS[name].items() if kind != "images"}
 
 
-def test_datasets_are_the_loaded_ones(namespace):
-    for args in (namespace(), namespace(use_test=False)):
-        data = load_data(args)
+def test_images_are_the_loaded_ones(data_path, load_bars):
+    for use_test in (True, False):
+        data = load_bars(use_test=use_test)
         loaded = (len(data.train), len(data.test), tuple(data.train.size), data.num_classes)
-        assert cost.dataset_of(args) == loaded
-    with np.load(PRESETS.parent / "data" / "FashionMNIST10k.npz") as arrays:
+        assert cost.count_images("bars", folder=data_path, transform="TinyTen", use_test=use_test) == loaded
+    with np.load(REPOSITORY_DATA / "FashionMNIST10k.npz") as arrays:
         train, test = arrays["train_labels"], arrays["test_labels"]
-    embedded = cost.dataset_of(namespace(dataset="FashionMNIST10k", data_path=None))
+    known = {"folder": REPOSITORY_DATA, "transform": "Adversarial_GoogLeNet"}
+    embedded = cost.count_images("FashionMNIST10k", **known)
     assert embedded == (len(train), len(test), (32, 32), train.max() + 1)
-    tiny = namespace(dataset="TINY-IMAGENET-200", data_path=None, transform="Adversarial_GoogLeNet")
-    assert cost.dataset_of(tiny).size == (32, 32)
+    assert cost.count_images("TINY-IMAGENET-200", **known).size == (32, 32)
     with pytest.raises(UserError):
-        cost.dataset_of(namespace(dataset="none-such"))
+        cost.count_images("none-such", **known)
 
 
 def test_the_table(capsys, monkeypatch):
@@ -117,13 +118,13 @@ def test_the_table(capsys, monkeypatch):
 
 def test_a_match_by_hand():
     """Two networks and the products of their activations, on alignment images, a batch that breaks ties, and test."""
-    args = cost.align_models.parse_args(["--device", "cpu"])
     size, samples = 32, []
     for out, kernel, stride, padding in LAYERS:
         size = (size + 2 * padding - kernel) // stride + 1
         samples.append(out**2 * size**2)
     image = 2 * by_hand()[0] + 2 * sum(samples) + 2 * 10**2  # the logits are correlated, too
-    assert cost.match_flops(args, IMAGES) == (1_000 + 512 + 100) * image
+    counted = counting.match_flops(counting.fake_network("TinyTen", 10), IMAGES, batch_size=512)
+    assert counted == (1_000 + 512 + 100) * image
 
 
 def test_digits():

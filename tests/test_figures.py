@@ -2,16 +2,21 @@
 
 import importlib
 import itertools
-from argparse import Namespace
+import os
+import subprocess
+import sys
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from conftest import write_results
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Text
 from PIL import Image
 
-from utils import cli, figures, results
-from utils.checkpoint import Layout
+from utils.cli import process
+from utils.reporting import figures, results
+from utils.storage.layout import Layout
 from visualization import viz_curve
 
 SCRIPTS = {
@@ -31,13 +36,12 @@ def drawn(monkeypatch):
     kept = {}
     save = figures.save
 
-    def keep(args, figure, title, kind, *rest):
-        kept[kind] = figure
-        return save(args, figure, title, kind, *rest)
+    def keep(drawings, **words):
+        kept.update({drawing.kind: drawing.figure for drawing in drawings})
+        return save(drawings, **words)
 
     monkeypatch.setattr(figures, "save", keep)
-    yield kept
-    plt.close("all")
+    return kept
 
 
 def draw(script, root, *flags, pairs="several"):
@@ -52,7 +56,7 @@ def draw(script, root, *flags, pairs="several"):
 def test_every_figure(script, pairs, tmp_path, drawn):
     """As wide as a column, with a label on every axis that is not shared, text that can be read, nothing cut."""
     robust = "adversarial" in script
-    write_results(tmp_path, adversarial=robust)
+    write_results(tmp_path, robust=robust)
     draw(script, tmp_path, *SCRIPTS[script], pairs=pairs)
     assert drawn
     for kind, figure in drawn.items():
@@ -63,8 +67,8 @@ def test_every_figure(script, pairs, tmp_path, drawn):
                 f"python visualization/{script.replace('.', '/')}.py --dataset"
             )
         assert path.with_suffix(".pdf").read_bytes().startswith(b"%PDF")
-        renderer, width, height = figure.canvas.get_renderer(), *figure.get_size_inches() * figure.dpi
-        for text in figure.findobj(plt.Text):
+        renderer, width, height = FigureCanvasAgg(figure).get_renderer(), *figure.get_size_inches() * figure.dpi
+        for text in figure.findobj(Text):
             if text.get_text() and text.get_visible() and "tick" not in str(type(text.axes)).lower():
                 assert text.get_fontsize() >= 7
         for box in [figure._suptitle, *figure.legends, *(axis.xaxis.label for axis in figure.axes)]:
@@ -147,10 +151,10 @@ def test_pairs_evaluated_at_other_points(tmp_path, capsys):
         module = importlib.import_module(f"visualization.{script}")
         flags = ["--dataset", "CIFAR10", "--root", str(tmp_path), "--seed_a", "1", "3", "--seed_b", "2", "4"]
         with pytest.raises(SystemExit):
-            cli.run(lambda module=module, flags=flags: module.parse_args(flags), module.main)
+            process.run(lambda module=module, flags=flags: module.parse_args(flags), module.main)
         (line,) = capsys.readouterr().err.strip().splitlines()
         assert f"{path} was evaluated unlike that of the first pair, with 5 points (there 9)" in line
-        assert line.split("alike, with: ")[1].endswith("--overwrite")
+        assert line.split("anew with: ")[1].endswith("--overwrite")
         assert "--num_points 9 " in line
     assert not list(tmp_path.glob("figures/*"))
 
@@ -162,29 +166,41 @@ def test_pairs_whose_planes_differ_in_size(tmp_path, capsys):
     module = importlib.import_module("visualization.viz_plane")
     flags = ["--dataset", "CIFAR10", "--root", str(tmp_path), "--seed_a", "1", "3", "--seed_b", "2", "4"]
     with pytest.raises(SystemExit):
-        cli.run(lambda: module.parse_args(flags), module.main)
+        process.run(lambda: module.parse_args(flags), module.main)
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert f"{path} has a grid of another size" in line
     assert line.endswith("--num_points 6 --overwrite")
 
 
 def test_colours_are_the_same_everywhere():
+    layout = Layout("nowhere", "TinyTen", "CIFAR10")
     for alignment in ("", "corr", "w2_post", "mine"):
-        args = Namespace(alignment=["first", alignment, "last"])
-        for series in results.named("CIFAR10", "TinyTen", [(0, alignment), (9, alignment)]):
-            assert figures.line_style(args, series)["color"] == results.colour(alignment)
+        for series in results.named(layout, results.combined([0, 9], ["first", alignment, "last"])):
+            assert figures.line_style(series)["color"] == results.colour(series.alignment)
     assert len({results.colour(alignment) for alignment in results.ALIGNMENTS}) == len(results.ALIGNMENTS)
 
 
 def test_planes_of_another_curve_than_was_evaluated(tmp_path, capsys):
     layout = write_results(tmp_path, pairs=((1, 2),))
-    layout.evaluated("corr", 1, 2, 250).write_bytes(layout.evaluated("null", 1, 2, 250).read_bytes())
+    evaluation, plane = layout.evaluated("corr", 1, 2, 250), layout.plane_with_curve("corr", 1, 2, 250)
+    evaluation.write_bytes(layout.evaluated("null", 1, 2, 250).read_bytes())
     module = importlib.import_module("visualization.viz_curve_on_plane")
     flags = ["--dataset", "CIFAR10", "--root", str(tmp_path), "--alignment", "corr"]
-    with pytest.raises(SystemExit) as caught:
-        cli.run(lambda: module.parse_args(flags), module.main)
-    assert caught.value.code == 1
-    assert "is of another curve than was evaluated; make both anew: python" in capsys.readouterr().err
+    # The older of the two is to be made anew, whichever it is, so that both are in the end.
+    for newer, words in (
+        (evaluation, f"{plane} is of another curve than was evaluated; make it anew with: python"),
+        (plane, f"{evaluation} is of another curve than the plane {plane}; make it anew with: python"),
+    ):
+        os.utime(newer, (2**32, 2**32))
+        os.utime(plane if newer == evaluation else evaluation, (2**31, 2**31))
+        with pytest.raises(SystemExit) as caught:
+            process.run(lambda: module.parse_args(flags), module.main)
+        assert caught.value.code == 1
+        (line,) = capsys.readouterr().err.strip().splitlines()
+        assert words in line
+        script = "eval_plane_with_curve.py" if newer == evaluation else "eval_curve.py"
+        assert f"python evaluation/{script} --model TinyTen --dataset CIFAR10 --seed_a 1 --seed_b 2" in line
+        assert line.endswith("--overwrite")
 
 
 MISSING = {
@@ -200,19 +216,69 @@ MISSING = {
 @pytest.mark.parametrize("script", MISSING)
 def test_what_is_missing_or_damaged_is_named_with_its_command(script, damage, tmp_path, capsys):
     folder, command = MISSING[script]
-    files = sorted(write_results(tmp_path).folders[folder].glob("*seeds_03_04*"))
+    files = sorted(write_results(tmp_path).folder(folder).glob("*seeds_03_04*"))
     for path in files:
         path.unlink() if damage == "missing" else path.write_bytes(path.read_bytes()[:150])
     with pytest.raises(SystemExit) as caught:
         module = importlib.import_module(f"visualization.{script}")
         seeds = ["--seed_a", "1", "3", "--seed_b", "2", "4"]
         flags = ["--dataset", "CIFAR10", "--root", str(tmp_path), *seeds, *SCRIPTS[script]]
-        cli.run(lambda: module.parse_args(flags), module.main)
+        process.run(lambda: module.parse_args(flags), module.main)
     assert caught.value.code == 1
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert any(str(path) in line for path in files)
-    assert f"make it with: python {command} --model TinyTen --dataset CIFAR10" in line
+    makes = "make it with" if damage == "missing" else "move it away, and make it anew with"
+    assert f"{makes}: python {command} --model TinyTen --dataset CIFAR10" in line
     assert not list(tmp_path.glob("figures/*"))
+
+
+@pytest.mark.parametrize("history", ["missing", "too short", "truncated"])
+def test_a_history_that_does_not_reach_is_named_with_its_command(history, tmp_path, capsys):
+    layout = write_results(tmp_path, pairs=((1, 2),))
+    layout.endpoint(1, 20).parent.mkdir(parents=True)
+    layout.endpoint(1, 20).touch()  # the networks were trained for another number of epochs than the curve
+    path = layout.curve_history("corr", 1, 2)
+    arrays = {name: values[:100] for name, values in np.load(path).items()}
+    path.unlink() if history == "missing" else path.write_bytes(path.read_bytes()[:150])
+    if history == "too short":
+        np.savez(path, **arrays)
+    flags = ["--dataset", "CIFAR10", "--root", str(tmp_path), "--epochs", "0", "250"]
+    with pytest.raises(SystemExit):
+        process.run(lambda: viz_curve.parse_args(flags), viz_curve.main)
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert str(path) in line
+    assert "python training/train_curve.py --model TinyTen --dataset CIFAR10 --seed_a 1 --seed_b 2" in line
+    assert "--epochs_model 20 --alignment corr --epochs 250" in line
+    assert line.count("--epochs ") == 1
+    assert ("has fewer than 250 epochs" in line and line.endswith(" --resume")) == (history == "too short")
+
+
+def test_drawing_leaves_the_look_of_other_figures_alone():
+    """Nothing is changed by importing, nor after drawing; and pyplot, which looks for windows, is not loaded."""
+    code = """
+import sys, matplotlib
+before = dict(matplotlib.rcParams.copy())
+from utils.reporting import figures, report
+with figures.style():
+    figures.panels(1)
+    assert matplotlib.rcParams["font.size"] == 8
+assert before == dict(matplotlib.rcParams.copy())
+assert "matplotlib.pyplot" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_figures_are_shown_where_there_are_windows(tmp_path, monkeypatch, capsys):
+    write_results(tmp_path, pairs=((1, 2),))
+    plt.close("all")
+    draw("viz_plane", tmp_path, "--show", pairs="one")
+    assert "They are not shown: there is no screen" in capsys.readouterr().out
+    shown = []
+    monkeypatch.setattr(plt, "get_backend", lambda: "a toolkit")
+    monkeypatch.setattr(plt, "show", lambda: shown.extend(plt.figure(number) for number in plt.get_fignums()))
+    draw("viz_plane", tmp_path, "--show", pairs="one")
+    assert [figure._suptitle.get_text().splitlines()[0] for figure in shown] == ["TinyTen on CIFAR10"] * 2
+    plt.close("all")
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from conftest import write_results
 
-from utils.checkpoint import Layout, partial, save_arrays
+from utils.cli import commands
 from utils.errors import UserError
-from utils.tables import load_published
+from utils.reporting.tables import load_published
+from utils.storage.files import save_arrays
+from utils.storage.layout import Layout, partial
 
 PAIRS = ((1, 2), (3, 4), (5, 6))
 LENGTH = np.array([0.0, 1, 3])  # unequal steps
@@ -18,7 +20,7 @@ LENGTH = np.array([0.0, 1, 3])  # unequal steps
 
 def evaluation(root, accuracies, dataset="CIFAR10", alignment="null", epochs=250, suffix="", **settings):
     """Evaluated paths of as many pairs as there are accuracies (3,)."""
-    folder = Layout(root, "TinyTen", dataset, adversarial=bool(suffix))
+    folder = Layout(root, "TinyTen", dataset, robust=bool(suffix))
     for pair, accuracy in zip(PAIRS, accuracies, strict=False):
         arrays = {"t": np.array([0, 0.5, 1]), "length": LENGTH}
         for kind in {"", suffix}:
@@ -27,9 +29,21 @@ def evaluation(root, accuracies, dataset="CIFAR10", alignment="null", epochs=250
         save_arrays(folder.evaluated(alignment, *pair, epochs), **arrays, **noted)
 
 
+class Ended(Exception):
+    """A script ended with this line."""
+
+
+def run(script, flags):
+    module = importlib.import_module(script)
+    args = module.parse_args(flags)
+    try:
+        module.main(args)
+    except UserError as error:
+        raise Ended(commands.explain(error, vars(args), script)) from error
+
+
 def make(root, *flags):
-    script = importlib.import_module("evaluation.make_tables")
-    script.main(script.parse_args(["--root", str(root), *map(str, flags)]))
+    run("evaluation.make_tables", ["--root", str(root), *map(str, flags)])
 
 
 def texts(root, name="table_CIFAR10_TinyTen"):
@@ -127,7 +141,7 @@ def test_what_was_evaluated_unlike_the_rest_is_left_out(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "| curve, aligned (1 of" not in printed  # one is the most that a row has
     assert "| curve, aligned | 83.7 |" in printed
-    assert f"{path} was evaluated unlike that of the first pair, with --bn_images 7 (there None)" in printed
+    assert f"{path} was evaluated unlike that of the first pair, with bn_images 7 (there None)" in printed
 
 
 def test_one_path_of_several_datasets_is_one_row(tmp_path):
@@ -145,9 +159,8 @@ def test_one_path_of_several_datasets_is_one_row(tmp_path):
 @pytest.mark.parametrize("seeds", [[], ["--seed_a", 1, "--seed_b", 2]])
 def test_all_named_and_nothing_there(tmp_path, seeds):
     flags = ["--dataset", "CIFAR10", "--model", "TinyTen", "--epochs", 250, "--alignment", "corr", *seeds]
-    with pytest.raises(
-        UserError, match="make it with: python evaluation/eval_curve.py --model TinyTen --dataset CIFAR10"
-    ):
+    command = "python evaluation/eval_curve.py --model TinyTen --dataset CIFAR10"
+    with pytest.raises(Ended, match=f"make it with: {command}"):
         make(tmp_path, *flags)
 
 
@@ -180,9 +193,19 @@ def test_robust_networks(tmp_path):
     assert "published |" not in text
 
 
-def test_nothing_evaluated(tmp_path):
-    with pytest.raises(UserError, match="has been evaluated under .*make it with: python evaluation/eval_curve.py"):
-        make(tmp_path)
+@pytest.mark.parametrize(
+    "flags, script",
+    [
+        ([], "eval_curve.py"),
+        (["--model", "ResNet32"], "eval_curve.py --model ResNet32"),
+        (["--dataset", "CIFAR10"], "eval_curve.py --model TinyTen --dataset CIFAR10"),
+        (["--adversarial"], "eval_adversarial_curve.py"),
+    ],
+    ids=str,
+)
+def test_nothing_evaluated(tmp_path, flags, script):
+    with pytest.raises(Ended, match=f"has been evaluated under .*make it with: python evaluation/{script}"):
+        make(tmp_path, *flags)
 
 
 FOREIGN = {
@@ -204,14 +227,13 @@ def test_foreign_and_damaged_results(tmp_path, damage, script):
     """One line that names the file and the command that makes it; no figure that lacks a line."""
     path = write_results(tmp_path, pairs=((1, 2),), alignments=("null",)).evaluated("null", 1, 2, 250)
     FOREIGN[damage](path, dict(np.load(path)))
-    module = importlib.import_module(script)
     flags = ["--dataset", "CIFAR10", "--root", str(tmp_path), "--alignment", "", "--epochs", "250"]
-    with pytest.raises(UserError) as caught:
-        module.main(module.parse_args([*flags, "--seed_a", "1", "--seed_b", "2"]))
+    with pytest.raises(Ended) as caught:
+        run(script, [*flags, "--seed_a", "1", "--seed_b", "2"])
     message = str(caught.value)
     assert "\n" not in message
     assert str(path) in message
-    assert "make it with: python evaluation/eval_curve.py" in message
+    assert "move it away, and make it anew with: python evaluation/eval_curve.py" in message
     assert not list(tmp_path.glob("figures/*"))
 
 

@@ -11,71 +11,75 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 from models import MODELS
-from utils import checkpoint, cli, evaluation, training
-from utils.data import load_data
+from utils.cli import commands, flags, process
+from utils.datasets import load_data
+from utils.fitting import fit, robust_rates, step_rates
+from utils.storage.layout import Layout
+from utils.storage.runs import Run
+from utils.tasks import NetworkTask
 
 
-def parse_args(argv=None, description=__doc__, adversarial=False):
-    parser = cli.stage_parser(description, batch_size=128)
-    cli.add_training_flags(parser)
-    if adversarial:
-        cli.add_attack_flags(parser, training=True)
-    parser.add_argument("--val_freq", type=cli.frequency, default=1, help="test every so many epochs, or none")
+def parse_args(argv=None, description=__doc__, robust=False):
+    parser = flags.stage_parser(description, batch_size=128)
+    flags.add_training_flags(parser)
+    if robust:
+        flags.add_attack_flags(parser, training=True)
+    parser.add_argument("--val_freq", type=flags.frequency, default=1, help="test every so many epochs, or none")
     parser.add_argument("--dir", type=Path, help="folder of networks instead of the published one")
     parser.add_argument("--dir2", type=Path, help="folder of histories instead of the published one")
-    return cli.parse(parser, argv)
+    return flags.parse(parser, argv)
 
 
 def main(args):
-    layout = checkpoint.Layout(
-        args.root, args.model, args.dataset, args.adversarial, models=args.dir, model_history=args.dir2
+    layout = Layout(
+        args.root, args.model, args.dataset, args.robust, {"models": args.dir, "model_history": args.dir2}
     )
-    data = load_data(args)
+    data = load_data(
+        args.dataset,
+        folder=args.data_folder,
+        transform=args.transform,
+        use_test=args.use_test,
+        threads=args.num_workers,
+        device=args.device,
+    )
     torch.manual_seed(args.seed)
     model = MODELS[args.model](data.num_classes).to(args.device, memory_format=torch.channels_last)
     if args.compile:
         model.compile(dynamic=False)
-
-    def forward(x, labels, generator):
-        if args.attack is not None:
-            x = args.attack(model, x, labels, data.train, generator)
-        return model(x), 0.0
-
-    def validate():
-        loss, accuracy = evaluation.evaluate(model, data.test, args.batch_size, args.precision)
-        return {"loss_test": loss, "accuracy_test": accuracy}
-
-    stem = layout.endpoint_stem(args.seed)
-    files = training.fit(
-        training.Run(
-            stem,
-            training.settings_of(args),
-            args.epochs,
-            args.save_freq,
-            layout.model_history(args.seed),
-        ),
-        args,
+    run = Run(
+        layout.endpoint_stem(args.seed),
+        flags.run_settings(vars(args)),
+        args.epochs,
+        args.save_freq,
+        layout.model_history(args.seed),
+        args.resume,
+        args.overwrite,
+    )
+    history = fit(
+        NetworkTask(model, data.test, args.attack),
         data.train,
-        model,
-        forward,
-        pack=lambda: {"model_state": model.state_dict()},
-        unpack=lambda state: checkpoint.load_state(model, state["model_state"], stem, "--overwrite"),
-        validate=validate,
-        val_freq=args.val_freq,
-        schedule=training.schedule_of(args),
+        run,
+        rates=robust_rates(args.epochs, args.lr)
+        if args.robust
+        else step_rates(args.epochs, args.lr, args.lr_drop, args.lr_decay),
+        batch_size=args.batch_size,
         momentum=args.momentum,
         weight_decay=args.wd,
+        seed=args.seed,
+        precision=args.precision,
+        val_freq=args.val_freq,
     )
+
     other = args.seed + 1 if args.seed % 2 else abs(args.seed - 1)
     if layout.endpoint(other, args.epochs).exists():
         seed_a, seed_b = sorted((args.seed, other))
         folder = {"dir_models": args.dir} if args.dir else {}
-        next_command = cli.align_command(args, args.epochs, seed_a=seed_a, seed_b=seed_b, **folder)
+        next_command = commands.align_command(vars(args), epochs=args.epochs, seed_a=seed_a, seed_b=seed_b, **folder)
     else:
-        flags = ("epochs", "batch_size", "lr", "wd", "lr_drop", *(("dir",) if args.dir else ()))
-        next_command = cli.command("training/train_model.py", args, *flags, seed=other)
-    cli.finish(files, next_command)
+        names = ("epochs", "batch_size", "lr", "wd", "lr_drop", *(("dir",) if args.dir else ()))
+        next_command = commands.command("training/train_model.py", vars(args), *names, seed=other)
+    process.closing_words(run.files(history), next_command)
 
 
 if __name__ == "__main__":
-    cli.run(parse_args, main)
+    process.run(parse_args, main)

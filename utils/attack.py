@@ -7,7 +7,8 @@ import torch
 from torch.nn import functional as F
 
 from utils import distributed
-from utils.data import Images
+from utils.images import Source
+from utils.outputs import main_output
 
 
 class Attack(NamedTuple):
@@ -22,7 +23,7 @@ class Attack(NamedTuple):
         network: Callable[[torch.Tensor], torch.Tensor | tuple[torch.Tensor, ...]],
         x: torch.Tensor,
         labels: torch.Tensor,
-        images: Images,
+        images: Source,
         generator: torch.Generator,
     ) -> torch.Tensor:
         """Images near x (b, 3, H, W) that raise the cross-entropy of the network's (main) logits, normalized as x is.
@@ -41,8 +42,7 @@ class Attack(NamedTuple):
         for _ in range(self.steps):
             attacked.requires_grad_()
             with torch.enable_grad():
-                output = network(images.normalize(attacked))
-                logits = output[0] if isinstance(output, tuple) else output
+                logits = main_output(network(images.normalize(attacked)))
                 (gradient,) = torch.autograd.grad(F.cross_entropy(logits, labels, reduction="sum"), attacked)
             with torch.no_grad():
                 attacked = attacked + self.step * gradient.sign()

@@ -36,6 +36,16 @@ def digest(vector: torch.Tensor) -> str:
     return hashlib.sha256(vector.detach().cpu().numpy().tobytes()).hexdigest()
 
 
+def network_digest(network: nn.Module) -> str:
+    """A hash of a network's parameters, by which a match tells for which networks it was made."""
+    return digest(FlatParameters(network).flatten(network.state_dict()))
+
+
+def midpoint(state_a: Mapping[str, torch.Tensor], state_b: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The mean of two state dicts (integer entries, which count batches, are A's)."""
+    return {name: torch.lerp(a, state_b[name], 0.5) if a.is_floating_point() else a for name, a in state_a.items()}
+
+
 class FlatParameters:
     """Converts between a model's parameters and one vector.
 
@@ -73,7 +83,7 @@ class Curve(nn.Module):
     The rows of the matrix are split by who may change them: `learned`, a parameter, and `fixed`, a buffer. The
     ends are fixed unless `fix_start` or `fix_end` is false. The batch-norm buffers are the base model's own:
     a point on a curve has no running statistics until they are re-estimated there
-    (`utils.evaluation.reestimate_batch_norm`).
+    (`utils.measuring.reestimate_batch_norm`).
     """
 
     def __init__(
@@ -94,8 +104,30 @@ class Curve(nn.Module):
         ends = [index for index, is_fixed in ((0, fix_start), (num_bends - 1, fix_end)) if is_fixed]
         self.fixed_rows = ends
         self.learned_rows = [index for index in range(num_bends) if index not in ends]
-        self.register_buffer("fixed", torch.zeros(len(self.fixed_rows), len(self.flat)), persistent=False)
-        self.learned = nn.Parameter(torch.zeros(len(self.learned_rows), len(self.flat)))
+        like = next(base.parameters())
+        self.register_buffer("fixed", like.new_zeros(len(self.fixed_rows), len(self.flat)), persistent=False)
+        self.learned = nn.Parameter(like.new_zeros(len(self.learned_rows), len(self.flat)))
+
+    @classmethod
+    def between(
+        cls,
+        base: nn.Module,
+        state_a: Mapping[str, torch.Tensor],
+        state_b: Mapping[str, torch.Tensor],
+        num_bends: int = 3,
+        curve: str = "Bezier",
+        fix_start: bool = True,
+        fix_end: bool = True,
+    ) -> "Curve":
+        """A curve whose ends are two state dicts of `base`, and its other points equally spaced on the line between.
+
+        `base` becomes the curve's: its own parameters will be those of the points that are evaluated.
+        """
+        made = cls(base, num_bends, curve, fix_start, fix_end)
+        made.set_point(0, state_a)
+        made.set_point(num_bends - 1, state_b)
+        made.init_linear()
+        return made
 
     def row(self, index: int) -> torch.Tensor:
         """Control point `index` as a vector (P,), a view of the matrix."""

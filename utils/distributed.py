@@ -85,6 +85,11 @@ def whole(count: int) -> int:
     return int(sum_over_all(torch.tensor(count))) if size() > 1 else count
 
 
+def batch_length(part: int, batch_size: int, left: int) -> int:
+    """How long the batch is of which this process has `part`: the next one of the `left` that are still to come."""
+    return part if size() == 1 else min(batch_size, left)
+
+
 def sum_over_all(tensor: torch.Tensor) -> torch.Tensor:
     """The sum of every process' tensor, in place and returned."""
     if size() > 1:

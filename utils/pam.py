@@ -7,7 +7,6 @@ they started by a proximal step.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,10 +14,13 @@ from scipy.optimize import linear_sum_assignment
 from torch import nn
 from torch.nn import functional as F
 
-from utils import distributed, evaluation, training
+from utils import distributed
 from utils.curves import Curve, FlatParameters
-from utils.data import Data, Images
+from utils.images import Images
+from utils.measuring import EVALUATION_SEED, use_batch_statistics, validate_curve
 from utils.permutations import PermutationSpec, permute, soft_permute
+from utils.precision import autocast
+from utils.tasks import CurveTask, draw_t
 
 NU = 1000.0  # strength of the proximal step: the larger, the weaker
 ROUNDS = 20  # of the projection, at least
@@ -74,7 +76,7 @@ def fixed_groups(spec: PermutationSpec, model: nn.Module) -> frozenset[int]:
     return frozenset(segment.group for row in spec.rows if row.label in names for segment in row.axis)
 
 
-def point(t: float, a: torch.Tensor, b: torch.Tensor, phi: torch.Tensor) -> torch.Tensor:
+def point_between(t: float, a: torch.Tensor, b: torch.Tensor, phi: torch.Tensor) -> torch.Tensor:
     """θ(t) for A, P·B and φ, vectors (parameters,)."""
     return torch.lerp(a, b, t) + 2 * t * (1 - t) * phi
 
@@ -194,110 +196,135 @@ def unique(candidates: Iterator[list[np.ndarray]]) -> list[list[np.ndarray]]:
     return list(seen.values())
 
 
-# --- the two phases ----------------------------------------------------------------------------------------
+# --- what the two phases learn -----------------------------------------------------------------------------
 
 
-def permutation_phase(
-    run: training.Run,
-    args,
-    data: Data,
-    curve: Curve,
-    state_b: Mapping[str, torch.Tensor],
-    spec: PermutationSpec,
-    phi: torch.Tensor,
-) -> list[np.ndarray]:
-    """Learn soft permutations of B by plain SGD at half the learning rate, and round them.
+class PermutationTask:
+    """Soft permutations of B, with φ fixed: θ(t) runs from A, the curve's first row, to P·B.
 
-    Returns an index array a group, relative to `state_b`. They are the identity unless others have a lower training
-    loss along the curve. The curve's first row is A; its other rows are not used.
+    curve: its other rows are not used, and nothing of it is learned. state_b: B's state dict.
+    phi: a vector (parameters,). The loss and its L2 term are those of `CurveTask`.
     """
-    device = phi.device
-    state_b = {name: value.to(device) for name, value in state_b.items()}
-    parameters = {name: state_b[name] for name in curve.flat.shapes}
-    soft = SoftPermutation(spec, fixed_groups(spec, curve.base)).to(device)
-    curve.learned.requires_grad_(False)
 
-    def soft_point(t: float) -> torch.Tensor:
-        return point(t, curve.row(0), soft(parameters, curve.flat), phi)
+    def __init__(
+        self,
+        curve: Curve,
+        spec: PermutationSpec,
+        state_b: Mapping[str, torch.Tensor],
+        phi: torch.Tensor,
+        weight_decay: float,
+        test: Images | None = None,
+    ):
+        self.curve, self.spec, self.phi, self.weight_decay, self.test = curve, spec, phi, weight_decay, test
+        self.state_b = {name: value.to(phi.device) for name, value in state_b.items()}
+        self.parameters = {name: self.state_b[name] for name in curve.flat.shapes}
+        self.soft = SoftPermutation(spec, fixed_groups(spec, curve.base)).to(phi.device)
+        curve.learned.requires_grad_(False)
+        self.module = nn.ModuleDict({"soft": self.soft, "curve": curve})
 
-    def forward(x, labels, generator):
-        theta = soft_point(training.draw_t(generator))
-        return curve(x, theta), 0.5 * args.wd * theta.square().sum()
+    def point(self, t: float) -> torch.Tensor:
+        """θ(t) as a vector (parameters,)."""
+        return point_between(t, self.curve.row(0), self.soft(self.parameters, self.curve.flat), self.phi)
 
-    def unpack(state):
-        curve.base.load_state_dict(state["model_state"])
-        soft.load_state_dict(state["soft"])
+    def forward(
+        self, x: torch.Tensor, labels: torch.Tensor, images: Images, generator: torch.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        theta = self.point(draw_t(generator))
+        return self.curve(x, theta), 0.5 * self.weight_decay * theta.square().sum()
 
-    training.fit(
-        run,
-        args,
-        data.train,
-        nn.ModuleDict({"soft": soft, "curve": curve}),
-        forward,
-        pack=lambda: {"model_state": curve.base.state_dict(), "soft": soft.state_dict()},
-        unpack=unpack,
-        validate=lambda: evaluation.validate_curve(
-            lambda t: curve.place_vector(soft_point(t)), args, data.train, data.test
-        ),
-        val_freq=args.val_freq[0],
-        schedule=lambda epoch: training.learning_rate(epoch, args.lr / 2, PERMUTATION_DROP, args.lr_decay),
-        momentum=0.0,
-        after_step=soft.proximal_step,
-    )
+    def after_step(self, rate: float) -> None:
+        self.soft.proximal_step(rate)
+
+    def validate(self, images: Images, batch_size: int, precision: str) -> dict[str, float]:
+        if self.test is None:
+            return {}
+
+        def place(t: float) -> nn.Module:
+            return self.curve.place_vector(self.point(t))
+
+        return validate_curve(place, images, self.test, batch_size=batch_size, precision=precision)
+
+    def checkpoint(self) -> dict[str, object]:
+        return {"model_state": self.curve.base.state_dict(), "soft": self.soft.state_dict()}
+
+    def load_checkpoint(self, checkpoint: Mapping[str, object]) -> None:
+        self.curve.base.load_state_dict(checkpoint["model_state"])
+        self.soft.load_state_dict(checkpoint["soft"])
+
+
+class TurningPointTask(CurveTask):
+    """The turning point ½A + ½P·B + φ between A and P·B, a curve's ends, held near where it begins."""
+
+    def __init__(self, curve: Curve, phi: torch.Tensor, weight_decay: float, test: Images | None = None):
+        super().__init__(curve, weight_decay, test)
+        with torch.no_grad():
+            self.start = torch.lerp(curve.row(0), curve.row(2), 0.5) + phi
+            curve.row(1).copy_(self.start)
+        curve.learned.requires_grad_(True)
+
+    @torch.no_grad()
+    def after_step(self, rate: float) -> None:
+        # The ends being fixed, a step of φ towards its start is one of the turning point towards its own.
+        turning_point = self.module.row(1)
+        turning_point.copy_(proximal(turning_point, self.start, rate))
+
+
+# --- rounding what was learned -----------------------------------------------------------------------------
+
+
+def round_permutations(
+    task: PermutationTask, images: Images, *, batch_size: int, precision: str, seed: int
+) -> tuple[list[np.ndarray], float, float]:
+    """Permutations near the soft ones, an index array a group, relative to the task's B.
+
+    Also the training loss along the curve with them, and with the identity. They are the identity unless others
+    have a lower loss. seed: of the draws among candidates.
+    """
+    curve = task.curve
 
     def loss_on(images: Images) -> Callable[[list[np.ndarray]], float]:
         def loss(permutations: list[np.ndarray]) -> float:
-            b = curve.flat.flatten(permute(state_b, spec, permutations))
-            return path_loss(curve, lambda t: point(t, curve.row(0), b, phi), args, images)
+            b = curve.flat.flatten(permute(task.state_b, task.spec, permutations))
+            return path_loss(
+                curve,
+                lambda t: point_between(t, curve.row(0), b, task.phi),
+                images,
+                batch_size=batch_size,
+                precision=precision,
+            )
 
         return loss
 
     def propose() -> tuple[list[list[np.ndarray]], list[Terms | None]]:
-        matrices = [None if m is None else m.detach().cpu().double().numpy() for m in soft.matrices()]
+        matrices = [None if m is None else m.detach().cpu().double().numpy() for m in task.soft.matrices()]
         terms = [None if matrix is None else largest_terms(matrix) for matrix in matrices]
-        return unique(roundings(matrices, terms, spec.sizes, args.seed)), terms
+        return unique(roundings(matrices, terms, task.spec.sizes, seed)), terms
 
     # Processes on unlike machines could differ by a rounding error.
     candidates, terms = distributed.from_main(propose)
-    best, new, old = best_rounding(
+    return best_rounding(
         candidates,
         [None if term is None else term[1] for term in terms],
-        screen=loss_on(data.train.subset(data.train.spread(SCREENED_IMAGES))),
-        loss=loss_on(data.train),
+        screen=loss_on(images.subset(images.spread(SCREENED_IMAGES))),
+        loss=loss_on(images),
     )
-    moved = sum(int((order != np.arange(len(order))).sum()) for order in best)
-    print(f"Rounded: {moved} channels moved; training loss along the path {new:.4f}, before {old:.4f}.")
-    return best
-
-
-def curve_phase(run: training.Run, args, data: Data, curve: Curve, phi: torch.Tensor) -> list[Path]:
-    """Learn the turning point ½A + ½P·B + φ, where A and P·B are the curve's ends; returns the files written."""
-    with torch.no_grad():
-        start = torch.lerp(curve.row(0), curve.row(2), 0.5) + phi
-        curve.row(1).copy_(start)
-    curve.learned.requires_grad_(True)
-
-    @torch.no_grad()
-    def proximal_step(rate: float) -> None:
-        # The ends being fixed, a step of φ towards its start is one of the turning point towards its own.
-        curve.row(1).copy_(proximal(curve.row(1), start, rate))
-
-    return training.fit_curve(run, args, data, curve, args.val_freq[-1], proximal_step)
 
 
 @torch.no_grad()
-def path_loss(curve: Curve, point_at: Callable[[float], torch.Tensor], args, images: Images) -> float:
+def path_loss(
+    curve: Curve, point_at: Callable[[float], torch.Tensor], images: Images, *, batch_size: int, precision: str
+) -> float:
     """Mean cross-entropy on augmented training images along a path, with batch statistics.
 
     Each batch is taken at a t of its own; they are spread evenly over [0, 1], and are the same at every call.
     """
-    generator = torch.Generator().manual_seed(evaluation.EVALUATION_SEED)
-    steps = -(-len(images) // args.batch_size)
+    generator = torch.Generator().manual_seed(EVALUATION_SEED)
+    steps = -(-len(images) // batch_size)
     ts = (torch.randperm(steps, generator=generator).double() + 0.5) / steps
-    evaluation.use_batch_statistics(curve.base)
+    use_batch_statistics(curve.base)
     total = torch.zeros((), device=images.device)
-    for t, (x, labels) in zip(ts.tolist(), images.augmented(args.batch_size, generator), strict=True):
-        with evaluation.autocast(images.device, args.precision):
+    for t, (x, labels) in zip(ts.tolist(), images.augmented(batch_size, generator), strict=True):
+        with autocast(images.device, precision):
             logits = curve(x, point_at(t))
         total += F.cross_entropy(logits.float(), labels, reduction="sum")
     return distributed.sum_over_all(total).item() / len(images)

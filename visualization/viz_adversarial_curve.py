@@ -8,13 +8,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils import cli
+from utils.cli import process
 from visualization import viz_curve
 
 
 def parse_args(argv=None):
-    return viz_curve.parse_args(argv, __file__, __doc__, adversarial=True)
+    return viz_curve.parse_args(argv, __file__, __doc__, robust=True)
 
 
 if __name__ == "__main__":
-    cli.run(parse_args, viz_curve.main)
+    process.run(parse_args, viz_curve.main)

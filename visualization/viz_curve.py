@@ -10,70 +10,79 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 
-from utils import cli, figures, results
+from utils.cli import flags, process
+from utils.reporting import figures, results
+from utils.storage.layout import Layout
 
 
-def parse_args(argv=None, script=__file__, description=__doc__, adversarial=False):
-    return results.parse(figures.parser(script, description, adversarial), argv)
+def parse_args(argv=None, script=__file__, description=__doc__, robust=False):
+    parser = flags.results_parser(description, robust=robust)
+    flags.add_figure_flags(parser)
+    return flags.parse_results(parser, argv, script=script)
 
 
 def main(args):
-    files = []
-    for model in args.model:
-        # All is read before anything is drawn, so that there is no figure where another is refused.
-        paths = {s: results.load_paths(args, s) for s in results.series_of(args, model)}
-        learned = {s: results.load_histories(args, s) for s in paths if not s.is_line}
-        spectra = {s: results.spectra(args, s, tables) for s, tables in paths.items()}
-        files += along_curve(args, model, paths)
-        files += loss_spectrum(args, model, spectra)
-        if learned:
-            files += by_epoch(args, model, learned)
-    figures.finish(args, files)
+    drawings, files = [], []
+    with figures.style():
+        for model in args.model:
+            layout = Layout(args.root, model, args.dataset, args.robust)
+            lines = results.named(layout, results.combined(args.epochs, args.alignment))
+            # All is read before anything is drawn, so that there is no figure where another is refused.
+            paths = {s: results.load_paths(s, args.pairs) for s in lines}
+            learned = {s: results.load_histories(s, args.pairs) for s in lines if not s.is_line}
+            spectra = {s: results.spectra(s, args.pairs, tables) for s, tables in paths.items()}
+            drawn = [along_curve(layout, paths), loss_spectrum(layout, spectra)]
+            if learned:
+                drawn.append(by_epoch(layout, learned))
+            files += figures.save(drawn, pairs=args.pairs, command=args.command, name=args.name)
+            drawings += drawn
+        process.closing_words(files)
+        if args.show:
+            figures.show(drawings)
 
 
-def along_curve(args, model, paths):
-    quantities = results.quantities(args)
+def along_curve(layout, paths):
+    quantities = results.quantities(layout.robust)
     figure, axes = figures.panels(len(quantities), height=1.9 if len(quantities) < 3 else 1.5, sharex=True)
     for axis, (name, words) in zip(axes.flat, quantities.items(), strict=True):
         for s, tables in paths.items():
-            figures.draw(axis, tables[0]["t"], [table[name] for table in tables], **figures.line_style(args, s))
-        axis.set(ylabel=label(args, f"test {words}"), xlim=(0, 1))
+            figures.draw(axis, tables[0]["t"], [table[name] for table in tables], **figures.line_style(s))
+        axis.set(ylabel=label(f"test {words}", layout.robust), xlim=(0, 1))
     axes[-1, 0].set(xlabel="position $t$ on the path from A to B")
-    return figures.save(args, figure, "along the path", "curve", model)
+    return figures.Drawing(figure, layout, "curve", "along the path")
 
 
-def label(args, words):
+def label(words, robust):
     """The long words for robust networks have their unit on a line of its own."""
-    return words.replace(" (", "\n(") if args.adversarial else words
+    return words.replace(" (", "\n(") if robust else words
 
 
-def loss_spectrum(args, model, spectra):
-    losses = [name for name in results.quantities(args) if name.startswith("loss")]
+def loss_spectrum(layout, spectra):
+    losses = {name: words for name, words in results.quantities(layout.robust).items() if name.startswith("loss")}
     figure, axes = figures.panels(len(losses), height=2.2, sharex=True)
-    for axis, name in zip(axes.flat, losses, strict=True):
+    for axis, (name, words) in zip(axes.flat, losses.items(), strict=True):
         for s, of_pairs in spectra.items():
             amplitudes = [spectrum[name] for spectrum in of_pairs]
-            figures.draw(axis, np.arange(1, len(amplitudes[0]) + 1), amplitudes, **figures.line_style(args, s))
-        words = results.quantities(args)[name].removesuffix(" (cross-entropy)")
-        axis.set(ylabel=f"amplitude of {words}\n(cross-entropy)", yscale="log")
+            figures.draw(axis, np.arange(1, len(amplitudes[0]) + 1), amplitudes, **figures.line_style(s))
+        axis.set(ylabel=f"amplitude of {words.removesuffix(' (cross-entropy)')}\n(cross-entropy)", yscale="log")
         axis.xaxis.get_major_locator().set_params(integer=True)
     axes[-1, 0].set(xlabel="frequency (cycles on the whole path)")
-    return figures.save(args, figure, "spectrum of the loss", "spectrum", model)
+    return figures.Drawing(figure, layout, "spectrum", "spectrum of the loss")
 
 
-def by_epoch(args, model, learned):
+def by_epoch(layout, learned):
     figure, axes = figures.panels(2, sharex=True)
     for s, histories in learned.items():
         for axis, quantity in zip(axes.flat, ("accuracy_train", "loss_train"), strict=True):
             values = [history[quantity][: s.epochs] for history in histories]
-            figures.draw(axis, np.arange(1, s.epochs + 1), values, **figures.line_style(args, s))
-    words = "robust training" if args.adversarial else "training"
+            figures.draw(axis, np.arange(1, s.epochs + 1), values, **figures.line_style(s))
+    words = "robust training" if layout.robust else "training"
     for axis, quantity in zip(axes.flat, ("accuracy (%)", "loss (cross-entropy)"), strict=True):
-        axis.set(ylabel=label(args, f"{words} {quantity}"))
+        axis.set(ylabel=label(f"{words} {quantity}", layout.robust))
         axis.xaxis.get_major_locator().set_params(integer=True)
     axes[-1, 0].set(xlabel="epoch")
-    return figures.save(args, figure, "learning the curve", "training", model)
+    return figures.Drawing(figure, layout, "training", "learning the curve")
 
 
 if __name__ == "__main__":
-    cli.run(parse_args, main)
+    process.run(parse_args, main)

@@ -8,26 +8,35 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils import cli, figures, results
+from utils.cli import flags, process
+from utils.reporting import figures, results
+from utils.storage.layout import Layout
 
 
 def parse_args(argv=None):
-    parser = figures.parser(__file__, __doc__)
-    figures.add_plane_flags(parser)
-    args = results.parse(parser, argv)
+    parser = flags.results_parser(__doc__)
+    flags.add_figure_flags(parser)
+    flags.add_plane_flags(parser)
+    args = flags.parse_results(parser, argv, script=__file__)
     if 0 in args.epochs:
         parser.error("--epochs 0 is a straight line, which spans no plane")
     return args
 
 
 def main(args):
-    files = []
-    for model in args.model:
-        planes = {}
-        for s in results.series_of(args, model):
-            planes[s] = figures.mean_plane(results.load_planes_with_curve(args, s))
-        files += figures.plane_figures(args, model, planes, "plane_with_curve", "the planes of curves", paint, 4)
-    figures.finish(args, files)
+    drawings, files = [], []
+    with figures.style():
+        for model in args.model:
+            layout = Layout(args.root, model, args.dataset)
+            curves = results.named(layout, results.combined(args.epochs, args.alignment))
+            planes = {s: figures.mean_plane(results.load_planes_with_curve(s, args.pairs)) for s in curves}
+            words = ("plane_with_curve", "the planes of curves")
+            drawn = figures.plane_figures(planes, *words, paint, cmap=args.cmap, legend_columns=4)
+            files += figures.save(drawn, pairs=args.pairs, command=args.command, name=args.name)
+            drawings += drawn
+        process.closing_words(files)
+        if args.show:
+            figures.show(drawings)
 
 
 def paint(axis, _series, plane):
@@ -36,4 +45,4 @@ def paint(axis, _series, plane):
 
 
 if __name__ == "__main__":
-    cli.run(parse_args, main)
+    process.run(parse_args, main)

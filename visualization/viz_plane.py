@@ -8,37 +8,48 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils import checkpoint, cli, figures, results
+from utils.cli import flags, process
+from utils.reporting import figures, results
+from utils.storage.layout import Layout, tag
 
 
 def parse_args(argv=None):
-    parser = figures.parser(__file__, __doc__)
-    figures.add_plane_flags(parser)
+    parser = flags.results_parser(__doc__)
+    flags.add_figure_flags(parser)
+    flags.add_plane_flags(parser)
     parser.set_defaults(alignment=["corr"])
-    args = results.parse(parser, argv)
-    if "null" in map(checkpoint.tag, args.alignment):
+    args = flags.parse_results(parser, argv, script=__file__)
+    if "null" in map(tag, args.alignment):
         parser.error("--alignment names no match: without one B and aligned B are the same, and there is no plane")
     return args
 
 
 def main(args):
-    files = []
-    for model in args.model:
-        planes = {}
-        for s in results.named(args.dataset, model, [(0, alignment) for alignment in args.alignment]):
-            words = f"B as it is, and {results.in_words(s.alignment)}"
-            planes[s._replace(words=words)] = figures.mean_plane(results.load_planes_with_alignment(args, s))
-        files += figures.plane_figures(args, model, planes, "plane_with_alignment", "what alignment does", paint, 3)
-    figures.finish(args, files)
+    drawings, files = [], []
+    with figures.style():
+        for model in args.model:
+            layout = Layout(args.root, model, args.dataset)
+            planes = {}
+            for s in results.named(layout, results.combined([0], args.alignment)):
+                s = s._replace(words=f"B as it is, and {results.alignment_words(s.alignment)}")
+                planes[s] = figures.mean_plane(results.load_planes_with_alignment(s, args.pairs))
+            words = ("plane_with_alignment", "what alignment does")
+            drawn = figures.plane_figures(planes, *words, paint, cmap=args.cmap, legend_columns=3)
+            files += figures.save(drawn, pairs=args.pairs, command=args.command, name=args.name)
+            drawings += drawn
+        process.closing_words(files)
+        if args.show:
+            figures.show(drawings)
 
 
 def paint(axis, series, plane):
     a, b, aligned = plane["corners"]
     for end, alignment, stroke in ((b, "null", "--"), (aligned, series.alignment, "-")):
-        style = {"color": results.colour(alignment), "label": f"line, {results.in_words(alignment)}"}
+        words = f"line, {results.alignment_words(alignment)}"
+        style = {"color": results.colour(alignment), "label": words}
         axis.plot(*zip(a, end, strict=True), stroke, **style, **figures.OUTLINED)
     figures.mark(axis, {"A": a, "B": b, "aligned B": aligned})
 
 
 if __name__ == "__main__":
-    cli.run(parse_args, main)
+    process.run(parse_args, main)

@@ -8,15 +8,19 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
-from utils import checkpoint, cli, figures, results
+from utils.cli import flags, process
+from utils.reporting import figures, results
+from utils.storage.layout import Layout, tag
 
 
 def parse_args(argv=None):
-    parser = figures.parser(__file__, __doc__)
-    parser.add_argument("--adversarial", action="store_true", help="robust networks, from their own folders")
+    parser = flags.results_parser(__doc__)
+    flags.add_figure_flags(parser)
+    robust_help = "robust networks, from their own folders"
+    parser.add_argument("--adversarial", dest="robust", action="store_true", help=robust_help)
     parser.set_defaults(alignment=["corr"])
-    args = results.parse(parser, argv)
-    if "null" in map(checkpoint.tag, args.alignment):
+    args = flags.parse_results(parser, argv, script=__file__)
+    if "null" in map(tag, args.alignment):
         parser.error("--alignment names matches; what the networks are without one is drawn anyway")
     if any(name.startswith("pam_") for name in args.alignment):
         parser.error("--alignment: no correlations belong to the matches that PAM finds")
@@ -24,21 +28,33 @@ def parse_args(argv=None):
 
 
 def main(args):
-    files = []
-    for model in args.model:
-        figure, axes = figures.panels(1, height=2.4)
-        axis, pairs = axes[0, 0], results.pairs_of(args)
-        matches = results.named(args.dataset, model, [(0, alignment) for alignment in args.alignment])
-        lines = [("null", "--", matches[0], "unaligned"), *((s.alignment, "-", s, "aligned") for s in matches)]
-        for alignment, stroke, s, which in lines:
-            values = [results.load_correlation(args, s, pair, which) for pair in pairs]
-            style = {"color": results.colour(alignment), "label": results.in_words(alignment)}
-            figures.draw_layers(axis, values, linestyle=stroke, marker="o", **style)
-        axis.set(ylabel="mean correlation of matched channels", xlabel="layer")
-        title = "activations of A and B"
-        files += figures.save(args, figure, title, "correlation", model)
-    figures.finish(args, files)
+    drawings, files = [], []
+    with figures.style():
+        for model in args.model:
+            layout = Layout(args.root, model, args.dataset, args.robust)
+            matches = results.named(layout, results.combined([0], args.alignment))
+            # The unaligned networks' correlations are with every match, and the same.
+            before = [results.load_correlation(matches[0], pair, "unaligned") for pair in args.pairs]
+            after = {
+                s.alignment: [results.load_correlation(s, pair, "aligned") for pair in args.pairs] for s in matches
+            }
+            drawn = figures.Drawing(layerwise(before, after), layout, "correlation", "activations of A and B")
+            files += figures.save([drawn], pairs=args.pairs, command=args.command, name=args.name)
+            drawings.append(drawn)
+        process.closing_words(files)
+        if args.show:
+            figures.show(drawings)
+
+
+def layerwise(before, after):
+    figure, axes = figures.panels(1, height=2.4)
+    axis = axes[0, 0]
+    for alignment, stroke, values in (("null", "--", before), *((name, "-", v) for name, v in after.items())):
+        style = {"color": results.colour(alignment), "label": results.alignment_words(alignment)}
+        figures.draw_layers(axis, values, linestyle=stroke, marker="o", **style)
+    axis.set(ylabel="mean correlation of matched channels", xlabel="layer")
+    return figure
 
 
 if __name__ == "__main__":
-    cli.run(parse_args, main)
+    process.run(parse_args, main)

@@ -4,7 +4,8 @@ Two networks see the same images. Of every activation only sums over images and 
 not grow with the number of images: with x_i and y_j the channels of A and B, these are Σx, Σy, Σx², Σy², Σxyᵀ.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,11 @@ from scipy.optimize import linear_sum_assignment
 from torch import fx, nn
 
 from utils import distributed
-from utils.permutations import PermutationSpec, Row, axis_index, trace
+from utils.datasets import Data
+from utils.images import Images
+from utils.permutations import PermutationSpec, axis_index, identity
+from utils.progress import track
+from utils.symmetries import Activation, modes_restored, trace
 
 # Networks run on so many images at once. All activations of one chunk are alive together.
 CHUNK = 64
@@ -21,7 +26,7 @@ CHUNK = 64
 MAX_POSITIONS = 32  # larger maps are subsampled by 2, as published
 
 
-def tapped(model: nn.Module, rows: Sequence[Row], before: bool = False) -> fx.GraphModule:
+def tapped(model: nn.Module, rows: Sequence[Activation], before: bool = False) -> fx.GraphModule:
     """The model in eval mode, giving (activations of the rows, logits). It shares the model's modules.
 
     before: take what goes into each activation function, and not what comes out.
@@ -119,37 +124,47 @@ def _deviation(total: torch.Tensor, squares: torch.Tensor, count: int) -> torch.
     return torch.where(variance > 1e-12 * squares / count, variance.clamp(min=0).sqrt(), 0)
 
 
-def cross_correlations(*args, **options) -> list[np.ndarray]:
+Batch = torch.Tensor | Sequence[torch.Tensor]  # images (b, 3, H, W), or images and what comes with them
+
+
+def cross_correlations(*networks_and_batches, before: bool = False) -> list[np.ndarray]:
     """Correlation matrices (C_a, C_b) of every row's activation, the logits last: `cross_moments` z-scored."""
-    return [moments.correlation() for moments in cross_moments(*args, **options)]
+    return [moments.correlation() for moments in cross_moments(*networks_and_batches, before=before)]
 
 
 @torch.no_grad()
 def cross_moments(
-    model_a: nn.Module,
-    model_b: nn.Module,
-    rows: Sequence[Row],
-    batches: Iterable[torch.Tensor],
+    network_a: nn.Module,
+    network_b: nn.Module,
+    spec: PermutationSpec,
+    batches: Iterable[Batch],
+    *,
     before: bool = False,
 ) -> list[Moments]:
     """The moments of every row's activation, and of the logits last, over all images (b, 3, H, W).
 
-    before: of what goes into each activation function.
+    Both networks run in eval mode, on the device they are on. before: of what goes into each activation function.
     """
-    network_a, network_b = tapped(model_a, rows, before), tapped(model_b, rows, before)
     moments: list[Moments] = []
-    for batch in batches:
-        for images in batch.split(CHUNK):
-            (taps_a, logits_a), (taps_b, logits_b) = network_a(images), network_b(images)
-            pairs = zip([*taps_a, logits_a], [*taps_b, logits_b], strict=True)
-            for layer, (x, y) in enumerate((_samples(x), _samples(y)) for x, y in pairs):
-                if layer == len(moments):
-                    # This process may have no part of a small batch, and so no means
-                    moments.append(Moments(x.mean(1).nan_to_num(), y.mean(1).nan_to_num()))
-                moments[layer].add(x, y)
+    device = next(network_a.parameters()).device
+    with modes_restored(network_a, network_b):
+        taps_a, taps_b = (tapped(network, spec.rows, before) for network in (network_a, network_b))
+        for images in map(_images, batches):
+            for chunk in images.to(device).split(CHUNK):
+                (activations_a, logits_a), (activations_b, logits_b) = taps_a(chunk), taps_b(chunk)
+                pairs = zip([*activations_a, logits_a], [*activations_b, logits_b], strict=True)
+                for layer, (x, y) in enumerate((_samples(x), _samples(y)) for x, y in pairs):
+                    if layer == len(moments):
+                        # This process may have no part of a small batch, and so no means
+                        moments.append(Moments(x.mean(1).nan_to_num(), y.mean(1).nan_to_num()))
+                    moments[layer].add(x, y)
     for moment in moments:
         moment.sum_over_all()
     return moments
+
+
+def _images(batch: Batch) -> torch.Tensor:
+    return batch if isinstance(batch, torch.Tensor) else batch[0]
 
 
 def _samples(activation: torch.Tensor) -> torch.Tensor:
@@ -169,29 +184,73 @@ def assign(score: np.ndarray) -> np.ndarray:
 # Weight of what breaks ties in `align`: below any difference in correlation that matters.
 TIE = 1e-6
 
+METHODS = ("corr", "w2_post", "w2_pre")
+
 
 def align(
-    spec: PermutationSpec, correlations: Sequence[np.ndarray], ties: Sequence[np.ndarray] | None = None
+    network_a: nn.Module,
+    network_b: nn.Module,
+    spec: PermutationSpec,
+    batches: Iterable[Batch],
+    *,
+    method: str = "corr",
 ) -> list[np.ndarray]:
-    """The best permutation of each group from the matrix of correlations (or products) of each row of the spec.
+    """The permutations of B, one a group of `spec`, that match its activations to A's.
 
-    A group that several activations show (a residual stream) is decided by their sum.
+    batches: images (b, 3, H, W), or tuples that begin with them, as a DataLoader gives; read once.
+    method: corr, the greatest correlation; w2_post or w2_pre, the least L2 distance, of activations or of what goes
+        into the activation functions.
 
-    ties: correlations of what goes into the activations. Channels that never fire, or fire for one image only,
-        correlate with each other equally (not at all, or fully); among those, this decides. A network so finds
-        its own shuffled copy exactly.
+    Channels that never fire, or fire for one image only, correlate with each other equally (not at all, or fully).
+    Among those the correlation of what goes into the activations decides, on the first batch. A network so finds its
+    own shuffled copy exactly.
     """
-    scores = [np.zeros((size, size)) for size in spec.sizes]
-    for number, row in enumerate(spec.rows):
-        matrix = correlations[number] if ties is None else correlations[number] + TIE * ties[number]
+    if method not in METHODS:
+        raise ValueError(f"the methods are {', '.join(METHODS)}, not {method!r}")
+    if method != "corr":
+        moments = cross_moments(network_a, network_b, spec, batches, before=method == "w2_pre")
+        return assign_groups(spec, [moment.product() for moment in moments])
+    batches = iter(batches)
+    first = list(itertools.islice(batches, 1))
+    ties = cross_correlations(network_a, network_b, spec, first, before=True)
+    correlations = cross_correlations(network_a, network_b, spec, itertools.chain(first, batches))
+    return assign_groups(spec, [matrix + TIE * tie for matrix, tie in zip(correlations, ties, strict=True)])
+
+
+def align_on(
+    network_a: nn.Module, network_b: nn.Module, spec: PermutationSpec, data: Data, *, batch_size: int, method: str
+) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
+    """`align` on the alignment images of `data`, and what comes of it on its test images.
+
+    Returns the permutations, and the mean correlation of matched channels of each row, the logits last (rows + 1,),
+    before and after.
+    """
+
+    def batches(images: Images, purpose: str) -> Iterator[Batch]:
+        return track(images.batches(batch_size), -(-len(images) // batch_size), "batch", purpose)
+
+    compared = batches(data.alignment, "comparing activations")
+    permutations = align(network_a, network_b, spec, compared, method=method)
+    on_test = cross_correlations(network_a, network_b, spec, batches(data.test, "measuring on test images"))
+    before = mean_correlations(spec, on_test, identity(spec))
+    return permutations, before, mean_correlations(spec, on_test, permutations)
+
+
+def assign_groups(spec: PermutationSpec, scores: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The best permutation of each group from a matrix (C_a, C_b) of scores of each row of the spec.
+
+    A group that several activations show (a residual stream) is decided by the sum of those that vote.
+    """
+    totals = [np.zeros((size, size)) for size in spec.sizes]
+    for row, matrix in zip(spec.rows, scores[: len(spec.rows)], strict=True):  # what follows are the logits
         start = 0
         for segment in row.axis:
             end = start + segment.length
             if segment.group in row.votes:
                 block = matrix[start:end, start:end].reshape(2 * (segment.channels, segment.repeat))
-                scores[segment.group] += np.einsum("irjr->ij", block)
+                totals[segment.group] += np.einsum("irjr->ij", block)
             start = end
-    return [assign(score) for score in scores]
+    return [assign(total) for total in totals]
 
 
 def mean_correlations(

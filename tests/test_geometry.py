@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from utils.plane import path_average, plane_basis, plane_coordinates, spectrum
+from utils.geometry import path_average, plane_basis, plane_coordinates, spectrum
 
 
 def points(count=1000):

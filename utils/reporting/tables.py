@@ -1,6 +1,5 @@
 """The paper's main table from evaluated paths: average and minimum accuracy, beside the published numbers."""
 
-import argparse
 import csv
 import io
 from collections.abc import Mapping, Sequence
@@ -8,23 +7,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
+from models import MODELS
+from utils.errors import FileError, UserError
+from utils.reporting import results
+from utils.storage.layout import Layout, tag
 
-from utils import checkpoint, cli, results
-from utils.errors import UserError
-
-PUBLISHED_FILE = Path(__file__).resolve().parent.parent / "evaluation" / "published.csv"
+PUBLISHED_FILE = Path(__file__).with_name("published.csv")
 PUBLISHED_EPOCHS = 250  # of networks and of curves
 SOURCE = "Tatro et al., 2020, Table 1"
 
 Number = tuple[float, float | None]  # mean, and standard deviation if there are several pairs
+Published = Mapping[tuple[str, str, str], Mapping[str, Number]]  # by dataset, model and path, then by statistic
 
 
 class Column(NamedTuple):
     dataset: str
     quantity: str  # accuracy, or another array of an evaluation
     words: str
-    figure: str  # average or minimum
+    statistic: str  # average or minimum
 
 
 class Cell(NamedTuple):
@@ -48,84 +48,74 @@ class Table:
     columns: list[Column]
     rows: list[Row]
     notes: list[str]
-    missing: list[UserError]  # what was asked for or half there, and the commands that make it
+    missing: list[UserError]  # why what was asked for, or is half there, is not in it
 
     def published(self, column: Column) -> bool:
         """Whether the column has published numbers to stand beside it."""
         return any(column in row.cells and row.cells[column].published for row in self.rows)
 
 
-def build(args: argparse.Namespace) -> Table:
-    """The table of what is asked for. What is not (a flag that is None) is everything that has been evaluated.
+def build(root: Path, selection: results.Selection, *, robust: bool = False) -> Table:
+    """The table of what is asked for of that which has been evaluated under `root`.
 
     If it has no rows, `missing` says why.
     """
-    found = [one for one in results.evaluated(args.root, args.adversarial) if is_asked_for(args, one)]
-    datasets = args.dataset or list(dict.fromkeys(one.dataset for one in found))
-    models = args.model or [model for model in results.MODELS if any(one.model == model for one in found)]
+    found = [one for one in results.evaluated(root, robust=robust) if selection.includes(one)]
+    datasets = selection.datasets or list(dict.fromkeys(one.dataset for one in found))
+    models = selection.models or [model for model in MODELS if any(one.model == model for one in found)]
     columns = [
-        Column(dataset, quantity, words, figure)
+        Column(dataset, quantity, words, statistic)
         for dataset in datasets
-        for quantity, words in results.accuracies(args).items()
-        for figure in ("average", "minimum")
+        for quantity, words in results.accuracies(robust).items()
+        for statistic in ("average", "minimum")
     ]
     table = Table(columns, [], [], [])
     published = load_published()
-    for model in models:
-        _add_model(args, table, model, datasets, [one for one in found if one.model == model], published)
+    for model in models if datasets else ():
+        layouts = [Layout(root, model, dataset, robust) for dataset in datasets]
+        here = [one for one in found if one.model == model]
+        _add_model(table, layouts, here, selection=selection, published=published)
     for dataset in datasets:
         if not any(one.dataset == dataset for one in found):
-            table.missing.append(_nothing(args, dataset))
+            table.missing.append(_nothing(root, selection, dataset, robust=robust))
     if table.rows:
         _add_notes(table, published)
     elif not table.missing:
-        table.missing.append(_nothing(args))
+        table.missing.append(_nothing(root, selection, robust=robust))
     return table
 
 
-def _nothing(args: argparse.Namespace, dataset: str | None = None) -> UserError:
-    """That nothing of what is asked for has been evaluated (on a dataset), and a command that begins it."""
-    flags = {"model": args.model, "dataset": [dataset] if dataset else args.dataset, "seed_a": args.seed_a}
-    flags |= {"seed_b": args.seed_b, "alignment": args.alignment, "epochs_curve": args.epochs}
-    where = argparse.Namespace(root=args.root, adversarial=args.adversarial)
-    example = {name: values[0] for name, values in flags.items() if values}
-    command = cli.command("evaluation/eval_curve.py", where, **example)
+def _nothing(root: Path, selection: results.Selection, dataset: str | None = None, *, robust: bool) -> FileError:
+    """That nothing of what is asked for has been evaluated (on a dataset); of the path with which to begin."""
     on = f" on {dataset}" if dataset else ""
-    return UserError(f"nothing that was asked for{on} has been evaluated under {args.root}; make it with: {command}")
+    layout = Layout(root, next(iter(selection.models or ["TinyTen"])), dataset or "FashionMNIST10k", robust)
+    pair = next(iter(selection.pairs or [(1, 2)]))
+    alignment, epochs = next(iter(selection.alignments or [""])), next(iter(selection.epochs or [0]))
+    reason = f"does not exist: nothing that was asked for{on} has been evaluated under {root}"
+    return FileError(layout.evaluated(alignment, *pair, epochs), reason, "make")
 
 
 def _add_model(
-    args: argparse.Namespace,
     table: Table,
-    model: str,
-    datasets: Sequence[str],
+    layouts: Sequence[Layout],
     found: Sequence[results.Found],
-    published: Mapping[tuple[str, str, str], dict[str, Number]],
+    *,
+    selection: results.Selection,
+    published: Published,
 ) -> None:
-    """Add the rows of one model: the two networks, then each path, over all datasets."""
+    """Add the rows of one model: the two networks, then each path, over all datasets, one a layout."""
     explicit = []
-    if args.epochs and args.alignment:
-        tags = dict.fromkeys(map(checkpoint.tag, args.alignment))
-        explicit = [(epochs, tag) for epochs in sorted(set(args.epochs)) for tag in tags]
-    networks, rows = Row(model, "the two networks"), []
-    for series in results.named(datasets[0], model, explicit or _in_order(found)):
-        row = Row(model, series.words, series)
-        for dataset in datasets:
-            here = [one for one in found if one.dataset == dataset]
-            pairs = results.pairs_of(args) if args.seed_a else list(dict.fromkeys(one.pair for one in here))
-            if not explicit and (series.epochs, series.alignment) not in _in_order(here):
-                continue
-            tables = _read(args, series._replace(dataset=dataset), pairs, table.missing)
-            if not tables:
-                continue
-            as_published = not args.adversarial and _is_as_published(series, tables)
-            known = published.get((dataset, model, series.alignment), {}) if as_published else {}
-            ends = published.get((dataset, model, "networks"), {}) if as_published else {}
-            for column in (column for column in table.columns if column.dataset == dataset):
-                summaries = [results.summary(one, column.quantity) for one in tables]
-                row.cells[column] = _cell(summaries, column.figure, known.get(column.figure))
-                if column.figure == "average" and _is_better(networks.cells.get(column), len(tables), ends):
-                    networks.cells[column] = _cell(summaries, "ends", ends.get("average"))
+    if selection.epochs and selection.alignments:
+        explicit = results.combined(selection.epochs, list(dict.fromkeys(map(tag, selection.alignments))))
+    networks, rows = Row(layouts[0].model, "the two networks"), []
+    for series in results.named(layouts[0], explicit or _in_order(found)):
+        row = Row(series.model, series.words, series)
+        for layout in layouts:
+            here = [one for one in found if one.dataset == layout.dataset]
+            pairs = selection.pairs or list(dict.fromkeys(one.pair for one in here))
+            if explicit or (series.epochs, series.alignment) in _in_order(here):
+                paths = _read(series._replace(layout=layout), pairs, table.missing)
+                _fill(row, networks, paths, columns=table.columns, layout=layout, published=published)
         if row.cells:
             rows.append(row)
     if rows:
@@ -138,45 +128,51 @@ def _in_order(found: Sequence[results.Found]) -> list[tuple[int, str]]:
     return sorted(paths, key=lambda path: (path[0], results.alignment_order(path[1])))
 
 
-def is_asked_for(args: argparse.Namespace, one: results.Found) -> bool:
-    """Whether a path is among those that the flags name; a flag that is None names all."""
-    tags = args.alignment and [checkpoint.tag(alignment) for alignment in args.alignment]
-    pairs = args.seed_a and results.pairs_of(args)
-    wanted = (
-        (args.dataset, one.dataset),
-        (args.model, one.model),
-        (tags, one.alignment),
-        (args.epochs, one.epochs),
-        (pairs, one.pair),
-    )
-    return all(values is None or value in values for values, value in wanted)
-
-
-def _read(
-    args: argparse.Namespace, series: results.Series, pairs: Sequence[tuple[int, int]], missing: list[UserError]
-) -> list[dict[str, np.ndarray]]:
+def _read(series: results.Series, pairs: Sequence[results.Pair], missing: list[UserError]) -> list[results.Arrays]:
     """The evaluated path of the pairs that have it, all evaluated alike; what others lack is added to `missing`."""
-    tables: list[dict[str, np.ndarray]] = []
+    paths: list[results.Arrays] = []
     for pair in pairs:
         try:
-            table = results.load_path(args, series, pair)
+            path = results.load_path(series, pair)
         except UserError as error:
             missing.append(error)
             continue
-        if tables and (error := results.unlike(args, series, pair, tables[0], table)):
+        if paths and (error := results.unlike(series, pair, paths[0], path)):
             missing.append(error)
         else:
-            tables.append(table)
-    return tables
+            paths.append(path)
+    return paths
 
 
-def _is_as_published(series: results.Series, tables: Sequence[dict[str, np.ndarray]]) -> bool:
+def _fill(
+    row: Row,
+    networks: Row,
+    paths: Sequence[results.Arrays],
+    *,
+    columns: Sequence[Column],
+    layout: Layout,
+    published: Published,
+) -> None:
+    """Fill the cells of a row, and of the two networks, on one dataset from the evaluated path of every pair."""
+    if not paths:
+        return
+    as_published = not layout.robust and _is_as_published(row.series, paths)
+    known = published.get((layout.dataset, layout.model, row.series.alignment), {}) if as_published else {}
+    ends = published.get((layout.dataset, layout.model, "networks"), {}) if as_published else {}
+    for column in (column for column in columns if column.dataset == layout.dataset):
+        summaries = [results.summary(path, column.quantity) for path in paths]
+        row.cells[column] = _cell(summaries, column.statistic, known.get(column.statistic))
+        if column.statistic == "average" and _is_better(networks.cells.get(column), len(paths), ends):
+            networks.cells[column] = _cell(summaries, "ends", ends.get("average"))
+
+
+def _is_as_published(series: results.Series, paths: Sequence[results.Arrays]) -> bool:
     """Whether these are curves of three points, trained as long as the published ones and evaluated as they were.
 
     A file that does not tell is taken at its name.
     """
     usual = {"epochs_model": PUBLISHED_EPOCHS, "use_test": True, "bn_images": None}
-    settings = [results.settings_of(table) for table in tables]
+    settings = [results.settings_of(path) for path in paths]
     return (
         series.epochs == PUBLISHED_EPOCHS
         and all(known.get(name, value) == value for known in settings for name, value in usual.items())
@@ -184,29 +180,29 @@ def _is_as_published(series: results.Series, tables: Sequence[dict[str, np.ndarr
     )
 
 
-def _is_better(cell: Cell | None, pairs: int, published: dict) -> bool:
+def _is_better(cell: Cell | None, pairs: int, published: Mapping[str, Number]) -> bool:
     """Whether other ends say more of the networks than those in `cell`: of more pairs, or with a published number."""
     return cell is None or (pairs, bool(published)) > (cell.pairs, cell.published is not None)
 
 
-def _cell(summaries: Sequence[dict[str, float]], figure: str, published: Number | None) -> Cell:
-    return Cell(results.mean_and_deviation([one[figure] for one in summaries]), len(summaries), published)
+def _cell(summaries: Sequence[Mapping[str, float]], statistic: str, published: Number | None) -> Cell:
+    return Cell(results.mean_and_deviation([one[statistic] for one in summaries]), len(summaries), published)
 
 
-def load_published() -> dict[tuple[str, str, str], dict[str, Number]]:
-    """The published numbers, by dataset, model and path, then by figure (average, minimum)."""
+def load_published() -> Published:
+    """The published numbers, by dataset, model and path, then by statistic (average, minimum)."""
     lines = [line for line in PUBLISHED_FILE.read_text().splitlines() if not line.startswith("#")]
     return {
         (row["dataset"], row["model"], row["path"]): {
-            figure: (float(row[figure]), float(row[f"{figure}_deviation"]))
-            for figure in ("average", "minimum")
-            if row[figure]
+            statistic: (float(row[statistic]), float(row[f"{statistic}_deviation"]))
+            for statistic in ("average", "minimum")
+            if row[statistic]
         }
         for row in csv.DictReader(lines)
     }
 
 
-def _add_notes(table: Table, published: Mapping[tuple[str, str, str], dict[str, Number]]) -> None:
+def _add_notes(table: Table, published: Published) -> None:
     """Say below the table what its numbers are, and in its rows which are of fewer pairs than others."""
     most = max(cell.pairs for row in table.rows for cell in row.cells.values())
     what = "one pair" if most == 1 else f"mean ± standard deviation of {most} pairs"
@@ -238,7 +234,7 @@ def grid(table: Table, plus_minus: str = "±") -> tuple[list[str], list[tuple[Ro
     several = len({column.dataset for column in table.columns}) > 1
     headings = ["" if several else table.columns[0].dataset]
     for column in table.columns:
-        words = f"{column.words}, {column.figure}"
+        words = f"{column.words}, {column.statistic}"
         headings.append(f"{column.dataset}: {words}" if several else words)
         if table.published(column):
             headings.append("published")
@@ -248,7 +244,7 @@ def grid(table: Table, plus_minus: str = "±") -> tuple[list[str], list[tuple[Ro
         for column in table.columns:
             cell = row.cells.get(column)
             # The two networks have no minimum; another gap is something that was not evaluated.
-            gap = "" if row.series is None and column.figure == "minimum" else "–"
+            gap = "" if row.series is None and column.statistic == "minimum" else "–"
             texts.append(number(cell.measured, plus_minus) if cell else gap)
             if table.published(column):
                 texts.append(number(cell.published if cell else None, plus_minus))
@@ -300,8 +296,8 @@ def to_csv(table: Table) -> str:
     numbers = ("mean", "standard_deviation", "published_mean", "published_standard_deviation")
     writer.writerow([*names, *numbers])
     for row in table.rows:
-        alignment, epochs = (checkpoint.tag(row.series.alignment), row.series.epochs) if row.series else ("", "")
+        alignment, epochs = (tag(row.series.alignment), row.series.epochs) if row.series else ("", "")
         for column, cell in row.cells.items():
             where = (column.dataset, row.model, row.words, alignment, epochs, column.quantity)
-            writer.writerow([*where, column.figure, cell.pairs, *cell.measured, *(cell.published or ("", ""))])
+            writer.writerow([*where, column.statistic, cell.pairs, *cell.measured, *(cell.published or ("", ""))])
     return stream.getvalue()

@@ -1,62 +1,77 @@
-"""The look of all figures, and how they are saved. Each is as wide as one column of a two-column page."""
+"""The look of all figures, and how they are saved. Each is as wide as one column of a two-column page.
 
-import argparse
+What draws, saves or shows them does so within `with figures.style():`, and nothing outside has their look. They are
+made without pyplot, which is for windows: it is loaded by `show` alone.
+"""
+
+import contextlib
 import io
 import math
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib
 import numpy as np
-
-if "--show" not in sys.argv:
-    matplotlib.use("Agg")  # no window is needed, nor a screen
-
-import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.colors import BoundaryNorm
+from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
-from utils import checkpoint, cli, results
+from utils.reporting import results
+from utils.storage.files import write_atomically
+from utils.storage.layout import Layout
 
 WIDTH = 3.4  # inches
 
-plt.rcParams.update(
-    {
-        "font.size": 8,
-        "axes.titlesize": 8,
-        "figure.titlesize": 9,
-        "legend.fontsize": 7.5,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "grid.color": "#DDDDDD",
-        "grid.linewidth": 0.6,
-        "axes.axisbelow": True,
-        "lines.linewidth": 1.4,
-        "lines.markersize": 3.2,
-        "legend.frameon": False,
-        "legend.handlelength": 3,  # long enough to show dashes
-        "legend.columnspacing": 1.2,
-        "pdf.fonttype": 42,  # text stays text
-    }
-)
+STYLE = {
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "figure.titlesize": 9,
+    "legend.fontsize": 7.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#DDDDDD",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "lines.linewidth": 1.4,
+    "lines.markersize": 3.2,
+    "legend.frameon": False,
+    "legend.handlelength": 3,  # long enough to show dashes
+    "legend.columnspacing": 1.2,
+    "pdf.fonttype": 42,  # text stays text
+}
 
 
-def parser(script: str, description: str, adversarial: bool = False) -> argparse.ArgumentParser:
-    """The flags of results that every figure has."""
-    made = results.results_parser(script, description, adversarial)
-    made.add_argument("--show", action="store_true", help="open the figures in a window too")
-    return made
+def style() -> contextlib.AbstractContextManager:
+    """The context in which figures are drawn, saved and shown."""
+    return matplotlib.rc_context(STYLE)
 
 
-def panels(rows: int, columns: int = 1, height: float = 1.9, **options: object) -> tuple[plt.Figure, np.ndarray]:
+class Drawing(NamedTuple):
+    """A figure, and what becomes its name, its title and its legend when it is saved."""
+
+    figure: Figure
+    layout: Layout  # of the model and dataset whose results it shows
+    kind: str  # the word for it in the file's name
+    title: str
+    legend_columns: int = 2
+
+
+def panels(rows: int, columns: int = 1, height: float = 1.9, **options: object) -> tuple[Figure, np.ndarray]:
     """A figure of panels (rows, columns), each `height` inches high."""
-    size = (WIDTH, height * rows + 0.5)
-    return plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False, **options)
+    return _subplots(rows, columns, height * rows + 0.5, **options)
 
 
-def line_style(args: argparse.Namespace, series: results.Series) -> dict[str, object]:
+def _subplots(rows: int, columns: int, height: float, **options: object) -> tuple[Figure, np.ndarray]:
+    """A figure, `height` inches high, and its panels (rows, columns)."""
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False, **options)
+
+
+def line_style(series: results.Series) -> dict[str, object]:
     """Colour tells the alignment, dashes the straight line, other strokes curves of other numbers of epochs."""
     return {
         "color": results.colour(series.alignment),
@@ -66,7 +81,7 @@ def line_style(args: argparse.Namespace, series: results.Series) -> dict[str, ob
     }
 
 
-def draw(axis: plt.Axes, x: np.ndarray, values: Sequence[np.ndarray], **style: object) -> None:
+def draw(axis: Axes, x: np.ndarray, values: Sequence[np.ndarray], **style: object) -> None:
     """The mean of `values` (pairs, n) over x (n,), with bars of one standard deviation for several pairs."""
     every = max(1, len(x) // 16)
     if len(values) == 1:
@@ -76,7 +91,7 @@ def draw(axis: plt.Axes, x: np.ndarray, values: Sequence[np.ndarray], **style: o
         axis.errorbar(x, np.mean(values, axis=0), np.std(values, axis=0, ddof=1), markevery=every, **bars, **style)
 
 
-def draw_layers(axis: plt.Axes, values: Sequence[np.ndarray], **style: object) -> None:
+def draw_layers(axis: Axes, values: Sequence[np.ndarray], **style: object) -> None:
     """`draw` for values (pairs, layers), the last of which belong to the logits."""
     layers = len(values[0])
     if layers > 20:
@@ -96,12 +111,7 @@ OUTLINED = {"path_effects": [withStroke(linewidth=2.8, foreground="black")]}  # 
 PLANE_QUANTITIES = {"accuracy": "test accuracy (%)", "loss": "test loss (cross-entropy)"}
 
 
-def add_plane_flags(made: argparse.ArgumentParser) -> None:
-    help_text = "colour map of matplotlib (default: viridis; reversed for losses, so that bright is good)"
-    made.add_argument("--cmap", choices=plt.colormaps(), metavar="NAME", help=help_text)
-
-
-def mean_plane(planes: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+def mean_plane(planes: Sequence[results.Arrays]) -> results.Arrays:
     """Several planes as one: the mean of every array, and `loss_deviation`, `accuracy_deviation` (ddof 1).
 
     Grid points with the same place among the corners are taken together, so that means of coordinates are theirs.
@@ -115,26 +125,24 @@ def mean_plane(planes: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]
 
 
 def draw_planes(
-    args: argparse.Namespace, planes: dict[results.Series, dict[str, np.ndarray]], name: str
-) -> tuple[plt.Figure, list[plt.Axes]]:
+    planes: Mapping[results.Series, results.Arrays], name: str, *, cmap: str | None = None
+) -> tuple[Figure, list[Axes]]:
     """Planes under the words of their series, coloured by the array `name` on one scale, all to one measure."""
     ranges = {axis: [(plane[axis].min(), plane[axis].max()) for plane in planes.values()] for axis in "xy"}
     x_range = min(low for low, _ in ranges["x"]), max(high for _, high in ranges["x"])
     heights = [(high - low) / (x_range[1] - x_range[0]) for low, high in ranges["y"]]
     columns = 1 if max(heights) < 0.7 else min(2, len(planes))  # flat ones lie above each other
     in_rows = [max(heights[i : i + columns]) for i in range(0, len(heights), columns)]
-    size = (WIDTH, sum(in_rows) * (WIDTH - 0.6 * columns) / columns + 0.4 * len(in_rows) + 1.55)
-    figure, axes = plt.subplots(
-        len(in_rows), columns, figsize=size, layout="constrained", squeeze=False, height_ratios=in_rows
-    )
+    height = sum(in_rows) * (WIDTH - 0.6 * columns) / columns + 0.4 * len(in_rows) + 1.55
+    figure, axes = _subplots(len(in_rows), columns, height, height_ratios=in_rows)
     for axis in axes.flat[len(planes) :]:
         axis.remove()
     axes = list(axes.flat[: len(planes)])
 
     quantity = name.removesuffix("_deviation")
     levels = _levels(np.concatenate([plane[name].ravel() for plane in planes.values()]), name)
-    colours = args.cmap or ("viridis" if quantity != name else PLANE_COLOURS[quantity])
-    norm = matplotlib.colors.BoundaryNorm(levels, 256)
+    colours = cmap or ("viridis" if quantity != name else PLANE_COLOURS[quantity])
+    norm = BoundaryNorm(levels, 256)
     for axis, (series, plane), y_range in zip(axes, planes.items(), ranges["y"], strict=True):
         shade = axis.contourf(plane["x"], plane["y"], plane[name], levels, cmap=colours, norm=norm)
         axis.contour(plane["x"], plane["y"], plane[name], levels, colors="white", linewidths=0.25)
@@ -154,26 +162,28 @@ def draw_planes(
 
 
 def plane_figures(
-    args: argparse.Namespace,
-    model: str,
-    planes: dict[results.Series, dict[str, np.ndarray]],
+    planes: Mapping[results.Series, results.Arrays],
     kind: str,
     title: str,
-    paint: Callable[[plt.Axes, results.Series, dict[str, np.ndarray]], None],
-    legend_columns: int,
-) -> list[Path]:
-    """Figures of accuracy and loss on planes, and of their deviations if these are of several pairs; saved.
+    paint: Callable[[Axes, results.Series, results.Arrays], None],
+    *,
+    cmap: str | None = None,
+    legend_columns: int = 2,
+) -> list[Drawing]:
+    """Figures of accuracy and loss on planes, and of their deviations if these are means of several pairs.
 
     paint: draws what lies on a plane.
     """
-    files = []
-    deviations = [f"{name}_deviation" for name in PLANE_QUANTITIES] if len(args.seed_a) > 1 else []
+    drawings = []
+    layout = next(iter(planes)).layout
+    arrays = next(iter(planes.values()))
+    deviations = [f"{name}_deviation" for name in PLANE_QUANTITIES if f"{name}_deviation" in arrays]
     for name in (*PLANE_QUANTITIES, *deviations):
-        figure, axes = draw_planes(args, planes, name)
+        figure, axes = draw_planes(planes, name, cmap=cmap)
         for axis, (series, plane) in zip(axes, planes.items(), strict=True):
             paint(axis, series, plane)
-        files += save(args, figure, title, f"{kind}_{name}", model, legend_columns)
-    return files
+        drawings.append(Drawing(figure, layout, f"{kind}_{name}", title, legend_columns))
+    return drawings
 
 
 def _levels(values: np.ndarray, name: str) -> np.ndarray:
@@ -189,48 +199,59 @@ def _levels(values: np.ndarray, name: str) -> np.ndarray:
     return MaxNLocator(LEVELS).tick_values(low, high if high > low else low + 1)
 
 
-def mark(axis: plt.Axes, places: dict[str, np.ndarray]) -> None:
+def mark(axis: Axes, places: Mapping[str, np.ndarray]) -> None:
     """Points of a plane, by what they are, each with a symbol of its own."""
     for (words, place), symbol in zip(places.items(), "osD", strict=False):
         axis.plot(*place, symbol, color="white", label=words, **OUTLINE)
 
 
-# --- saving ------------------------------------------------------------------------------------------------
+# --- saving and showing ------------------------------------------------------------------------------------
 
 
-def save(
-    args: argparse.Namespace, figure: plt.Figure, title: str, kind: str, model: str, columns: int = 2
-) -> list[Path]:
-    """Add title and legend, and save as PNG and PDF under figures/, the command in both; returns the two paths."""
+def save(drawings: Sequence[Drawing], *, pairs: Sequence[results.Pair], command: str, name: str = "") -> list[Path]:
+    """Add titles and legends, and save all as PNG and PDF under figures/, the command in both; returns the paths.
+
+    name: a word for the files' names, to keep them beside others.
+    """
+    taken_over = f"mean of {len(pairs)} pairs" if len(pairs) > 1 else "networks {} and {}".format(*pairs[0])
+    files = []
+    for drawing in drawings:
+        layout, title = drawing.layout, f"{drawing.title} ({taken_over})"
+        subject = f"{'Robust ' if layout.robust else ''}{layout.model} on {layout.dataset}"
+        _add_legend(drawing.figure, drawing.legend_columns)
+        drawing.figure.suptitle(f"{subject}\n{title}")
+        title = f"{subject}: {title}"
+        notes = {
+            "png": {"Title": title, "Description": command},
+            "pdf": {"Title": title, "Subject": command, "CreationDate": None},  # the same results, the same file
+        }
+        for suffix, note in notes.items():
+            subjects = (drawing.kind, suffix, layout.dataset, layout.model)
+            files.append(results.output_path(layout.root, *subjects, robust=layout.robust, name=name))
+            buffer = io.BytesIO()
+            drawing.figure.savefig(buffer, format=suffix, dpi=300, metadata=note)
+            write_atomically(files[-1], lambda stream, buffer=buffer: stream.write(buffer.getbuffer()))
+    return files
+
+
+def _add_legend(figure: Figure, columns: int) -> None:
+    """Below all panels, each label once."""
     legend = {}
     for axis in figure.axes:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             legend.setdefault(label, handle)
     options = {"handlelength": 1.8} if columns > 2 else {}
     figure.legend(legend.values(), legend, loc="outside lower center", ncols=min(columns, len(legend)), **options)
-    pairs = len(args.seed_a)
-    taken_over = f"mean of {pairs} pairs" if pairs > 1 else f"networks {args.seed_a[0]} and {args.seed_b[0]}"
-    title = f"{title} ({taken_over})"
-    subject = f"{'Robust ' if args.adversarial else ''}{model} on {args.dataset}"
-    figure.suptitle(f"{subject}\n{title}")
-    title = f"{subject}: {title}"
-    notes = {
-        "png": {"Title": title, "Description": args.command},
-        "pdf": {"Title": title, "Subject": args.command, "CreationDate": None},  # the same results, the same file
-    }
-    paths = []
-    for suffix, note in notes.items():
-        paths.append(results.output_path(args, kind, suffix, args.dataset, model))
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format=suffix, dpi=300, metadata=note)
-        checkpoint.write_atomically(paths[-1], lambda stream, buffer=buffer: stream.write(buffer.getbuffer()))
-    return paths
 
 
-def finish(args: argparse.Namespace, files: Sequence[Path]) -> None:
-    """Name the files that were written, and with --show open the figures."""
-    cli.finish(files)
-    if args.show and plt.get_backend().lower() == "agg":
+def show(drawings: Sequence[Drawing]) -> None:
+    """Open a window for each figure, and wait until they are closed."""
+    import matplotlib.pyplot as plt  # which looks for a toolkit for windows
+
+    if plt.get_backend().lower() == "agg":
         print("They are not shown: there is no screen, or no toolkit for windows (as python3-tk).")
-    elif args.show:
-        plt.show()
+        return
+    for drawing in drawings:
+        # pyplot makes the figure of a window by itself, unless it is given one in this way.
+        plt.figure(FigureClass=lambda figure=drawing.figure, **_: figure)
+    plt.show()

@@ -6,8 +6,19 @@ from scipy.optimize import linear_sum_assignment
 from test_permutations import ALL, Unseen, inverse, max_relative, model_and_images, random_permutations
 
 from models import MODELS
-from utils.alignment import Moments, _samples, align, cross_correlations, cross_moments, mean_correlations
-from utils.permutations import identity, permutation_spec, permute, trace
+from utils.matching import (
+    METHODS,
+    Moments,
+    _samples,
+    align,
+    align_on,
+    assign_groups,
+    cross_correlations,
+    cross_moments,
+    mean_correlations,
+)
+from utils.permutations import identity, permutation_spec, permute
+from utils.symmetries import trace
 
 
 def images(name, count=96):
@@ -25,16 +36,15 @@ def test_planted_permutation_comes_back(name):
     shuffled.load_state_dict(permute(model.state_dict(), spec, planted))
 
     batches = images(name, 64)
-    matrices = cross_correlations(model.eval(), shuffled.eval(), spec.rows, batches)
-    ties = cross_correlations(model, shuffled, spec.rows, batches, before=True)
-    found = align(spec, matrices, ties)
+    found = align(model, shuffled, spec, batches)
     for expected, permutation in zip(inverse(planted), found, strict=True):
         np.testing.assert_array_equal(expected, permutation)
+    matrices = cross_correlations(model, shuffled, spec, batches)
     np.testing.assert_allclose(mean_correlations(spec, matrices, found)[-1], 1, atol=1e-5)  # the logits
 
     aligned = permute(shuffled.state_dict(), spec, found)
     assert all(torch.equal(value, aligned[key]) for key, value in model.state_dict().items())
-    expected = shuffled(x)
+    expected = shuffled.eval()(x)
     shuffled.load_state_dict(aligned)
     assert max_relative(expected, shuffled(x)) < 1e-4
 
@@ -84,7 +94,7 @@ def test_equals_the_plain_definition(name):
     batches = [torch.randn(count, 3, 16, 16, generator=torch.Generator().manual_seed(3)) for count in (50, 33)]
     a, b = (lively(randomize(MODELS[name](5), seed), batches[0]) for seed in (1, 2))
     spec = permutation_spec(a)
-    matrices = cross_correlations(a, b, spec.rows, batches)
+    matrices = cross_correlations(a, b, spec, batches)
     expected = [
         z_scored(x).T @ z_scored(y) / len(x)
         for x, y in zip(
@@ -98,7 +108,7 @@ def test_equals_the_plain_definition(name):
     for row, plain in zip(spec.rows, expected, strict=True):
         for group in row.votes:
             scores[group] = scores[group] + plain
-    for group, permutation in enumerate(align(spec, matrices)):
+    for group, permutation in enumerate(assign_groups(spec, matrices)):
         score, best = scores[group], linear_sum_assignment(-scores[group])[1]
         places = np.arange(len(best))
         assert np.isclose(score[places, permutation].sum(), score[places, best].sum(), rtol=1e-6)
@@ -111,8 +121,8 @@ def test_batches_do_not_matter():
     a, b = (randomize(MODELS["TinyTen"](5), seed).eval() for seed in (1, 2))
     spec = permutation_spec(a)
     x = torch.randn(90, 3, 16, 16)
-    whole = cross_correlations(a, b, spec.rows, [x])
-    for one, other in zip(whole, cross_correlations(a, b, spec.rows, x.split(7)), strict=True):
+    whole = cross_correlations(a, b, spec, [x])
+    for one, other in zip(whole, cross_correlations(a, b, spec, x.split(7)), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
 
 
@@ -130,8 +140,9 @@ def test_a_large_mean_loses_nothing():
 def test_a_network_aligned_with_itself():
     model = lively(randomize(MODELS["TinyTen"](5)), torch.randn(64, 3, 32, 32))
     spec = permutation_spec(model)
-    matrices = cross_correlations(model, model, spec.rows, images("TinyTen"))
-    assert all((p == q).all() for p, q in zip(align(spec, matrices), identity(spec), strict=True))
+    matrices = cross_correlations(model, model, spec, images("TinyTen"))
+    for found in (assign_groups(spec, matrices), align(model, model, spec, images("TinyTen"))):
+        assert all((p == q).all() for p, q in zip(found, identity(spec), strict=True))
     for matrix in matrices:
         alive = np.abs(matrix).sum(1) > 0.01
         np.testing.assert_allclose(np.diag(matrix)[alive], 1, atol=1e-5)
@@ -167,7 +178,7 @@ def test_large_maps_are_subsampled():
 def test_unaligned_correlation_is_the_diagonal():
     a, b = (randomize(MODELS["TinyTen"](5), seed).eval() for seed in (1, 2))
     spec = permutation_spec(a)
-    matrices = cross_correlations(a, b, spec.rows, images("TinyTen"))
+    matrices = cross_correlations(a, b, spec, images("TinyTen"))
     means = mean_correlations(spec, matrices, identity(spec))
     assert means.shape == (9,)
     for mean, matrix in zip(means, matrices, strict=True):
@@ -193,6 +204,67 @@ def test_least_distance_finds_a_planted_permutation(before):
     planted = random_permutations(spec)
     shuffled = MODELS["TinyTen"](5).eval()
     shuffled.load_state_dict(permute(model.state_dict(), spec, planted))
-    moments = cross_moments(model, shuffled, spec.rows, [batch], before)
-    for expected, found in zip(inverse(planted), align(spec, [m.product() for m in moments]), strict=True):
+    moments = cross_moments(model, shuffled, spec, [batch], before=before)
+    by_hand = assign_groups(spec, [m.product() for m in moments])
+    by_name = align(model, shuffled, spec, [batch], method="w2_pre" if before else "w2_post")
+    for expected, *found in zip(inverse(planted), by_hand, by_name, strict=True):
+        np.testing.assert_array_equal([expected, expected], found)
+
+
+def test_ties_are_broken_by_what_goes_into_the_activations():
+    """On the first batch alone, at a weight below any difference in correlation that matters."""
+    x = torch.randn(90, 3, 12, 12, generator=torch.Generator().manual_seed(3))
+    a, b = (randomize(MODELS["TinyTen"](5), seed).eval() for seed in (1, 2))
+    spec = permutation_spec(a)
+    ties = cross_correlations(a, b, spec, [x[:50]], before=True)
+    matrices = cross_correlations(a, b, spec, [x[:50], x[50:]])
+    scores = [matrix + 1e-6 * tie for matrix, tie in zip(matrices, ties, strict=True)]
+    for expected, found in zip(assign_groups(spec, scores), align(a, b, spec, [x[:50], x[50:]]), strict=True):
         np.testing.assert_array_equal(expected, found)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_batches_may_be_what_a_loader_gives(method):
+    """Tuples that begin with the images, from something that can be gone through once."""
+    x = torch.randn(40, 3, 12, 12, generator=torch.Generator().manual_seed(3))
+    a, b = (randomize(MODELS["TinyTen"](5), seed).eval() for seed in (1, 2))
+    spec = permutation_spec(a)
+    labelled = torch.utils.data.TensorDataset(x, torch.zeros(40, dtype=torch.long))
+    loader = torch.utils.data.DataLoader(labelled, batch_size=16)
+    expected = align(a, b, spec, x.split(16), method=method)
+    for batches in (loader, iter(list(loader))):
+        for one, other in zip(expected, align(a, b, spec, batches, method=method), strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_networks_are_left_in_the_modes_they_were_in():
+    a, b = (randomize(MODELS["TinyTen"](5), seed) for seed in (1, 2))
+    a.train()
+    a.layers[0].eval()
+    b.eval()
+    before = [[module.training for module in network.modules()] for network in (a, b)]
+    states = [{name: value.clone() for name, value in network.state_dict().items()} for network in (a, b)]
+    align(a, b, permutation_spec(a), [torch.randn(8, 3, 12, 12)])
+    assert [[module.training for module in network.modules()] for network in (a, b)] == before
+    for state, network in zip(states, (a, b), strict=True):  # nor did running statistics move
+        assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
+
+
+def test_an_unknown_method_is_refused():
+    model = randomize(MODELS["TinyTen"](5))
+    with pytest.raises(ValueError, match="the methods are corr, w2_post, w2_pre, not 'l2'"):
+        align(model, model, permutation_spec(model), images("TinyTen"), method="l2")
+
+
+def test_a_pair_is_aligned_on_the_images_of_an_experiment(load_bars):
+    """On its alignment images, and measured on its test images before and after."""
+    data = load_bars()
+    a, b = (randomize(MODELS["TinyTen"](4), seed).eval() for seed in (1, 2))
+    spec = permutation_spec(a)
+    permutations, before, after = align_on(a, b, spec, data, batch_size=32, method="corr")
+    expected = align(a, b, spec, data.alignment.batches(32))
+    for one, other in zip(expected, permutations, strict=True):
+        np.testing.assert_array_equal(one, other)
+    on_test = cross_correlations(a, b, spec, data.test.batches(100))
+    np.testing.assert_allclose(before, mean_correlations(spec, on_test, identity(spec)), atol=1e-5)
+    np.testing.assert_allclose(after, mean_correlations(spec, on_test, permutations), atol=1e-5)

@@ -3,22 +3,21 @@
 It needs nothing but itself to be read: figures and the plotting library (Plotly) are inside it.
 """
 
-import argparse
 import base64
 import contextlib
 import html
 import json
-import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from utils import checkpoint, cli, results, tables
-from utils.errors import UserError
-from utils.figures import PLANE_QUANTITIES, mean_plane
+from utils.errors import FileError, UserError
+from utils.reporting import results, tables
+from utils.reporting.figures import PLANE_QUANTITIES, mean_plane
+from utils.storage.files import load_checkpoint, write_atomically
 
 try:
     import plotly.graph_objects as go
@@ -30,59 +29,78 @@ except ModuleNotFoundError:
 
 TEMPLATE = Path(__file__).with_suffix(".html")
 
+MadeWith = Callable[..., str]  # (script, settings, robust=False): the command line of a script with these settings
+Missing = dict[str, UserError]  # what is missing in the report, by what it says: each once, in order
+
 
 class Walk(NamedTuple):
     """A path between networks, the mean over pairs: at points `t` (n,), and the plane it lies in if that is known."""
 
     series: results.Series
     t: np.ndarray
-    values: dict[str, np.ndarray]  # by quantity, each (n,)
-    plane: dict[str, np.ndarray] | None
+    values: results.Arrays  # by quantity, each (n,)
+    plane: results.Arrays | None
 
 
-def write(args: argparse.Namespace, path: Path) -> list[UserError]:
-    """Write the report of what there is under `args.root`; returns what is missing in it, which it also says itself.
+def write(
+    path: Path,
+    root: Path,
+    selection: results.Selection,
+    *,
+    command: str,
+    explain: Callable[[UserError], str],
+    made_with: MadeWith,
+) -> list[UserError]:
+    """Write the report of what there is under `root` of that which is asked for.
+
+    Returns what is missing in the report, which it also says itself: in the words of `explain`. `command` is the one
+    that makes the report, and `made_with` says which made what is in it.
 
     Raises UserError if nothing has been evaluated, or without Plotly.
     """
     if go is None:
         raise UserError("the report needs Plotly; install it with: python -m pip install -r requirements-report.txt")
-    missing: dict[str, UserError] = {}
+    missing: Missing = {}
     parts = {"tables": "", "explorers": "", "settings": ""}
-    kinds = [argparse.Namespace(**vars(args) | {"adversarial": adversarial}) for adversarial in (False, True)]
-    there = [
-        [one for one in results.evaluated(args.root, k.adversarial) if tables.is_asked_for(k, one)] for k in kinds
-    ]
-    for kind, found in zip(kinds, there, strict=True):
-        if not found and (kind.adversarial or any(there)):
+    kinds = {
+        robust: [one for one in results.evaluated(root, robust=robust) if selection.includes(one)]
+        for robust in (False, True)
+    }
+    for robust, found in kinds.items():
+        if not found and (robust or any(kinds.values())):
             continue
-        table = tables.build(kind)
-        missing |= {str(error): error for error in table.missing}
+        table = tables.build(root, selection, robust=robust)
+        _note(missing, *table.missing)
         if table.rows:
-            parts["tables"] += _table(kind, table)
-        for dataset, model in dict.fromkeys((one.dataset, one.model) for one in found):
-            here = [one for one in found if (one.dataset, one.model) == (dataset, model)]
-            walks = _walks(kind, here, missing)
+            parts["tables"] += _table(table, _table_command(selection, robust, made_with), robust=robust)
+        for layout in dict.fromkeys(one.layout for one in found):
+            walks = _walks([one for one in found if one.layout == layout], missing)
             if walks:
-                parts["explorers"] += _explorer(kind, walks)
-        parts["settings"] += _settings(kind, found)
+                parts["explorers"] += _explorer(walks)
+        parts["settings"] += _settings(found, made_with)
     if not parts["tables"]:
         raise next(iter(missing.values()))
-    parts["figures"] = _figures(args, missing)
-    parts["missing"] = "".join(f"<li>{html.escape(line)}</li>" for line in missing) or "<li>Nothing.</li>"
+    parts["figures"] = _figures(root, selection, missing, made_with)
+    lines = (html.escape(explain(error)) for error in missing.values())
+    parts["missing"] = "".join(f"<li>{line}</li>" for line in lines) or "<li>Nothing.</li>"
+    parts |= {"plotly": get_plotlyjs(), "command": html.escape(command)}
     page = TEMPLATE.read_text()
-    parts |= {"plotly": get_plotlyjs(), "command": html.escape(args.command)}
     for name, text in parts.items():
         page = page.replace(f"<!-- {name} -->", text)
-    checkpoint.write_atomically(path, lambda stream: stream.write(page.encode()))
+    write_atomically(path, lambda stream: stream.write(page.encode()))
     return list(missing.values())
+
+
+def _note(missing: Missing, *errors: UserError) -> None:
+    for error in errors:
+        missing[str(error)] = error
 
 
 def _command(text: str) -> str:
     return f"<pre class=command>{html.escape(text)}</pre>"
 
 
-def _table(args: argparse.Namespace, table: tables.Table) -> str:
+def _table(table: tables.Table, command: str, *, robust: bool) -> str:
     headings, rows = tables.grid(table)
     head = "".join(f"<th>{html.escape(heading)}</th>" for heading in headings)
     lines = [f"<thead><tr>{head}</tr></thead>"]
@@ -90,50 +108,53 @@ def _table(args: argparse.Namespace, table: tables.Table) -> str:
         words = html.escape(row.words)
         head = words if row.series else f"<b>{row.model}</b>, {words}"
         lines.append(f"<tr><th>{head}</th>" + "".join(f"<td>{text}</td>" for text in texts) + "</tr>")
-    flags = {name: getattr(args, name) for name in ("dataset", "model", "seed_a", "seed_b", "alignment", "epochs")}
-    given = [word for name, values in flags.items() if values for word in (f"--{name}", *map(str, values))]
-    words = ["python", "evaluation/make_tables.py", *given, *(["--adversarial"] if args.adversarial else [])]
-    words += [] if args.root == cli.REPOSITORY else ["--root", str(args.root)]
-    title = "Robust networks" if args.adversarial else "Networks"
+    title = "Robust networks" if robust else "Networks"
     notes = html.escape(" ".join(table.notes))
-    return f"<h3>{title}</h3><table>{''.join(lines)}</table><p>{notes}</p>{_command(shlex.join(words))}"
+    return f"<h3>{title}</h3><table>{''.join(lines)}</table><p>{notes}</p>{_command(command)}"
+
+
+def _table_command(selection: results.Selection, robust: bool, made_with: MadeWith) -> str:
+    """The command that makes the table by itself; flags of several values are tuples."""
+    seeds_a, seeds_b = zip(*selection.pairs, strict=True) if selection.pairs else (None, None)
+    flags = {"dataset": selection.datasets, "model": selection.models, "seed_a": seeds_a, "seed_b": seeds_b}
+    flags |= {"alignment": selection.alignments, "epochs": selection.epochs}
+    given = {name: tuple(values) for name, values in flags.items() if values}
+    return made_with("evaluation/make_tables.py", given, robust=robust)
 
 
 # --- curves to be walked along -----------------------------------------------------------------------------
 
 
-def _walks(args: argparse.Namespace, found: Sequence[results.Found], missing: dict[str, UserError]) -> list[Walk]:
+def _walks(found: Sequence[results.Found], missing: Missing) -> list[Walk]:
     """The paths of one dataset and model that have every pair there is; what others lack is added to `missing`."""
-    dataset, model = found[0].dataset, found[0].model
-    pairs = list(dict.fromkeys(one.pair for one in found))
-    pair_args = argparse.Namespace(**vars(args) | {"seed_a": [a for a, _ in pairs], "seed_b": [b for _, b in pairs]})
+    layout, pairs = found[0].layout, list(dict.fromkeys(one.pair for one in found))
     walks = []
-    for series in results.named(dataset, model, list(dict.fromkeys((one.epochs, one.alignment) for one in found))):
+    for series in results.named(layout, list(dict.fromkeys((one.epochs, one.alignment) for one in found))):
         try:
-            paths = results.load_paths(pair_args, series)
+            paths = results.load_paths(series, pairs)
         except UserError as error:
-            missing[str(error)] = error
+            _note(missing, error)
             continue
         plane = None
-        if not (series.is_line or args.adversarial):
+        if not (series.is_line or series.robust):
             try:
-                plane = mean_plane(results.load_planes_with_curve(pair_args, series))
+                plane = mean_plane(results.load_planes_with_curve(series, pairs))
             except UserError as error:
-                missing[str(error)] = error
-        values = {name: np.mean([path[name] for path in paths], axis=0) for name in results.quantities(args)}
+                _note(missing, error)
+        values = {name: np.mean([path[name] for path in paths], axis=0) for name in results.quantities(layout.robust)}
         walks.append(Walk(series, paths[0]["t"], values, plane))
     return walks
 
 
-def _explorer(args: argparse.Namespace, walks: Sequence[Walk]) -> str:
+def _explorer(walks: Sequence[Walk]) -> str:
     """Planes and lines under one slider: it moves a point along every path to the same t."""
-    model, dataset = walks[0].series.model, walks[0].series.dataset
-    name = "_".join(["robust" if args.adversarial else "plain", dataset, model])
+    layout = walks[0].series.layout
+    name = "_".join(["robust" if layout.robust else "plain", layout.dataset, layout.model])
     figures, moving = {}, []
     with_planes = [walk for walk in walks if walk.plane is not None]
     if with_planes:
         figures["planes"] = _planes(with_planes, moving)
-    figures["lines"] = _lines(args, walks, moving)
+    figures["lines"] = _lines(walks, moving)
     steps = sorted({float(t) for walk in walks for t in walk.t})
     readings = [
         {"words": walk.series.words, "t": walk.t.tolist(), "values": [v.tolist() for v in walk.values.values()]}
@@ -145,11 +166,11 @@ def _explorer(args: argparse.Namespace, walks: Sequence[Walk]) -> str:
         f'<script type="application/json" data-plot="{kind}">{to_json(figure)}</script>'
         for kind, figure in figures.items()
     )
-    headings = "".join(f"<th>{html.escape(words)}</th>" for words in results.quantities(args).values())
+    headings = "".join(f"<th>{html.escape(words)}</th>" for words in results.quantities(layout.robust).values())
     middle = min(range(len(steps)), key=lambda i: abs(steps[i] - 0.5))
-    kind = ", robust" if args.adversarial else ""
+    kind = ", robust" if layout.robust else ""
     return f"""<section class=explorer id="{html.escape(name)}">
-<h3>{model} on {html.escape(dataset)}{kind}</h3>
+<h3>{layout.model} on {html.escape(layout.dataset)}{kind}</h3>
 <label>Position t on the path from A to B: <output></output><br>
 <input type=range min=0 max={len(steps) - 1} value={middle}></label>
 {plots}
@@ -206,9 +227,9 @@ def _planes(walks: Sequence[Walk], moving: list[dict]) -> "go.Figure":
     return figure
 
 
-def _lines(args: argparse.Namespace, walks: Sequence[Walk], moving: list[dict]) -> "go.Figure":
+def _lines(walks: Sequence[Walk], moving: list[dict]) -> "go.Figure":
     """Every quantity over t; what the slider moves is added to `moving`."""
-    quantities = results.quantities(args)
+    quantities = results.quantities(walks[0].series.robust)
     rows = len(quantities) // 2  # accuracies at the left, losses at the right
     figure = make_subplots(rows, 2, horizontal_spacing=0.1, vertical_spacing=0.12)
     for i, (name, words) in enumerate(quantities.items()):
@@ -235,22 +256,23 @@ def _lines(args: argparse.Namespace, walks: Sequence[Walk], moving: list[dict]) 
 # --- figures and settings ----------------------------------------------------------------------------------
 
 
-def _figures(args: argparse.Namespace, missing: dict[str, UserError]) -> str:
+def _figures(root: Path, selection: results.Selection, missing: Missing, made_with: MadeWith) -> str:
     """The figures that were drawn, each with its title and the command behind it, which are in the file itself."""
     groups: dict[str, list[str]] = {}
-    for path in sorted((args.root / "figures").glob("*.png")):
+    for path in sorted((root / "figures").glob("*.png")):
         try:
             with Image.open(path) as image:
                 notes = image.info
                 image.verify()
             title, command = notes["Title"], notes["Description"]
         except Exception:  # what a reader raises on a damaged or hostile picture can be anything
-            error = UserError(f"{path} is not a figure of this project, or it is damaged; draw it anew or delete it")
-            missing[str(error)] = error
+            reason = "is not a figure of this project, or it is damaged; draw it anew or move it away"
+            _note(missing, FileError(path, reason))
             continue
         subject, _, words = title.partition(": ")
         model, _, dataset = subject.removeprefix("Robust ").partition(" on ")
-        if any(asked and name not in asked for asked, name in ((args.model, model), (args.dataset, dataset))):
+        asked_for = ((selection.models, model), (selection.datasets, dataset))
+        if any(names and name not in names for names, name in asked_for):
             continue
         data = base64.b64encode(path.read_bytes()).decode()
         groups.setdefault(subject, []).append(
@@ -258,55 +280,53 @@ def _figures(args: argparse.Namespace, missing: dict[str, UserError]) -> str:
             f"<figcaption>{html.escape(words)}{_command(command)}</figcaption></figure>"
         )
     if not groups:
-        error = UserError("there are no figures yet; draw them with: python visualization/viz_curve.py --help")
-        missing[str(error)] = error
+        drawn = made_with("visualization/viz_curve.py", {"help": True})
+        _note(missing, UserError(f"there are no figures yet; draw them with: {drawn}"))
     return "".join(
         f"<h3>{html.escape(subject)}</h3><div class=figures>{''.join(found)}</div>"
         for subject, found in groups.items()
     )
 
 
-def _settings(args: argparse.Namespace, found: Sequence[results.Found]) -> str:
+def _settings(found: Sequence[results.Found], made_with: MadeWith) -> str:
     """The commands behind networks, curves, evaluations and planes, from the settings that their files hold."""
     commands: dict[str, None] = {}  # in order, each once
     trained: dict[str, None] = {}
     for one in found:
-        series = results.named(one.dataset, one.model, [(one.epochs, one.alignment)])[0]
-        layout = results.layout_of(args, series)
+        layout = one.layout
+        series = results.named(layout, [(one.epochs, one.alignment)])[0]
         try:
-            settings = results.settings_of(results.load_path(args, series, one.pair))
+            settings = results.settings_of(results.load_path(series, one.pair))
         except UserError:
             continue  # the table misses it too, and says so
         epochs_model = settings.get("epochs_model")
         path = {"model": one.model, "dataset": one.dataset, "seed_a": one.pair[0], "seed_b": one.pair[1]}
         path |= {"alignment": one.alignment, "epochs_curve": one.epochs}
-        script = "evaluation/eval_adversarial_curve.py" if args.adversarial else "evaluation/eval_curve.py"
-        commands[cli.made_with(script, path | settings, args.root)] = None
-        if not (series.is_line or args.adversarial):
-            only = argparse.Namespace(**vars(args) | {"seed_a": one.pair[:1], "seed_b": one.pair[1:]})
+        commands[made_with("evaluation/eval_curve.py", path | settings, robust=layout.robust)] = None
+        if not (series.is_line or series.robust):
             with contextlib.suppress(UserError):  # the walks say what is missing
-                (plane,) = results.load_planes_with_curve(only, series)
+                (plane,) = results.load_planes_with_curve(series, [one.pair])
                 script = "evaluation/eval_plane_with_curve.py"
-                commands[cli.made_with(script, path | results.settings_of(plane), args.root)] = None
-        for seed in one.pair if epochs_model else ():
-            _of_checkpoint(
-                layout.endpoint(seed, epochs_model), "training/train_model.py", epochs_model, args, trained
-            )
+                commands[made_with(script, path | results.settings_of(plane))] = None
+        seeds = one.pair if epochs_model else ()
+        checkpoints = [("train_model.py", layout.endpoint(seed, epochs_model), epochs_model) for seed in seeds]
         if one.epochs:
-            curve = layout.curve(one.alignment, *one.pair, one.epochs)
-            trainer = "train_curve_pam" if one.alignment.startswith("pam_") else "train_curve"
-            _of_checkpoint(curve, f"training/{trainer}.py", one.epochs, args, trained)
+            script = "train_curve_pam.py" if one.alignment.startswith("pam_") else "train_curve.py"
+            checkpoints.append((script, layout.curve(one.alignment, *one.pair, one.epochs), one.epochs))
+        for script, checkpoint, epochs in checkpoints:
+            settings = _training_settings(checkpoint)
+            if settings is not None:
+                length = {"inner_iters_phi" if script == "train_curve_pam.py" else "epochs": epochs}
+                trained[made_with(f"training/{script}", settings | length, robust=layout.robust)] = None
     return "".join(map(_command, [*sorted(trained), *commands]))
 
 
-def _of_checkpoint(path: Path, script: str, epochs: int, args: argparse.Namespace, commands: dict[str, None]) -> None:
-    """Add the command that trained what is in a checkpoint, if it is there and tells."""
+def _training_settings(path: Path) -> dict[str, object] | None:
+    """The settings of the run behind a checkpoint, if it is there and tells."""
     try:
-        settings = checkpoint.load_checkpoint(path, script).get("settings")
+        settings = load_checkpoint(path).get("settings")
     except UserError:
-        return  # results may be looked at where the networks are not
-    length = "inner_iters_phi" if script.endswith("_pam.py") else "epochs"
-    if isinstance(settings, dict):
-        settings = {name: value for name, value in settings.items() if name != "ends"}
-        script = cli.ADVERSARIAL_SCRIPTS.get(script, script) if args.adversarial else script
-        commands[cli.made_with(script, settings | {length: epochs}, args.root)] = None
+        return None  # results may be looked at where the networks are not
+    if not isinstance(settings, dict):
+        return None
+    return {name: value for name, value in settings.items() if name != "ends"}

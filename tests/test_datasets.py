@@ -1,0 +1,227 @@
+import gzip
+import hashlib
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from conftest import SIZE, write_image_folder
+from PIL import Image
+
+from utils import datasets, downloads
+from utils.datasets import REPOSITORY_DATA, data_folder, known, load_data, prepare
+from utils.downloads import unpack_tiny_imagenet
+from utils.errors import FileError, UserError
+from utils.images import Augmentation
+
+
+def load(name, folder=REPOSITORY_DATA, transform="TinyTen", **changes):
+    return load_data(name, folder=folder, transform=transform, threads=2, **changes)
+
+
+def test_embedded_dataset():
+    data = load("FashionMNIST10k")
+    assert (len(data.train), len(data.test), data.num_classes, data.train.size) == (10_000, 2_000, 10, (32, 32))
+    assert data.train.labels.bincount().tolist() == [1000] * 10
+    assert data.test.labels.bincount().tolist() == [200] * 10
+    x = torch.cat([x for x, _ in data.train.batches(1000)])
+    torch.testing.assert_close(x.mean((0, 2, 3)), torch.zeros(3), atol=1e-4, rtol=0)
+    torch.testing.assert_close(x.std((0, 2, 3)), torch.ones(3), atol=1e-4, rtol=0)
+    assert (REPOSITORY_DATA / "FashionMNIST10k.npz").stat().st_size < 6e6
+
+
+def test_image_folder(data_path):
+    data = load("bars", data_path)
+    assert (len(data.train), len(data.test), data.num_classes, data.train.size) == (160, 48, 4, (SIZE, SIZE))
+    first = np.asarray(Image.open(data_path / "bars" / "train" / "class0" / "000.png"))
+    x, _ = next(data.train.batches(1))
+    pixels = x[0].mul(data.train.std[0]).add(data.train.mean[0]).mul(255).permute(1, 2, 0)
+    np.testing.assert_allclose(pixels.numpy(), first, atol=0.01)
+
+
+def test_image_folder_is_decoded_once_and_again_when_it_changes(tmp_path, monkeypatch):
+    write_image_folder(tmp_path / "bars", 3, 2)
+    load("bars", tmp_path)
+    monkeypatch.setattr(datasets, "_decoded", lambda *_: pytest.fail("decoded again"))
+    assert len(load("bars", tmp_path).train) == 12
+    monkeypatch.undo()
+    (tmp_path / "bars" / "train" / "class0" / "000.png").unlink()
+    assert len(load("bars", tmp_path).train) == 11
+
+
+def test_a_damaged_cache_is_made_anew(tmp_path, capsys):
+    write_image_folder(tmp_path / "bars", 3, 2)
+    load("bars", tmp_path)
+    cache = tmp_path / "bars" / "decoded.npz"
+    cache.write_bytes(cache.read_bytes()[:500])
+    assert len(load("bars", tmp_path).train) == 12
+    assert "decoding the images again" in capsys.readouterr().out
+
+
+def test_adversarial_transform_leaves_pixels_in_the_unit_interval(data_path):
+    x, _ = next(load("bars", data_path, transform="Adversarial").train.batches(160))
+    assert 0 <= x.min() < 0.01
+    assert 0.9 < x.max() <= 1
+
+
+def test_held_out_images_are_not_trained_on(data_path):
+    data = load("bars", data_path, use_test=False)
+    assert (len(data.train), len(data.test)) == (144, 16)
+    assert data.test.labels.unique().tolist() == [0, 1, 2, 3]  # this set is sorted by class
+    whole = {row.numpy().tobytes() for row in load("bars", data_path).train.pixels}
+    parts = [{row.numpy().tobytes() for row in images.pixels} for images in (data.train, data.test)]
+    assert parts[0] | parts[1] == whole
+    assert not parts[0] & parts[1]
+
+
+def remove(path):
+    for child in path.iterdir():
+        child.unlink()
+
+
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (lambda f: remove(f / "train" / "class1"), "class1 holds no images"),
+        (lambda f: (f / "test").rename(f / "other"), "neither a test nor a val folder"),
+        (lambda f: (f / "test" / "class3").rename(f / "test" / "class9"), "different classes.*'class3'"),
+        (lambda f: (f / "train" / "class0" / "000.png").write_bytes(b"no image"), "000.png is not an image"),
+        (lambda f: Image.new("RGB", (9, 9)).save(f / "train" / "class2" / "001.png"), r"001.png is 9×9"),
+    ],
+)
+def test_image_folders_that_cannot_be_used(tmp_path, damage, message):
+    write_image_folder(tmp_path / "bars", 3, 2)
+    damage(tmp_path / "bars")
+    with pytest.raises(UserError, match=message):
+        load("bars", tmp_path)
+
+
+def test_an_empty_image_folder(tmp_path):
+    (tmp_path / "empty" / "train").mkdir(parents=True)
+    (tmp_path / "empty" / "test").mkdir()
+    with pytest.raises(UserError, match="holds no class folders"):
+        load("empty", tmp_path)
+
+
+def test_unknown_dataset_names_the_valid_ones(data_path):
+    with pytest.raises(UserError, match="CIFAR10, CIFAR100, TINY-IMAGENET-200, FashionMNIST, .*bars") as caught:
+        load("CIFAR11", data_path)
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("name", ["CIFAR10", "CIFAR100", "FashionMNIST", "TINY-IMAGENET-200"])
+def test_no_network(tmp_path, monkeypatch, name):
+    def refuse(*_, **__):
+        raise OSError("Network is unreachable")
+
+    monkeypatch.setattr("socket.create_connection", refuse)
+    with pytest.raises(UserError, match="could not be downloaded"):
+        load(name, tmp_path)
+
+
+def tiny_archive(path, *extra):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("tiny-imagenet-200/train/n01/images/n01_0.JPEG", b"a")
+        archive.writestr("tiny-imagenet-200/val/images/val_0.JPEG", b"b")
+        archive.writestr("tiny-imagenet-200/val/val_annotations.txt", "val_0.JPEG\tn01\t0\t0\t62\t57\n")
+        archive.writestr("tiny-imagenet-200/test/images/test_0.JPEG", b"unlabelled")
+        for name in extra:
+            archive.writestr(name, b"hostile")
+
+
+def test_tiny_imagenet_is_sorted_into_classes(tmp_path):
+    tiny_archive(tmp_path / "a.zip")
+    unpack_tiny_imagenet(tmp_path / "a.zip", tmp_path / "out")
+    files = sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*") if p.is_file())
+    assert files == ["train/n01/n01_0.JPEG", "val/n01/val_0.JPEG"]
+
+
+@pytest.mark.parametrize(
+    "entry",
+    ["tiny-imagenet-200/train/../images/x.JPEG", "../../x.JPEG", "/x.JPEG", "a/train/b/images/..JPEG"],
+)
+def test_a_hostile_archive_writes_nowhere_else(tmp_path, entry):
+    tiny_archive(tmp_path / "a.zip", entry)
+    out = tmp_path / "deep" / "out"
+    try:
+        unpack_tiny_imagenet(tmp_path / "a.zip", out)
+    except UserError as error:
+        assert "unsafe name" in str(error)
+    assert {p for p in tmp_path.rglob("*") if p.is_file() and out not in p.parents} == {tmp_path / "a.zip"}
+    assert not [p for p in out.rglob("*") if p.is_file() and p.read_bytes() == b"hostile"]
+
+
+def test_unpacked_files_that_are_not_the_archives(tmp_path):
+    (tmp_path / "images.gz").write_bytes(gzip.compress(b"pixels"))
+    (tmp_path / "images").write_bytes(b"pixels")
+    resources = [("images.gz", hashlib.md5((tmp_path / "images.gz").read_bytes()).hexdigest())]
+    downloads._verify_unpacked(tmp_path, resources)
+    (tmp_path / "images").write_bytes(b"pixelz")
+    with pytest.raises(UserError, match="is damaged; move .* away to download it again"):
+        downloads._verify_unpacked(tmp_path, resources)
+
+
+@pytest.mark.parametrize(
+    "name, radius, resized, drawn",
+    [
+        ("CIFAR100", 8 / 255, None, Augmentation(padding=4)),
+        ("TINY-IMAGENET-200", 4 / 255, 32, Augmentation(30.0, (0.8, 1.2), 4, affine_last=True, jitter=0.25)),
+        ("somebody's images", 8 / 255, None, Augmentation(padding=4)),
+    ],
+)
+def test_what_is_known(name, radius, resized, drawn):
+    about = known(name)
+    assert about.attack_radius == radius
+    assert [about.resized_by(t) for t in ("GoogLeNet", "Adversarial_GoogLeNet")] == [resized] * 2
+    assert about.resized_by("TinyTen") is None
+    assert about.augmentation((32, 40)) == drawn
+
+
+def test_a_folder_of_tiny_imagenets_name_is_treated_like_it(tmp_path):
+    write_image_folder(tmp_path / "TINY-IMAGENET-200", 3, 2, size=64)
+    data = load("TINY-IMAGENET-200", tmp_path)
+    assert data.train.size == (64, 64)
+    assert data.train.augmentation.affine_last
+    torch.testing.assert_close(data.train.mean.flatten(), torch.tensor([0.485, 0.456, 0.406]))
+    assert load("TINY-IMAGENET-200", tmp_path, "GoogLeNet").test.size == (32, 32)
+
+
+def test_where_a_dataset_is(tmp_path):
+    assert data_folder("bars", data_path=tmp_path / "images", root=tmp_path) == tmp_path / "images"
+    assert data_folder("bars", data_path=None, root=tmp_path) == REPOSITORY_DATA
+    (tmp_path / "data" / "bars").mkdir(parents=True)
+    assert data_folder("bars", data_path=None, root=tmp_path) == tmp_path / "data"
+
+
+def test_preparing_counts_the_images(tmp_path):
+    write_image_folder(tmp_path / "bars", 3, 2)
+    assert prepare("bars", folder=tmp_path, threads=2) == {"train": 12, "test": 8}
+    assert (tmp_path / "bars" / "decoded.npz").exists()
+
+
+def test_an_archive_that_is_damaged(tmp_path):
+    tiny_archive(tmp_path / "tiny-imagenet-200.zip")
+    with pytest.raises(FileError, match="zip is damaged .*; move it away to download it again") as caught:
+        load("TINY-IMAGENET-200", tmp_path)
+    assert caught.value.path == tmp_path / "tiny-imagenet-200.zip"
+    (tmp_path / "other.zip").write_bytes(b"no archive")
+    with pytest.raises(FileError, match="other.zip is not Tiny ImageNet's archive, or it is damaged"):
+        unpack_tiny_imagenet(tmp_path / "other.zip", tmp_path / "out")
+
+
+def test_an_embedded_dataset_that_is_damaged(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets, "REPOSITORY_DATA", tmp_path)
+    (tmp_path / "FashionMNIST10k.npz").write_bytes(b"no archive")
+    with pytest.raises(FileError, match="npz is damaged .*; restore it with: git checkout .*npz"):
+        load("FashionMNIST10k", tmp_path)
+
+
+def test_a_download_goes_on_and_is_verified(tmp_path):
+    (tmp_path / "source").write_bytes(b"pixels")
+    md5 = hashlib.md5(b"pixels").hexdigest()
+    url = (tmp_path / "source").as_uri()
+    with pytest.raises(UserError, match="arrived damaged .* run the same command again"):
+        downloads.download(url, tmp_path / "wrong", "another md5")
+    assert not list(tmp_path.glob("wrong*"))
+    downloads.download(url, tmp_path / "folder" / "right", md5)
+    assert (tmp_path / "folder" / "right").read_bytes() == b"pixels"

@@ -1,0 +1,216 @@
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as TF
+
+from utils import distributed
+from utils.images import Augmentation, Images, Loader, Parameters, Samples, as_images, pack
+
+CIFAR = Augmentation()
+TINY_IMAGENET = Augmentation(30.0, (0.8, 1.2), 8, affine_last=True, jitter=0.25)
+MOMENTS = ((0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261))
+
+
+def random_images(count, height, width, augmentation):
+    array = np.random.default_rng(0).integers(0, 256, (count, height, width, 3), dtype=np.uint8)
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in MOMENTS)
+    images = Images(pack(array), torch.arange(count), (height, width), augmentation, mean, std)
+    return images, torch.from_numpy(array).permute(0, 3, 1, 2)
+
+
+def affine(image, p):
+    return TF.affine(image, p.angle, [0, 0], p.scale, [0.0, 0.0], InterpolationMode.NEAREST, fill=0)
+
+
+def crop(image, p, padding):
+    return TF.crop(TF.pad(image, [padding] * 4), p.top, p.left, *image.shape[-2:])
+
+
+def with_torchvision(image, p, augmentation):
+    """The same transforms, one image at a time, by torchvision."""
+    if augmentation.affine_last:
+        image = affine(crop(TF.hflip(image) if p.flip else image, p, augmentation.padding), p)
+    else:
+        image = affine(image, p)
+        image = crop(TF.hflip(image) if p.flip else image, p, augmentation.padding)
+    if augmentation.jitter:
+        jitters = [lambda i: TF.adjust_contrast(i, p.contrast), lambda i: TF.adjust_saturation(i, p.saturation)]
+        for jitter in jitters if p.contrast_first else reversed(jitters):
+            image = jitter(image)
+    return TF.normalize(TF.convert_image_dtype(image), *MOMENTS)
+
+
+@pytest.mark.parametrize("augmentation", [CIFAR, TINY_IMAGENET], ids=["cifar", "tiny-imagenet"])
+@pytest.mark.parametrize("size", [(32, 32), (64, 64), (28, 28), (24, 40)], ids=str)
+def test_augmentation_equals_torchvision(augmentation, size):
+    images, originals = random_images(200, *size, augmentation)
+    parameters = augmentation.draw(len(images), torch.Generator().manual_seed(1))
+    ours = images.augment(torch.arange(len(images)), parameters)
+    for i, image in enumerate(originals):
+        one = Parameters(*(values[i].item() for values in parameters))
+        assert torch.equal(ours[i], with_torchvision(image, one, augmentation)), f"image {i}: {one}"
+
+
+def test_parameters_are_distributed_as_published():
+    p = TINY_IMAGENET.draw(100_000, torch.Generator().manual_seed(0))
+    for values, low, high in (
+        (p.angle, -30, 30),
+        (p.scale, 0.8, 1.2),
+        (p.contrast, 0.75, 1.25),
+        (p.saturation, 0.75, 1.25),
+    ):
+        assert low <= values.min() < low + 0.01 * (high - low)
+        assert high - 0.01 * (high - low) < values.max() <= high
+        assert abs(values.mean() - (low + high) / 2) < 0.01 * (high - low)
+    for values in (p.flip, p.contrast_first):
+        assert abs(values.double().mean() - 0.5) < 0.01
+    for values in (p.top, p.left):
+        assert torch.equal(values.unique(), torch.arange(17))
+
+
+def test_test_transform_is_normalization():
+    images, originals = random_images(20, 32, 32, CIFAR)
+    ours = torch.cat([x for x, _ in images.batches(7)])
+    expected = TF.normalize(TF.convert_image_dtype(originals), *MOMENTS)
+    assert torch.equal(ours, expected)
+    assert ours.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_an_epoch_has_every_image_once():
+    images, _ = random_images(50, 8, 8, Augmentation(padding=1))
+    labels = torch.cat([labels for _, labels in images.augmented(16, torch.Generator().manual_seed(0))])
+    assert not torch.equal(labels, torch.arange(50))
+    assert torch.equal(labels.sort().values, torch.arange(50))
+
+
+def test_epochs_repeat_with_the_generator_and_differ_without():
+    images, _ = random_images(30, 8, 8, Augmentation(padding=1))
+
+    def epoch(generator):
+        return torch.cat([x for x, _ in images.augmented(16, generator)])
+
+    first, second = torch.Generator().manual_seed(5), torch.Generator().manual_seed(5)
+    assert torch.equal(epoch(first), epoch(second))
+    assert not torch.equal(epoch(first), epoch(torch.Generator().manual_seed(6)))
+
+
+def test_images_are_spread_over_the_classes():
+    labels = torch.arange(50_000) // 250  # sorted by class, as an image folder is
+    images = Images(torch.zeros(50_000, 2, dtype=torch.int32), labels, (1, 1), CIFAR)
+    assert labels[images.spread(10_000)].bincount().tolist() == [50] * 200
+    shuffled = Images(images.pixels, labels.flip(0), (1, 1), CIFAR)
+    assert torch.equal(shuffled.spread(10_000), torch.arange(10_000))
+    assert torch.equal(shuffled.spread(10, from_end=True), torch.arange(49_990, 50_000))
+
+
+# --- images of another making ------------------------------------------------------------------------------
+
+X, LABELS = torch.rand(50, 3, 4, 4), torch.arange(50)
+
+
+def draws(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [TensorDataset(X, LABELS), (X, LABELS), [X, LABELS.int()], Samples(X, LABELS)],
+    ids=["dataset", "pair", "other whole numbers", "samples"],
+)
+def test_tensors_stand_in_for_images(source):
+    images = as_images(source, "cpu")
+    assert (len(images), images.device) == (50, torch.device("cpu"))
+    batches = list(images.batches(16))
+    assert [len(labels) for _, labels in batches] == [16, 16, 16, 2]
+    assert torch.equal(torch.cat([x for x, _ in batches]), X)
+    assert torch.equal(torch.cat([labels for _, labels in batches]), LABELS)
+    assert batches[0][1].dtype == torch.int64
+    assert torch.equal(images.to_pixels(images.normalize(X)), X)
+
+
+def test_samples_are_shuffled_by_the_generator():
+    images = as_images((X, LABELS), "cpu")
+
+    def order(seed):
+        batches = list(images.augmented(16, draws(seed)))
+        labels = torch.cat([labels for _, labels in batches])
+        assert torch.equal(torch.cat([x for x, _ in batches]), X[labels])  # whole, and with their own labels
+        return labels
+
+    torch.rand(1)  # draws of others do not matter
+    assert torch.equal(order(5), order(5))
+    assert not torch.equal(order(5), order(6))
+    assert torch.equal(order(5).sort().values, LABELS)
+
+
+@pytest.mark.parametrize("drop_last, count", [(False, 50), (True, 48)])
+def test_a_loader_is_used_as_it_is(drop_last, count):
+    loader = DataLoader(TensorDataset(X, LABELS), 8, shuffle=True, generator=draws(3), drop_last=drop_last)
+    images = as_images(loader, "cpu")
+    assert (len(images), images.device) == (count, torch.device("cpu"))
+    served = [list(images.augmented(16, draws(1))), list(images.batches(5))]
+    loader.generator.manual_seed(3)
+    for batches in served:
+        for (x, labels), (x_expected, labels_expected) in zip(batches, loader, strict=True):
+            assert torch.equal(x, x_expected)
+            assert torch.equal(labels, labels_expected)
+        assert len(torch.cat([labels for _, labels in batches]).unique()) == count
+
+
+@pytest.mark.parametrize("source", [(X, LABELS), DataLoader(TensorDataset(X, LABELS), 8)], ids=["pair", "loader"])
+def test_images_go_to_the_device(source):
+    images = as_images(source, "meta")
+    assert images.device == torch.device("meta")
+    batches = [next(images.batches(8)), next(images.augmented(8, draws()))]
+    assert all(tensor.device == images.device for batch in batches for tensor in batch)
+
+
+def test_what_is_images_already_stays():
+    loader = Loader(DataLoader(TensorDataset(X, LABELS), 8), torch.device("cpu"))
+    for images in (random_images(5, 8, 8, CIFAR)[0], Samples(X, LABELS), loader):
+        assert as_images(images, "meta") is images
+
+
+class Endless(IterableDataset):
+    def __iter__(self):
+        return iter(zip(X, LABELS, strict=True))
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        X,
+        (X, LABELS[:-1]),
+        (X, LABELS.float()),
+        ((255 * X).byte(), LABELS),
+        (X, LABELS, LABELS),
+        (X.numpy(), LABELS.numpy()),
+        TensorDataset(X),
+        DataLoader(TensorDataset(X, LABELS), batch_size=None),
+        DataLoader(Endless(), 8),
+        "CIFAR10",
+        None,
+    ],
+    ids=range(11),
+)
+def test_what_cannot_be_images(source):
+    with pytest.raises(TypeError, match="^images are Images, a TensorDataset or a pair of tensors .*, not "):
+        as_images(source, "cpu")
+
+
+def test_two_processes_share_tensors_and_no_loader(monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(distributed, "size", lambda: 2)
+        with pytest.raises(ValueError, match="cannot share a DataLoader"):
+            as_images(DataLoader(TensorDataset(X, LABELS), 8), "cpu")
+    parts = []
+    for rank in (0, 1):
+        with monkeypatch.context() as patched:
+            patched.setattr(distributed, "size", lambda: 2)
+            patched.setattr(distributed, "rank", lambda rank=rank: rank)
+            parts.append(list(as_images((X, LABELS), "cpu").augmented(16, draws())))
+    whole = list(as_images((X, LABELS), "cpu").augmented(16, draws()))
+    for (_, one), (_, two), (_, labels) in zip(*parts, whole, strict=True):
+        assert torch.equal(torch.cat([one, two]), labels)

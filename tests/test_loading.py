@@ -1,0 +1,221 @@
+"""Networks, matches and curves from their files, and what is said of files that do not fit."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from conftest import randomize
+
+from models import MODELS, TinyTen
+from utils.curves import Curve, FlatParameters, network_digest
+from utils.errors import FileError, UserError
+from utils.permutations import permutation_spec, permute, rows_from_permutations
+from utils.storage.files import save_checkpoint
+from utils.storage.layout import Layout
+from utils.storage.loading import load_curve, load_network, load_pair, load_permutations, load_state, spec_of
+from utils.storage.matches import save_match
+
+BUILD = partial(TinyTen, 4)
+
+
+def swaps(spec):
+    """A permutation of every group that is not its own inverse."""
+    return [np.roll(np.arange(size), 1) for size in spec.sizes]
+
+
+@pytest.fixture
+def layout(tmp_path):
+    """Networks 1 and 2 of three epochs, and their match `corr`."""
+    layout = Layout(tmp_path, "TinyTen", "bars")
+    networks = [randomize(TinyTen(4), seed) for seed in (1, 2)]
+    for seed, network in zip((1, 2), networks, strict=True):
+        save_checkpoint(layout.endpoint(seed, 3), {"epoch": 3, "model_state": network.state_dict()})
+    spec = permutation_spec(networks[1])
+    rows = rows_from_permutations(spec, swaps(spec))
+    save_match(layout.match("corr", 1, 2), rows, list(map(network_digest, networks)))
+    return layout
+
+
+def refused(load, *args, **options):
+    with pytest.raises(FileError) as caught:
+        load(*args, **options)
+    assert "\n" not in str(caught.value)
+    return caught.value
+
+
+# --- networks ----------------------------------------------------------------------------------------------
+
+
+def test_state_of_another_network():
+    with pytest.raises(ValueError, match="^size mismatch for dense.weight") as caught:
+        load_state(TinyTen(4), TinyTen(3).state_dict())
+    assert "\n" not in str(caught.value)
+
+
+def test_state_saved_from_a_data_parallel_model():
+    network = randomize(TinyTen(4))
+    loaded = TinyTen(4)
+    load_state(loaded, {f"module.{name}": value for name, value in network.state_dict().items()})
+    assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in network.state_dict().items())
+
+
+def test_a_network_comes_back_in_eval_mode(layout):
+    network = load_network(layout.endpoint(1, 3), TinyTen(4), transform="TinyTen")
+    assert not network.training
+    expected = randomize(TinyTen(4), 1).state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in network.state_dict().items())
+
+
+def stored(path, state=None, **settings):
+    save_checkpoint(path, {"model_state": state or TinyTen(4).state_dict(), "settings": settings})
+    return path
+
+
+def test_networks_that_do_not_fit(tmp_path):
+    path = tmp_path / "c.pt"
+    load = partial(load_network, path, transform="TinyTen")
+    error = refused(load, TinyTen(4))
+    assert (error.path, error.mend) == (path, "make")
+    stored(path, TinyTen(3).state_dict(), transform="TinyTen")
+    error = refused(load, TinyTen(4))
+    assert str(error).startswith(f"{path} does not fit TinyTen with this dataset's classes (size mismatch for dense.")
+    assert "use the model and dataset it was trained with" in str(error)
+    assert error.mend == "remake"  # which moves it away: it may be a good network of something else
+    broken = TinyTen(4).state_dict()
+    broken["dense.bias"][0] = float("nan")
+    stored(path, broken, transform="TinyTen")
+    error = refused(load, TinyTen(4))
+    assert (error.reason, error.mend) == ("holds weights that are not finite numbers", "remake")
+
+
+def test_robust_networks_are_not_mistaken_for_plain_ones(tmp_path):
+    plain = stored(tmp_path / "p.pt", transform="Adversarial")
+    robust = stored(tmp_path / "r.pt", transform="Adversarial", epsilon=0.03)
+    load_network(plain, TinyTen(4), transform="Adversarial")
+    load_network(robust, TinyTen(4), transform="Adversarial", robust=True)
+    error = refused(load_network, plain, TinyTen(4), transform="Adversarial", robust=True)
+    assert (error.reason, error.mend) == ("is a plain network, not a robust one", "remake")
+    error = refused(load_network, robust, TinyTen(4), transform="Adversarial")
+    assert (error.reason, error.mend) == ("is a robust network, not a plain one", "remake")
+
+
+def test_a_network_sees_images_normalized_as_those_it_was_trained_on(tmp_path):
+    path = stored(tmp_path / "c.pt", transform="TinyTen")
+    load_network(path, TinyTen(4), transform="ResNet32")  # alike
+    error = refused(load_network, path, TinyTen(4), transform="Adversarial")
+    assert "trained with the transform TinyTen, which normalizes images unlike Adversarial; use the same" in str(
+        error
+    )
+
+
+# --- pairs and matches -------------------------------------------------------------------------------------
+
+
+def test_a_pair_is_a_and_the_permuted_b(layout):
+    a, b = load_pair(layout, BUILD, (1, 2), 3, alignment="corr", transform="TinyTen")
+    as_they_are = load_pair(layout, BUILD, (1, 2), 3, transform="TinyTen")
+    spec = permutation_spec(b)
+    expected = permute(as_they_are[1].state_dict(), spec, swaps(spec))
+    assert all(torch.equal(value, expected[name]) for name, value in b.state_dict().items())
+    assert network_digest(a) == network_digest(as_they_are[0])
+    assert network_digest(b) != network_digest(as_they_are[1])
+    for name in ("", "null"):
+        _, same = load_pair(layout, BUILD, (1, 2), 3, alignment=name, transform="TinyTen")
+        assert network_digest(same) == network_digest(as_they_are[1])
+
+
+def test_a_match_is_for_its_networks(layout):
+    path = layout.match("corr", 1, 2)
+    networks = load_pair(layout, BUILD, (1, 2), 3, transform="TinyTen")
+    spec = spec_of(networks[1])
+    for order, expected in zip(load_permutations(path, spec, networks), swaps(spec), strict=True):
+        np.testing.assert_array_equal(order, expected)
+    error = refused(load_permutations, path, spec, networks[::-1])
+    assert error.reason == "was made for other networks, of other epochs or trained anew"
+    assert error.mend == "replace"
+    path.with_suffix(".json").unlink()  # as the original code leaves it
+    load_permutations(path, spec, networks[::-1])
+    other = permutation_spec(MODELS["ResNet32"](4))
+    error = refused(load_permutations, path, other, [MODELS["ResNet32"](4)] * 2)
+    assert error.reason.startswith("is not a match for ResNet32: has 8 rows of ")
+    assert error.mend == "remake"
+
+
+def test_a_network_that_cannot_be_aligned():
+    class Odd(torch.nn.Module):
+        def forward(self, x):
+            return x if x.sum() > 0 else -x
+
+    with pytest.raises(UserError, match="^Odd cannot be aligned: "):
+        spec_of(Odd())
+
+
+# --- curves ------------------------------------------------------------------------------------------------
+
+
+def learned(layout, alignment="corr", **shape):
+    """A curve between the pair with its points moved, saved as one of seven epochs."""
+    a, b = load_pair(layout, BUILD, (1, 2), 3, alignment=alignment, transform="TinyTen")
+    curve = Curve.between(TinyTen(4), a.state_dict(), b.state_dict(), **shape)
+    with torch.no_grad():
+        curve.learned.add_(0.1)
+    state = curve.checkpoint() | {"settings": {**shape, "ends": curve.fixed_ends()}}
+    save_checkpoint(layout.curve(alignment, 1, 2, 7), state)
+    return curve
+
+
+def load(layout, epochs=7, alignment="corr"):
+    return load_curve(layout, BUILD, (1, 2), 3, epochs, alignment=alignment, transform="TinyTen")
+
+
+@pytest.mark.parametrize(
+    "shape", [{}, {"num_bends": 5}, {"num_bends": 4, "curve": "PolyChain"}, {"fix_end": False}], ids=str
+)
+def test_a_curve_comes_back(layout, shape):
+    curve, found = learned(layout, **shape), load(layout)
+    assert found.digests() == curve.digests()
+    for t in (0.0, 0.3, 1.0):
+        assert torch.equal(found.point(t), curve.point(t))
+
+
+def test_no_epochs_are_the_line(layout):
+    a, b = load_pair(layout, BUILD, (1, 2), 3, alignment="corr", transform="TinyTen")
+    line = load(layout, epochs=0)
+    flat = FlatParameters(a)
+    ends = [flat.flatten(network.state_dict()) for network in (a, b)]
+    torch.testing.assert_close(line.point(0.3), torch.lerp(*ends, 0.3))
+    assert line.learned_rows == []
+
+
+def test_a_curve_of_the_original_code(layout):
+    """It says neither its shape nor its ends, and holds the turning point alone."""
+    curve = learned(layout)
+    save_checkpoint(layout.curve("corr", 1, 2, 7), {"epoch": 7, "model_state": curve.checkpoint()["model_state"]})
+    assert load(layout).digests() == curve.digests()
+
+
+def test_curves_that_do_not_fit(layout):
+    error = refused(load, layout)
+    assert (error.path, error.mend) == (layout.curve("corr", 1, 2, 7), "make")
+    learned(layout)
+    path = layout.curve("", 1, 2, 7)
+    path.write_bytes(layout.curve("corr", 1, 2, 7).read_bytes())
+    error = refused(load, layout, alignment="")
+    assert error.reason.startswith("was learned between other networks, or with another match,")
+    assert (error.path, error.mend) == (path, "replace")
+    save_checkpoint(path, {"model_state": MODELS["ResNet32"](4).state_dict()})
+    error = refused(load, layout, alignment="")
+    assert error.reason.startswith("is not a curve of TinyTen (")
+    assert error.mend == "remake"
+    save_checkpoint(path, {"model_state": TinyTen(4).state_dict(), "settings": {"num_bends": 4}})
+    assert "control points [2] and not [1, 2]" in str(refused(load, layout, alignment=""))
+
+
+def test_folders_may_be_replaced(layout, tmp_path):
+    moved = tmp_path / "elsewhere"
+    (tmp_path / "model_dicts/basic_models").rename(moved)
+    error = refused(load, layout)
+    assert error.path == layout.endpoint(1, 3)
+    learned(Layout(tmp_path, "TinyTen", "bars", replaced={"models": moved}))
+    assert load(Layout(tmp_path, "TinyTen", "bars", replaced={"models": moved, "curves": None})).num_bends == 3

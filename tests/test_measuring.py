@@ -1,0 +1,224 @@
+import numpy as np
+import pytest
+import torch
+from conftest import randomize
+from torch import nn
+from torch.nn import functional as F
+
+from models import TinyTen
+from utils import measuring
+from utils.attack import Attack
+from utils.curves import Curve
+from utils.errors import UserError
+from utils.geometry import plane_basis, plane_coordinates
+from utils.measuring import evaluate, evaluate_path, evaluate_plane, measure, plane_of, reestimate_batch_norm
+
+
+@pytest.fixture(scope="module")
+def data(load_bars):
+    return load_bars()
+
+
+def test_evaluate_is_the_mean_over_images(data):
+    model = randomize(TinyTen(4)).eval()
+    x = torch.cat([x for x, _ in data.test.batches(100)])
+    with torch.no_grad():
+        logits = model(x)
+    loss, accuracy = evaluate(model, data.test, batch_size=7)
+    assert loss == pytest.approx(F.cross_entropy(logits, data.test.labels).item(), rel=1e-5)
+    assert accuracy == pytest.approx(100 * (logits.argmax(1) == data.test.labels).double().mean().item())
+
+
+def test_batch_norm_of_the_first_layer_is_the_average_over_batches(data):
+    model = randomize(TinyTen(4))
+    reestimate_batch_norm(model, data.train, batch_size=64)
+    layer = model.layers[0]
+    generator = torch.Generator().manual_seed(measuring.EVALUATION_SEED)
+    batches = [x for x, _ in data.train.augmented(64, generator)]
+    with torch.no_grad():
+        outputs = [layer.conv(x).transpose(0, 1).flatten(1) for x in batches]
+    weights = torch.tensor([len(x) / len(data.train) for x in batches])
+    mean = (torch.stack([o.mean(1) for o in outputs]) * weights[:, None]).sum(0)
+    variance = (torch.stack([o.var(1) for o in outputs]) * weights[:, None]).sum(0)
+    torch.testing.assert_close(layer.bn.running_mean, mean, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(layer.bn.running_var, variance, rtol=1e-4, atol=1e-5)
+
+
+def test_reestimation_repeats_and_disturbs_nothing(data):
+    model = randomize(TinyTen(4))
+    parameters = [p.clone() for p in model.parameters()]
+    state = torch.get_rng_state()
+    reestimate_batch_norm(model, data.train, batch_size=64)
+    first = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    reestimate_batch_norm(model, data.train, batch_size=64)
+    assert all(torch.equal(first[name], buffer) for name, buffer in model.named_buffers())
+    assert all(torch.equal(p, q) for p, q in zip(parameters, model.parameters(), strict=True))
+    assert torch.equal(state, torch.get_rng_state())
+    assert not any(module.training for module in model.modules())
+    assert {m.momentum for m in model.modules() if isinstance(m, nn.BatchNorm2d)} == {0.1}
+
+
+def test_reestimation_does_not_change_what_batch_statistics_would_give(data):
+    """On one batch of the whole set, re-estimated statistics are that batch's own."""
+    model = randomize(TinyTen(4))
+    size = len(data.train)
+    reestimate_batch_norm(model, data.train, batch_size=size)
+    x, _ = next(data.train.augmented(size, torch.Generator().manual_seed(measuring.EVALUATION_SEED)))
+    with torch.no_grad():
+        by_running = model.eval()(x)
+        by_batch = model.train()(x)
+    torch.testing.assert_close(by_running, by_batch, rtol=1e-2, atol=1e-2)  # running variances are unbiased
+
+
+def test_bf16_is_within_half_a_point_of_fp32(load_bars):
+    """On the embedded dataset, for a network that has learned something, with statistics of its own precision."""
+    data = load_bars(name="FashionMNIST10k")
+    torch.manual_seed(0)
+    model = TinyTen(data.num_classes)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    for x, labels in data.train.subset(torch.arange(5_000)).augmented(128, torch.Generator().manual_seed(0)):
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), labels).backward()
+        optimizer.step()
+    accuracies = []
+    for precision in ("fp32", "bf16"):
+        how = {"batch_size": 500, "precision": precision}
+        reestimate_batch_norm(model, data.train.subset(torch.arange(2_000)), **how)
+        accuracies.append(evaluate(model, data.test, **how)[1])
+    assert accuracies[0] > 40
+    assert abs(accuracies[0] - accuracies[1]) <= 0.5
+
+
+def curve_through(*seeds):
+    curve = Curve(TinyTen(4))
+    for index, seed in enumerate(seeds):
+        curve.set_point(index, randomize(TinyTen(4), seed).state_dict())
+    return curve
+
+
+def measured(data):
+    return lambda model: measure(model, data.train, {"": data.test}, batch_size=64, precision="fp32")
+
+
+def test_a_plane_is_made_of_the_networks_at_its_points(data):
+    """Loss at a grid point is that of the network with those weights; the corners are the three networks."""
+    curve = curve_through(1, 2, 3)
+    rows = list(evaluate_plane(curve, ((0, 1), (0, 1)), 3, measured(data)))
+    plane = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    a, b, middle = (curve.row(i).double() for i in (0, 2, 1))
+    u, v = plane_basis(a, b, middle)
+    gram = torch.stack([u, v]) @ torch.stack([u, v]).T
+    torch.testing.assert_close(gram, torch.eye(2, dtype=torch.float64), atol=1e-6, rtol=0)
+
+    def point(x, y):
+        return a + x * u + y * v
+
+    corners, *basis = plane_of(curve)
+    assert all(torch.equal(one, other) for one, other in zip(basis, (u, v), strict=True))
+    for (x, y), corner in zip(corners, (a, b, middle), strict=True):
+        torch.testing.assert_close(point(x, y), corner, atol=1e-6, rtol=0)
+    for row in range(3):
+        for column in range(3):
+            theta = point(plane["x"][row, column], plane["y"][row, column]).float()
+            model = TinyTen(4)
+            model.load_state_dict(curve.flat.views(theta), strict=False)
+            reestimate_batch_norm(model, data.train, batch_size=64)
+            loss, accuracy = evaluate(model, data.test, batch_size=64)
+            assert plane["loss"][row, column] == pytest.approx(loss, rel=1e-5)
+            assert plane["accuracy"][row, column] == accuracy
+
+
+def test_a_plane_and_a_path_go_on_where_they_stopped():
+    """What is done is left out, and the rest is as it was."""
+    curve = curve_through(1, 2, 3)
+
+    def weight(model):
+        return {"weight": model.dense.weight[0, 0].item()}
+
+    def rows_of(function, *args, **options):
+        return [
+            {name: np.asarray(value).tolist() for name, value in row.items()} for row in function(*args, **options)
+        ]
+
+    plane = (evaluate_plane, curve, ((0, 1), (0, 1)), 4, weight)
+    assert rows_of(*plane, done=3) == rows_of(*plane)[3:]
+    assert rows_of(*plane, done=4) == []
+    path = (evaluate_path, curve, np.linspace(0, 1, 7), weight)
+    whole = rows_of(*path)
+    assert len(whole) == 7
+    assert rows_of(*path, done=5, length=whole[4]["length"]) == whole[5:]
+    assert rows_of(*path, done=7, length=whole[6]["length"]) == []
+
+
+def test_points_of_a_path_are_where_they_are_said_to_be():
+    curve = curve_through(1, 2, 3)
+    ts = np.linspace(0, 1, 5)
+    rows = list(evaluate_path(curve, ts, lambda model: {}))
+    points = [curve.point(t).detach() for t in ts]
+    steps = [(q - p).norm().item() for p, q in zip(points, points[1:], strict=False)]
+    np.testing.assert_allclose([row["length"] for row in rows], np.cumsum([0, *steps]), rtol=1e-6)
+    assert [row["t"] for row in rows] == ts.tolist()
+    a, b, middle = (curve.row(i) for i in (0, 2, 1))
+    u, v = plane_basis(a, b, middle)
+    for row, theta in zip(rows, points, strict=True):
+        np.testing.assert_array_equal(row["coordinates"], plane_coordinates(theta, a, u, v))
+
+
+def test_points_on_a_line_span_no_plane(data):
+    curve = curve_through(1, 1, 2)
+    curve.init_linear()
+    with pytest.raises(UserError, match="on a straight line"):
+        list(evaluate_plane(curve, ((0, 1), (0, 1)), 3, measured(data)))
+    with pytest.raises(UserError, match="on a straight line"):
+        plane_of(curve)
+
+
+@pytest.mark.parametrize("attack", [None, Attack(8 / 255, 2 / 255, 2)], ids=["plain", "attacked"])
+def test_what_is_measured_of_a_network(data, attack):
+    """By split, and with an attack clean and robust, after batch norm was re-estimated on attacked images."""
+    how = {"batch_size": 64, "precision": "fp32"}
+    splits = {"": data.test, "_train": data.train}
+    metrics = measure(randomize(TinyTen(4)), data.train, splits, attack=attack, **how)
+    model = randomize(TinyTen(4))
+    reestimate_batch_norm(model, data.train, attack=attack, **how)
+    kinds = {"": None, "_robust": attack} if attack else {"": None}
+    expected = {}
+    for split, images in splits.items():
+        for kind, met in kinds.items():
+            loss, accuracy = evaluate(model, images, attack=met, **how)
+            expected |= {f"loss{kind}{split}": loss, f"accuracy{kind}{split}": accuracy}
+    assert list(metrics.items()) == list(expected.items())  # the order of the columns too
+
+
+def test_validation_of_a_curve_leaves_the_buffers(data):
+    curve = curve_through(1, 2, 3)
+    randomize(curve.base, 5)
+    before = {name: buffer.clone() for name, buffer in curve.base.named_buffers()}
+    how = {"batch_size": 64, "precision": "fp32"}
+    metrics = measuring.validate_curve(curve.place, data.train, data.test, **how)
+    assert all(torch.equal(before[name], buffer) for name, buffer in curve.base.named_buffers())
+    expected = {}
+    for t in (0.25, 0.5, 0.75):
+        at = measured(data)(curve.place(t))
+        expected |= {f"loss_test_at_{t}": at["loss"], f"accuracy_test_at_{t}": at["accuracy"]}
+    assert metrics == expected
+
+
+def test_images_of_another_making(data):
+    """A curve is evaluated on a TensorDataset as on the same images one makes of it oneself."""
+    curve = curve_through(1, 2, 3)
+    x = torch.cat([x for x, _ in data.test.batches(100)])
+    pairs = torch.utils.data.TensorDataset(x, data.test.labels)
+    ts = [0.0, 0.5, 1.0]
+    results = measuring.evaluate_curve(curve, pairs, pairs, ts, batch_size=48)
+    assert results["t"].tolist() == ts
+    assert {name: values.shape for name, values in results.items()} == {
+        **dict.fromkeys(("t", "loss", "accuracy", "length"), (3,)),
+        "coordinates": (3, 2),
+    }
+    served = torch.utils.data.DataLoader(pairs, batch_size=48)
+    on_ours = measuring.evaluate_curve(curve, data.test, data.test, ts, batch_size=48)
+    on_served = measuring.evaluate_curve(curve, served, served, ts)
+    # Shuffled, batch statistics are summed in another order
+    np.testing.assert_allclose(results["loss"], on_served["loss"], rtol=1e-4)
+    np.testing.assert_array_equal(results["length"], on_ours["length"])

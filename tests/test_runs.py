@@ -1,0 +1,147 @@
+"""What survives being stopped: runs, and tables of results."""
+
+import os
+
+import numpy as np
+import pytest
+import torch
+
+from utils.errors import FileError
+from utils.storage.files import load_checkpoint, save_checkpoint
+from utils.storage.layout import kept, rolling
+from utils.storage.runs import Run
+from utils.storage.tables import GrowingTable
+
+
+def test_tables_go_on_where_they_stopped(tmp_path, capsys):
+    path = tmp_path / "table.npz"
+    first = GrowingTable(path, {"flag": 1, "other": None})
+    first.add(t=0.0, xy=np.array([1.0, 2.0]))
+    assert not path.exists()
+    second = GrowingTable(path, {"flag": 1, "other": None})
+    assert len(second) == 1
+    second.add(t=0.5, xy=np.array([3.0, 4.0]))
+    second.finish()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["table.npz"]
+    third = GrowingTable(path, {"flag": 1, "other": None})
+    assert third.finished
+    assert "done already" in capsys.readouterr().out
+    np.testing.assert_array_equal(third.arrays["xy"], [[1, 2], [3, 4]])
+    with pytest.raises(FileError, match="was made from other networks or with other flags$") as caught:
+        GrowingTable(path, {"flag": 2})
+    assert (caught.value.path, caught.value.mend) == (path, "replace")
+    assert len(GrowingTable(path, {"flag": 2}, overwrite=True)) == 0
+
+
+def test_a_finished_table_is_read_where_nothing_can_be_written(tmp_path, monkeypatch):
+    table = GrowingTable(tmp_path / "t.npz", {"a": 1})
+    table.add(t=0.5)
+    table.finish()
+    monkeypatch.setattr(os, "open", lambda *_: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
+    assert GrowingTable(tmp_path / "t.npz", {"a": 1}).finished
+
+
+def test_a_table_whose_process_was_killed_when_it_had_finished(tmp_path):
+    table = GrowingTable(tmp_path / "t.npz", {"a": 1})
+    table.add(t=0.5)
+    left = table.partial.read_bytes()
+    table.finish()
+    table.partial.write_bytes(left)
+    assert GrowingTable(tmp_path / "t.npz", {"a": 1}).finished
+    assert [path.name for path in tmp_path.iterdir()] == ["t.npz"]
+
+
+STATE = {"model_state": {"w": torch.arange(3.0)}, "history": {"loss_train": [2.0, 1.0]}}
+
+
+def a_run(folder, settings=None, epochs=4, **options):
+    return Run(folder / "c", settings or {"lr": 0.1}, epochs, 2, folder / "h.npz", **options)
+
+
+def go(run, *epochs):
+    """Save as a run that has come so far does."""
+    for epoch in epochs:
+        run.save(epoch, {"epoch": epoch, **STATE})
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def refused(run):
+    with pytest.raises(FileError) as caught:
+        run.open()
+    return caught.value
+
+
+def test_a_run_keeps_what_it_should(tmp_path):
+    run = a_run(tmp_path)
+    assert run.open() is None
+    go(run, 1)
+    assert names(tmp_path) == ["c-resume.pt"]
+    go(run, 2, 3)
+    assert names(tmp_path) == ["c-2.pt", "c-resume.pt"]
+    assert load_checkpoint(rolling(run.stem))["epoch"] == 3
+    go(run, 4)
+    assert names(tmp_path) == ["c-2.pt", "c-4.pt", "c-resume.pt", "h.npz"]
+    run.close(STATE["history"])
+    assert names(tmp_path) == ["c-2.pt", "c-4.pt", "h.npz"]
+    assert run.files(STATE["history"]) == [tmp_path / "c-4.pt", tmp_path / "h.npz"]
+    assert np.load(tmp_path / "h.npz")["loss_train"].tolist() == [2.0, 1.0]
+    assert not list(tmp_path.glob(".*"))
+    assert a_run(tmp_path).open()["epoch"] == 4  # finished: no --resume is needed to say so
+
+
+def test_a_run_is_gone_on_with_when_asked(tmp_path):
+    go(a_run(tmp_path), 1, 2, 3)
+    error = refused(a_run(tmp_path))
+    assert (str(error), error.mend) == (f"{tmp_path / 'c-resume.pt'} is a run at epoch 3", "resume")
+    assert a_run(tmp_path, resume=True).open()["epoch"] == 3
+    rolling(tmp_path / "c").unlink()
+    assert a_run(tmp_path, resume=True).open()["epoch"] == 2
+    assert a_run(tmp_path, overwrite=True).open() is None
+    assert names(tmp_path) == []
+
+
+def test_a_run_made_with_other_settings_is_refused(tmp_path):
+    go(a_run(tmp_path, {"lr": 0.1, "ends": {0: "a"}}), 1)
+    for settings, reason in (
+        ({"lr": 0.2, "ends": {0: "a"}}, "lr 0.1 (now 0.2)"),
+        ({"lr": 0.1, "ends": {0: "b"}}, "other networks at its ends"),
+        ({"lr": 0.1, "ends": {0: "a"}, "wd": 0}, "wd None (now 0)"),
+    ):
+        error = refused(a_run(tmp_path, settings, resume=True))
+        assert (error.reason, error.mend) == (f"was made with {reason}", "replace")
+
+
+def test_a_run_that_is_longer_already_is_refused(tmp_path):
+    go(a_run(tmp_path), 1, 2, 3)
+    error = refused(a_run(tmp_path, epochs=1, resume=True))
+    assert (error.reason, error.mend) == ("is at epoch 3 already and epoch 1 was not kept", "replace")
+    assert a_run(tmp_path, epochs=2).open()["epoch"] == 2  # that one was kept
+
+
+def test_checkpoints_of_other_code(tmp_path):
+    """They have no settings: good as a result, and nothing to go on from."""
+    save_checkpoint(kept(tmp_path / "c", 4), {"epoch": 4, **STATE})
+    assert a_run(tmp_path).open()["epoch"] == 4
+    error = refused(a_run(tmp_path, epochs=6, resume=True))
+    assert (error.reason, error.mend) == ("does not hold what a resumed run needs", "remake")
+
+
+def test_one_file_a_series(tmp_path):
+    run = Run(tmp_path / "c", {}, 4, 9, {name: tmp_path / f"{name}.npy" for name in ("loss_train", "loss_test")})
+    go(run, 4)
+    assert names(tmp_path) == ["c-4.pt", "loss_train.npy"]
+    assert run.files(STATE["history"]) == [tmp_path / "c-4.pt", tmp_path / "loss_train.npy"]
+    (tmp_path / "loss_train.npy").unlink()
+    run.close(STATE["history"])
+    assert np.load(tmp_path / "loss_train.npy").tolist() == [2.0, 1.0]
+
+
+def test_a_longer_run_under_way_outlives_a_shorter_one(tmp_path):
+    go(a_run(tmp_path, epochs=9), 1, 2, 3, 4, 5)
+    short = a_run(tmp_path)
+    assert short.open()["epoch"] == 4
+    short.close(STATE["history"])
+    assert load_checkpoint(rolling(tmp_path / "c"))["epoch"] == 5

@@ -1,0 +1,218 @@
+"""Command lines: what comes next, what made a file, and what mends an error.
+
+`flags` are always the flags of the running stage, by name (vars of what its parser returned).
+"""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from utils.errors import FileError, UserError
+from utils.storage.layout import Layout, Name, kept_epochs, read_name, tag
+
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
+
+# The twins of stages for adversarially robust networks
+ROBUST_SCRIPTS = {
+    "training/train_model.py": "training/train_model_adversarial.py",
+    "training/train_curve.py": "training/train_curve_adversarial.py",
+    "evaluation/eval_curve.py": "evaluation/eval_adversarial_curve.py",
+    "visualization/viz_curve.py": "visualization/viz_adversarial_curve.py",
+}
+
+
+def default_transform(model: str | None, robust: bool) -> str:
+    if robust:
+        return "Adversarial_GoogLeNet" if model == "GoogLeNet" else "Adversarial"
+    return model
+
+
+def command(script: str, flags: Mapping[str, object], *names: str, **values: object) -> str:
+    """The command line of a stage with the flags `names` as they are in `flags`, and `values` on top.
+
+    For robust networks, that of its twin.
+    """
+    given = {name: flags[name] for name in ("model", "dataset", *names) if name in flags} | values
+    robust = flags.get("robust", False)
+    script = ROBUST_SCRIPTS.get(script, script) if robust else script
+    words = []
+    if script.startswith(("training/", "alignment/", "evaluation/eval_")):
+        if flags.get("transform") not in (None, default_transform(given.get("model"), robust)):
+            given["transform"] = flags["transform"]
+        folders = () if script.startswith("training/train_model") else ("dir_models", "dir_alignment")
+        for name in ("data_path", *folders):
+            if flags.get(name) is not None:
+                given.setdefault(name, flags[name])
+        if not flags.get("use_test", True):
+            words.append("--no-use_test")
+    if flags["root"] != REPOSITORY:
+        given["root"] = flags["root"]
+    if robust and script not in ROBUST_SCRIPTS.values():
+        words.append("--adversarial")
+    return " ".join(["python", script, *_words(given), *words])
+
+
+def _words(flags: Mapping[str, object]) -> list[str]:
+    return [word for name, value in flags.items() for word in (f"--{name}", shlex.quote(str(value)))]
+
+
+def made_with(script: str, settings: Mapping[str, object], *, root: Path, robust: bool = False) -> str:
+    """The command line that the stored settings of a run or a result amount to; flags that are off are left out."""
+    script = ROBUST_SCRIPTS.get(script, script) if robust else script
+    words = [] if root == REPOSITORY else ["--root", shlex.quote(str(root))]
+    words += ["--adversarial"] if robust and script not in ROBUST_SCRIPTS.values() else []
+    return " ".join(["python", script, *words, *_setting_words(settings)])
+
+
+def _setting_words(settings: Mapping[str, object]) -> list[str]:
+    on_unless_told = ("use_test", "fix_start", "fix_end")
+    words = []
+    for name, value in settings.items():
+        if name in on_unless_told:
+            words += [] if value else [f"--no-{name}"]
+        elif name == "attack" and value is not None:
+            numbers = zip(("--epsilon", "--attack_step", "--attack_steps"), value, strict=True)
+            words += [f"{flag} {number!r}" for flag, number in numbers]
+        elif value is True:
+            words.append(f"--{name}")
+        elif isinstance(value, tuple):  # a flag of several values; lists are what files keep
+            words.append(" ".join([f"--{name}", *(shlex.quote(str(one)) for one in value)]))
+        elif isinstance(value, (int, float, str)) and not isinstance(value, bool):
+            words.append(f"--{name} {shlex.quote(str(value))}")
+    return words
+
+
+# The names under which scripts save matches by themselves, and the scripts; GoogLeNet's is a twin
+MATCHERS = {
+    "corr": "alignment/align_models.py",
+    "w2_post": "alignment/align_models_w2.py",
+    "w2_pre": "alignment/align_models_w2.py",
+}
+
+
+def align_command(flags: Mapping[str, object], name: str = "corr", **values: object) -> str:
+    """The command that makes the match `name`, one of MATCHERS."""
+    script = MATCHERS[name]
+    if name == "corr" and values.get("model", flags["model"]) == "GoogLeNet":
+        script = "alignment/align_googlenet.py"
+    made = command(script, flags, **values)
+    return made + " --pre_act" if name == "w2_pre" else made
+
+
+def curve_command(flags: Mapping[str, object], alignment: str, epochs: int, **values: object) -> str:
+    """The command that learns a curve for `epochs` epochs: PAM's, for an alignment that PAM finds."""
+    if not tag(alignment).startswith("pam_"):
+        return command("training/train_curve.py", flags, **values, alignment=alignment, epochs=epochs)
+    start = tag(alignment).removeprefix("pam_").removeprefix("null")
+    return command("training/train_curve_pam.py", flags, **values, alignment=start, inner_iters_phi=epochs)
+
+
+# --- what mends an error -----------------------------------------------------------------------------------
+
+# The stages that make each kind of file
+MAKERS = {
+    "endpoint": ("train_model.py", "train_model_adversarial.py"),
+    "model_history": ("train_model.py", "train_model_adversarial.py"),
+    "curve": ("train_curve.py", "train_curve_adversarial.py", "train_curve_pam.py"),
+    "curve_history": ("train_curve.py", "train_curve_adversarial.py", "train_curve_pam.py"),
+    "match": ("align_models.py", "align_googlenet.py", "align_models_w2.py", "train_curve_pam.py"),
+    "correlation": ("align_models.py", "align_googlenet.py", "align_models_w2.py"),
+    "evaluated": ("eval_curve.py", "eval_adversarial_curve.py"),
+    "along_curve": ("align_along_curve.py",),
+    "plane_with_curve": ("eval_plane_with_curve.py",),
+    "plane_with_alignment": ("eval_plane_with_alignment.py",),
+}
+
+
+def explain(error: UserError, flags: Mapping[str, object], script: str = "") -> str:
+    """What an error says, and the command that mends it, in one line; `script` is the stage that runs."""
+    if not isinstance(error, FileError) or not error.mend:
+        return str(error)
+    name = read_name(error.path)
+    if name is None:
+        return str(error)
+    if Path(script).name in MAKERS[name.kind]:
+        return f"{error}; {_own_mending(error, name)}"
+    # What the error says comes before what the running stage was told.
+    made = _maker(name, {**flags, **error.flags, "robust": name.robust or flags.get("robust", False)})
+    if error.mend == "make":
+        there = _there_is(error.path, name, flags)
+        make = f"make it with: {made}" if made else "any other name is given by: align_models.py --align_name"
+        return f"{error}; " + ", or ".join([*there, make])
+    if made is None:
+        return f"{error}; move it away" if error.mend == "remake" else str(error)
+    untold = {flag: value for flag, value in error.flags.items() if f" --{flag} " not in f"{made} "}
+    made = " ".join([made, *_setting_words(untold)])
+    if error.mend == "continue":
+        return f"{error}; go on with: {made}" + (" --resume" if made.startswith("python training/") else "")
+    if error.mend == "resume":
+        return f"{error}; go on with: {made} --resume"
+    if error.mend == "replace":
+        return f"{error}; make it anew with: {made} --overwrite"
+    return f"{error}; move it away, and make it anew with: {made}"
+
+
+def _own_mending(error: FileError, name: Name) -> str:
+    """What mends a file of the kind that the running stage makes itself."""
+    if error.mend == "resume":
+        return "add --resume to go on, or --overwrite to begin anew"
+    if error.mend == "replace":
+        if name.kind == "match":
+            return "add --overwrite to replace it, or --align_name for a new one"
+        return "use the same flags, or --overwrite to make it anew, or another --root"
+    if error.mend == "remake":
+        return "move it away, and run the same command again"
+    return "run the same command again"
+
+
+def _there_is(path: Path, name: Name, flags: Mapping[str, object]) -> list[str]:
+    """What there is instead of a missing file: networks and paths of other epochs, other matches."""
+    if name.kind == "match":
+        pattern = f"match_*_seeds_{name.seeds[0]:02d}_{name.seeds[1]:02d}.npy"
+        there = sorted(filter(None, map(read_name, path.parent.glob(pattern))))
+        return [f"there is {one.alignment}: --alignment {one.alignment}" for one in there]
+    if name.kind not in ("endpoint", "curve", "evaluated", "plane_with_curve"):
+        return []
+    flag = "--epochs_model" if name.kind == "endpoint" and "epochs_model" in flags else "--epochs"
+    flag = "--epochs_curve" if name.kind != "endpoint" and "epochs_curve" in flags else flag
+    stem = path.with_name(path.name.removesuffix(f"-{name.epoch}{path.suffix}"))
+    others = (read_name(other) for other in path.parent.glob(f"{stem.name}-*{path.suffix}"))
+    epochs = sorted({other.epoch for other in others if other and other.kind == name.kind} - {None, 0, name.epoch})
+    return [f"there is one of {epoch} epochs: {flag} {epoch}" for epoch in epochs]
+
+
+def _maker(name: Name, flags: Mapping[str, object]) -> str | None:
+    """The command that makes a file of this name; None if no command alone does."""
+    where = {"model": name.model, "dataset": name.dataset}
+    if name.kind in ("endpoint", "model_history"):
+        epochs = name.epoch or flags.get("epochs_model") or flags.get("epochs")
+        return command("training/train_model.py", flags, **where, seed=name.seeds[0], epochs=epochs)
+    where |= dict(zip(("seed_a", "seed_b"), name.seeds, strict=True))
+    epochs_model = _epochs_model(name, flags)
+    if name.kind in ("match", "correlation") and not name.alignment.startswith("pam_"):
+        if name.alignment not in MATCHERS:
+            return None
+        return align_command(flags, name.alignment, **where, epochs=epochs_model)
+    where["epochs_model"] = epochs_model
+    if name.kind in ("curve", "curve_history", "match"):
+        lengths = (name.epoch, *(flags.get(flag) for flag in ("epochs_curve", "inner_iters_phi", "epochs")))
+        epochs = next((length for length in lengths if length and isinstance(length, int)), epochs_model)
+        return curve_command(flags, name.alignment, epochs, **where)
+    where["alignment"] = "" if name.alignment == "null" else name.alignment
+    if name.kind == "plane_with_alignment":
+        return command("evaluation/eval_plane_with_alignment.py", flags, **where)
+    where["epochs_curve"] = name.epoch
+    if name.kind == "along_curve":
+        return command("alignment/align_along_curve.py", flags, **where, point_t=f"{name.t:g}")
+    script = "eval_curve" if name.kind == "evaluated" else "eval_plane_with_curve"
+    return command(f"evaluation/{script}.py", flags, **where)
+
+
+def _epochs_model(name: Name, flags: Mapping[str, object]) -> int:
+    """The epochs of the networks: as the flags say, or of those that are there, or those of the curve."""
+    said = flags.get("epochs_model")
+    if isinstance(said, int):
+        return said
+    layout = Layout(flags["root"], name.model, name.dataset, flags["robust"], {"models": flags.get("dir_models")})
+    newest: Sequence[int] = kept_epochs(layout.endpoint_stem(name.seeds[0]))[-1:]
+    return newest[0] if newest else name.epoch or 250

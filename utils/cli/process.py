@@ -1,0 +1,137 @@
+"""A stage as a process: it runs, says what it wrote, and ends with one line where something is wrong."""
+
+import argparse
+import contextlib
+import io
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from utils import distributed
+from utils.cli import commands
+from utils.errors import UserError, first_line
+from utils.precision import set_products
+from utils.storage.files import let_go_all
+
+
+def run(parse_args: Callable[[], argparse.Namespace], main: Callable[[argparse.Namespace], None]) -> None:
+    """Run a stage: a user's mistake ends it with one line and exit code 1 or 2, not with a traceback.
+
+    Started by torchrun, it runs as one of several processes; process 0 alone prints.
+    """
+    distributed.silence_others()
+    args = _parsed(parse_args)
+    flags = vars(args)
+    resumes = " Run it with --resume (and without --overwrite) to go on." if "resume" in flags else ""
+    ended = f"another process of this job has ended, and so does the job.{resumes}"
+    if distributed.launched() and distributed.is_main():  # torchrun terminates it when another process has ended
+        _at_termination(lambda: _complain(ended, 143))
+    try:
+        _prepare(flags)
+        main(args)
+        distributed.stop()
+    except UserError as error:
+        sys.exit(_complain(commands.explain(error, flags, sys.argv[0]), error.exit_code))
+    except OSError as error:  # a full disk, a folder that cannot be written
+        sys.exit(_complain(f"{error.filename or 'input/output'}: {error.strerror or error}", 1))
+    except torch.OutOfMemoryError:
+        sys.exit(_complain("the device is out of memory; try a smaller --batch_size", 1))
+    except KeyboardInterrupt:
+        sys.exit(_complain(f"interrupted.{resumes}", 130))
+    except RuntimeError as error:
+        if not distributed.is_lost_connection(error):
+            raise
+        sys.exit(_complain(f"{ended} ({first_line(error)})", 1))
+
+
+def _prepare(flags: Mapping[str, object]) -> None:
+    """Join the other processes, and set what holds for all that torch does in this one."""
+    device = flags.get("device", torch.device("cpu"))
+    distributed.start(device)
+    torch.backends.cudnn.benchmark = True
+    set_products(flags.get("precision", "fp32"))
+    if flags.get("compile"):
+        _check_compiler(device)
+
+
+def _at_termination(action: Callable[[], object]) -> None:
+    """On SIGTERM do this, in a thread: the main one may be waiting for a device or for another process."""
+    receiver, sender = socket.socketpair()
+    sender.setblocking(False)
+    signal.set_wakeup_fd(sender.fileno())
+    signal.signal(signal.SIGTERM, lambda *_: None)
+
+    def wait() -> None:
+        with sender:  # which must live as long
+            while receiver.recv(1)[0] != signal.SIGTERM:
+                pass
+            action()
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _parsed(parse_args: Callable[[], argparse.Namespace]) -> argparse.Namespace:
+    if distributed.is_main():
+        return parse_args()
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return parse_args()
+    except SystemExit:
+        time.sleep(3)  # as in _complain
+        print(said.getvalue(), end="", file=sys.stderr, flush=True)
+        raise
+
+
+def _complain(message: object, code: int) -> int:
+    if not distributed.is_main():
+        # Process 0 mostly meets the same error and says so; torchrun then ends this process in its sleep.
+        time.sleep(3)
+        message = f"(process {distributed.rank()}) {message}"
+    print(f"{Path(sys.argv[0]).name}: error: {message}", file=sys.stderr, flush=True)
+    if distributed.launched():
+        sys.stdout.flush()
+        let_go_all()
+        os._exit(code)  # not waiting for the others, who may be waiting for this one
+    return code
+
+
+def _check_compiler(device: torch.device) -> None:
+    """End with one line if torch.compile does not work here, and not minutes later with a traceback."""
+    torch._dynamo.config.recompile_limit = 64  # a network is compiled for each size of a batch and each mode
+    # Of another size in every process, so that it is not taken from torch's cache
+    trial = torch.zeros(1_000 + os.getpid(), device=device)
+    try:
+        torch.compile(lambda x: x * 2 + 1, dynamic=False)(trial)
+    except Exception as error:  # many kinds, by what is missing
+        raise UserError(
+            f"--compile cannot compile here ({first_line(error)}): install a C++ compiler, as g++ "
+            "(on Debian and Ubuntu: apt install g++), for GPUs also triton (pip install triton), or omit --compile",
+            exit_code=2,
+        ) from error
+
+
+# --- telling the user --------------------------------------------------------------------------------------
+
+
+def print_table(labels: Sequence[str], columns: Mapping[str, Sequence[float]]) -> None:
+    """Numbers with three decimals, a line a label, a column a name."""
+    print(f"  {'layer':<28}" + "".join(f"{name:>18}" for name in columns))
+    for label, *values in zip(labels, *columns.values(), strict=True):
+        print(f"  {label:<28}" + "".join(f"{value:18.3f}" for value in values))
+
+
+def closing_words(files: Sequence[Path], next_command: str | None = None) -> None:
+    """Name the files a stage wrote, and the command that comes next."""
+    print("Wrote:")
+    for path in files:
+        print(f"  {path}")
+    if next_command:
+        print(f"Next:\n  {next_command}")

@@ -1,0 +1,258 @@
+"""Loss and accuracy of networks, and of any point in parameter space, with batch-norm statistics of its own."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+
+from utils import distributed
+from utils.attack import Attack
+from utils.curves import Curve
+from utils.errors import UserError
+from utils.geometry import plane_basis, plane_coordinates
+from utils.images import Images, as_images
+from utils.precision import autocast
+from utils.progress import Progress, in_words
+
+EVALUATION_SEED = 0  # the same random draws for every point of a curve, whenever it is evaluated
+
+Metrics = dict[str, float]
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module,
+    images: Images,
+    *,
+    batch_size: int = 512,
+    precision: str = "fp32",
+    attack: Attack | None = None,
+) -> tuple[float, float]:
+    """Mean cross-entropy and accuracy in percent under the test transform, of attacked images if there is an attack.
+
+    Leaves the model in eval mode.
+    """
+    model.eval()
+    generator = torch.Generator().manual_seed(EVALUATION_SEED)
+    loss = torch.zeros((), device=images.device)
+    correct = torch.zeros((), device=images.device, dtype=torch.int64)
+    for x, labels in images.batches(batch_size):
+        with autocast(images.device, precision):
+            if attack is not None:
+                x = attack(model, x, labels, images, generator)
+            logits = model(x)
+        loss += F.cross_entropy(logits.float(), labels, reduction="sum")
+        correct += (logits.argmax(1) == labels).sum()
+    sums = distributed.sum_over_all(torch.stack([loss, correct.to(loss.dtype)]))
+    loss, correct = sums.tolist()
+    return loss / len(images), 100 * correct / len(images)
+
+
+# --- batch-norm statistics ---------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def reestimate_batch_norm(
+    model: nn.Module,
+    images: Images,
+    *,
+    batch_size: int = 512,
+    precision: str = "fp32",
+    attack: Attack | None = None,
+) -> None:
+    """Set running means and variances to their average over the augmented (and attacked) training images.
+
+    A point on a curve has weights but no statistics of its own; without this its loss means nothing. Each
+    batch counts by its size. Only the batch-norm layers run in training mode; the model is left in eval mode.
+    """
+    layers = use_batch_statistics(model)
+    if not layers:
+        return
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.reset_running_stats()
+        # The running statistics are then the last batch's alone, and not what an attack saw on its way. The average
+        # is taken outside the layers: a compiled model is compiled anew for every momentum.
+        layer.momentum = 1.0
+    running = [statistic for layer in layers for statistic in (layer.running_mean, layer.running_var)]
+    average = [torch.zeros_like(statistic) for statistic in running]
+    seen = 0
+    generator = torch.Generator().manual_seed(EVALUATION_SEED)
+    for x, labels in images.augmented(batch_size, generator):
+        count = distributed.batch_length(len(labels), batch_size, len(images) - seen)
+        seen += count
+        with autocast(images.device, precision):
+            if attack is not None:
+                x = attack(model, x, labels, images, generator)
+            model(x)
+        for value, statistic in zip(average, running, strict=True):
+            value.lerp_(statistic, count / seen)
+    for statistic, value in zip(running, average, strict=True):
+        statistic.copy_(value)
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
+    model.eval()
+
+
+def use_batch_statistics(model: nn.Module) -> list[nn.Module]:
+    """Put a model in eval mode but for its batch-norm layers, which normalize by the batch; returns these."""
+    model.eval()
+    distributed.batch_norm(model)
+    layers = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    for layer in layers:
+        layer.train()
+    return layers
+
+
+def measure(
+    model: nn.Module,
+    for_batch_norm: Images,
+    splits: Mapping[str, Images],
+    *,
+    batch_size: int,
+    precision: str,
+    attack: Attack | None = None,
+) -> Metrics:
+    """Loss and accuracy of a model after re-estimating its batch-norm statistics.
+
+    splits: on what, by the suffix that each has in the names of the metrics. With an attack, batch norm is
+    re-estimated on attacked images, and clean metrics are followed by those with the suffix _robust.
+    """
+    how = {"batch_size": batch_size, "precision": precision}
+    reestimate_batch_norm(model, for_batch_norm, attack=attack, **how)
+    metrics = {}
+    for split, images in splits.items():
+        for kind, met in {"": None, "_robust": attack}.items() if attack else [("", None)]:
+            loss, accuracy = evaluate(model, images, attack=met, **how)
+            metrics |= {f"loss{kind}{split}": loss, f"accuracy{kind}{split}": accuracy}
+    return metrics
+
+
+# --- along curves and on planes ----------------------------------------------------------------------------
+
+
+def evaluate_path(
+    curve: Curve, ts: np.ndarray, measure: Callable[[nn.Module], Metrics], *, done: int = 0, length: float = 0.0
+) -> Iterator[dict[str, float | np.ndarray]]:
+    """What there is to know of each point t of a curve, in order: a row a point, from number `done` on.
+
+    A row has t, what `measure` says of the network at θ(t), coordinates (2,) in the plane through the ends and the
+    middle control point, and the length of the path up to there, which was `length` at the last point that is done.
+    """
+    start, end = curve.row(0), curve.row(curve.num_bends - 1)
+    u, v = plane_basis(start, end, curve.row(curve.num_bends // 2))
+    with Progress(len(ts), "point", "along the curve", done=done) as progress:
+        while done < len(ts):
+            # As many at once as there are processes
+            points = range(done, min(done + distributed.size(), len(ts)))
+            measured = distributed.shared_out(lambda i: measure(curve.place(ts[i])), points)
+            for i, metrics in zip(points, measured, strict=True):
+                theta = curve.point(ts[i]).detach()
+                step = (theta - curve.point(ts[max(i - 1, 0)])).norm().item()
+                length = step + (length if i else 0.0)
+                yield {"t": ts[i], "coordinates": plane_coordinates(theta, start, u, v), "length": length, **metrics}
+                progress.step()
+                progress.show(**metrics)
+                progress.line(f"t = {ts[i]:.3f}  {in_words(metrics)}")
+            done = points.stop
+
+
+def evaluate_curve(
+    curve: Curve,
+    train: Images | Dataset | DataLoader,
+    test: Images | Dataset | DataLoader,
+    ts: Sequence[float],
+    *,
+    batch_size: int = 512,
+    precision: str = "fp32",
+) -> dict[str, np.ndarray]:
+    """Loss and accuracy (%) on `test` at points ts (n,) of a curve, with batch norm re-estimated on `train` at each.
+
+    Returns arrays t, loss, accuracy and length (of the path up to there), each (n,), and coordinates (n, 2).
+    """
+    train, test = (as_images(images, curve.fixed.device) for images in (train, test))
+
+    def measured(model: nn.Module) -> Metrics:
+        return measure(model, train, {"": test}, batch_size=batch_size, precision=precision)
+
+    rows = list(evaluate_path(curve, np.asarray(ts, np.float64), measured))
+    return {name: np.array([row[name] for row in rows]) for name in rows[0]}
+
+
+def plane_of(curve: Curve) -> tuple[np.ndarray, torch.Tensor, torch.Tensor]:
+    """The plane through a curve's ends and its middle control point.
+
+    Returns the coordinates (3, 2) of the first, last and middle control point in it, and its orthonormal basis, two
+    vectors (P,). Raises UserError if the three points lie on a line.
+    """
+    start, end, middle = rows = [curve.row(i) for i in (0, curve.num_bends - 1, curve.num_bends // 2)]
+    u, v = plane_basis(start, end, middle)
+    corners = np.stack([plane_coordinates(row, start, u, v) for row in rows])
+    if not corners[2, 1] > 0:
+        raise UserError("the three points lie on a straight line, which spans no plane")
+    return corners, u, v
+
+
+def evaluate_plane(
+    curve: Curve,
+    grid: tuple[tuple[float, float], tuple[float, float]],
+    num_points: int,
+    measure: Callable[[nn.Module], Metrics],
+    *,
+    done: int = 0,
+) -> Iterator[dict[str, np.ndarray]]:
+    """What there is to know of the plane through a curve's ends and middle control point, a row of a grid at a time.
+
+    grid: the ranges ((x0, x1), (y0, y1)) of `num_points` points each: x as a fraction of the way from the first to
+        the last control point, y as a fraction of the middle one's height above it.
+    measure: metrics of the network at a point. done: how many rows of the grid are left out.
+
+    A row has arrays (num_points,): coordinates x and y (Euclidean, from the first control point), and the metrics.
+    Raises UserError if the three points lie on a line.
+    """
+    corners, u, v = plane_of(curve)
+    start = curve.row(0)
+    origin = start.detach().to("cpu", torch.float64)
+    xs, ys = (np.linspace(*ends, num_points) for ends in grid)
+    with Progress(num_points**2, "point", "on the plane", done=done * num_points) as progress:
+        for number, y in enumerate(ys[done:] * corners[2, 1], start=done + 1):
+
+            def measure_at(x: float, y: float = y) -> Metrics:
+                theta = (origin + x * u + y * v).to(start.device, start.dtype)
+                metrics = measure(curve.place_vector(theta))
+                progress.step()
+                return metrics
+
+            measured = distributed.shared_out(measure_at, xs * corners[1, 0])
+            row = {name: np.array([metrics[name] for metrics in measured]) for name in measured[0]}
+            yield {"x": xs * corners[1, 0], "y": np.full(len(xs), y), **row}
+            progress.reach(number * num_points)
+            progress.line(f"row {number}/{num_points}")
+
+
+VALIDATION_POINTS = (0.25, 0.5, 0.75)  # of a curve, while it is learned
+
+
+def validate_curve(
+    place: Callable[[float], nn.Module], train: Images, test: Images, *, batch_size: int, precision: str
+) -> Metrics:
+    """Test loss and accuracy at a few points, each with batch-norm statistics of its own.
+
+    place: the base model with the weights of point t. Its buffers are left as they were.
+    """
+    how = {"batch_size": batch_size, "precision": precision}
+
+    def at(t: float) -> Metrics:
+        model = place(t)
+        buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+        reestimate_batch_norm(model, train, **how)
+        loss, accuracy = evaluate(model, test, **how)
+        model.load_state_dict(buffers, strict=False)
+        return {f"loss_test_at_{t}": loss, f"accuracy_test_at_{t}": accuracy}
+
+    return {
+        name: value for metrics in distributed.shared_out(at, VALIDATION_POINTS) for name, value in metrics.items()
+    }

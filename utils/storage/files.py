@@ -1,0 +1,257 @@
+"""How files are written and read: whole or not at all, each verified by its checksum, one writer at a time.
+
+Everything is written under a temporary name in the same folder and renamed when it is complete, so nothing
+half-written is ever found under a final name. Checkpoints and arrays end with their checksum, which is verified when
+they are read. Nothing is unpickled on reading.
+"""
+
+import atexit
+import hashlib
+import io
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import BinaryIO, TypeVar
+
+import numpy as np
+import torch
+
+from utils import distributed
+from utils.errors import FileError, UserError, first_line
+from utils.storage.layout import partial
+
+try:
+    import fcntl
+except ImportError:  # not on Windows, which goes without locks
+    fcntl = None
+
+Content = TypeVar("Content")
+
+# --- writing -----------------------------------------------------------------------------------------------
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
+    """Let `write` fill a temporary file beside `path`, bring it to the disk, then give it its name.
+
+    Of several processes, process 0 alone does.
+    """
+    if not distributed.is_main():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            write(stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)  # mkstemp's files are private
+        os.replace(temporary, path)
+    except OSError as error:
+        error.filename = str(path)
+        raise
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+_held: dict[Path, int] = {}  # the lock files of what this process is writing
+
+
+def hold(path: Path) -> None:
+    """Until this process ends, nobody else may hold `path`, which need not exist. UserError if another process does.
+
+    The system frees a lock however its process ends; the lock file, hidden beside `path`, may then remain.
+    """
+    if fcntl is None or path in _held:
+        return
+    lock = _lock_file(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError:  # what cannot be written needs no lock, and whoever writes it will say why
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise UserError(f"another process is writing {path}; wait for it, or work under another root") from error
+    except OSError:  # a file system without locks
+        os.close(descriptor)
+        return
+    if not _is_at(descriptor, lock):  # deleted by whoever held it before
+        os.close(descriptor)
+        hold(path)
+        return
+    _held[path] = descriptor
+
+
+def let_go(path: Path) -> None:
+    """Free what `hold` holds, if it does."""
+    descriptor = _held.pop(path, None)
+    if descriptor is not None:
+        _lock_file(path).unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+@atexit.register
+def let_go_all() -> None:
+    """Free all that this process holds."""
+    for path in list(_held):
+        let_go(path)
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _lock_file(path: Path) -> Path:
+    return path.with_name(f".{path.name}.lock")
+
+
+def remove(path: Path) -> None:
+    """Delete a file, if it is there. Of several processes, process 0 alone does."""
+    if distributed.is_main():
+        path.unlink(missing_ok=True)
+
+
+SEAL = b"\nsha256 of the bytes before this line: "
+SEAL_LENGTH = len(SEAL) + hashlib.sha256().digest_size * 2
+
+
+def write_sealed(path: Path, write: Callable[[BinaryIO], None]) -> None:
+    """`write_atomically`, and at the end of the file the checksum of all before.
+
+    The formats allow it: what follows the array in an .npy file is not read, and a zip archive (.pt, .npz) may end
+    with a comment.
+    """
+    if not distributed.is_main():
+        return
+    buffer = io.BytesIO()  # also so that a full disk is an OSError, and not an error inside torch's writer
+    write(buffer)
+    content = buffer.getbuffer()
+    if content[-22:-18] == b"PK\5\6":  # the last record of a zip archive ends with the length of the comment
+        content[-2:] = SEAL_LENGTH.to_bytes(2, "little")
+    seal = SEAL + hashlib.sha256(content).hexdigest().encode()
+    write_atomically(path, lambda stream: (stream.write(content), stream.write(seal)))
+
+
+def read_verified(path: Path) -> BinaryIO:
+    """The content of a file. ValueError if it has a checksum (foreign files have none) that is not its own."""
+    content = path.read_bytes()
+    start = content.rfind(SEAL[:10], max(0, len(content) - SEAL_LENGTH))
+    if start >= 0 and content[start:] != SEAL + hashlib.sha256(content[:start]).hexdigest().encode():
+        raise ValueError("its checksum is wrong")
+    end = content.rfind(b"PK\5\6") + 22  # of a zip archive, but for its comment
+    if content.startswith(b"PK") and content[end - 2 : end] != (len(content) - end).to_bytes(2, "little"):
+        raise ValueError("its end is missing")
+    if content.startswith(b"PK") and len(content) - end == SEAL_LENGTH and start != end:
+        raise ValueError("its checksum is missing")
+    return io.BytesIO(content)
+
+
+def expect_seal(stream: BinaryIO) -> None:
+    """ValueError if something other than a checksum follows what has been read."""
+    rest = stream.read()
+    if rest and not rest.startswith(SEAL):
+        raise ValueError("something else follows the array")
+
+
+def save_checkpoint(path: Path, checkpoint: Mapping[str, object]) -> None:
+    write_sealed(path, lambda stream: torch.save(dict(checkpoint), stream))
+
+
+def save_array(path: Path, array: Sequence[float] | np.ndarray) -> None:
+    write_sealed(path, lambda stream: np.save(stream, np.asarray(array), allow_pickle=False))
+
+
+def save_arrays(path: Path, **arrays: np.ndarray) -> None:
+    write_sealed(path, lambda stream: np.savez(stream, **arrays))
+
+
+# --- reading -----------------------------------------------------------------------------------------------
+
+
+def read(path: Path, what: str, parse: Callable[[], Content]) -> Content:
+    """What `parse` makes of the file at `path`, which is to be `what`. FileError if it is missing or unreadable."""
+    if not path.is_file():
+        if partial(path).is_file():
+            raise FileError(path, "is not finished", "continue")
+        raise FileError(path, "does not exist", "make")
+    try:
+        return parse()
+    except (PermissionError, UserError):
+        raise
+    except Exception as error:  # what a parser raises on a damaged file can be anything
+        raise FileError(path, f"is not {what}, or it is damaged ({first_line(error)})", "remake") from error
+
+
+def load_checkpoint(path: Path) -> dict:
+    """A checkpoint: a dictionary with at least `model_state`."""
+
+    def parse() -> dict:
+        checkpoint = torch.load(read_verified(path), map_location="cpu", weights_only=True)
+        if _is_state_dict(checkpoint):
+            raise FileError(path, "is a state dict by itself; a checkpoint is a dictionary with it as `model_state`")
+        if not isinstance(checkpoint, dict) or not _is_state_dict(checkpoint.get("model_state")):
+            raise FileError(path, "is not a checkpoint, which is a dictionary with a state dict as `model_state`")
+        return checkpoint
+
+    return read(path, "a checkpoint", parse)
+
+
+def _is_state_dict(value: object) -> bool:
+    return isinstance(value, dict) and all(isinstance(entry, torch.Tensor) for entry in value.values())
+
+
+def load_arrays(path: Path, **shapes: tuple[int | str, ...]) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file. Those named in `shapes` it must have, of finite real numbers.
+
+    shapes: the lengths of each array's axes: numbers, or words that stand for the same length throughout.
+    `settings`, if the file has them, are a JSON object as text.
+    """
+
+    def parse() -> dict[str, np.ndarray]:
+        with np.load(read_verified(path), allow_pickle=False) as stored:
+            arrays = dict(stored)
+        lengths: dict[str, int] = {}
+        for name, shape in shapes.items():
+            if name not in arrays:
+                raise ValueError(f"it lacks {name}")
+            actual = arrays[name].shape
+            expected = tuple(
+                lengths.setdefault(length, found) if isinstance(length, str) else length
+                for length, found in zip(shape, actual, strict=False)
+            )
+            if len(actual) != len(shape) or actual != expected or 0 in actual:
+                raise ValueError(f"{name} has the shape {actual}")
+            if not _is_finite(arrays[name]):
+                raise ValueError(f"{name} has entries that are not finite numbers")
+        if "settings" in arrays and not isinstance(json.loads(str(arrays["settings"])), dict):
+            raise ValueError("its settings are not a JSON object")
+        return arrays
+
+    return read(path, "a table of results", parse)
+
+
+def _is_finite(array: np.ndarray) -> bool:
+    return array.dtype.kind in "fiu" and bool(np.isfinite(array).all())
+
+
+def load_array(path: Path) -> np.ndarray:
+    """The series (n,) of finite numbers in an .npy file."""
+
+    def parse() -> np.ndarray:
+        stream = read_verified(path)
+        array = np.load(stream, allow_pickle=False)
+        expect_seal(stream)
+        if array.ndim != 1 or not len(array) or not _is_finite(array):
+            raise ValueError("it is not a series of finite numbers")
+        return array
+
+    return read(path, "a series of results", parse)

@@ -1,0 +1,209 @@
+"""Where files are: the published layout of networks, matches, curves and results under one root."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+FOLDERS = {
+    "models": "model_dicts/basic_models",
+    "matches": "model_dicts/paired_models",
+    "curves": "model_dicts/curve_models",
+    "model_history": "model_data/training/basic_models",
+    "curve_history": "model_data/training/curve_models",
+    "correlations": "model_data/paired_models",
+    "evaluated": "model_data/curves",
+    "planes_with_curve": "model_data/loss_planes_with_curve",
+    "planes_with_alignment": "model_data/loss_planes_with_alignment",
+}
+
+# Of adversarially robust networks
+ROBUST_FOLDERS = {
+    "models": "model_dicts/adversarial_models",
+    "matches": "model_dicts/adversarial_paired_models",
+    "curves": "model_dicts/adversarial_curve_models",
+    "model_history": "model_data/training/adversarial_models",
+    "curve_history": "model_data/training/adversarial_curve_models",
+    "correlations": "model_data/adversarial_paired_models",
+    "evaluated": "model_data/adversarial_curves",
+}
+
+
+def tag(alignment: str) -> str:
+    """The name of an alignment in file names: '' is `null`, and the original's `pam_` is `pam_null`."""
+    return alignment + "null" if alignment in ("", "pam_") else alignment
+
+
+class Variant(NamedTuple):
+    """What tells curves between the same networks apart; a curve's name tells what differs from the defaults."""
+
+    seed: int = 1  # of the curve's random draws
+    num_bends: int = 3  # control points, the two ends included
+    curve: str = "Bezier"  # the family, one of utils.curves.CURVES
+
+    @property
+    def suffix(self) -> str:
+        """What a curve's name has after the seeds of its networks, as _bends_5_PolyChain_seed_2."""
+        bends = "" if self.num_bends == USUAL.num_bends else f"_bends_{self.num_bends}"
+        family = "" if self.curve == USUAL.curve else f"_{self.curve}"
+        return bends + family + ("" if self.seed == USUAL.seed else f"_seed_{self.seed}")
+
+
+USUAL = Variant()
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The paths of one model and dataset under `root`.
+
+    replaced: folders to use instead of those above, by their names there; None replaces nothing.
+    """
+
+    root: Path
+    model: str
+    dataset: str
+    robust: bool = False
+    replaced: Mapping[str, Path | None] = field(default_factory=dict, hash=False)
+
+    def folder(self, kind: str) -> Path:
+        usual = ROBUST_FOLDERS if self.robust else FOLDERS
+        return Path(self.root, self.replaced.get(kind) or usual[kind], self.model, self.dataset)
+
+    def endpoint_stem(self, seed: int) -> Path:
+        return self.folder("models") / f"checkpoint_seed_{seed:02d}"
+
+    def curve_stem(self, alignment: str, seed_a: int, seed_b: int, variant: Variant = USUAL) -> Path:
+        return self.folder("curves") / f"checkpoint_{_path_name(alignment, seed_a, seed_b, variant)}"
+
+    def endpoint(self, seed: int, epoch: int) -> Path:
+        return kept(self.endpoint_stem(seed), epoch)
+
+    def curve(self, alignment: str, seed_a: int, seed_b: int, epoch: int, variant: Variant = USUAL) -> Path:
+        return kept(self.curve_stem(alignment, seed_a, seed_b, _of_curve(variant, epoch)), epoch)
+
+    def match(self, name: str, seed_a: int, seed_b: int) -> Path:
+        return self.folder("matches") / f"match_{name}_seeds_{seed_a:02d}_{seed_b:02d}.npy"
+
+    def model_history(self, seed: int) -> dict[str, Path]:
+        """One file a series: loss_train, accuracy_train, loss_test, accuracy_test."""
+        return {
+            f"{quantity}_{split}": self.folder("model_history") / f"{quantity}_{split}_seed_{seed:02d}.npy"
+            for quantity in ("loss", "accuracy")
+            for split in ("train", "test")
+        }
+
+    def curve_history(self, alignment: str, seed_a: int, seed_b: int, variant: Variant = USUAL) -> Path:
+        return self.folder("curve_history") / f"curve_{_path_name(alignment, seed_a, seed_b, variant)}.npz"
+
+    def correlation(self, name: str, which: str, seed_a: int, seed_b: int) -> Path:
+        """Layerwise mean correlation; `which` is `unaligned` or `aligned`."""
+        return self.folder("correlations") / f"{name}_{which}_mean_seeds_{seed_a:02d}_{seed_b:02d}.npy"
+
+    def along_curve(
+        self, alignment: str, seed_a: int, seed_b: int, epoch: int, t: float, variant: Variant = USUAL
+    ) -> Path:
+        """Layerwise mean correlation of point t of a path with the path's ends."""
+        name = _path_name(alignment, seed_a, seed_b, _of_curve(variant, epoch))
+        return self.folder("correlations") / f"curve_{name}-{epoch}_t_{t:g}.npz"
+
+    def evaluated(self, alignment: str, seed_a: int, seed_b: int, epoch: int, variant: Variant = USUAL) -> Path:
+        name = _path_name(alignment, seed_a, seed_b, _of_curve(variant, epoch))
+        return self.folder("evaluated") / f"curve_{name}-{epoch}.npz"
+
+    def plane_with_curve(
+        self, alignment: str, seed_a: int, seed_b: int, epoch: int, variant: Variant = USUAL
+    ) -> Path:
+        name = _path_name(alignment, seed_a, seed_b, variant)
+        return self.folder("planes_with_curve") / f"plane_{name}-{epoch}.npz"
+
+    def plane_with_alignment(self, alignment: str, seed_a: int, seed_b: int) -> Path:
+        return self.folder("planes_with_alignment") / f"plane_{_path_name(alignment, seed_a, seed_b)}.npz"
+
+
+def _path_name(alignment: str, seed_a: int, seed_b: int, variant: Variant = USUAL) -> str:
+    return f"align_{tag(alignment)}_seeds_{seed_a:02d}_{seed_b:02d}{variant.suffix}"
+
+
+def _of_curve(variant: Variant, epoch: int) -> Variant:
+    """Straight lines, of epoch 0, have no variants."""
+    return variant if epoch else USUAL
+
+
+def kept(stem: Path, epoch: int) -> Path:
+    return stem.with_name(f"{stem.name}-{epoch}.pt")
+
+
+def rolling(stem: Path) -> Path:
+    """The checkpoint of the last finished epoch of a run that is under way."""
+    return stem.with_name(f"{stem.name}-resume.pt")
+
+
+def partial(path: Path) -> Path:
+    """Where a table is kept while it grows."""
+    return path.with_name(f"{path.stem}.partial{path.suffix}")
+
+
+def kept_epochs(stem: Path) -> list[int]:
+    """The epochs, in order, of which the run `stem` kept checkpoints."""
+    pattern = re.compile(re.escape(stem.name) + r"-(\d+)\.pt")
+    names = (pattern.fullmatch(path.name) for path in stem.parent.glob(f"{stem.name}-*.pt"))
+    return sorted(int(name[1]) for name in names if name)
+
+
+# --- names, read backwards ---------------------------------------------------------------------------------
+
+
+class Name(NamedTuple):
+    """What the name of a published file tells: what `kind` of file, of which model and dataset, and the rest."""
+
+    kind: str
+    model: str
+    dataset: str
+    robust: bool
+    seeds: tuple[int, ...]  # of the network, or of A and B
+    alignment: str | None = None  # a path's tag, or a match's name
+    epoch: int | None = None
+    t: float | None = None
+    variant: Variant = USUAL
+
+
+_PAIR = r"seeds_(?P<a>\d+)_(?P<b>\d+)"
+_CURVE = _PAIR + r"(_bends_(?P<bends>\d+))?(_(?P<family>PolyChain))?(_seed_(?P<seed>\d+))?"
+_NAMES = {
+    "endpoint": r"checkpoint_seed_(?P<a>\d+)(-(?P<epoch>\d+)|-resume)?\.pt",
+    "curve": rf"checkpoint_align_(?P<alignment>.+)_{_CURVE}(_(perm|phi)\d+)?(-(?P<epoch>\d+)|-resume)?\.pt",
+    "match": rf"match_(?P<alignment>.+)_{_PAIR}\.(npy|json)",
+    "correlation": rf"(?P<alignment>.+)_(un)?aligned_mean_{_PAIR}\.npy",
+    "model_history": r"(loss|accuracy)_(train|test)_seed_(?P<a>\d+)\.npy",
+    "along_curve": rf"curve_align_(?P<alignment>.+)_{_CURVE}-(?P<epoch>\d+)_t_(?P<t>[\d.e-]+?)(\.partial)?\.npz",
+    "evaluated": rf"curve_align_(?P<alignment>.+)_{_CURVE}-(?P<epoch>\d+)(\.partial)?\.npz",
+    "curve_history": rf"curve_align_(?P<alignment>.+)_{_CURVE}(_(perm|phi)\d+)?\.npz",
+    "plane_with_curve": rf"plane_align_(?P<alignment>.+)_{_CURVE}-(?P<epoch>\d+)(\.partial)?\.npz",
+    "plane_with_alignment": rf"plane_align_(?P<alignment>.+)_{_PAIR}(\.partial)?\.npz",
+}
+
+
+def read_name(path: Path) -> Name | None:
+    """What a file's path in the layout tells; None for a file that has no published name."""
+    if len(path.parts) < 3:
+        return None
+    model, dataset = path.parts[-3:-1]
+    for kind, pattern in _NAMES.items():
+        if name := re.fullmatch(pattern, path.name):
+            found = name.groupdict()
+            epoch, t = found.get("epoch"), found.get("t")
+            return Name(
+                kind,
+                model,
+                dataset,
+                robust=any(part.startswith("adversarial_") for part in path.parts[-4:-3]),
+                seeds=tuple(int(found[end]) for end in "ab" if found.get(end)),
+                alignment=found.get("alignment"),
+                epoch=None if epoch is None else int(epoch),
+                t=None if t is None else float(t),
+                variant=Variant(
+                    int(found.get("seed") or 1), int(found.get("bends") or 3), found.get("family") or "Bezier"
+                ),
+            )
+    return None

@@ -1,0 +1,114 @@
+"""A training run and its files: what it goes on from, and what it leaves."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from utils.errors import FileError
+from utils.storage.files import hold, let_go, load_checkpoint, save_array, save_arrays, save_checkpoint
+from utils.storage.layout import kept, kept_epochs, rolling
+
+
+@dataclass
+class Run:
+    """A training run and its files: kept checkpoints stem-EPOCH.pt, and stem-resume.pt while it is under way.
+
+    settings: what decides the outcome, which a resumed run must share.
+    history: an .npy a series, or one .npz of all series.
+    resume: whether to go on from the newest checkpoint. overwrite: whether to delete all of them and begin anew.
+    """
+
+    stem: Path
+    settings: Mapping[str, object]
+    epochs: int
+    save_freq: int
+    history: dict[str, Path] | Path
+    resume: bool = False
+    overwrite: bool = False
+
+    def open(self) -> dict | None:
+        """The checkpoint to go on from, or None to begin. One at `epochs` says that the run is finished.
+
+        Raises FileError where going on, or beginning anew, would not be what the user meant.
+        """
+        hold(self.stem)
+        newest, epochs = rolling(self.stem), [epoch for epoch in kept_epochs(self.stem) if epoch > 0]
+        paths = [kept(self.stem, epoch) for epoch in epochs]
+        if self.overwrite:
+            for path in [*paths, newest]:
+                path.unlink(missing_ok=True)
+            return None
+        finished = kept(self.stem, self.epochs)
+        if finished in paths:
+            newest = finished
+        elif not newest.exists():  # it is of the last epoch or the one before, and removed when the run is complete
+            if not paths:
+                return None
+            newest = paths[-1]
+        state = load_checkpoint(newest)
+        self._check(state, newest)
+        return state
+
+    def _check(self, state: dict, path: Path) -> None:
+        epoch = state.get("epoch")
+        before = state.get("settings")
+        if before is None:  # written by other code
+            if epoch == self.epochs:
+                return
+            raise FileError(path, "does not hold what a resumed run needs", "remake")
+        different = [
+            "other networks at its ends" if name == "ends" else f"{name} {before.get(name)} (now {value})"
+            for name, value in self.settings.items()
+            if before.get(name) != value
+        ]
+        if different:
+            raise FileError(path, f"was made with {', '.join(different)}", "replace")
+        if epoch > self.epochs:
+            raise FileError(path, f"is at epoch {epoch} already and epoch {self.epochs} was not kept", "replace")
+        if epoch < self.epochs and not self.resume:
+            raise FileError(path, f"is a run at epoch {epoch}", "resume")
+
+    @property
+    def checkpoint(self) -> Path:
+        """The checkpoint of the finished run."""
+        return kept(self.stem, self.epochs)
+
+    def save(self, epoch: int, state: Mapping[str, object]) -> None:
+        """Save the state after `epoch`; it has the run's settings besides what it is given."""
+        state = {**state, "settings": dict(self.settings)}
+        # In this order a run that is killed in between repeats the epoch, and lacks no file that it should have.
+        if epoch == self.epochs:
+            self.save_history(state["history"])
+        if epoch == self.epochs or epoch % self.save_freq == 0:
+            save_checkpoint(kept(self.stem, epoch), state)
+        if epoch < self.epochs:
+            save_checkpoint(rolling(self.stem), state)
+
+    def files(self, history: Mapping[str, object]) -> list[Path]:
+        """The files that hold the result: the finished run's checkpoint, and those of the series in `history`."""
+        return [self.checkpoint, *self._history_files(history)]
+
+    def _history_files(self, history: Mapping[str, object]) -> list[Path]:
+        if isinstance(self.history, Path):
+            return [self.history] if history else []
+        return [self.history[name] for name in history]
+
+    def save_history(self, history: Mapping[str, list[float]]) -> None:
+        arrays = {name: np.array(values) for name, values in history.items()}
+        if isinstance(self.history, Path):
+            save_arrays(self.history, **arrays)
+        else:
+            for name, values in arrays.items():
+                save_array(self.history[name], values)
+
+    def close(self, history: Mapping[str, list[float]]) -> None:
+        """Remove the checkpoint of the run under way, and mend a lost history."""
+        if not all(path.exists() for path in self._history_files(history)):
+            self.save_history(history)
+        newest = rolling(self.stem)
+        # One at a later epoch is of a longer run, which is not finished.
+        if newest.exists() and load_checkpoint(newest).get("epoch", 0) <= self.epochs:
+            newest.unlink()
+        let_go(self.stem)

@@ -1,0 +1,61 @@
+"""Tables of results that grow row by row, as a long evaluation does, and survive being stopped."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from utils import distributed
+from utils.errors import FileError
+from utils.storage.files import hold, let_go, load_arrays, remove, save_arrays
+from utils.storage.layout import partial
+
+
+class GrowingTable:
+    """A table that grows row by row, and survives being stopped.
+
+    Rows so far are in PATH's name with `.partial`; `finish` gives the table its own name. A table made with other
+    `settings` (which are stored with it, as JSON) is refused, or dropped with `overwrite`.
+    """
+
+    def __init__(self, path: Path, settings: Mapping[str, object], overwrite: bool = False):
+        self.path, self.settings = path, json.dumps(settings)
+        self.partial = partial(path)
+        self.arrays, self.finished = distributed.from_main(lambda: self._open(overwrite))
+        if self.finished:
+            print(f"This is done already: {self.path}")
+
+    def _open(self, overwrite: bool) -> tuple[dict[str, np.ndarray], bool]:
+        """The rows that are there, and whether they are all."""
+        hold(self.path)
+        for candidate in (self.path, self.partial):
+            if overwrite:
+                candidate.unlink(missing_ok=True)
+            elif candidate.exists():
+                arrays = load_arrays(candidate)
+                if json.loads(str(arrays.pop("settings", "{}"))) != json.loads(self.settings):
+                    raise FileError(candidate, "was made from other networks or with other flags", "replace")
+                if candidate == self.path:
+                    let_go(self.path)
+                    if self.partial.exists():  # a process was killed when it had finished
+                        self.partial.unlink()
+                return arrays, candidate == self.path
+        return {}, False
+
+    def __len__(self) -> int:
+        return len(next(iter(self.arrays.values()), ()))
+
+    def add(self, **row: float | np.ndarray) -> None:
+        for name, value in row.items():
+            known = self.arrays.get(name, np.empty((0, *np.shape(value))))
+            self.arrays[name] = np.concatenate([known, np.asarray(value)[None]])
+        save_arrays(self.partial, settings=np.array(self.settings), **self.arrays)
+
+    def finish(self, **whole: np.ndarray) -> None:
+        """Give the table its own name; `whole` are further arrays, which are not made of rows."""
+        self.arrays |= whole
+        save_arrays(self.path, settings=np.array(self.settings), **self.arrays)
+        remove(self.partial)
+        let_go(self.path)
+        self.finished = True
