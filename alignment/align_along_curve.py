@@ -16,7 +16,7 @@ from utils.datasets import load_data
 from utils.matching import align_on
 from utils.measuring import reestimate_batch_norm
 from utils.permutations import row_labels, rows_from_permutations
-from utils.storage.layout import Layout
+from utils.storage.layout import Layout, Variant
 from utils.storage.loading import load_curve, spec_of
 from utils.storage.matches import padded_rows
 from utils.storage.tables import GrowingTable
@@ -43,6 +43,7 @@ def main(args):
         threads=args.num_workers,
         device=args.device,
     )
+    variant = Variant(args.seed, args.num_bends, args.curve)
     curve = load_curve(
         layout,
         partial(MODELS[args.model], data.num_classes),
@@ -51,11 +52,12 @@ def main(args):
         args.epochs_curve,
         alignment=args.alignment,
         transform=args.transform,
+        variant=variant,
     ).to(args.device)
     if args.compile:
         curve.compile()
     spec = spec_of(curve.base)
-    path = layout.along_curve(args.alignment, args.seed_a, args.seed_b, args.epochs_curve, args.point_t)
+    path = layout.along_curve(args.alignment, args.seed_a, args.seed_b, args.epochs_curve, args.point_t, variant)
     table = GrowingTable(path, flags.evaluation_settings(vars(args), curve, "point_t"), args.overwrite)
     if not table.finished:
         for_batch_norm = data.for_batch_norm(args.bn_images)

@@ -14,8 +14,8 @@ from models import MODELS
 from utils.cli import commands, flags, process
 from utils.curves import network_digest
 from utils.datasets import load_data
-from utils.matching import align_on
-from utils.permutations import row_labels, rows_from_permutations
+from utils.matching import align_on, cross_moments, mean_distances
+from utils.permutations import identity, row_labels, rows_from_permutations
 from utils.storage.files import save_array
 from utils.storage.layout import Layout
 from utils.storage.loading import load_network, spec_of
@@ -27,14 +27,16 @@ def parse_args(argv=None, description=__doc__, model=None, method="corr"):
     flags.add_pair_flags(parser)
     parser.add_argument("--epochs", type=flags.positive_int, default=250, help="epochs the networks were trained")
     flags.add_robust_flag(parser, "align robust networks, in their own folders")
-    parser.add_argument("--align_name", help="name of the match (default: corr, w2_post or w2_pre)")
+    parser.add_argument("--align_name", help="name of the match (default: corr, w2_pre or w2_post)")
     if method != "corr":
-        parser.add_argument("--pre_act", action="store_true", help="compare what goes into the activation functions")
+        # Published so: what the flag does is the opposite of what it says.
+        help_text = "compare activations themselves, and not what goes into the activation functions"
+        parser.add_argument("--pre_act", action="store_false", help=help_text)
     parser.add_argument("--seed", type=flags.nonnegative_int, default=1, help="of torch's random numbers")
     flags.add_pair_folders(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace a match that is there and is another")
     args = flags.parse(parser, argv)
-    args.method = "w2_pre" if getattr(args, "pre_act", False) else method
+    args.method = method if getattr(args, "pre_act", True) else "w2_post"
     args.align_name = args.align_name or args.method
     return args
 
@@ -75,6 +77,12 @@ def main(args):
     for which, values in (("unaligned", before), ("aligned", after)):
         files.append(layout.correlation(args.align_name, which, *seeds))
         save_array(files[-1], values)
+    if args.method != "corr":
+        test = (x for x, _ in data.test.batches(args.batch_size))
+        moments = cross_moments(*networks, spec, test, before=args.method == "w2_pre")
+        for which, order in (("unaligned", identity(spec)), ("aligned", permutations)):
+            files.append(layout.distance(args.align_name, which, *seeds))
+            save_array(files[-1], mean_distances(spec, moments, order))
     follows = {"epochs_model": args.epochs, "alignment": args.align_name}
     next_command = commands.command("training/train_curve.py", vars(args), "seed_a", "seed_b", **follows)
     process.closing_words(files, next_command)

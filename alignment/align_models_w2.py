@@ -13,7 +13,7 @@ from utils.cli import process
 
 
 def parse_args(argv=None):
-    return align_models.parse_args(argv, __doc__, method="w2_post")
+    return align_models.parse_args(argv, __doc__, method="w2_pre")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from utils.cli import commands, flags, process
 from utils.datasets import load_data
 from utils.geometry import path_average
 from utils.measuring import evaluate_path, measure
-from utils.storage.layout import Layout
+from utils.storage.layout import Layout, Variant
 from utils.storage.loading import load_curve
 from utils.storage.tables import GrowingTable
 
@@ -45,6 +45,7 @@ def main(args):
         threads=args.num_workers,
         device=args.device,
     )
+    variant = Variant(args.seed, args.num_bends, args.curve)
     curve = load_curve(
         layout,
         partial(MODELS[args.model], data.num_classes),
@@ -53,10 +54,11 @@ def main(args):
         args.epochs_curve,
         alignment=args.alignment,
         transform=args.transform,
+        variant=variant,
     ).to(args.device)
     if args.compile:
         curve.compile()
-    path = layout.evaluated(args.alignment, args.seed_a, args.seed_b, args.epochs_curve)
+    path = layout.evaluated(args.alignment, args.seed_a, args.seed_b, args.epochs_curve, variant)
     settings = flags.evaluation_settings(vars(args), curve, "num_points", "eval_train")
     table = GrowingTable(path, settings, args.overwrite)
     if not table.finished:

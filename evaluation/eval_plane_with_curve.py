@@ -14,7 +14,7 @@ from utils.cli import commands, flags, process
 from utils.datasets import load_data
 from utils.errors import UserError
 from utils.measuring import evaluate_plane, measure, plane_of
-from utils.storage.layout import Layout
+from utils.storage.layout import Layout, Variant
 from utils.storage.loading import load_curve
 from utils.storage.tables import GrowingTable
 
@@ -45,6 +45,7 @@ def main(args):
         threads=args.num_workers,
         device=args.device,
     )
+    variant = Variant(args.seed, args.num_bends, args.curve)
     curve = load_curve(
         layout,
         partial(MODELS[args.model], data.num_classes),
@@ -53,10 +54,11 @@ def main(args):
         args.epochs_curve,
         alignment=args.alignment,
         transform=args.transform,
+        variant=variant,
     ).to(args.device)
     if args.compile:
         curve.compile()
-    path = layout.plane_with_curve(args.alignment, args.seed_a, args.seed_b, args.epochs_curve)
+    path = layout.plane_with_curve(args.alignment, args.seed_a, args.seed_b, args.epochs_curve, variant)
     table = GrowingTable(path, flags.evaluation_settings(vars(args), curve, "num_points"), args.overwrite)
     if not table.finished:
         measured = partial(

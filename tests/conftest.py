@@ -66,6 +66,17 @@ def randomize(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
     return model
 
 
+def same(a, b):
+    """Bit-identical, through dictionaries and lists; NaN equals NaN."""
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list):
+        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+    if isinstance(a, torch.Tensor):
+        return a.dtype == b.dtype and torch.equal(a, b)
+    return a == b or (a != a and b != b)
+
+
 def write_results(
     root, dataset="CIFAR10", model="TinyTen", pairs=((1, 2), (3, 4)), alignments=("null", "corr"), robust=False
 ):

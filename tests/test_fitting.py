@@ -1,25 +1,460 @@
+import copy
+import math
+from functools import partial
+
+import numpy as np
 import pytest
 import torch
+from conftest import randomize, same
+from torch import nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
 
-from models import GoogLeNet
-from utils import training
+from models import GoogLeNet, TinyTen
+from utils.attack import Attack
+from utils.curves import Curve
+from utils.errors import UserError
+from utils.fitting import fit, fit_curve, robust_rates, step_rates
+from utils.measuring import evaluate, evaluate_curve, reestimate_batch_norm
+from utils.outputs import cross_entropy
+from utils.storage.files import load_arrays, load_checkpoint
+from utils.storage.layout import kept, rolling
+from utils.storage.runs import Run
+from utils.tasks import CurveTask, NetworkTask, draw_t
+
+
+@pytest.fixture(scope="module")
+def data(load_bars):
+    return load_bars()
+
+
+@pytest.fixture(scope="module")
+def points():
+    """Two classes of points (n, 2) that a small network can tell apart: 96 to train on, 30 to test."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(126, 2, generator=generator)
+    labels = (x[:, 0] * x[:, 1] > 0).long()
+    return TensorDataset(x[:96], labels[:96]), TensorDataset(x[96:], labels[96:])
+
+
+def small(seed=0, width=8):
+    """A network for `points`, with batch norm and dropout."""
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(2, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Dropout(0.1), nn.Linear(width, 2))
+
+
+def same_state(one, other):
+    one, other = one.state_dict(), other.state_dict()
+    return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+# --- learning rates and losses -----------------------------------------------------------------------------
 
 
 def test_learning_rate_is_the_published_schedule():
-    rates = [training.learning_rate(epoch, 0.1, 20, 0.9996) for epoch in (0, 1, 19, 20, 60)]
+    rates = step_rates(61, 0.1, 20, 0.9996)
     expected = [0.1, 0.1 * 0.9996, 0.1 * 0.9996**19, 0.05 * 0.9996**20, 0.0125 * 0.9996**60]
-    assert rates == pytest.approx(expected)
+    assert [rates[epoch] for epoch in (0, 1, 19, 20, 60)] == pytest.approx(expected)
+    assert step_rates(61) == rates  # those are the published values
+    assert len(rates) == 61
 
 
 def test_robust_learning_rate_is_the_published_schedule():
-    rates = [training.robust_learning_rate(epoch, 0.1, 100) for epoch in (0, 50, 70, 90, 99)]
-    assert rates == pytest.approx([0.1, 0.1, 0.1 * (1 + 0.01) / 2, 0.001, 0.001])
+    rates = robust_rates(100, 0.1)
+    assert [rates[epoch] for epoch in (0, 50, 70, 90, 99)] == pytest.approx(
+        [0.1, 0.1, 0.1 * (1 + 0.01) / 2, 0.001, 0.001]
+    )
+    assert robust_rates(100) == rates
+    assert len(rates) == 100
 
 
 def test_objective_adds_the_auxiliary_losses():
     model, labels = GoogLeNet(4), torch.tensor([0, 3])
     main, aux1, aux2 = output = model.train()(torch.randn(2, 3, 16, 16))
     losses = [F.cross_entropy(logits, labels).item() for logits in (main, aux1, aux2)]
-    assert training.objective(output, labels, 2).item() == pytest.approx(losses[0] + 0.3 * (losses[1] + losses[2]))
-    assert training.objective(main, labels, 2).item() == pytest.approx(losses[0])
+    assert cross_entropy(output, labels, 2).item() == pytest.approx(losses[0] + 0.3 * (losses[1] + losses[2]))
+    assert cross_entropy(main, labels, 2).item() == pytest.approx(losses[0])
+
+
+# --- what is learned, in memory ----------------------------------------------------------------------------
+
+
+def test_a_network_learns_images(data, tmp_path, monkeypatch):
+    """Without a run nothing is written, and what is learned is the model that was given."""
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    model = TinyTen(4)
+    history = fit(NetworkTask(model, data.test), data.train, rates=[0.05] * 4, batch_size=32, val_freq=2)
+    assert history["loss_train"][-1] < 0.5 * history["loss_train"][0]
+    assert history["accuracy_train"][-1] > 60
+    assert {name: len(series) for name, series in history.items()} == dict.fromkeys(
+        ("loss_train", "accuracy_train", "loss_test", "accuracy_test"), 4
+    )
+    assert (history["loss_test"][-1], history["accuracy_test"][-1]) == evaluate(model, data.test, batch_size=32)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_images_of_another_making(points):
+    """A TensorDataset, the tensors themselves and a DataLoader: all are learned."""
+    train, test = points
+    shuffled = DataLoader(train, batch_size=16, shuffle=True, generator=torch.Generator().manual_seed(0))
+    for images in (train, train.tensors, shuffled):
+        model = small(width=32)
+        history = fit(NetworkTask(model), images, rates=step_rates(20, 0.05, 5), batch_size=16)
+        assert history["loss_train"][-1] < 0.6 * history["loss_train"][0]
+        model.eval()
+        x, labels = test.tensors
+        assert (model(x).argmax(1) == labels).float().mean() > 0.8
+    with pytest.raises(TypeError, match="images are Images, a TensorDataset"):
+        fit(NetworkTask(small()), [1, 2, 3], rates=[0.1])
+
+
+def test_a_seed_decides_all(points):
+    train, _ = points
+    first, again, other = small(), small(), small()
+    for model, seed in ((first, 1), (again, 1), (other, 2)):
+        fit(NetworkTask(model), train, rates=[0.1, 0.05], batch_size=16, seed=seed)
+        torch.rand(7)  # the global generator, wherever it is, has no say
+    assert same_state(first, again)
+    assert not same_state(first, other)
+
+
+def test_validation_disturbs_nothing(data):
+    models = []
+    for val_freq in (None, 1):
+        torch.manual_seed(0)
+        models.append(TinyTen(4))
+        few = data.train.subset(torch.arange(0, 160, 4))
+        fit(NetworkTask(models[-1], data.test), few, rates=[0.05] * 2, batch_size=16, val_freq=val_freq)
+    assert same_state(*models)
+
+
+def test_epochs_without_validation_are_nan(points):
+    train, _ = points
+
+    class Task(NetworkTask):
+        def validate(self, images, batch_size, precision):
+            return {"calls": len(calls := self.__dict__.setdefault("called", [])) + (calls.append(1) or 1)}
+
+    history = fit(Task(small()), train, rates=[0.1] * 5, batch_size=32, val_freq=2)
+    assert [None if math.isnan(value) else value for value in history["calls"]] == [None, 1, None, 2, 3]
+    assert all(map(math.isfinite, history["loss_train"]))
+    assert list(fit(Task(small()), train, rates=[0.1], batch_size=32)) == ["loss_train", "accuracy_train"]
+    assert fit(NetworkTask(small()), train, rates=[0.1], val_freq=1).keys() == {"loss_train", "accuracy_train"}
+
+
+def test_every_sample_once_an_epoch(points):
+    train, _ = points
+    seen = []
+
+    class Task(NetworkTask):
+        def forward(self, x, labels, images, generator):
+            seen.append(x)
+            return super().forward(x, labels, images, generator)
+
+    fit(Task(small()), train, rates=[0.1] * 2, batch_size=36)
+    assert [len(x) for x in seen] == [36, 36, 24] * 2
+    for epoch in (torch.cat(seen[:3]), torch.cat(seen[3:])):
+        assert sorted(map(tuple, epoch.tolist())) == sorted(map(tuple, train.tensors[0].tolist()))
+    assert not torch.equal(seen[0], seen[3])
+
+
+# --- the optimizer -----------------------------------------------------------------------------------------
+
+
+class Linear(NetworkTask):
+    """Steps of which everything is known by hand: a linear map without bias, on the same two samples every step."""
+
+    def __init__(self):
+        torch.manual_seed(0)
+        super().__init__(nn.Linear(2, 2, bias=False))
+        self.rates = []
+
+    def after_step(self, rate):
+        self.rates.append(rate)
+
+
+X, LABELS = torch.tensor([[1.0, -2.0], [0.5, 3.0]]), torch.tensor([0, 1])
+
+
+def gradient(weight):
+    weight = weight.clone().requires_grad_()
+    F.cross_entropy(X @ weight.T, LABELS).backward()
+    return weight.grad
+
+
+def test_a_step_of_plain_sgd_with_weight_decay():
+    task = Linear()
+    before = task.module.weight.detach().clone()
+    fit(task, (X, LABELS), rates=[0.3], momentum=0, weight_decay=0.2)
+    expected = before - 0.3 * (gradient(before) + 0.2 * before)
+    torch.testing.assert_close(task.module.weight.detach(), expected)
+
+
+def test_steps_with_nesterovs_momentum():
+    """v ← m v + g, then w ← w − η (g + m v); each epoch at its own rate, which the task is told."""
+    task = Linear()
+    weight, velocity = task.module.weight.detach().clone(), torch.zeros(2, 2)
+    fit(task, (X, LABELS), rates=[0.3, 0.1, 0.2], momentum=0.9, weight_decay=0.01)
+    for rate in (0.3, 0.1, 0.2):
+        step = gradient(weight) + 0.01 * weight
+        velocity = 0.9 * velocity + step
+        weight = weight - rate * (step + 0.9 * velocity)
+    torch.testing.assert_close(task.module.weight.detach(), weight)
+    assert task.rates == [0.3, 0.1, 0.2]
+
+
+def test_only_what_requires_gradients_is_learned():
+    task = NetworkTask(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)))
+    task.module[0].requires_grad_(False)
+    before = copy.deepcopy(task.module)
+    fit(task, (X, LABELS), rates=[0.1], weight_decay=0.1)
+    assert same_state(task.module[0], before[0])
+    assert not same_state(task.module[1], before[1])
+
+
+# --- runs --------------------------------------------------------------------------------------------------
+
+
+def read(path):
+    """All that a file of a run holds."""
+    if path.suffix == ".pt":
+        return load_checkpoint(path)
+    return {name: series.tolist() for name, series in load_arrays(path).items()}
+
+
+def a_run(folder, epochs=5, **options):
+    return Run(folder / "c", {"lr": 0.1}, epochs, 2, folder / "history.npz", **options)
+
+
+class Stopped(Exception):
+    pass
+
+
+class Stops(NetworkTask):
+    """Is stopped in the middle of an epoch."""
+
+    def __init__(self, model, at):
+        super().__init__(model)
+        self.at = at
+
+    def after_step(self, rate):
+        self.at -= 1
+        if self.at == 0:
+            raise Stopped
+
+
+HOW = {"rates": step_rates(5, 0.1, 2), "batch_size": 16, "weight_decay": 1e-3}  # six steps an epoch
+
+
+@pytest.mark.parametrize("resumed_with", ["the same model", "another model"])
+def test_stopped_and_resumed_is_bit_identical(points, tmp_path, resumed_with):
+    train, _ = points
+    whole, stopped = small(), small()
+    history = fit(NetworkTask(whole), train, a_run(tmp_path / "whole"), **HOW)
+    with pytest.raises(Stopped):
+        fit(Stops(stopped, at=6 * 3 + 2), train, a_run(tmp_path / "stopped"), **HOW)
+    assert load_checkpoint(rolling(tmp_path / "stopped/c"))["epoch"] == 3
+    if resumed_with == "another model":
+        stopped = small(seed=9)
+    again = fit(NetworkTask(stopped), train, a_run(tmp_path / "stopped", resume=True), **HOW)
+    assert same_state(whole, stopped)
+    assert again == history
+    names = [sorted(path.name for path in (tmp_path / case).iterdir()) for case in ("whole", "stopped")]
+    assert names[0] == names[1] == ["c-2.pt", "c-4.pt", "c-5.pt", "history.npz"]
+    assert all(same(*(read(tmp_path / case / name) for case in ("whole", "stopped"))) for name in names[0])
+
+
+def test_a_run_learns_what_is_learned_in_memory(points, tmp_path):
+    train, _ = points
+    in_memory, saved = small(), small()
+    assert fit(NetworkTask(in_memory), train, **HOW) == fit(NetworkTask(saved), train, a_run(tmp_path), **HOW)
+    assert same_state(in_memory, saved)
+
+
+def test_a_finished_run_is_read_back(points, tmp_path, capsys):
+    train, _ = points
+    model, other = small(), small(seed=5)
+    history = fit(NetworkTask(model), train, a_run(tmp_path), **HOW)
+    capsys.readouterr()
+    again = fit(Stops(other, at=1), train, a_run(tmp_path), **HOW)  # not a step is taken
+    assert same_state(model, other)
+    assert again == history
+    assert f"This run is finished: {tmp_path / 'c-5.pt'}" in capsys.readouterr().out
+
+
+def test_a_checkpoint_of_something_else(points, tmp_path):
+    train, _ = points
+    fit(NetworkTask(small()), train, a_run(tmp_path), **HOW)
+    with pytest.raises(UserError, match=r"c-5.pt does not hold this run \(.*size mismatch") as caught:
+        fit(NetworkTask(small(width=9)), train, a_run(tmp_path), **HOW)
+    assert "\n" not in str(caught.value)
+
+
+# --- what goes wrong ---------------------------------------------------------------------------------------
+
+
+def test_divergence_keeps_the_last_good_epoch(points, tmp_path):
+    train, _ = points
+    with pytest.raises(UserError, match=r"diverged in epoch 1 \(nothing was saved\); try a smaller learning rate"):
+        fit(NetworkTask(small()), train, rates=[1e30], batch_size=16)
+    with pytest.raises(UserError, match=r"diverged in epoch 1 \(nothing was saved\)"):
+        fit(NetworkTask(small()), train, a_run(tmp_path), rates=[1e30] * 5, batch_size=16)
+    assert not list(tmp_path.glob("*.pt"))
+    with pytest.raises(UserError, match=r"diverged in epoch 4 \(epoch 3 is saved\)"):
+        fit(NetworkTask(small()), train, a_run(tmp_path), rates=[0.1, 0.1, 0.1, 1e30, 0.1], batch_size=16)
+    saved = load_checkpoint(rolling(tmp_path / "c"))
+    assert saved["epoch"] == 3
+    assert all(value.isfinite().all() for value in saved["model_state"].values())
+    assert not kept(tmp_path / "c", 4).exists()
+
+
+def test_divergence_in_memory_claims_nothing(points):
+    train, _ = points
+    with pytest.raises(UserError, match=r"diverged in epoch 2 \(nothing was saved\)"):
+        fit(NetworkTask(small()), train, rates=[0.1, 1e30], batch_size=16)
+
+
+def test_a_learning_rate_beyond_all_numbers(points):
+    train, _ = points
+    for rate in (1e39, math.inf, math.nan):
+        with pytest.raises(UserError, match="learning rate of epoch 2 would be .*; use a smaller one"):
+            fit(NetworkTask(small()), train, rates=[0.1, rate])
+
+
+# --- curves ------------------------------------------------------------------------------------------------
+
+
+def ends(seeds=(1, 2)):
+    return [randomize(TinyTen(4), seed) for seed in seeds]
+
+
+def curve_between(a, b, **options):
+    return Curve.between(TinyTen(4), a.state_dict(), b.state_dict(), **options)
+
+
+def test_the_loss_of_a_curve(data):
+    """Cross-entropy at a random θ(t) and ½ wd ‖θ(t)‖², over all parameters."""
+    curve = curve_between(*ends())
+    x, labels = next(data.train.batches(16))
+    t = draw_t(torch.Generator().manual_seed(3))
+    assert 0 <= t < 1
+    task = CurveTask(curve, weight_decay=0.1)
+    output, penalty = task.forward(x, labels, data.train, torch.Generator().manual_seed(3))
+    theta = curve.point(t).detach()
+    network = TinyTen(4)
+    network.load_state_dict(curve.flat.views(theta), strict=False)
+    torch.testing.assert_close(output, network.train()(x), rtol=1e-4, atol=1e-4)
+    squares = sum(parameter.double().square().sum() for parameter in network.parameters())
+    assert penalty.item() == pytest.approx(0.5 * 0.1 * squares.item(), rel=1e-5)
+
+
+def test_a_step_of_a_curve_is_one_of_sgd_on_its_loss(data):
+    """By hand: the gradient of the turning point is 2t(1−t) times that at θ(t)."""
+    curve = curve_between(*ends())
+    few = data.train.subset(torch.arange(0, 160, 10))
+    before = curve.row(1).detach().clone()
+    by_hand = copy.deepcopy(curve)
+    fit(CurveTask(curve, 0.01), few, rates=[0.05], momentum=0, batch_size=16, seed=4)
+
+    generator = torch.Generator().manual_seed(4)
+    batches = few.augmented(16, generator)
+    x, labels = next(batches)
+    t = draw_t(generator)
+    theta = by_hand.point(t).detach().requires_grad_()
+    loss = F.cross_entropy(by_hand.train()(x, theta), labels) + 0.5 * 0.01 * theta.square().sum()
+    (slope,) = torch.autograd.grad(loss, theta)
+    torch.testing.assert_close(curve.row(1).detach(), before - 0.05 * 2 * t * (1 - t) * slope, rtol=1e-4, atol=1e-5)
+
+
+def test_a_robust_curve_is_learned_on_images_attacked_where_it_is(data):
+    curve = curve_between(*ends())
+    x, labels = next(data.train.batches(8))
+    attack = Attack(8 / 255, 2 / 255, 2)
+    task = CurveTask(curve, attack=attack)
+    output, _ = task.forward(x, labels, data.train, torch.Generator().manual_seed(3))
+    generator = torch.Generator().manual_seed(3)
+    theta = curve.point(draw_t(generator)).detach()
+    again = copy.deepcopy(curve)
+    attacked = attack(lambda images: again(images, theta), x, labels, data.train, generator)
+    assert not torch.equal(attacked, x)
+    torch.testing.assert_close(output, again(attacked, theta))
+
+
+def test_a_robust_network_is_learned_on_attacked_images(data):
+    model = randomize(TinyTen(4))
+    x, labels = next(data.train.batches(8))
+    attack = Attack(8 / 255, 2 / 255, 2)
+    again = copy.deepcopy(model)
+    output, penalty = NetworkTask(model, attack=attack).forward(
+        x, labels, data.train, torch.Generator().manual_seed(3)
+    )
+    attacked = attack(again, x, labels, data.train, torch.Generator().manual_seed(3))
+    torch.testing.assert_close(output, again(attacked))
+    assert penalty == 0
+
+
+def test_a_fitted_curve_leaves_its_ends(data):
+    """The two networks stay as they are, in every way, and the curve's ends are exactly theirs."""
+    a, b = ends()
+    b.eval()
+    states = [copy.deepcopy(network.state_dict()) for network in (a, b)]
+    modes = [[module.training for module in network.modules()] for network in (a, b)]
+    few = data.train.subset(torch.arange(0, 160, 4))
+    curve = fit_curve(a, b, few, epochs=1, batch_size=16, lr=0.01)
+    for network, state, mode in zip((a, b), states, modes, strict=True):
+        assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
+        assert [module.training for module in network.modules()] == mode
+        assert all(parameter.requires_grad and parameter.grad is None for parameter in network.parameters())
+    for index, network in ((0, a), (2, b)):
+        assert torch.equal(curve.row(index), curve.flat.flatten(network.state_dict()))
+        assert torch.equal(curve.point(index / 2), curve.row(index))
+    assert not torch.equal(curve.row(1), torch.lerp(curve.row(0), curve.row(2), 0.5))
+
+
+def test_a_fitted_curve_is_one_of_the_published_schedule(data):
+    a, b = ends()
+    few = data.train.subset(torch.arange(0, 160, 8))
+    curve = fit_curve(a, b, few, epochs=2, lr=0.02, batch_size=10, weight_decay=1e-3, seed=7)
+    by_hand = Curve.between(copy.deepcopy(a), a.state_dict(), b.state_dict())
+    fit(CurveTask(by_hand, 1e-3), few, rates=step_rates(2, 0.02), batch_size=10, seed=7)
+    assert torch.equal(curve.learned, by_hand.learned)
+
+
+def test_ends_of_an_evaluated_curve_are_the_networks(data):
+    """With batch norm re-estimated, as everywhere on a curve."""
+    a, b = ends()
+    curve = curve_between(a, b)
+    results = evaluate_curve(curve, data.train, data.test, [0, 0.5, 1], batch_size=64)
+    for index, network in ((0, a), (2, b)):
+        reestimate_batch_norm(network, data.train, batch_size=64)
+        loss, accuracy = evaluate(network, data.test, batch_size=64)
+        assert results["loss"][index] == pytest.approx(loss, rel=1e-5)
+        assert results["accuracy"][index] == accuracy
+    length = (curve.row(2) - curve.row(0)).norm().item()
+    np.testing.assert_allclose(results["length"], [0, length / 2, length], rtol=1e-5)
+
+
+def test_a_curve_stopped_and_resumed_is_bit_identical(points, tmp_path):
+    train, _ = points
+    a, b = small(1), small(2)
+    build = partial(Curve.between, state_a=a.state_dict(), state_b=b.state_dict(), num_bends=4, fix_end=False)
+    whole, stopped = build(small()), build(small())
+    how = {"rates": step_rates(5, 0.1, 2), "batch_size": 16}
+    fit(CurveTask(whole, 1e-3), train, a_run(tmp_path / "whole"), **how)
+
+    class Task(CurveTask):
+        steps = 0
+
+        def after_step(self, rate):
+            self.steps += 1
+            if self.steps == 20:
+                raise Stopped
+
+    with pytest.raises(Stopped):
+        fit(Task(stopped, 1e-3), train, a_run(tmp_path / "stopped"), **how)
+    resumed = build(small(3))
+    fit(CurveTask(resumed, 1e-3), train, a_run(tmp_path / "stopped", resume=True), **how)
+    assert torch.equal(whole.learned, resumed.learned)
+    for name in ("c-2.pt", "c-4.pt", "c-5.pt", "history.npz"):
+        assert same(*(read(tmp_path / case / name) for case in ("whole", "stopped")))

@@ -136,9 +136,8 @@ def test_a_plane_and_a_path_go_on_where_they_stopped():
         return {"weight": model.dense.weight[0, 0].item()}
 
     def rows_of(function, *args, **options):
-        return [
-            {name: np.asarray(value).tolist() for name, value in row.items()} for row in function(*args, **options)
-        ]
+        rows = function(*args, **options)
+        return [{name: np.asarray(value).tolist() for name, value in row.items()} for row in rows]
 
     plane = (evaluate_plane, curve, ((0, 1), (0, 1)), 4, weight)
     assert rows_of(*plane, done=3) == rows_of(*plane)[3:]

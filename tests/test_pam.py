@@ -5,10 +5,11 @@ from conftest import randomize
 from test_permutations import ALL, model_and_images, random_permutations
 
 from models import MODELS, TinyTen
-from utils import pam, training
+from utils import pam
 from utils.curves import Curve, FlatParameters
-from utils.data import load_data
+from utils.fitting import fit, step_rates
 from utils.permutations import identity, permutation_spec, permute, soft_permute
+from utils.tasks import NetworkTask, draw_t
 
 
 def hard(permutation):
@@ -93,7 +94,7 @@ def test_soft_curve_with_hard_matrices_is_the_curve_of_the_permuted_network(name
         curve.row(1).add_(phi)
     pb = soft(dict(b.named_parameters()), flat)
     for t in (0.0, 0.3, 0.5, 1.0):
-        ours = pam.point(t, flat.flatten(a.state_dict()), pb, phi)
+        ours = pam.point_between(t, flat.flatten(a.state_dict()), pb, phi)
         torch.testing.assert_close(ours, curve.point(t), atol=1e-5, rtol=1e-5)
 
 
@@ -156,25 +157,16 @@ def test_roundings_are_refined_group_by_group():
     assert (new, old) == (0, 4)
 
 
-def test_a_wrong_tenth_is_mended(namespace, tmp_path):
+@pytest.fixture(scope="module")
+def data(load_bars):
+    return load_bars()
+
+
+def test_a_wrong_tenth_is_mended(data):
     """B is a copy of A in which a tenth of the channels are swapped: PAM lowers the loss of the straight path."""
-    args = namespace(
-        adversarial=False, attack=None, lr=0.5, wd=0.0, lr_drop=20, lr_decay=1.0, seed=1, batch_size=32,
-        precision="fp32", resume=False, overwrite=False, val_freq=[None],
-    )  # fmt: skip
-    data = load_data(args)
     torch.manual_seed(0)
     network = TinyTen(4)
-    run = training.Run(tmp_path / "network", {}, 12, 200, tmp_path / "network.npz")
-    training.fit(
-        run, args, data.train, network,
-        forward=lambda x, labels, generator: (network(x), 0.0),
-        pack=lambda: {"model_state": network.state_dict()},
-        unpack=lambda state: None,
-        validate=dict,
-        val_freq=None,
-        schedule=lambda epoch: 0.05,
-    )  # fmt: skip
+    fit(NetworkTask(network), data.train, rates=[0.05] * 12, batch_size=32)
     spec = permutation_spec(network)
     wrong = identity(spec)
     generator = np.random.default_rng(0)
@@ -186,13 +178,93 @@ def test_a_wrong_tenth_is_mended(namespace, tmp_path):
     curve = Curve(TinyTen(4))
     curve.set_point(0, network.state_dict())
     phi = torch.zeros_like(curve.row(0))
-    run = training.Run(tmp_path / "perm", {}, 10, 200, tmp_path / "perm.npz")
-    found = pam.permutation_phase(run, args, data, curve, b, spec, phi)
+    task = pam.PermutationTask(curve, spec, b, phi, weight_decay=0.0)
+    rates = step_rates(10, 0.25, pam.PERMUTATION_DROP, 1.0)
+    fit(task, data.train, rates=rates, momentum=0.0, batch_size=32)
+    found, new, old = pam.round_permutations(task, data.train, batch_size=32, precision="fp32", seed=1)
 
     def loss(permutations):
         end = curve.flat.flatten(permute(b, spec, permutations))
-        return pam.path_loss(curve, lambda t: pam.point(t, curve.row(0), end, phi), args, data.train)
+        return pam.path_loss(
+            curve,
+            lambda t: pam.point_between(t, curve.row(0), end, phi),
+            data.train,
+            batch_size=32,
+            precision="fp32",
+        )
 
     before, after, best = loss(identity(spec)), loss(found), loss([np.argsort(order) for order in wrong])
     assert best < before
     assert after < before
+    assert (new, old) == (after, before)
+
+
+def permutation_task(weight_decay=0.1):
+    """Soft permutations of the second of two networks, with a φ of its own."""
+    a, b = (randomize(TinyTen(4), seed) for seed in (1, 2))
+    curve = Curve(TinyTen(4))
+    curve.set_point(0, a.state_dict())
+    phi = 0.01 * torch.randn(len(curve.flat), generator=torch.Generator().manual_seed(0))
+    return pam.PermutationTask(curve, permutation_spec(b), b.state_dict(), phi, weight_decay), a, b
+
+
+def test_the_loss_of_soft_permutations(data):
+    """At first P is the identity: cross-entropy at (1−t) A + t B + 2t(1−t) φ, and ½ wd times its square."""
+    task, a, b = permutation_task()
+    x, labels = next(data.train.batches(16))
+    output, penalty = task.forward(x, labels, data.train, torch.Generator().manual_seed(3))
+    t = draw_t(torch.Generator().manual_seed(3))
+    flat_a, flat_b = (task.curve.flat.flatten(network.state_dict()) for network in (a, b))
+    theta = (1 - t) * flat_a + t * flat_b + 2 * t * (1 - t) * task.phi
+    torch.testing.assert_close(task.point(t).detach(), theta, rtol=1e-5, atol=1e-6)
+    network = TinyTen(4)
+    network.load_state_dict(task.curve.flat.views(theta), strict=False)
+    torch.testing.assert_close(output, network.train()(x), rtol=1e-3, atol=1e-3)
+    assert penalty.item() == pytest.approx(0.05 * theta.double().square().sum().item(), rel=1e-5)
+
+
+def test_permutations_alone_are_learned_and_stay_doubly_stochastic(data):
+    task, *_ = permutation_task(weight_decay=0.0)
+    rows = task.curve.fixed.clone(), task.curve.learned.clone()
+    few = data.train.subset(torch.arange(0, 160, 8))
+    fit(task, few, rates=[0.5], momentum=0.0, batch_size=10)
+    assert all(
+        torch.equal(one, other) for one, other in zip(rows, (task.curve.fixed, task.curve.learned), strict=True)
+    )
+    moved = 0
+    for matrix in task.soft.matrices():
+        assert matrix.min() >= -1e-6
+        for axis in (-1, -2):
+            torch.testing.assert_close(matrix.sum(axis).detach(), torch.ones(len(matrix)), atol=1e-5, rtol=0)
+        moved += not torch.equal(matrix, torch.eye(len(matrix)))
+    assert moved
+
+
+def test_a_turning_point_is_held_near_its_start(data):
+    """It begins at ½A + ½P·B + φ; after each step it is drawn back as the proximal step says."""
+    a, b = (randomize(TinyTen(4), seed) for seed in (1, 2))
+    curve = Curve.between(TinyTen(4), a.state_dict(), b.state_dict())
+    phi = 0.01 * torch.randn(len(curve.flat), generator=torch.Generator().manual_seed(0))
+    task = pam.TurningPointTask(curve, phi, weight_decay=0.0)
+    start = 0.5 * curve.row(0) + 0.5 * curve.row(2) + phi
+    torch.testing.assert_close(curve.row(1).detach(), start, rtol=1e-5, atol=1e-6)
+    held = torch.lerp(curve.row(0), curve.row(2), 0.5) + phi
+    with torch.no_grad():
+        curve.row(1).add_(1.0)
+        stepped = curve.row(1).clone()
+    task.after_step(400.0)
+    torch.testing.assert_close(curve.row(1).detach(), (stepped + 0.4 * held) / 1.4)
+
+
+def test_what_a_resumed_phase_needs_of_permutations(data):
+    task, *_ = permutation_task()
+    few = data.train.subset(torch.arange(0, 160, 8))
+    fit(task, few, rates=[0.5], momentum=0.0, batch_size=10)
+    other, *_ = permutation_task()
+    other.load_checkpoint(task.checkpoint())
+    for one, again in zip(task.soft.stacks, other.soft.stacks, strict=True):
+        assert torch.equal(one, again)
+    t = 0.3
+    assert torch.equal(task.point(t), other.point(t))
+    buffers = dict(other.curve.base.named_buffers())
+    assert all(torch.equal(value, buffers[name]) for name, value in task.curve.base.named_buffers())

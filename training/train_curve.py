@@ -17,7 +17,7 @@ from utils.curves import Curve, midpoint
 from utils.datasets import load_data
 from utils.fitting import fit, robust_rates, step_rates
 from utils.storage.files import save_checkpoint
-from utils.storage.layout import Layout
+from utils.storage.layout import Layout, Variant
 from utils.storage.loading import load_pair
 from utils.storage.runs import Run
 from utils.tasks import CurveTask
@@ -66,8 +66,12 @@ def main(args):
     base = build().to(args.device, memory_format=torch.channels_last)
     curve = Curve.between(base, state_a, state_b, args.num_bends, args.curve, args.fix_start, args.fix_end)
     linear = layout.curve(*names, 0)
+    variant = Variant(args.seed, args.num_bends, args.curve)
     next_command = commands.command(
-        "evaluation/eval_curve.py", vars(args), "seed_a", "seed_b", "epochs_model", "alignment"
+        "evaluation/eval_curve.py",
+        vars(args),
+        *("seed_a", "seed_b", "epochs_model", "alignment"),
+        **commands.of_variant(variant),
     )
     if not curve.learned_rows:
         save_checkpoint(linear, {"epoch": 0, "model_state": midpoint(state_a, state_b)})
@@ -82,11 +86,11 @@ def main(args):
 
     settings = flags.run_settings(vars(args), *flags.CURVE_FLAGS, "seed_a", "seed_b", "epochs_model", "alignment")
     run = Run(
-        layout.curve_stem(*names),
+        layout.curve_stem(*names, variant),
         settings | {"ends": curve.fixed_ends()},
         args.epochs,
         args.save_freq,
-        layout.curve_history(*names),
+        layout.curve_history(*names, variant),
         args.resume,
         args.overwrite,
     )

@@ -4,11 +4,11 @@ python training/train_curve_pam.py --dataset CIFAR100 --seed_a 1 --seed_b 2 --ep
 """
 
 import sys
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import numpy as np
 import torch
 
 from models import MODELS
@@ -19,9 +19,9 @@ from utils.datasets import load_data
 from utils.errors import FileError
 from utils.fitting import fit, step_rates
 from utils.permutations import identity, permute, rows_from_permutations
-from utils.storage.files import hold, remove, save_checkpoint
-from utils.storage.layout import Layout, tag
-from utils.storage.loading import load_network, load_permutations, spec_of
+from utils.storage.files import hold, save_checkpoint
+from utils.storage.layout import Layout, Variant, tag
+from utils.storage.loading import load_pair, load_permutations, spec_of
 from utils.storage.matches import save_match
 from utils.storage.runs import Run
 
@@ -63,90 +63,84 @@ def main(args):
         threads=args.num_workers,
         device=args.device,
     )
-    seeds, start_name = (args.seed_a, args.seed_b), tag(args.alignment)
-    networks = [
-        load_network(
-            layout.endpoint(seed, args.epochs_model), MODELS[args.model](data.num_classes), transform=args.transform
-        )
-        for seed in seeds
-    ]
+    seeds, start_name, variant = (args.seed_a, args.seed_b), tag(args.alignment), Variant(args.seed)
+    build = partial(MODELS[args.model], data.num_classes)
+    networks = load_pair(layout, build, seeds, args.epochs_model, transform=args.transform)
     state_a, state_b = (network.state_dict() for network in networks)
     spec = spec_of(networks[1])
     permutations = identity(spec)
     if start_name != "null":
-        permutations = load_permutations(layout.match(start_name, *seeds), spec, networks)
+        permutations = load_permutations(layout.match(start_name, *seeds, variant), spec, networks)
     torch.manual_seed(args.seed)
-    base = MODELS[args.model](data.num_classes).to(args.device, memory_format=torch.channels_last)
-    curve = Curve(base)
+    curve = Curve(build().to(args.device, memory_format=torch.channels_last))
     if args.compile:
         curve.compile()
     curve.set_point(0, state_a)
-    phi = torch.zeros_like(curve.row(0))
 
     name = f"pam_{start_name}"
-    stem, history_file = layout.curve_stem(name, *seeds), layout.curve_history(name, *seeds)
+    stem, history_file = layout.curve_stem(name, *seeds, variant), layout.curve_history(name, *seeds, variant)
     match_names = [f"{name}_iter{i}" for i in range(1, args.outer_iters)] + [name]
-    matches = [layout.match(match_name, *seeds) for match_name in match_names]
+    matches = [layout.match(match_name, *seeds, variant) for match_name in match_names]
     distributed.from_main(lambda: hold(stem))  # until its last phase, which has this name, is done
-    if args.overwrite:  # all of it at once, so that what comes after can be resumed
-        notes = [match.with_suffix(".json") for match in matches]
-        for path in [*stem.parent.glob(f"{stem.name}[-_]*.pt"), *matches, *notes]:
-            remove(path)
-    is_there = distributed.from_main(lambda: [match.exists() for match in matches])
-
+    is_there = distributed.from_main(lambda: found(stem, matches, args.overwrite))
     setting_names = ["seed_a", "seed_b", "epochs_model", "alignment", "outer_iters", "inner_iters_perm"]
     if args.outer_iters > 1:
         setting_names.append("inner_iters_phi")  # a later phase depends on where an earlier one ended
     settings = flags.run_settings(vars(args), *setting_names)
 
-    def run(suffix, epochs):
+    def run(suffix, epochs, after=None):
         """The files of one phase; they carry the curve's own name, and a suffix for all but the last."""
-        return Run(
-            stem.with_name(stem.name + suffix),
-            settings | {"ends": curve.fixed_ends()},
-            epochs,
-            args.save_freq,
-            history_file.with_name(history_file.stem + suffix + history_file.suffix),
-            args.resume,
-        )
+        files = stem.with_name(stem.name + suffix), history_file.with_stem(history_file.stem + suffix)
+        ends = {"ends": curve.fixed_ends()}
+        return Run(files[0], settings | ends, epochs, args.save_freq, files[1], args.resume, after=after)
 
+    # Over several outer iterations the schedules go on, and so does the momentum of φ (P has none).
+    perm_rates = step_rates(len(matches) * args.inner_iters_perm, args.lr / 2, pam.PERMUTATION_DROP, args.lr_decay)
+    phi_rates = step_rates(len(matches) * args.inner_iters_phi, args.lr, args.lr_drop, args.lr_decay)
     how = {"batch_size": args.batch_size, "seed": args.seed, "precision": args.precision}
-    for iteration, match in enumerate(matches, start=1):
+    phi, previous = torch.zeros_like(curve.row(0)), None
+    for i, match in enumerate(matches):
         start = permute(state_b, spec, permutations)
-        base.load_state_dict(start)  # so that what its checkpoints hold does not depend on where a run was resumed
+        curve.base.load_state_dict(start)  # so that what checkpoints hold does not depend on where a run was resumed
         curve.set_point(2, start)
-        phase = run(f"_perm{iteration}", args.inner_iters_perm)
-        if is_there[iteration - 1]:
+        phase = run(f"_perm{i + 1}", args.inner_iters_perm)
+        if is_there[i]:
             if not phase.checkpoint.exists():
                 raise FileError(match, "is there, but not the run that found it", "replace")
             distributed.from_main(phase.open)  # refuses one of other settings
             permutations = load_permutations(match, spec, networks)
         else:
-            task = pam.PermutationTask(curve, spec, start, phi, args.wd, data.test)
-            rates = step_rates(args.inner_iters_perm, args.lr / 2, pam.PERMUTATION_DROP, args.lr_decay)
-            fit(task, data.train, phase, rates=rates, momentum=0.0, val_freq=args.val_freq[0], **how)
-            order, after, before = pam.round_permutations(task, data.train, **how)
-            moved = sum(int((places != np.arange(len(places))).sum()) for places in order)
-            print(f"Rounded: {moved} channels moved; training loss along the path {after:.4f}, before {before:.4f}.")
+            task = pam.PermutationTask(curve, spec, start, phi, data.test)
+            rates = perm_rates[i * args.inner_iters_perm :][: args.inner_iters_perm]
+            order = pam.learn_permutations(task, data.train, phase, rates=rates, val_freq=args.val_freq[0], **how)
             permutations = [p[q] for p, q in zip(permutations, order, strict=True)]
             save_match(match, rows_from_permutations(spec, permutations), list(map(network_digest, networks)))
 
         aligned = permute(state_b, spec, permutations)
-        base.load_state_dict(aligned)
+        curve.base.load_state_dict(aligned)
         curve.set_point(2, aligned)
-        phase = run("" if iteration == args.outer_iters else f"_phi{iteration}", args.inner_iters_phi)
+        phase = run("" if match is matches[-1] else f"_phi{i + 1}", args.inner_iters_phi, previous)
         task = pam.TurningPointTask(curve, phi, args.wd, data.test)
-        rates = step_rates(args.inner_iters_phi, args.lr, args.lr_drop, args.lr_decay)
+        rates = phi_rates[i * args.inner_iters_phi :][: args.inner_iters_phi]
         history = fit(task, data.train, phase, rates=rates, momentum=args.momentum, val_freq=args.val_freq[-1], **how)
         phi = (curve.row(1) - torch.lerp(curve.row(0), curve.row(2), 0.5)).detach()
+        previous = phase.checkpoint
 
-    linear = layout.curve(name, *seeds, 0)
+    linear = layout.curve(name, *seeds, 0, variant)
     save_checkpoint(linear, {"epoch": 0, "model_state": midpoint(state_a, aligned)})
-    follows = {"alignment": name, "epochs_curve": args.inner_iters_phi}
-    next_command = commands.command(
-        "evaluation/eval_curve.py", vars(args), "seed_a", "seed_b", "epochs_model", **follows
-    )
+    follows = {"alignment": name, "epochs_curve": args.inner_iters_phi, **commands.of_variant(variant)}
+    names = ("seed_a", "seed_b", "epochs_model")
+    next_command = commands.command("evaluation/eval_curve.py", vars(args), *names, **follows)
     process.closing_words([matches[-1], linear, *phase.files(history)], next_command)
+
+
+def found(stem, matches, overwrite):
+    """Which of the matches an earlier run left; to overwrite, all that it left is removed first, at once."""
+    if overwrite:
+        phases = [path for kind in ("-", "_perm", "_phi") for path in stem.parent.glob(f"{stem.name}{kind}*.pt")]
+        for path in [*phases, *matches, *(match.with_suffix(".json") for match in matches)]:
+            path.unlink(missing_ok=True)
+    return [match.exists() for match in matches]
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from utils.images import Images, as_images
 from utils.outputs import cross_entropy, main_output
 from utils.precision import autocast
 from utils.progress import Progress, in_words
+from utils.storage.files import load_checkpoint
 from utils.storage.runs import Run
 from utils.tasks import CurveTask
 
@@ -211,6 +212,8 @@ def _restore(
     """Put what the run has saved in place; returns the epochs it has behind it, and its history."""
     state = distributed.from_main(run.open)
     if state is None:
+        if run.after is not None:
+            optimizer.load_state_dict(load_checkpoint(run.after)["optimizer_state"])
         return 0, {}
     try:
         task.load_checkpoint(state)

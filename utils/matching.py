@@ -111,11 +111,23 @@ class Moments:
         about_shift = self.ab / self.count + torch.outer(mean_a, shift_b) + torch.outer(shift_a, mean_b)
         return (about_shift + torch.outer(shift_a, shift_b)).numpy()
 
+    def squared_distance(self) -> np.ndarray:
+        """Mean squared difference Σ (x_i − y_j)² / n (C_a, C_b)."""
+        second_a = _second_moment(self.a, self.aa, self.shift_a, self.count)
+        second_b = _second_moment(self.b, self.bb, self.shift_b, self.count)
+        return (second_a[:, None] + second_b).numpy() - 2 * self.product()
+
     def correlation(self) -> np.ndarray:
         """Cross-correlation (C_a, C_b) of z-scored channels; 0 for a channel that never varies."""
         covariance = self.ab / self.count - torch.outer(self.a / self.count, self.b / self.count)
         scale = torch.outer(_deviation(self.a, self.aa, self.count), _deviation(self.b, self.bb, self.count))
         return torch.where(scale > 0, covariance / scale, 0).numpy()
+
+
+def _second_moment(total: torch.Tensor, squares: torch.Tensor, shift: torch.Tensor, count: int) -> torch.Tensor:
+    """Mean squares Σ x² / n (C,), from sums about `shift`."""
+    shift = shift.cpu().double()
+    return squares / count + 2 * shift * total / count + shift.square()
 
 
 def _deviation(total: torch.Tensor, squares: torch.Tensor, count: int) -> torch.Tensor:
@@ -260,10 +272,25 @@ def mean_correlations(
 
     Two channels that both never vary have no correlation and do not count.
     """
-    orders = [axis_index(row.axis, permutations) for row in spec.rows]
-    orders.append(np.arange(len(correlations[-1])))
     means = []
-    for matrix, order in zip(correlations, orders, strict=True):
+    for matrix, order in zip(correlations, _orders(spec, correlations, permutations), strict=True):
         varies = matrix.any(axis=1) | matrix.any(axis=0)[order]
         means.append(matrix[np.arange(len(order)), order][varies].mean() if varies.any() else 0.0)
     return np.array(means)
+
+
+def mean_distances(
+    spec: PermutationSpec, moments: Sequence[Moments], permutations: Sequence[np.ndarray]
+) -> np.ndarray:
+    """Root mean squared distance of each row's matched channels, the logits last, for B permuted so: (rows + 1,)."""
+    squares = [moment.squared_distance() for moment in moments]
+    orders = _orders(spec, squares, permutations)
+    matched = [matrix[np.arange(len(order)), order] for matrix, order in zip(squares, orders, strict=True)]
+    return np.sqrt([values.mean().clip(min=0) for values in matched])  # rounding can leave less than 0
+
+
+def _orders(
+    spec: PermutationSpec, matrices: Sequence[np.ndarray], permutations: Sequence[np.ndarray]
+) -> list[np.ndarray]:
+    """For each row, and for the logits, which are as they were, the channel of B at each place of A."""
+    return [*(axis_index(row.axis, permutations) for row in spec.rows), np.arange(len(matrices[-1]))]

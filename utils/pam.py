@@ -16,10 +16,12 @@ from torch.nn import functional as F
 
 from utils import distributed
 from utils.curves import Curve, FlatParameters
+from utils.fitting import fit
 from utils.images import Images
 from utils.measuring import EVALUATION_SEED, use_batch_statistics, validate_curve
 from utils.permutations import PermutationSpec, permute, soft_permute
 from utils.precision import autocast
+from utils.storage.runs import Run
 from utils.tasks import CurveTask, draw_t
 
 NU = 1000.0  # strength of the proximal step: the larger, the weaker
@@ -203,7 +205,8 @@ class PermutationTask:
     """Soft permutations of B, with φ fixed: θ(t) runs from A, the curve's first row, to P·B.
 
     curve: its other rows are not used, and nothing of it is learned. state_b: B's state dict.
-    phi: a vector (parameters,). The loss and its L2 term are those of `CurveTask`.
+    phi: a vector (parameters,). The loss is cross-entropy alone: an L2 term would pull P off the permutations, whose
+    P·B has the largest norm.
     """
 
     def __init__(
@@ -212,10 +215,9 @@ class PermutationTask:
         spec: PermutationSpec,
         state_b: Mapping[str, torch.Tensor],
         phi: torch.Tensor,
-        weight_decay: float,
         test: Images | None = None,
     ):
-        self.curve, self.spec, self.phi, self.weight_decay, self.test = curve, spec, phi, weight_decay, test
+        self.curve, self.spec, self.phi, self.test = curve, spec, phi, test
         self.state_b = {name: value.to(phi.device) for name, value in state_b.items()}
         self.parameters = {name: self.state_b[name] for name in curve.flat.shapes}
         self.soft = SoftPermutation(spec, fixed_groups(spec, curve.base)).to(phi.device)
@@ -228,9 +230,8 @@ class PermutationTask:
 
     def forward(
         self, x: torch.Tensor, labels: torch.Tensor, images: Images, generator: torch.Generator
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        theta = self.point(draw_t(generator))
-        return self.curve(x, theta), 0.5 * self.weight_decay * theta.square().sum()
+    ) -> tuple[torch.Tensor, float]:
+        return self.curve(x, self.point(draw_t(generator))), 0.0
 
     def after_step(self, rate: float) -> None:
         self.soft.proximal_step(rate)
@@ -270,6 +271,26 @@ class TurningPointTask(CurveTask):
 
 
 # --- rounding what was learned -----------------------------------------------------------------------------
+
+
+def learn_permutations(
+    task: PermutationTask,
+    images: Images,
+    run: Run | None = None,
+    *,
+    rates: Sequence[float],
+    batch_size: int = 128,
+    seed: int = 1,
+    precision: str = "fp32",
+    val_freq: int | None = None,
+) -> list[np.ndarray]:
+    """The permutation phase: learn soft permutations by plain SGD, and round them (keywords as `fit`'s)."""
+    how = {"batch_size": batch_size, "seed": seed, "precision": precision}
+    fit(task, images, run, rates=rates, momentum=0.0, val_freq=val_freq, **how)
+    order, after, before = round_permutations(task, images, **how)
+    moved = sum(int((places != np.arange(len(places))).sum()) for places in order)
+    print(f"Rounded: {moved} channels moved; training loss along the path {after:.4f}, before {before:.4f}.")
+    return order
 
 
 def round_permutations(

@@ -2,7 +2,6 @@
 
 import random
 import signal
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -106,26 +105,3 @@ def _end(t: Torture, script: str, last: Outcome) -> str:
     if last.code != -signal.SIGKILL:
         expect_good_end(last, "it did not go on")
     return finish(t, script)
-
-
-def at_once(t: Torture) -> None:
-    """Two processes with one command: each ends well, or is refused; the result is that of one."""
-    generator = random.Random(f"{t.seed} at once")
-    for script in LONG:
-        _, known = undisturbed(t, script)
-        for delay in (0.0, generator.uniform(0, known.seconds)):
-            words = f"{script}, the second {delay:.2f} s later"
-            t.attempt("two processes at once", words, partial(_two, t, script, delay))
-
-
-def _two(t: Torture, script: str, delay: float) -> str:
-    outcomes = _run_two(t, script, delay)
-    for outcome in outcomes:
-        if outcome.code != 0:
-            expect_refusal(outcome)
-            t.notes[_kind_of_refusal(outcome)] += 1
-    if all(outcome.code for outcome in outcomes):
-        raise Failure("neither ended well", outcomes[0])
-    return finish(t, script)
-
-

@@ -1,4 +1,4 @@
-"""Stages as processes. Each runs in a fork of this one, which has imported everything, and takes a tenth of a second."""
+"""Stages as processes: each is a fork of this one, which has imported everything, and takes a tenth of a second."""
 
 import mmap
 import os

@@ -15,10 +15,10 @@ from benchmarks.torture.running import Outcome
 ENDS = {
     "refused": "one line says what is wrong, the exit code is 1 or 2, and all files are as they were; or a table or "
     "report says which file it leaves out",
-    "healed": "refused like that, and then what the line says was done word for word: a file moved away, a command run; "
-    "after that the stage ended well",
-    "identical": "after the disturbance the same command was given again, and ended with the same files, bit for bit, "
-    "as one that was never disturbed",
+    "healed": "refused like that; then what the line says was done word for word (a file moved away, a command run), "
+    "and the stage ended well",
+    "identical": "after the disturbance the same command was given again, and ended with the same files, bit for "
+    "bit, as one that was never disturbed",
     "harmless": "the stage wrote and printed what it does without the damage",
     "other picture": "a damaged image still decodes; formats of images have no checksum",
     "failed": "anything else: a traceback, a wrong result, a lost file",

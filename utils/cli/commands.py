@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from utils.errors import FileError, UserError
-from utils.storage.layout import Layout, Name, kept_epochs, read_name, tag
+from utils.storage.layout import USUAL, Layout, Name, Variant, kept_epochs, read_name, tag
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 
@@ -96,7 +96,7 @@ def align_command(flags: Mapping[str, object], name: str = "corr", **values: obj
     if name == "corr" and values.get("model", flags["model"]) == "GoogLeNet":
         script = "alignment/align_googlenet.py"
     made = command(script, flags, **values)
-    return made + " --pre_act" if name == "w2_pre" else made
+    return made + " --pre_act" if name == "w2_post" else made
 
 
 def curve_command(flags: Mapping[str, object], alignment: str, epochs: int, **values: object) -> str:
@@ -105,6 +105,11 @@ def curve_command(flags: Mapping[str, object], alignment: str, epochs: int, **va
         return command("training/train_curve.py", flags, **values, alignment=alignment, epochs=epochs)
     start = tag(alignment).removeprefix("pam_").removeprefix("null")
     return command("training/train_curve_pam.py", flags, **values, alignment=start, inner_iters_phi=epochs)
+
+
+def of_variant(variant: Variant) -> dict[str, object]:
+    """The flags that name a curve which is not the usual one."""
+    return {flag: value for flag, value in variant._asdict().items() if value != getattr(USUAL, flag)}
 
 
 # --- what mends an error -----------------------------------------------------------------------------------
@@ -193,7 +198,7 @@ def _maker(name: Name, flags: Mapping[str, object]) -> str | None:
         if name.alignment not in MATCHERS:
             return None
         return align_command(flags, name.alignment, **where, epochs=epochs_model)
-    where["epochs_model"] = epochs_model
+    where |= {"epochs_model": epochs_model, **of_variant(name.variant)}
     if name.kind in ("curve", "curve_history", "match"):
         lengths = (name.epoch, *(flags.get(flag) for flag in ("epochs_curve", "inner_iters_phi", "epochs")))
         epochs = next((length for length in lengths if length and isinstance(length, int)), epochs_model)

@@ -172,7 +172,7 @@ def add_robust_flag(parser: argparse.ArgumentParser, help_text: str) -> None:
 
 def add_curve_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--curve", choices=CURVES, default="Bezier")
+    add("--curve", "--curve_type", choices=CURVES, default="Bezier", help="family of the curve")
     add("--num_bends", type=at_least_two, default=3, help="control points, the two ends included")
     add("--fix_start", action=argparse.BooleanOptionalAction, default=True, help="keep A where it is")
     add("--fix_end", action=argparse.BooleanOptionalAction, default=True, help="keep B where it is")
@@ -207,6 +207,9 @@ def add_path_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--dir_curves", type=Path, help="folder of curves instead of model_dicts/curve_models")
     add("--epochs_curve", type=nonnegative_int, help="epochs of the curve; 0 is the straight line")
+    add("--seed", type=nonnegative_int, default=1, help="seed with which the curve was learned")
+    add("--num_bends", type=at_least_two, default=3, help="control points of the curve, the two ends included")
+    add("--curve", "--curve_type", choices=CURVES, default="Bezier", help="family of the curve")
     add("--epochs", type=positive_int, help="whichever of --epochs_model and --epochs_curve is not given")
     parser.set_defaults(epochs_model=None)
 

@@ -80,10 +80,12 @@ class Layout:
         return kept(self.endpoint_stem(seed), epoch)
 
     def curve(self, alignment: str, seed_a: int, seed_b: int, epoch: int, variant: Variant = USUAL) -> Path:
-        return kept(self.curve_stem(alignment, seed_a, seed_b, _of_curve(variant, epoch)), epoch)
+        return kept(self.curve_stem(alignment, seed_a, seed_b, _of_path(alignment, epoch, variant)), epoch)
 
-    def match(self, name: str, seed_a: int, seed_b: int) -> Path:
-        return self.folder("matches") / f"match_{name}_seeds_{seed_a:02d}_{seed_b:02d}.npy"
+    def match(self, name: str, seed_a: int, seed_b: int, variant: Variant = USUAL) -> Path:
+        """variant: of the curve with which PAM found the match; others have none."""
+        suffix = variant.suffix if _is_pam(name) else ""
+        return self.folder("matches") / f"match_{name}_seeds_{seed_a:02d}_{seed_b:02d}{suffix}.npy"
 
     def model_history(self, seed: int) -> dict[str, Path]:
         """One file a series: loss_train, accuracy_train, loss_test, accuracy_test."""
@@ -97,18 +99,27 @@ class Layout:
         return self.folder("curve_history") / f"curve_{_path_name(alignment, seed_a, seed_b, variant)}.npz"
 
     def correlation(self, name: str, which: str, seed_a: int, seed_b: int) -> Path:
-        """Layerwise mean correlation; `which` is `unaligned` or `aligned`."""
-        return self.folder("correlations") / f"{name}_{which}_mean_seeds_{seed_a:02d}_{seed_b:02d}.npy"
+        """Layerwise mean correlation; `which` is `unaligned` or `aligned`.
+
+        The published name of a match by L2 distance has its mean distances (`distance`).
+        """
+        kind = f"{name}_correlation" if name.startswith("w2_") else name
+        return self.folder("correlations") / f"{kind}_{which}_mean_seeds_{seed_a:02d}_{seed_b:02d}.npy"
+
+    def distance(self, name: str, which: str, seed_a: int, seed_b: int) -> Path:
+        """Layerwise root mean squared L2 distance, of a match by it; `which` is `unaligned` or `aligned`."""
+        kind = name if name.startswith("w2_") else f"{name}_distance"
+        return self.folder("correlations") / f"{kind}_{which}_mean_seeds_{seed_a:02d}_{seed_b:02d}.npy"
 
     def along_curve(
         self, alignment: str, seed_a: int, seed_b: int, epoch: int, t: float, variant: Variant = USUAL
     ) -> Path:
         """Layerwise mean correlation of point t of a path with the path's ends."""
-        name = _path_name(alignment, seed_a, seed_b, _of_curve(variant, epoch))
+        name = _path_name(alignment, seed_a, seed_b, _of_path(alignment, epoch, variant))
         return self.folder("correlations") / f"curve_{name}-{epoch}_t_{t:g}.npz"
 
     def evaluated(self, alignment: str, seed_a: int, seed_b: int, epoch: int, variant: Variant = USUAL) -> Path:
-        name = _path_name(alignment, seed_a, seed_b, _of_curve(variant, epoch))
+        name = _path_name(alignment, seed_a, seed_b, _of_path(alignment, epoch, variant))
         return self.folder("evaluated") / f"curve_{name}-{epoch}.npz"
 
     def plane_with_curve(
@@ -125,9 +136,13 @@ def _path_name(alignment: str, seed_a: int, seed_b: int, variant: Variant = USUA
     return f"align_{tag(alignment)}_seeds_{seed_a:02d}_{seed_b:02d}{variant.suffix}"
 
 
-def _of_curve(variant: Variant, epoch: int) -> Variant:
-    """Straight lines, of epoch 0, have no variants."""
-    return variant if epoch else USUAL
+def _of_path(alignment: str, epoch: int, variant: Variant) -> Variant:
+    """A straight line, of epoch 0, has no variants, unless its end depends on how a curve was learned."""
+    return variant if epoch or _is_pam(alignment) else USUAL
+
+
+def _is_pam(alignment: str) -> bool:
+    return alignment.startswith("pam_")
 
 
 def kept(stem: Path, epoch: int) -> Path:
@@ -173,8 +188,8 @@ _CURVE = _PAIR + r"(_bends_(?P<bends>\d+))?(_(?P<family>PolyChain))?(_seed_(?P<s
 _NAMES = {
     "endpoint": r"checkpoint_seed_(?P<a>\d+)(-(?P<epoch>\d+)|-resume)?\.pt",
     "curve": rf"checkpoint_align_(?P<alignment>.+)_{_CURVE}(_(perm|phi)\d+)?(-(?P<epoch>\d+)|-resume)?\.pt",
-    "match": rf"match_(?P<alignment>.+)_{_PAIR}\.(npy|json)",
-    "correlation": rf"(?P<alignment>.+)_(un)?aligned_mean_{_PAIR}\.npy",
+    "match": rf"match_(?P<alignment>.+)_{_CURVE}\.(npy|json)",
+    "correlation": rf"(?P<alignment>.+?)(_correlation|_distance)?_(un)?aligned_mean_{_PAIR}\.npy",
     "model_history": r"(loss|accuracy)_(train|test)_seed_(?P<a>\d+)\.npy",
     "along_curve": rf"curve_align_(?P<alignment>.+)_{_CURVE}-(?P<epoch>\d+)_t_(?P<t>[\d.e-]+?)(\.partial)?\.npz",
     "evaluated": rf"curve_align_(?P<alignment>.+)_{_CURVE}-(?P<epoch>\d+)(\.partial)?\.npz",

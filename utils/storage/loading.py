@@ -11,7 +11,7 @@ from utils.curves import Curve, network_digest
 from utils.errors import FileError, UserError, first_line
 from utils.permutations import PermutationSpec, permutation_spec, permutations_from_rows, permute
 from utils.storage.files import load_checkpoint
-from utils.storage.layout import Layout, tag
+from utils.storage.layout import USUAL, Layout, Variant, tag
 from utils.storage.matches import load_match, match_networks
 
 
@@ -87,10 +87,11 @@ def load_pair(
     *,
     alignment: str = "",
     transform: str,
+    variant: Variant = USUAL,
 ) -> tuple[nn.Module, nn.Module]:
     """Networks A and B of two seeds after `epochs`, B permuted by the match `alignment` ('' or null: as it is).
 
-    build: makes an untrained network.
+    build: makes an untrained network. variant: of the curve with which PAM found the match, if PAM did.
     """
     a, b = (
         load_network(layout.endpoint(seed, epochs), build(), transform=transform, robust=layout.robust)
@@ -99,7 +100,7 @@ def load_pair(
     name = tag(alignment)
     if name != "null":
         spec = spec_of(b)
-        permutations = load_permutations(layout.match(name, *seeds), spec, (a, b))
+        permutations = load_permutations(layout.match(name, *seeds, variant), spec, (a, b))
         b.load_state_dict(permute(b.state_dict(), spec, permutations))
     return a, b
 
@@ -113,16 +114,18 @@ def load_curve(
     *,
     alignment: str = "",
     transform: str,
+    variant: Variant = USUAL,
 ) -> Curve:
     """The curve that was learned for `epochs_curve` between a pair (`load_pair`); for 0, the line from A to B.
 
     FileError if a file is missing, or the curve was learned between other networks.
     """
-    a, b = load_pair(layout, build, seeds, epochs_model, alignment=alignment, transform=transform)
+    ends = {"alignment": alignment, "transform": transform, "variant": variant}
+    a, b = load_pair(layout, build, seeds, epochs_model, **ends)
     base = build().to(memory_format=torch.channels_last)
     if epochs_curve == 0:
         return Curve.between(base, a.state_dict(), b.state_dict(), num_bends=2)
-    path = layout.curve(alignment, *seeds, epochs_curve)
+    path = layout.curve(alignment, *seeds, epochs_curve, variant)
     learned = load_checkpoint(path)
     settings = learned.get("settings", {})  # the original code saves none: three control points
     shape = {name: settings[name] for name in ("num_bends", "curve", "fix_start", "fix_end") if name in settings}

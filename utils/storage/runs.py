@@ -18,6 +18,7 @@ class Run:
     settings: what decides the outcome, which a resumed run must share.
     history: an .npy a series, or one .npz of all series.
     resume: whether to go on from the newest checkpoint. overwrite: whether to delete all of them and begin anew.
+    after: the checkpoint of a run that this one continues in another task, of which it takes over the momentum.
     """
 
     stem: Path
@@ -27,6 +28,7 @@ class Run:
     history: dict[str, Path] | Path
     resume: bool = False
     overwrite: bool = False
+    after: Path | None = None
 
     def open(self) -> dict | None:
         """The checkpoint to go on from, or None to begin. One at `epochs` says that the run is finished.

@@ -1,0 +1,119 @@
+"""What a line of error says to do, and whether doing it word for word helps."""
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+from benchmarks.torture.judging import Failure, differences, error_lines, expect_good_end, expect_refusal
+from benchmarks.torture.readers import Reader
+from benchmarks.torture.running import Outcome, run
+from benchmarks.torture.trials import Torture
+from benchmarks.torture.workspaces import PLANE
+
+MOST_RUNS = 15  # until a stage has to end well whose errors are followed
+
+# Commands are taken as they are given but for these, which would take minutes
+SMALL = {
+    "evaluation/eval_plane_with_curve.py": PLANE,
+    "evaluation/eval_plane_with_alignment.py": PLANE,
+    "evaluation/eval_adversarial_curve.py": ["--num_points", 3],
+}
+
+
+class Command(NamedTuple):
+    script: str
+    flags: tuple[str, ...]
+
+    def with_overwrite(self) -> "Command":
+        return Command(self.script, (*(flag for flag in self.flags if flag != "--resume"), "--overwrite"))
+
+
+class Advice(NamedTuple):
+    """What a line says: a file to be moved away, and what to run then, in place of what ran or before it."""
+
+    moved: Path | None = None
+    instead: Command | None = None
+    first: Command | None = None
+
+
+def told(outcome: Outcome) -> list[str]:
+    """What a run says is wrong: the error that ended it, or what a table or report leaves out."""
+    lines = [line.partition("error: ")[2] for line in error_lines(outcome)]
+    return lines + [line.partition(": ")[2] for line in outcome.out.splitlines() if line.startswith("Not in the ")]
+
+
+def read(line: str, ran: Command) -> Advice | None:
+    """What a line of a run's says to do; None if it only says what is wrong."""
+    path = Path(line.split(" ")[0])
+    wrong, _, advice = line.partition("; ")
+    moved = path if "move it away" in advice else None
+    given = re.search(r"(?:make it with|make it anew with|go on with): (python \S+\.py.*)$", advice)
+    if given:
+        _, script, *flags = shlex.split(given[1])
+        small = [] if "--num_points" in flags else SMALL.get(script, [])
+        return Advice(moved, first=Command(script, (*flags, *map(str, small))))
+    if "--overwrite" in advice:
+        return Advice(moved, instead=ran.with_overwrite())
+    if moved or "run the same command again" in advice:
+        return Advice(moved, instead=ran)
+    return None
+
+
+def follow(t: Torture, reader: Reader, path: Path, outcome: Outcome, expected: Path) -> str:
+    """Do what a refusal of the file at `path` says, and what those after it say, until the stage ends well.
+
+    Where nothing but the stage itself was run for that, it has to end as it does with sound files (`expected`). One
+    advice is followed once: without the damaged file, all damages are alike.
+    """
+    ran = Command(reader.script, tuple(shlex.split(outcome.command)[2:]))
+    line = next((line for line in told(outcome) if str(path) in line), told(outcome)[0])
+    advice = read(line, ran)
+    if advice is None:
+        t.notes[f"refused without advice: {reader.kind}"] += 1
+        return "refused"
+    key = (*map(str, (ran, path)), line.partition("; ")[2])
+    if key not in t.healed:
+        last, by_itself = _until_it_ends_well(t, ran, line)
+        if by_itself:
+            name = str(path.relative_to(t.trial))
+            if different := differences(expected, t.trial, [] if path.exists() else [name]):
+                raise Failure(f"healed, but not as before: {'; '.join(different)}", last)
+        t.healed.add(key)
+    return "healed"
+
+
+def _until_it_ends_well(t: Torture, ran: Command, line: str) -> tuple[Outcome, bool]:
+    """The run that ended well in the end, and whether nothing but this stage was run on the way."""
+    aside = t.folder / "moved away"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir()
+    waiting, by_itself, said = [ran], True, [line]
+    outcome = None
+    for number in range(MOST_RUNS):
+        advice = read(line, waiting[-1])
+        if advice is None:
+            raise Failure(f"no line of these helps: {' | '.join(said)}", outcome)
+        if advice.moved:
+            if t.trial not in advice.moved.parents or not advice.moved.is_file():
+                raise Failure(f"it says to move {advice.moved}: {line}", outcome)
+            shutil.move(advice.moved, aside / f"{number} {advice.moved.name}")
+        if advice.instead:
+            waiting[-1] = advice.instead
+        if advice.first:
+            waiting.append(advice.first)
+            by_itself = False
+        while waiting:
+            outcome = run(*waiting[-1])
+            if told(outcome):
+                break
+            expect_good_end(outcome, f"after doing what these lines say: {' | '.join(said)}")
+            waiting.pop()
+        if not waiting:
+            return outcome, by_itself
+        if outcome.code != 0:
+            expect_refusal(outcome)
+        line = told(outcome)[0]
+        said.append(line)
+    raise Failure(f"these lines lead nowhere: {' | '.join(said)}", outcome)
