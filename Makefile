@@ -95,7 +95,7 @@ test: .venv/installed-dev
 	$(RUN) -m pytest
 
 torture: .venv/installed-dev
-	$(RUN) tests/torture.py
+	$(RUN) benchmarks/torture
 
 # The virtual environment; made anew when the requirements change.
 .venv/installed: requirements.txt requirements-report.txt

@@ -9,9 +9,17 @@ import shlex
 import sys
 from pathlib import Path
 
+if not config:
+    raise WorkflowError("name a preset, as in: snakemake --configfile presets/demo.yaml --cores all")
+if lacking := {"root", "datasets", "pairs", "alignments", "epochs_model", "epochs_curve"} - config.keys():
+    raise WorkflowError(f"the preset lacks {', '.join(sorted(lacking))}")
 ROOT = config["root"]
 PAIRS = config["pairs"]
-EPOCHS, CURVE_EPOCHS = config["epochs_model"], config["epochs_curve"]
+# Of the curves that figures show, which is the same for all pairs; and of those in tables, which may be one a pair
+FIGURE_SEED = config.get("figure_seed", 1)
+TABLE_SEEDS = config.get("table_seeds", [FIGURE_SEED] * len(PAIRS))
+if len(TABLE_SEEDS) != len(PAIRS):
+    raise WorkflowError(f"table_seeds has {len(TABLE_SEEDS)} seeds for {len(PAIRS)} pairs")
 PYTHON = shlex.quote(sys.executable)
 
 
@@ -23,35 +31,80 @@ wildcard_constraints:
     seed=r"\d\d+",
     a=r"\d\d+",
     b=r"\d\d+",
+    variant=r"(_seed_\d+)?",
     epoch=r"\d+",
+    match="corr|w2_post|w2_pre",
+    tag="null|corr|w2_post|w2_pre|pam_null|pam_corr",
 
 
 # --- what there is to make ---
 
-NETWORK = ROOT + "/model_dicts/{kind}_models/{model}/{dataset}/checkpoint_seed_{seed}-" + f"{EPOCHS}.pt"
+NETWORK = ROOT + "/model_dicts/{kind}_models/{model}/{dataset}/checkpoint_seed_{seed}-{epoch}.pt"
 MATCH = ROOT + "/model_dicts/{robust}paired_models/{model}/{dataset}/match_{match}_seeds_{a}_{b}.npy"
-CURVE = ROOT + "/model_dicts/{robust}curve_models/{model}/{dataset}/checkpoint_align_{tag}_seeds_{a}_{b}-" + f"{CURVE_EPOCHS}.pt"
-EVALUATED = ROOT + "/model_data/{robust}curves/{model}/{dataset}/curve_align_{tag}_seeds_{a}_{b}-{epoch}.npz"
+PAM_MATCH = MATCH.replace("{robust}", "").replace("{match}", "pam_{start}").replace("{b}", "{b}{variant}")
+# By layer; of a match by L2 distance these are distances, beside which there are correlations
+MEANS = ROOT + "/model_data/{robust}paired_models/{model}/{dataset}/{match}_aligned_mean_seeds_{a}_{b}.npy"
+PATH = "/{model}/{dataset}/{what}_align_{tag}_seeds_{a}_{b}{variant}-{epoch}"
+CURVE = ROOT + "/model_dicts/{robust}curve_models" + PATH.replace("{what}", "checkpoint") + ".pt"
+EVALUATED = ROOT + "/model_data/{robust}curves" + PATH.replace("{what}", "curve") + ".npz"
+PAM_CURVE = CURVE.replace("{robust}", "").replace("{tag}", "pam_{start}").replace("{epoch}", str(config["epochs_curve"]))
+PLANE = ROOT + "/model_data/loss_planes_with_curve" + PATH.replace("{what}", "plane") + ".npz"
+MIDPOINT = ROOT + "/model_data/paired_models" + PATH.replace("{what}", "curve") + "_t_0.5.npz"
+ALIGNED_PLANE = ROOT + "/model_data/loss_planes_with_alignment/{model}/{dataset}/plane_align_{match}_seeds_{a}_{b}.npz"
 
 
-def paths(kind):
-    """(model, dataset, alignment, epochs) of every path: learned curves, and lines where a match is not PAM's."""
-    for model, alignments in config[kind].items():
+def variant(seed):
+    """What a curve's name has of its seed."""
+    return "" if seed == 1 else f"_seed_{seed}"
+
+
+def epochs_of_networks(robust):
+    return config.get("robust_epochs_model", config["epochs_model"]) if robust else config["epochs_model"]
+
+
+def epochs_of_curves(robust, model):
+    """One number for all models, or one a model."""
+    epochs = config.get("robust_epochs_curve", config["epochs_curve"]) if robust else config["epochs_curve"]
+    return epochs[model] if isinstance(epochs, dict) else epochs
+
+
+def files(kind, pattern, robust="", lines=False, for_tables=False):
+    """The files of a pattern for all curves that the preset has under `kind`.
+
+    lines: straight lines too, but for those whose match PAM finds. for_tables: of each pair's own seed too.
+    """
+    for model, alignments in config.get(kind, {}).items():
         for dataset in config["datasets"]:
             for tag in alignments:
-                for epoch in [CURVE_EPOCHS] if tag.startswith("pam_") else [0, CURVE_EPOCHS]:
-                    yield model, dataset, tag, epoch
+                for (a, b), table_seed in zip(PAIRS, TABLE_SEEDS):
+                    names = dict(robust=robust, model=model, dataset=dataset, tag=tag, a=f"{a:02d}", b=f"{b:02d}")
+                    if lines and not tag.startswith("pam_"):
+                        yield pattern.format(**names, variant="", epoch=0)
+                    for seed in dict.fromkeys([FIGURE_SEED] + ([table_seed] if for_tables else [])):
+                        yield pattern.format(**names, variant=variant(seed), epoch=epochs_of_curves(robust, model))
 
 
-def evaluated(kind, robust):
-    return [
-        EVALUATED.format(robust=robust, model=model, dataset=dataset, tag=tag, a=f"{a:02d}", b=f"{b:02d}", epoch=epoch)
-        for model, dataset, tag, epoch in paths(kind)
+def matched(kind):
+    """The alignments under `kind` that are matches of their own, by model."""
+    return {
+        model: [tag for tag in alignments if tag != "null" and not tag.startswith("pam_")]
+        for model, alignments in config.get(kind, {}).items()
+    }
+
+
+ALL = [
+    *files("alignments", EVALUATED, lines=True, for_tables=True),
+    *files("robust_alignments", EVALUATED, robust="adversarial_", lines=True, for_tables=True),
+    *files("planes", PLANE),
+    *files("midpoints", MIDPOINT, lines=True),
+    *(
+        ALIGNED_PLANE.format(model=model, dataset=dataset, match=match, a=f"{a:02d}", b=f"{b:02d}")
+        for model, matches in matched("planes").items()
+        for dataset in config["datasets"]
+        for match in matches
         for a, b in PAIRS
-    ]
-
-
-ALL = evaluated("alignments", "") + (evaluated("robust_alignments", "adversarial_") if "robust_alignments" in config else [])
+    ),
+]
 
 
 # --- what a stage needs ---
@@ -70,17 +123,21 @@ def of_pair(pattern, wildcards, **more):
 
 
 def networks(wildcards):
-    kind = "adversarial" if wildcards.get("robust") else "basic"
-    return [of_pair(NETWORK, wildcards, kind=kind, seed=seed) for seed in (wildcards.a, wildcards.b)]
+    robust = wildcards.get("robust", "")
+    known = {"kind": "adversarial" if robust else "basic", "epoch": epochs_of_networks(robust)}
+    return [of_pair(NETWORK, wildcards, **known, seed=seed) for seed in (wildcards.a, wildcards.b)]
 
 
 def match_of(wildcards, tag):
-    """The match that a path begins with; none if it is unaligned."""
+    """The match that a path begins with; none if it is unaligned. PAM's is found with a curve, and has its variant."""
+    if tag.startswith("pam_"):
+        return [of_pair(PAM_MATCH, wildcards, start=tag.removeprefix("pam_"), variant=wildcards.variant)]
     return [] if tag == "null" else [of_pair(MATCH, wildcards, match=tag)]
 
 
 def for_evaluation(wildcards):
-    curve = [] if wildcards.epoch == "0" else [of_pair(CURVE, wildcards, tag=wildcards.tag)]
+    of_path = {name: wildcards[name] for name in ("tag", "variant", "epoch")}
+    curve = [] if wildcards.epoch == "0" else [of_pair(CURVE, wildcards, **of_path)]
     return [*networks(wildcards), *match_of(wildcards, wildcards.tag), *curve]
 
 
@@ -108,7 +165,14 @@ def alignment(wildcards):
 
 
 def seeds(wildcards):
-    return f"--seed_a {int(wildcards.a)} --seed_b {int(wildcards.b)}"
+    """Of the pair, and of the curve."""
+    pair = f"--seed_a {int(wildcards.a)} --seed_b {int(wildcards.b)}"
+    curve = wildcards.get("variant", "").removeprefix("_seed_")
+    return f"{pair} --seed {curve}" if curve else pair
+
+
+def epochs_model(wildcards):
+    return epochs_of_networks(wildcards.get("robust", ""))
 
 
 def twin(wildcards):
@@ -144,29 +208,36 @@ rule network:
         flags=flags("network"),
         twin=twin,
         seed=lambda wildcards: int(wildcards.seed),
+    wildcard_constraints:
+        epoch=r"[1-9]\d*",
     threads: config.get("threads", 1)
     resources:
         **config.get("resources", {}).get("network", {}),
     shell:
-        "{PYTHON} training/train_model{params.twin}.py {params.flags} --seed {params.seed} --epochs {EPOCHS} --resume"
+        "{PYTHON} training/train_model{params.twin}.py {params.flags} --seed {params.seed} --epochs {wildcards.epoch}"
+        " --resume"
 
 
 rule match:
     input:
         networks,
     output:
-        MATCH,
-    wildcard_constraints:
-        match="corr",
+        match=MATCH,
+        means=MEANS,
     params:
         flags=flags("match"),
         seeds=seeds,
+        epochs=epochs_model,
+        script=lambda wildcards: "align_models" if wildcards.match == "corr" else "align_models_w2",
+        # Published so: the flag is of the match that is not by what goes into the activations
+        method=lambda wildcards: "--pre_act" if wildcards.match == "w2_post" else "",
         robust=lambda wildcards: "--adversarial" if wildcards.robust else "",
     threads: config.get("threads", 1)
     resources:
         **config.get("resources", {}).get("match", {}),
     shell:
-        "{PYTHON} alignment/align_models.py {params.flags} {params.seeds} --epochs {EPOCHS} {params.robust}"
+        "{PYTHON} alignment/{params.script}.py {params.flags} {params.seeds} --epochs {params.epochs} {params.method}"
+        " {params.robust}"
 
 
 rule curve:
@@ -176,18 +247,20 @@ rule curve:
     output:
         CURVE,
     wildcard_constraints:
-        tag="null|corr",
+        tag="null|corr|w2_post|w2_pre",
+        epoch=r"[1-9]\d*",
     params:
         flags=flags("curve"),
         seeds=seeds,
+        epochs=epochs_model,
         alignment=alignment,
         twin=twin,
     threads: config.get("threads", 1)
     resources:
         **config.get("resources", {}).get("curve", {}),
     shell:
-        "{PYTHON} training/train_curve{params.twin}.py {params.flags} {params.seeds} --epochs_model {EPOCHS}"
-        " --epochs {CURVE_EPOCHS} {params.alignment} --resume"
+        "{PYTHON} training/train_curve{params.twin}.py {params.flags} {params.seeds} --epochs_model {params.epochs}"
+        " --epochs {wildcards.epoch} {params.alignment} --resume"
 
 
 rule pam:
@@ -195,20 +268,20 @@ rule pam:
         networks,
         lambda wildcards: match_of(wildcards, wildcards.start),
     output:
-        curve=CURVE.replace("{tag}", "pam_{start}").replace("{robust}", ""),
-        match=MATCH.replace("{match}", "pam_{start}").replace("{robust}", ""),
+        curve=PAM_CURVE,
+        match=PAM_MATCH,
     wildcard_constraints:
         start="null|corr",
     params:
         flags=flags("pam"),
         seeds=seeds,
+        epochs=f"--epochs_model {config['epochs_model']} --inner_iters_phi {config['epochs_curve']}",
         alignment=alignment,
     threads: config.get("threads", 1)
     resources:
         **config.get("resources", {}).get("pam", {}),
     shell:
-        "{PYTHON} training/train_curve_pam.py {params.flags} {params.seeds} --epochs_model {EPOCHS}"
-        " --inner_iters_phi {CURVE_EPOCHS} {params.alignment} --resume"
+        "{PYTHON} training/train_curve_pam.py {params.flags} {params.seeds} {params.epochs} {params.alignment} --resume"
 
 
 rule evaluation:
@@ -216,18 +289,71 @@ rule evaluation:
         for_evaluation,
     output:
         EVALUATED,
-    wildcard_constraints:
-        tag="null|corr|pam_null|pam_corr",
     params:
         flags=flags("evaluation"),
         seeds=seeds,
+        epochs=epochs_model,
         alignment=alignment,
         name=lambda wildcards: "eval_adversarial_curve" if wildcards.robust else "eval_curve",
     threads: config.get("threads", 1)
     resources:
         **config.get("resources", {}).get("evaluation", {}),
     shell:
-        "{PYTHON} evaluation/{params.name}.py {params.flags} {params.seeds} --epochs_model {EPOCHS}"
+        "{PYTHON} evaluation/{params.name}.py {params.flags} {params.seeds} --epochs_model {params.epochs}"
+        " --epochs_curve {wildcards.epoch} {params.alignment}"
+
+
+rule plane:
+    input:
+        for_evaluation,
+    output:
+        PLANE,
+    params:
+        flags=flags("plane"),
+        seeds=seeds,
+        epochs=epochs_model,
+        alignment=alignment,
+    threads: config.get("threads", 1)
+    resources:
+        **config.get("resources", {}).get("plane", {}),
+    shell:
+        "{PYTHON} evaluation/eval_plane_with_curve.py {params.flags} {params.seeds} --epochs_model {params.epochs}"
+        " --epochs_curve {wildcards.epoch} {params.alignment}"
+
+
+rule aligned_plane:
+    input:
+        networks,
+        lambda wildcards: match_of(wildcards, wildcards.match),
+    output:
+        ALIGNED_PLANE,
+    params:
+        flags=flags("plane"),
+        seeds=seeds,
+        epochs=epochs_model,
+    threads: config.get("threads", 1)
+    resources:
+        **config.get("resources", {}).get("plane", {}),
+    shell:
+        "{PYTHON} evaluation/eval_plane_with_alignment.py {params.flags} {params.seeds} --epochs_model {params.epochs}"
+        " --alignment {wildcards.match}"
+
+
+rule midpoint:
+    input:
+        for_evaluation,
+    output:
+        MIDPOINT,
+    params:
+        flags=flags("midpoint"),
+        seeds=seeds,
+        epochs=epochs_model,
+        alignment=alignment,
+    threads: config.get("threads", 1)
+    resources:
+        **config.get("resources", {}).get("midpoint", {}),
+    shell:
+        "{PYTHON} alignment/align_along_curve.py {params.flags} {params.seeds} --epochs_model {params.epochs}"
         " --epochs_curve {wildcards.epoch} {params.alignment}"
 
 
@@ -239,16 +365,34 @@ rule report:
     run:
         root = f"--root {shlex.quote(ROOT)}"
         ab = "--seed_a {} --seed_b {}".format(*(" ".join(map(str, seeds)) for seeds in zip(*PAIRS)))
-        for kind, script in (("alignments", "viz_curve"), ("robust_alignments", "viz_adversarial_curve")):
-            for model, alignments in config.get(kind, {}).items():
-                names = {tag: "''" if tag == "null" else tag for tag in alignments}
-                learned = " ".join(names.values())
-                lines = " ".join(name for tag, name in names.items() if not tag.startswith("pam_"))
-                for dataset in config["datasets"]:
-                    of = f"{root} --model {model} --dataset {shlex.quote(dataset)} {ab}"
-                    shell("{PYTHON} visualization/{script}.py {of} --alignment {learned} --epochs {CURVE_EPOCHS}")
-                    shell("{PYTHON} visualization/{script}.py {of} --alignment {lines} --epochs 0 --name lines")
-        shell("{PYTHON} evaluation/make_tables.py {root}")
+        figures = f"{root} {ab}" + ("" if FIGURE_SEED == 1 else f" --curve_seed {FIGURE_SEED}")
+
+        def draw(script, kind, robust="", of=figures, names=lambda tags: tags, flags=""):
+            """A figure of each model and dataset, of those alignments of the preset's kind that `names` leaves."""
+            for model, tags in config.get(kind, {}).items():
+                words = " ".join("''" if tag == "null" else tag for tag in names(tags))
+                epochs = epochs_of_curves(robust, model)
+                for dataset in config["datasets"] if words else ():
+                    subject = f"--model {model} --dataset {shlex.quote(dataset)} --alignment {words}"
+                    shell(f"{{PYTHON}} visualization/{script}.py {of} {subject} {flags.format(epochs=epochs)}")
+
+        def not_pam(tags):
+            return [tag for tag in tags if not tag.startswith("pam_")]
+
+        def matches(tags):
+            return [tag for tag in not_pam(tags) if tag != "null"]
+
+        for robust, kind in (("", "alignments"), ("robust", "robust_alignments")):
+            script = "viz_adversarial_curve" if robust else "viz_curve"
+            draw(script, kind, robust, flags="--epochs {epochs}")
+            draw(script, kind, robust, of=f"{root} {ab}", names=not_pam, flags="--epochs 0 --name lines")
+            layers = "layerwise_mean_correlation/viz_align_models"
+            draw(layers, kind, robust, of=f"{root} {ab}", names=matches, flags="--adversarial" if robust else "")
+        draw("viz_curve_on_plane", "planes", flags="--epochs {epochs}")
+        draw("viz_plane", "planes", of=f"{root} {ab}", names=matches)
+        draw("layerwise_mean_correlation/viz_align_along_curves", "midpoints", flags="--epochs {epochs}")
+        told = "" if set(TABLE_SEEDS) == {1} else f"{ab} --curve_seed {' '.join(map(str, TABLE_SEEDS))}"
+        shell("{PYTHON} evaluation/make_tables.py {root} {told}")
         if "robust_alignments" in config:
-            shell("{PYTHON} evaluation/make_tables.py {root} --adversarial")
+            shell("{PYTHON} evaluation/make_tables.py {root} {told} --adversarial")
         shell("{PYTHON} evaluation/make_report.py {root}")

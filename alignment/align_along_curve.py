@@ -10,55 +10,71 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from utils.cli import start
+
+start.quietly()
+
 from models import MODELS
-from utils.cli import commands, flags, process
+from utils.cli import commands, flags, machine, places, process, types
 from utils.datasets import load_data
-from utils.matching import align_on
+from utils.devices import memory_format
+from utils.inputs import check_input
+from utils.matching import align, cross_correlations, each_by_itself, mean_correlations
 from utils.measuring import reestimate_batch_norm
-from utils.permutations import row_labels, rows_from_permutations
+from utils.permutations import identity, row_labels, rows_from_permutations
+from utils.progress import track
+from utils.storage.files import expect_writable
 from utils.storage.layout import Layout, Variant
-from utils.storage.loading import load_curve, spec_of
+from utils.storage.loading import expect_curve, load_curve, spec_of
 from utils.storage.matches import padded_rows
 from utils.storage.tables import GrowingTable
 
-WHICH = ("unaligned", "aligned")  # as the point is, and permuted to match the end
+# As the point is; permuted to match the end; and with each activation matched on its own, where some share a stream
+WHICH = ("unaligned", "aligned", "noid")
 
 
 def parse_args(argv=None):
     parser = flags.stage_parser(__doc__, batch_size=512)
     flags.add_path_flags(parser)
+    places.add_flags(parser, "alignment/align_along_curve.py")
     flags.add_evaluation_flags(parser)
-    parser.add_argument("--point_t", type=flags.fraction, default=0.5, help="the point, from 0 at A to 1 at B")
+    parser.add_argument("--point_t", type=types.fraction, default=0.5, help="the point, from 0 at A to 1 at B")
     return flags.parse(parser, argv)
 
 
 def main(args):
-    replaced = {"models": args.dir_models, "matches": args.dir_alignment, "curves": args.dir_curves}
-    layout = Layout(args.root, args.model, args.dataset, args.robust, replaced)
+    machine.require_fp32(args.precision)
+    layout = Layout(args.root, args.model, args.dataset, args.robust, args.replaced)
+    seeds, variant = (args.seed_a, args.seed_b), Variant(args.seed, args.num_bends, args.curve)
+    path = layout.along_curve(args.alignment, *seeds, args.epochs_curve, args.point_t, variant)
+    expect_curve(layout, seeds, args.epochs_model, args.epochs_curve, args.alignment, variant)
+    if args.overwrite or not path.exists():
+        expect_writable(path.parent)
     data = load_data(
         args.dataset,
         folder=args.data_folder,
         transform=args.transform,
         use_test=args.use_test,
+        image_size=args.image_size,
         threads=args.num_workers,
         device=args.device,
     )
-    variant = Variant(args.seed, args.num_bends, args.curve)
     curve = load_curve(
         layout,
         partial(MODELS[args.model], data.num_classes),
-        (args.seed_a, args.seed_b),
+        seeds,
         args.epochs_model,
         args.epochs_curve,
         alignment=args.alignment,
         transform=args.transform,
         variant=variant,
-    ).to(args.device)
+    ).to(args.device, memory_format=memory_format(args.device))
+    check_input(curve.base, data.for_batch_norm(args.bn_images), args.batch_size)
     if args.compile:
         curve.compile()
     spec = spec_of(curve.base)
-    path = layout.along_curve(args.alignment, args.seed_a, args.seed_b, args.epochs_curve, args.point_t, variant)
-    table = GrowingTable(path, flags.evaluation_settings(vars(args), curve, "point_t"), args.overwrite)
+    settings = flags.evaluation_settings(vars(args), curve, "point_t") | {"measured_on": "alignment images"}
+    table = GrowingTable(path, settings, args.overwrite)
     if not table.finished:
         for_batch_norm = data.for_batch_norm(args.bn_images)
 
@@ -71,20 +87,37 @@ def main(args):
         arrays = {}
         point = network(args.point_t)
         for end, t in (("a", 0.0), ("b", 1.0)):
-            permutations, before, after = align_on(
-                network(t), point, spec, data, batch_size=args.batch_size, method="corr"
-            )
-            arrays |= {f"unaligned_{end}": before, f"aligned_{end}": after}
-            arrays[f"match_{end}"] = padded_rows(rows_from_permutations(spec, permutations))
+            compared = compare(network(t), point, spec, data.alignment, args.batch_size)
+            arrays |= {f"{name}_{end}": values for name, values in compared.items()}
         table.finish(**arrays)
 
-    print(f"Mean correlation of channels at t = {args.point_t:g} with those of A and B on the test set:")
-    columns = {f"{which} with {end.upper()}": table.arrays[f"{which}_{end}"] for end in "ab" for which in WHICH}
+    print(f"Mean correlation of channels at t = {args.point_t:g} with those of A and B on the alignment images:")
+    which = [name for name in WHICH if f"{name}_a" in table.arrays]
+    columns = {f"{name} with {end.upper()}": table.arrays[f"{name}_{end}"] for end in "ab" for name in which}
     process.print_table(row_labels(spec), columns)
-    follows = {"epochs": args.epochs_curve, "point_t": args.point_t}
+    follows = {"epochs": args.epochs_curve, "point_t": args.point_t, **commands.of_drawn_variant(variant)}
     script = "visualization/layerwise_mean_correlation/viz_align_along_curves.py"
     next_command = commands.command(script, vars(args), "seed_a", "seed_b", "alignment", **follows)
     process.closing_words([path], next_command)
+
+
+def compare(end, point, spec, images, batch_size):
+    """Mean correlations of matched channels, the logits last, by WHICH; and the matches, as padded rows.
+
+    All on `images`, on which the point was matched to the end, too.
+    """
+
+    def batches(purpose):
+        return track(images.batches(batch_size), -(-len(images) // batch_size), "batch", purpose)
+
+    correlations = cross_correlations(end, point, spec, batches("measuring correlations"))
+    results = {"unaligned": mean_correlations(spec, correlations, identity(spec))}
+    for name, suffix, tied in (("aligned", "", spec), ("noid", "_noid", each_by_itself(spec))):
+        if tied is not None:
+            permutations = align(end, point, tied, batches("comparing activations"))
+            results[name] = mean_correlations(tied, correlations, permutations)
+            results[f"match{suffix}"] = padded_rows(rows_from_permutations(tied, permutations))
+    return results
 
 
 if __name__ == "__main__":

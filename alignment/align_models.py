@@ -8,52 +8,66 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from utils.cli import start
+
+start.quietly()
+
 import torch
 
 from models import MODELS
-from utils.cli import commands, flags, process
+from utils.cli import aliases, commands, flags, machine, places, process, types
 from utils.curves import network_digest
 from utils.datasets import load_data
+from utils.devices import memory_format
+from utils.inputs import check_input
 from utils.matching import align_on, cross_moments, mean_distances
 from utils.permutations import identity, row_labels, rows_from_permutations
-from utils.storage.files import save_array
+from utils.storage.files import expect_writable, save_array
 from utils.storage.layout import Layout
-from utils.storage.loading import load_network, spec_of
+from utils.storage.loading import expect_pair, load_network, spec_of
 from utils.storage.matches import save_match
 
 
 def parse_args(argv=None, description=__doc__, model=None, method="corr"):
     parser = flags.stage_parser(description, batch_size=512, model=model)
     flags.add_pair_flags(parser)
-    parser.add_argument("--epochs", type=flags.positive_int, default=250, help="epochs the networks were trained")
-    flags.add_robust_flag(parser, "align robust networks, in their own folders")
-    parser.add_argument("--align_name", help="name of the match (default: corr, w2_pre or w2_post)")
+    parser.add_argument("--epochs", type=types.positive_int, default=250, help="epochs the networks were trained")
+    flags.add_robust_flag(parser, "align robust networks, in their own folders; GoogLeNets on attacked images")
+    parser.add_argument(
+        "--align_name", type=types.new_name, help="name of the match (default: corr, w2_pre or w2_post)"
+    )
     if method != "corr":
         # Published so: what the flag does is the opposite of what it says.
         help_text = "compare activations themselves, and not what goes into the activation functions"
         parser.add_argument("--pre_act", action="store_false", help=help_text)
-    parser.add_argument("--seed", type=flags.nonnegative_int, default=1, help="of torch's random numbers")
-    flags.add_pair_folders(parser)
+    parser.add_argument("--seed", type=types.seed, default=1, help="of torch's random numbers")
+    places.add_flags(parser, "alignment/align_models.py")
+    aliases.add_to_alignment(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace a match that is there and is another")
     args = flags.parse(parser, argv)
+    if args.robust and args.model == "GoogLeNet":  # as published, for this network alone
+        args.attack = flags.published_attack(args.dataset)
     args.method = method if getattr(args, "pre_act", True) else "w2_post"
     args.align_name = args.align_name or args.method
     return args
 
 
 def main(args):
+    machine.require_fp32(args.precision)
     torch.manual_seed(args.seed)
-    replaced = {"models": args.dir_models, "matches": args.dir_alignment}
-    layout = Layout(args.root, args.model, args.dataset, args.robust, replaced)
+    layout = Layout(args.root, args.model, args.dataset, args.robust, args.replaced)
+    seeds = (args.seed_a, args.seed_b)
+    expect_pair(layout, seeds, args.epochs)
+    expect_writable(layout.folder("matches"), layout.folder("correlations"))
     data = load_data(
         args.dataset,
         folder=args.data_folder,
         transform=args.transform,
         use_test=args.use_test,
+        image_size=args.image_size,
         threads=args.num_workers,
         device=args.device,
     )
-    seeds = (args.seed_a, args.seed_b)
     networks = [
         load_network(
             layout.endpoint(seed, args.epochs),
@@ -65,10 +79,12 @@ def main(args):
     ]
     made_for = [network_digest(network) for network in networks]
     for network in networks:
-        network.to(args.device, memory_format=torch.channels_last)
+        network.to(args.device, memory_format=memory_format(args.device))
+    check_input(networks[1], data.train)
     spec = spec_of(networks[1])
 
-    permutations, before, after = align_on(*networks, spec, data, batch_size=args.batch_size, method=args.method)
+    how = {"batch_size": args.batch_size, "method": args.method, "attack": args.attack}
+    permutations, before, after = align_on(*networks, spec, data, **how)
     path = layout.match(args.align_name, *seeds)
     save_match(path, rows_from_permutations(spec, permutations), made_for, args.overwrite)
     print("Mean correlation of matched channels on the test set:")

@@ -101,7 +101,7 @@ class Ours:
     def pam_epoch(self) -> None:
         curve = self.curve()
         phi = torch.zeros_like(curve.row(0))
-        task = PermutationTask(curve, permutation_spec(curve.base), self.states[1], phi, WEIGHT_DECAY)
+        task = PermutationTask(curve, permutation_spec(curve.base), self.states[1], phi)
         fit(task, self.data.train, self.run(), rates=[0.05], momentum=0.0, precision=self.precision)
 
     def training_kernels(self) -> None:

@@ -21,11 +21,10 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from PIL import Image
 from torch import nn
 from tqdm import tqdm
 
-from alignment import align_models
+from alignment import align_along_curve, align_models
 from benchmarks.counting import (
     Dataset,
     curve_flops,
@@ -33,15 +32,18 @@ from benchmarks.counting import (
     fake_curve,
     fake_network,
     match_flops,
+    midpoint_flops,
     network_flops,
     pam_flops,
+    plane_flops,
 )
-from evaluation import eval_adversarial_curve, eval_curve
+from evaluation import eval_adversarial_curve, eval_curve, eval_plane_with_alignment, eval_plane_with_curve
 from training import train_curve, train_curve_adversarial, train_curve_pam, train_model, train_model_adversarial
 from utils import datasets
-from utils.cli import flags, process
+from utils.cli import process, types
+from utils.decoding import decode
 from utils.errors import FileError, UserError
-from utils.images import SUFFIXES
+from utils.folders import listed
 
 DATASETS = {
     "CIFAR10": Dataset(50_000, 10_000, (32, 32), 10),
@@ -57,7 +59,7 @@ def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("preset", type=Path, help="YAML file that the Snakefile takes, as presets/paper.yaml")
     tflops_help = "sustained TFLOP/s, to tell the hours it would take"
-    parser.add_argument("--tflops", type=flags.positive_float, help=tflops_help)
+    parser.add_argument("--tflops", type=types.positive_float, help=tflops_help)
     return parser.parse_args(argv)
 
 
@@ -87,23 +89,45 @@ def count_stages(preset: Mapping) -> Counter:
     As there, it is from what is evaluated that everything it needs follows, each thing once.
     """
     stages = set()
-    for robust, key in (("", "alignments"), ("robust ", "robust_alignments")):
+    usual = preset.get("figure_seed", 1)
+    pairs = list(zip(preset["pairs"], preset.get("table_seeds", [usual] * len(preset["pairs"])), strict=True))
+
+    def add(kind: str, key: str, robust: str = "", lines: bool = False, for_tables: bool = False) -> None:
+        """A stage of this kind for every path that the preset has under `key`, and all stages that come before."""
         for model, tags in preset.get(key, {}).items():
-            for dataset, tag, (a, b) in product(preset["datasets"], tags, preset["pairs"]):
+            for dataset, tag, (pair, table_seed) in product(preset["datasets"], tags, pairs):
+                of_pair = (model, dataset, *pair)
                 is_pam, start = tag.startswith("pam_"), tag.removeprefix("pam_")
-                for epochs in [preset["epochs_curve"]] if is_pam else [0, preset["epochs_curve"]]:
-                    stages.add((robust + "evaluation", model, dataset, tag, a, b, epochs))
-                stages.add(("PAM" if is_pam else robust + "curve", model, dataset, start, a, b))
+                for seed in {usual, table_seed} if for_tables else {usual}:
+                    stages.add((robust + kind, *of_pair, tag, seed))
+                    stages.add(("PAM" if is_pam else robust + "curve", *of_pair, start, seed))
+                if lines and not is_pam:
+                    stages.add((robust + kind, *of_pair, tag, "line"))
                 if start != "null":
-                    stages.add((robust + "match", model, dataset, a, b))
-                stages |= {(robust + "network", model, dataset, seed) for seed in (a, b)}
+                    stages.add((robust + "match", *of_pair, start))
+                if kind == "plane" and tag == start != "null":
+                    stages.add(("aligned plane", *of_pair, tag))
+                stages.update((robust + "network", model, dataset, seed) for seed in pair)
+
+    add("evaluation", "alignments", lines=True, for_tables=True)
+    add("evaluation", "robust_alignments", "robust ", lines=True, for_tables=True)
+    add("plane", "planes")
+    add("midpoint", "midpoints", lines=True)
     return Counter(stage[:3] for stage in stages)
+
+
+def epochs_of(preset: Mapping, key: str, kind: str, model: str) -> int:
+    """The epochs of networks (`epochs_model`) or of curves (`epochs_curve`): one number, or one a model."""
+    epochs = preset[key]
+    if kind.startswith("robust "):
+        epochs = preset.get(f"robust_{key}", epochs)
+    return epochs[model] if isinstance(epochs, Mapping) else epochs
 
 
 def stage_flags(preset: Mapping, kind: str, model: str, dataset: str) -> dict[str, object]:
     """The flags, by name, with which the Snakefile runs a stage of this kind, but for seeds and alignment."""
     stage = STAGES[kind]
-    name = kind.removeprefix("robust ").lower()
+    name = kind.removeprefix("robust ").removeprefix("aligned ").lower()
     known, own = preset.get("flags") or {}, preset["datasets"][dataset] or {}
     words = ["--root", preset["root"], "--dataset", dataset, "--model", model]
     if "data_path" in preset:
@@ -111,7 +135,7 @@ def stage_flags(preset: Mapping, kind: str, model: str, dataset: str) -> dict[st
     for given in (known.get("all"), known.get(name), own.get("all"), own.get(name)):
         words += shlex.split(given or "")
     for flag, key in stage.lengths.items():
-        words += [flag, preset[key]]
+        words += [flag, epochs_of(preset, key, kind, model)]
     if kind == "robust match":
         words.append("--adversarial")
     return vars(
@@ -119,7 +143,9 @@ def stage_flags(preset: Mapping, kind: str, model: str, dataset: str) -> dict[st
     )  # nothing is run: no GPU is waited for
 
 
-def count_images(name: str, *, folder: Path, transform: str, use_test: bool = True) -> Dataset:
+def count_images(
+    name: str, *, folder: Path, transform: str, use_test: bool = True, image_size: int | None = None
+) -> Dataset:
     """The images that `load_data` would load, counted and not loaded. UserError if nobody knows them."""
     if (folder / name / "train").is_dir():
         found = _in_folder(folder / name)
@@ -127,7 +153,7 @@ def count_images(name: str, *, folder: Path, transform: str, use_test: bool = Tr
         found = DATASETS[name]
     else:
         raise UserError(f"there is no folder {folder / name}/train, and {name!r} is none of {', '.join(DATASETS)}")
-    if (resized := datasets.known(name).resized_by(transform)) is not None:
+    if (resized := image_size or datasets.known(name).resized_by(transform)) is not None:
         found = found._replace(size=(resized, resized))
     if not use_test:
         held_out = min(datasets.HELD_OUT_IMAGES, found.train // 10)
@@ -137,15 +163,9 @@ def count_images(name: str, *, folder: Path, transform: str, use_test: bool = Tr
 
 @functools.cache
 def _in_folder(folder: Path) -> Dataset:
-    test = folder / ("test" if (folder / "test").is_dir() else "val")
-    train, tested = (
-        [path for path in split.glob("*/*") if path.suffix.lower() in SUFFIXES] for split in (folder / "train", test)
-    )
-    if not train or not tested:
-        raise FileError(folder, "has no images to train on or none to test on")
-    with Image.open(train[0]) as image:
-        size = (image.height, image.width)
-    return Dataset(len(train), len(tested), size, len({path.parent for path in train}))
+    files, _ = listed(folder)
+    train, test = ([path for paths in classes.values() for path in paths] for classes in files.values())
+    return Dataset(len(train), len(test), decode(train[0]).shape[:2], len(files["train"]))
 
 
 # --- stages ------------------------------------------------------------------------------------------------
@@ -170,15 +190,20 @@ PATH_LENGTH = {"--epochs_model": "epochs_model", "--epochs_curve": "epochs_curve
 SHAPE = ("num_bends", "curve", "fix_start", "fix_end")
 OF_TRAINING = ("epochs", "batch_size", "val_freq", "attack")
 OF_PAM = ("outer_iters", "inner_iters_perm", "inner_iters_phi", "batch_size", "val_freq")
+OF_MATCH = ("batch_size", "attack")
 OF_EVALUATION = ("num_points", "batch_size", "bn_images", "eval_train", "attack")
 
-MATCH = Stage(align_models, MODEL_LENGTH, fake_network, (), match_flops, ("batch_size",))
+PLANE = (fake_network, (), plane_flops, ("num_points", "batch_size", "bn_images"))
+MATCH = Stage(align_models, MODEL_LENGTH, fake_network, (), match_flops, OF_MATCH)
 STAGES = {
     "network": Stage(train_model, MODEL_LENGTH, fake_network, (), network_flops, OF_TRAINING),
     "match": MATCH,
     "curve": Stage(train_curve, CURVE_LENGTH, fake_curve, SHAPE, curve_flops, OF_TRAINING),
     "PAM": Stage(train_curve_pam, PAM_LENGTH, fake_curve, SHAPE, pam_flops, OF_PAM),
     "evaluation": Stage(eval_curve, PATH_LENGTH, fake_network, (), evaluation_flops, OF_EVALUATION),
+    "plane": Stage(eval_plane_with_curve, PATH_LENGTH, *PLANE),
+    "aligned plane": Stage(eval_plane_with_alignment, {"--epochs_model": "epochs_model"}, *PLANE),
+    "midpoint": Stage(align_along_curve, PATH_LENGTH, fake_network, (), midpoint_flops, ("batch_size", "bn_images")),
     "robust network": Stage(train_model_adversarial, MODEL_LENGTH, fake_network, (), network_flops, OF_TRAINING),
     "robust match": MATCH,
     "robust curve": Stage(train_curve_adversarial, CURVE_LENGTH, fake_curve, SHAPE, curve_flops, OF_TRAINING),
@@ -191,8 +216,8 @@ STAGES = {
 def stage_flops(preset: Mapping, kind: str, model: str, dataset: str) -> int:
     """FLOPs of one stage of this kind."""
     stage, given = STAGES[kind], stage_flags(preset, kind, model, dataset)
-    folder, transform, use_test = (given[name] for name in ("data_folder", "transform", "use_test"))
-    images = count_images(dataset, folder=folder, transform=transform, use_test=use_test)
+    which = {name: given[name] for name in ("transform", "use_test", "image_size")}
+    images = count_images(dataset, folder=given["data_folder"], **which)
     built = stage.build(model, images.classes, **{name: given[name] for name in stage.shape})
     return stage.flops(built, images, **{name: given[name] for name in stage.flags})
 

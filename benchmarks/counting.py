@@ -140,11 +140,25 @@ def network_flops(
     return epochs * epoch + validations(epochs, val_freq) * test
 
 
-def match_flops(network: nn.Module, images: Dataset, *, batch_size: int) -> int:
-    """Two networks, for which one stands, and the products of their activations.
+def match_flops(network: nn.Module, images: Dataset, *, batch_size: int, attack: Attack | None = None) -> int:
+    """Two networks, for which one stands, and the products of their activations: a match by correlation.
 
-    It sees the alignment images, of them the first batch once more (ties), and the test images.
+    It sees the alignment images, of them the first ones once more (ties), and the test images. With an attack, the
+    alignment images are attacked on each network.
     """
+    aligned, measured = comparison(network, images, batch_size)
+    flops_of = aligned + measured(images.test, batch_size)
+    if attack is not None:
+
+        def attacked(x, labels):
+            attack(network.eval(), x, labels, Normalization(), torch.Generator())
+
+        flops_of += 2 * passes(attacked, images)(min(datasets.ALIGNMENT_IMAGES, images.train), batch_size)
+    return flops_of
+
+
+def comparison(network: nn.Module, images: Dataset, batch_size: int) -> tuple[int, Callable[[int, int], int]]:
+    """FLOPs of `matching.align`; and a function (images, batch size) → FLOPs of correlating so many images."""
     spec = permutation_spec(network)
     after, before = (
         passes(
@@ -154,9 +168,21 @@ def match_flops(network: nn.Module, images: Dataset, *, batch_size: int) -> int:
         for before in (False, True)
     )
     compared = min(datasets.ALIGNMENT_IMAGES, images.train)
-    return (
-        after(compared, batch_size) + before(min(batch_size, compared), batch_size) + after(images.test, batch_size)
-    )
+    ties = before(min(matching.TIE_IMAGES, compared), batch_size)
+    return after(compared, batch_size) + ties, after
+
+
+def midpoint_flops(network: nn.Module, images: Dataset, *, batch_size: int, bn_images: int | None) -> int:
+    """A point and the two ends, with statistics of their own; the point correlated with each end and matched to it.
+
+    Where activations share a stream of channels it is matched a second time, each activation by itself.
+    """
+    aligned, measured = comparison(network, images, batch_size)
+    matches = 1 if matching.each_by_itself(permutation_spec(network)) is None else 2
+    correlated = measured(min(datasets.ALIGNMENT_IMAGES, images.train), batch_size)
+    statistics = passes(forward_step(network, measuring.use_batch_statistics), images)
+    estimated = statistics(min(bn_images or images.train, images.train), batch_size)
+    return 3 * estimated + 2 * (correlated + matches * aligned)
 
 
 def curve_flops(
@@ -188,7 +214,7 @@ def pam_flops(
 ) -> int:
     """Both phases, and between them the rounding, of which the most is counted that it may try."""
     phi = torch.zeros_like(curve.row(0))
-    task = pam.PermutationTask(curve, permutation_spec(curve.base), curve.base.state_dict(), phi, 5e-4)
+    task = pam.PermutationTask(curve, permutation_spec(curve.base), curve.base.state_dict(), phi)
     soft_epoch = passes(training_step(task), images, mixes=True)(images.train, batch_size)
     turning_point = pam.TurningPointTask(curve, phi, 5e-4)
     curve_epoch = passes(training_step(turning_point), images, mixes=True)(images.train, batch_size)
@@ -224,3 +250,11 @@ def evaluation_flops(
         point += measured(images.test, batch_size)
         point += measured(images.train, batch_size) if eval_train else 0
     return num_points * point
+
+
+def plane_flops(
+    network: nn.Module, images: Dataset, *, num_points: int, batch_size: int, bn_images: int | None
+) -> int:
+    """A grid of points, each evaluated as a curve's are."""
+    how = {"batch_size": batch_size, "bn_images": bn_images, "eval_train": False}
+    return evaluation_flops(network, images, num_points=num_points**2, **how)

@@ -3,26 +3,29 @@
 python data/prepare.py --dataset CIFAR100
 """
 
-import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from utils.cli import start
+
+start.quietly()
+
 from utils.cli import flags, process
+from utils.cli.parsing import Parser
 from utils.datasets import data_folder, prepare
 
 
 def parse_args(argv=None):
-    description = __doc__.splitlines()[0]
-    parser = argparse.ArgumentParser(description=description, formatter_class=flags.HelpFormatter, allow_abbrev=False)
+    parser = Parser(__doc__)
     flags.add_dataset_flags(parser)
     return parser.parse_args(argv)
 
 
 def main(args):
     folder = data_folder(args.dataset, data_path=args.data_path, root=args.root)
-    counts = prepare(args.dataset, folder=folder, threads=args.num_workers)
+    counts = prepare(args.dataset, folder=folder, image_size=args.image_size, threads=args.num_workers)
     print(f"{args.dataset} is ready: {counts['train']} training images and {counts['test']} test images.")
 
 

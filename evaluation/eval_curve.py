@@ -9,15 +9,22 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from utils.cli import start
+
+start.quietly()
+
 import numpy as np
 
 from models import MODELS
-from utils.cli import commands, flags, process
+from utils.cli import commands, flags, places, process, types
 from utils.datasets import load_data
-from utils.geometry import path_average
+from utils.devices import memory_format
+from utils.inputs import check_input
 from utils.measuring import evaluate_path, measure
+from utils.reporting.results import summary
+from utils.storage.files import expect_writable
 from utils.storage.layout import Layout, Variant
-from utils.storage.loading import load_curve
+from utils.storage.loading import expect_curve, load_curve, training_settings
 from utils.storage.tables import GrowingTable
 
 
@@ -26,40 +33,49 @@ def parse_args(argv=None, description=__doc__, robust=False):
     if robust:
         flags.add_attack_flags(parser)
     flags.add_path_flags(parser)
+    places.add_flags(parser, "evaluation/eval_curve.py")
     flags.add_evaluation_flags(parser)
     parser.add_argument(
-        "--num_points", type=flags.at_least_two, default=65, help="points evaluated, the two ends included"
+        "--num_points", type=types.at_least_two, default=65, help="points evaluated, the two ends included"
     )
     parser.add_argument("--eval_train", action="store_true", help="on training images too, without augmentation")
     return flags.parse(parser, argv)
 
 
 def main(args):
-    replaced = {"models": args.dir_models, "matches": args.dir_alignment, "curves": args.dir_curves}
-    layout = Layout(args.root, args.model, args.dataset, args.robust, replaced)
+    layout = Layout(args.root, args.model, args.dataset, args.robust, args.replaced)
+    seeds, variant = (args.seed_a, args.seed_b), Variant(args.seed, args.num_bends, args.curve)
+    path = layout.evaluated(args.alignment, *seeds, args.epochs_curve, variant)
+    expect_curve(layout, seeds, args.epochs_model, args.epochs_curve, args.alignment, variant)
+    if args.overwrite or not path.exists():
+        expect_writable(path.parent)
     data = load_data(
         args.dataset,
         folder=args.data_folder,
         transform=args.transform,
         use_test=args.use_test,
+        image_size=args.image_size,
         threads=args.num_workers,
         device=args.device,
     )
-    variant = Variant(args.seed, args.num_bends, args.curve)
     curve = load_curve(
         layout,
         partial(MODELS[args.model], data.num_classes),
-        (args.seed_a, args.seed_b),
+        seeds,
         args.epochs_model,
         args.epochs_curve,
         alignment=args.alignment,
         transform=args.transform,
         variant=variant,
-    ).to(args.device)
+    ).to(args.device, memory_format=memory_format(args.device))
+    check_input(curve.base, data.for_batch_norm(args.bn_images), args.batch_size)
     if args.compile:
         curve.compile()
-    path = layout.evaluated(args.alignment, args.seed_a, args.seed_b, args.epochs_curve, variant)
+    checkpoints = {end: layout.endpoint(seed, args.epochs_model) for end, seed in zip("ab", seeds, strict=True)}
+    if args.epochs_curve:
+        checkpoints["curve"] = layout.curve(args.alignment, *seeds, args.epochs_curve, variant)
     settings = flags.evaluation_settings(vars(args), curve, "num_points", "eval_train")
+    settings["trained"] = {name: training_settings(checkpoint) for name, checkpoint in checkpoints.items()}
     table = GrowingTable(path, settings, args.overwrite)
     if not table.finished:
         measured = partial(
@@ -76,13 +92,16 @@ def main(args):
             table.add(**row)
         table.finish()
 
-    print(f"{'':<32}endpoints  average  minimum")
-    for name, values in table.arrays.items():
-        if name.startswith("accuracy"):
-            ends, average = values[[0, -1]].mean(), path_average(table.arrays["length"], values)
-            print(f"{name.replace('_', ' '):<32}{ends:7.1f} %{average:7.1f} %{values.min():7.1f} %")
+    columns = {"ends": "endpoints", "average": "average", "minimum": "minimum"}
+    if args.robust:
+        columns |= {"maximum": "maximum", "better": "more robust end"}
+    print(f"{'':<32}" + "".join(f"{words:>17}" for words in columns.values()))
+    for name in (name for name in table.arrays if name.startswith("accuracy")):
+        numbers = summary(table.arrays, name)
+        print(f"{name.replace('_', ' '):<32}" + "".join(f"{numbers[column]:15.1f} %" for column in columns))
+    follows = {"epochs": args.epochs_curve, **commands.of_drawn_variant(variant)}
     names = ("seed_a", "seed_b", "alignment")
-    next_command = commands.command("visualization/viz_curve.py", vars(args), *names, epochs=args.epochs_curve)
+    next_command = commands.command("visualization/viz_curve.py", vars(args), *names, **follows)
     process.closing_words([path], next_command)
 
 

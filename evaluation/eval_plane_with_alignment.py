@@ -9,15 +9,20 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import torch
+from utils.cli import start
+
+start.quietly()
 
 from models import MODELS
-from utils.cli import commands, flags, process
+from utils.cli import aliases, commands, flags, places, process, types
 from utils.curves import Curve
 from utils.datasets import load_data
+from utils.devices import memory_format
+from utils.inputs import check_input
 from utils.measuring import evaluate_plane, measure, plane_of
+from utils.storage.files import expect_writable
 from utils.storage.layout import Layout, tag
-from utils.storage.loading import load_network, load_pair
+from utils.storage.loading import expect_pair, load_network, load_pair
 from utils.storage.tables import GrowingTable
 
 # As fractions of the way from A to B, and of aligned B's height above it
@@ -28,10 +33,11 @@ def parse_args(argv=None):
     parser = flags.stage_parser(__doc__, batch_size=512)
     flags.add_pair_flags(parser)
     flags.add_alignment_flag(parser)
-    flags.add_pair_folders(parser)
+    places.add_flags(parser, "evaluation/eval_plane_with_alignment.py")
+    aliases.add_to_plane_with_alignment(parser)
     flags.add_evaluation_flags(parser)
     parser.add_argument(
-        "--num_points", type=flags.at_least_two, default=17, help="points along each side of the grid"
+        "--num_points", type=types.at_least_two, default=17, help="points along each side of the grid"
     )
     parser.set_defaults(alignment="corr")
     args = flags.parse(parser, argv)
@@ -41,29 +47,34 @@ def parse_args(argv=None):
 
 
 def main(args):
-    replaced = {"models": args.dir_models, "matches": args.dir_alignment}
-    layout = Layout(args.root, args.model, args.dataset, args.robust, replaced)
+    layout = Layout(args.root, args.model, args.dataset, args.robust, args.replaced)
+    seeds = (args.seed_a, args.seed_b)
+    path = layout.plane_with_alignment(args.alignment, *seeds)
+    expect_pair(layout, seeds, args.epochs_model, args.alignment)
+    if args.overwrite or not path.exists():
+        expect_writable(path.parent)
     data = load_data(
         args.dataset,
         folder=args.data_folder,
         transform=args.transform,
         use_test=args.use_test,
+        image_size=args.image_size,
         threads=args.num_workers,
         device=args.device,
     )
     build = partial(MODELS[args.model], data.num_classes)
-    seeds = (args.seed_a, args.seed_b)
     a, aligned = load_pair(
         layout, build, seeds, args.epochs_model, alignment=args.alignment, transform=args.transform
     )
     b = load_network(layout.endpoint(args.seed_b, args.epochs_model), build(), transform=args.transform)
     # B as it is spans the plane with A and aligned B: it is the last control point, and aligned B the middle one
-    corners = Curve.between(build().to(memory_format=torch.channels_last), a.state_dict(), b.state_dict())
+    corners = Curve.between(build(), a.state_dict(), b.state_dict())
     corners.set_point(1, aligned.state_dict())
-    corners.to(args.device)
+    corners.to(args.device, memory_format=memory_format(args.device))
+    coordinates, *_ = plane_of(corners)
+    check_input(corners.base, data.for_batch_norm(args.bn_images), args.batch_size)
     if args.compile:
         corners.compile()
-    path = layout.plane_with_alignment(args.alignment, *seeds)
     table = GrowingTable(path, flags.evaluation_settings(vars(args), corners, "num_points"), args.overwrite)
     if not table.finished:
         measured = partial(
@@ -75,7 +86,7 @@ def main(args):
         )
         for row in evaluate_plane(corners, GRID, args.num_points, measured, done=len(table)):
             table.add(**row)
-        table.finish(corners=plane_of(corners)[0])
+        table.finish(corners=coordinates)
     next_command = commands.command("visualization/viz_plane.py", vars(args), "seed_a", "seed_b", "alignment")
     process.closing_words([path], next_command)
 

@@ -9,25 +9,33 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from utils.cli import start
+
+start.quietly()
+
 from models import MODELS
-from utils.cli import commands, flags, process
+from utils.cli import commands, flags, places, process, types
 from utils.datasets import load_data
+from utils.devices import memory_format
 from utils.errors import UserError
-from utils.measuring import evaluate_plane, measure, plane_of
+from utils.inputs import check_input
+from utils.measuring import evaluate_plane, measure, midpoint_height, plane_of
+from utils.storage.files import expect_writable
 from utils.storage.layout import Layout, Variant
-from utils.storage.loading import load_curve
+from utils.storage.loading import expect_curve, load_curve
 from utils.storage.tables import GrowingTable
 
-# As fractions of the way from A to B, and of the turning point's height above it
+# As fractions of the way from A to B, and of the height above it of the curve's point t = ½
 GRID = ((-0.05, 1.05), (-0.10, 1.5))
 
 
 def parse_args(argv=None):
     parser = flags.stage_parser(__doc__, batch_size=512)
     flags.add_path_flags(parser)
+    places.add_flags(parser, "evaluation/eval_plane_with_curve.py")
     flags.add_evaluation_flags(parser)
     parser.add_argument(
-        "--num_points", type=flags.at_least_two, default=17, help="points along each side of the grid"
+        "--num_points", type=types.at_least_two, default=17, help="points along each side of the grid"
     )
     return flags.parse(parser, argv)
 
@@ -35,31 +43,37 @@ def parse_args(argv=None):
 def main(args):
     if args.epochs_curve == 0:
         raise UserError("a straight line spans no plane; name a learned curve with --epochs_curve", exit_code=2)
-    replaced = {"models": args.dir_models, "matches": args.dir_alignment, "curves": args.dir_curves}
-    layout = Layout(args.root, args.model, args.dataset, args.robust, replaced)
+    layout = Layout(args.root, args.model, args.dataset, args.robust, args.replaced)
+    seeds, variant = (args.seed_a, args.seed_b), Variant(args.seed, args.num_bends, args.curve)
+    path = layout.plane_with_curve(args.alignment, *seeds, args.epochs_curve, variant)
+    expect_curve(layout, seeds, args.epochs_model, args.epochs_curve, args.alignment, variant)
+    if args.overwrite or not path.exists():
+        expect_writable(path.parent)
     data = load_data(
         args.dataset,
         folder=args.data_folder,
         transform=args.transform,
         use_test=args.use_test,
+        image_size=args.image_size,
         threads=args.num_workers,
         device=args.device,
     )
-    variant = Variant(args.seed, args.num_bends, args.curve)
     curve = load_curve(
         layout,
         partial(MODELS[args.model], data.num_classes),
-        (args.seed_a, args.seed_b),
+        seeds,
         args.epochs_model,
         args.epochs_curve,
         alignment=args.alignment,
         transform=args.transform,
         variant=variant,
-    ).to(args.device)
+    ).to(args.device, memory_format=memory_format(args.device))
+    height = midpoint_height(curve)
+    check_input(curve.base, data.for_batch_norm(args.bn_images), args.batch_size)
     if args.compile:
         curve.compile()
-    path = layout.plane_with_curve(args.alignment, args.seed_a, args.seed_b, args.epochs_curve, variant)
-    table = GrowingTable(path, flags.evaluation_settings(vars(args), curve, "num_points"), args.overwrite)
+    settings = flags.evaluation_settings(vars(args), curve, "num_points") | {"height": "midpoint"}
+    table = GrowingTable(path, settings, args.overwrite)
     if not table.finished:
         measured = partial(
             measure,
@@ -68,15 +82,14 @@ def main(args):
             batch_size=args.batch_size,
             precision=args.precision,
         )
-        for row in evaluate_plane(curve, GRID, args.num_points, measured, done=len(table)):
+        for row in evaluate_plane(curve, GRID, args.num_points, measured, height=height, done=len(table)):
             table.add(**row)
         table.finish(corners=plane_of(curve)[0])
     if curve.num_bends > 3:
         print("A curve of more than three control points leaves this plane; its projection lies in it.")
     names = ("seed_a", "seed_b", "alignment")
-    next_command = commands.command(
-        "visualization/viz_curve_on_plane.py", vars(args), *names, epochs=args.epochs_curve
-    )
+    follows = {"epochs": args.epochs_curve, **commands.of_drawn_variant(variant)}
+    next_command = commands.command("visualization/viz_curve_on_plane.py", vars(args), *names, **follows)
     process.closing_words([path], next_command)
 
 

@@ -9,18 +9,25 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from utils.cli import start
+
+start.quietly()
+
 from utils.cli import commands, flags, process
 from utils.reporting import report, results
+from utils.reporting.paths import Selection
 
 
 def parse_args(argv=None):
     parser = flags.results_parser(__doc__, of_all=True)
+    flags.add_variant_flags(parser, of_all=True)
     return flags.parse_results(parser, argv, script=__file__)
 
 
 def main(args):
     path = results.output_path(args.root, "report", "html", name=args.name)
-    asked_for = results.Selection(args.dataset, args.model, args.pairs, args.alignment, args.epochs)
+    curves = {"curve_seeds": args.curve_seed, "num_bends": args.num_bends, "curves": args.curve}
+    asked_for = Selection(args.dataset, args.model, args.pairs, args.alignment, args.epochs, **curves)
     explain = partial(commands.explain, flags=vars(args))
     made_with = partial(commands.made_with, root=args.root)
     page = {"command": args.command, "explain": explain, "made_with": made_with}

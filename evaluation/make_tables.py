@@ -8,34 +8,44 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from utils.cli import start
+
+start.quietly()
+
 from utils.cli import commands, flags, process
 from utils.reporting import results, tables
+from utils.reporting.paths import Selection
 from utils.storage.files import write_atomically
 
 
 def parse_args(argv=None):
     parser = flags.results_parser(__doc__, of_all=True)
+    flags.add_variant_flags(parser, of_all=True)
     robust_help = "robust networks: clean and robust accuracy"
     parser.add_argument("--adversarial", dest="robust", action="store_true", help=robust_help)
     return flags.parse_results(parser, argv, script=__file__)
 
 
 def main(args):
-    asked_for = results.Selection(args.dataset, args.model, args.pairs, args.alignment, args.epochs)
+    curves = {"curve_seeds": args.curve_seed, "num_bends": args.num_bends, "curves": args.curve}
+    asked_for = Selection(args.dataset, args.model, args.pairs, args.alignment, args.epochs, **curves)
     table = tables.build(args.root, asked_for, robust=args.robust)
     if not table.rows:
         raise table.missing[0]
     markdown = tables.to_markdown(table)
-    print(markdown)
-    for error in table.missing:
-        print(f"Not in the table: {commands.explain(error, vars(args))}")
     texts = {"md": markdown, "csv": tables.to_csv(table), "tex": tables.to_latex(table, args.command)}
     subjects = ["_".join(dict.fromkeys(column.dataset for column in table.columns))]
     subjects.append("_".join(dict.fromkeys(row.model for row in table.rows)))
     files = []
-    for suffix, text in texts.items():
-        files.append(results.output_path(args.root, "table", suffix, *subjects, robust=args.robust, name=args.name))
-        write_atomically(files[-1], lambda stream, text=text: stream.write(text.encode()))
+    try:
+        for suffix, text in texts.items():
+            path = results.output_path(args.root, "table", suffix, *subjects, robust=args.robust, name=args.name)
+            write_atomically(path, lambda stream, text=text: stream.write(text.encode()))
+            files.append(path)
+    finally:  # neither a full disk nor a screen without ± keeps the other from having the table
+        print(markdown)
+        for error in table.missing:
+            print(f"Not in the table: {commands.explain(error, vars(args))}")
     process.closing_words(files)
 
 

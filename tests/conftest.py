@@ -2,11 +2,13 @@
 
 import itertools
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from stages import run
 
 from utils.datasets import load_data
 from utils.storage.files import save_array, save_arrays
@@ -53,6 +55,35 @@ def flags(data_path, tmp_path):
     return ["--dataset", "bars", "--data_path", str(data_path), "--root", str(tmp_path), "--batch_size", "32"]
 
 
+@pytest.fixture(scope="session")
+def trained(data_path, tmp_path_factory):
+    """A workspace with two networks, their match, a curve of each kind, and all paths evaluated."""
+    root = tmp_path_factory.mktemp("trained")
+    flags = ["--dataset", "bars", "--data_path", data_path, "--root", root, "--batch_size", "32"]
+    for seed in (1, 2):
+        run("training/train_model.py", *flags, "--epochs", 3, "--lr_drop", 1, "--seed", seed)
+    run("alignment/align_models.py", *flags, "--epochs", 3)
+    for alignment in ("", "corr"):
+        run("training/train_curve.py", *flags, "--epochs_model", 3, "--epochs", 2, "--alignment", alignment)
+        for epochs in (0, 2):
+            curve = ["--epochs_model", 3, "--epochs_curve", epochs, "--alignment", alignment, "--num_points", 5]
+            run("evaluation/eval_curve.py", *flags, *curve)
+    return root
+
+
+@pytest.fixture
+def workspace(trained, tmp_path):
+    """A copy of it that a test may damage."""
+    shutil.copytree(trained, tmp_path / "w")
+    return tmp_path / "w"
+
+
+@pytest.fixture
+def small(workspace, data_path):
+    """Flags that make a stage go on in the workspace."""
+    return ["--dataset", "bars", "--data_path", data_path, "--root", workspace, "--batch_size", "32"]
+
+
 def randomize(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
     """Give every parameter and buffer a value of its own, so that no symmetry hides a mistake."""
     generator = torch.Generator().manual_seed(seed)
@@ -91,7 +122,6 @@ def write_results(
             settings = {
                 "epochs_model": 250,
                 "use_test": True,
-                "num_points": 9,
                 "points": [f"A{a}", f"{alignment}{epochs}", f"B{b}"],
             }
             settings = np.array(json.dumps(settings))

@@ -1,12 +1,14 @@
 import foolbox
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from models import TinyTen
 from utils.attack import Attack
-from utils.cli.flags import intensity
+from utils.cli.types import intensity
 from utils.measuring import evaluate, reestimate_batch_norm
+from utils.outputs import AUXILIARY_WEIGHT
 
 EPSILON = 16 / 255
 
@@ -77,6 +79,39 @@ def test_one_step_is_the_sign_of_the_gradient(images, network):
     pixels = images.to_pixels(x)
     expected = (start + 0.01 * start.grad.sign()).clamp(pixels - EPSILON, pixels + EPSILON).clamp(0, 1)
     network.zero_grad(set_to_none=True)
+    attacked = images.to_pixels(Attack(EPSILON, 0.01, 1)(network, x, labels, images, draws()))
+    torch.testing.assert_close(attacked, expected.detach(), atol=1e-5, rtol=0)
+
+
+class ThreeHeads(nn.Module):
+    """Logits of a linear layer; in training mode those of two others too, as GoogLeNet gives them."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(3)
+        self.heads = nn.ModuleList(nn.Linear(3, 4) for _ in range(3))
+        with torch.no_grad():
+            for head in self.heads[1:]:
+                head.weight.mul_(10)
+
+    def forward(self, x):
+        x = x.mean((2, 3))
+        return tuple(head(x) for head in self.heads) if self.training else self.heads[0](x)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_attack_is_on_the_loss_of_the_mode_that_the_network_is_in(images, training):
+    """In training mode that has the auxiliary classifiers' losses in it, and where they disagree they decide."""
+    network = ThreeHeads().train(training)
+    x, labels = next(images.batches(160))
+    start = images.to_pixels(Attack(EPSILON, 0.01, 0)(network, x, labels, images, draws())).requires_grad_()
+    losses = [F.cross_entropy(head(images.normalize(start).mean((2, 3))), labels) for head in network.heads]
+    main = torch.autograd.grad(losses[0], start, retain_graph=True)[0]
+    whole = torch.autograd.grad(losses[0] + AUXILIARY_WEIGHT * (losses[1] + losses[2]), start)[0]
+    assert 0.01 < (main.sign() != whole.sign()).double().mean() < 0.9
+    pixels = images.to_pixels(x)
+    step = start + 0.01 * (whole if training else main).sign()
+    expected = step.clamp(pixels - EPSILON, pixels + EPSILON).clamp(0, 1)
     attacked = images.to_pixels(Attack(EPSILON, 0.01, 1)(network, x, labels, images, draws()))
     torch.testing.assert_close(attacked, expected.detach(), atol=1e-5, rtol=0)
 

@@ -82,7 +82,7 @@ def test_pam_costs_more_than_its_two_curves():
 def test_stages_are_snakemakes(name):
     counts = {}
     for (kind, _, _), number in cost.count_stages(preset(name)).items():
-        kind = kind.removeprefix("robust ").lower()
+        kind = kind.removeprefix("robust ").lower().replace(" ", "_")
         counts[kind] = counts.get(kind, 0) + number
     assert counts == {kind: number for kind, number in JOBS[name].items() if kind != "images"}
 

@@ -1,5 +1,6 @@
 import gzip
 import hashlib
+import shutil
 import zipfile
 
 import numpy as np
@@ -8,8 +9,8 @@ import torch
 from conftest import SIZE, write_image_folder
 from PIL import Image
 
-from utils import datasets, downloads
-from utils.datasets import REPOSITORY_DATA, data_folder, known, load_data, prepare
+from utils import datasets, downloads, folders
+from utils.datasets import REPOSITORY_DATA, data_folder, known, load_data, prepare, why_no_name
 from utils.downloads import unpack_tiny_imagenet
 from utils.errors import FileError, UserError
 from utils.images import Augmentation
@@ -42,7 +43,7 @@ def test_image_folder(data_path):
 def test_image_folder_is_decoded_once_and_again_when_it_changes(tmp_path, monkeypatch):
     write_image_folder(tmp_path / "bars", 3, 2)
     load("bars", tmp_path)
-    monkeypatch.setattr(datasets, "_decoded", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr(folders, "_decoded", lambda *_: pytest.fail("decoded again"))
     assert len(load("bars", tmp_path).train) == 12
     monkeypatch.undo()
     (tmp_path / "bars" / "train" / "class0" / "000.png").unlink()
@@ -225,3 +226,97 @@ def test_a_download_goes_on_and_is_verified(tmp_path):
     assert not list(tmp_path.glob("wrong*"))
     downloads.download(url, tmp_path / "folder" / "right", md5)
     assert (tmp_path / "folder" / "right").read_bytes() == b"pixels"
+
+
+NO_NAMES = [
+    "",
+    ".",
+    "..",
+    "/data/flowers",
+    "flowers/",
+    "../flowers",
+    "a\\b",
+    ".hidden",
+    "-x",
+    "a\nb",
+    "a\0b",
+    " ",
+    101 * "a",
+]
+
+
+@pytest.mark.parametrize("name", NO_NAMES, ids=range(len(NO_NAMES)))
+def test_what_cannot_be_a_name(tmp_path, name):
+    assert why_no_name(name)
+    for use in (load, lambda name, folder: prepare(name, folder=folder)):
+        with pytest.raises(UserError, match="is not the name of a dataset") as caught:
+            use(name, tmp_path)
+        assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("name", ["CIFAR10", "my flowers", "花", "v1.2", "a-b_c", "100%"])
+def test_what_can_be_a_name(name):
+    assert why_no_name(name) == ""
+
+
+def test_datasets_that_are_not_where_they_should_be(tmp_path):
+    write_image_folder(tmp_path / "flowers" / "flowers", 3, 2)
+    with pytest.raises(FileError, match="flowers holds no train folder, but .*flowers/flowers does: .* too deep"):
+        load("flowers", tmp_path)
+    with pytest.raises(FileError, match=f"is a dataset itself, 'flowers'; what holds it is {tmp_path / 'flowers'}"):
+        load("flowers", tmp_path / "flowers" / "flowers")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileError, match="empty holds no train folder"):
+        load("empty", tmp_path)
+    (tmp_path / "TINY-IMAGENET-200" / "images").mkdir(parents=True)
+    with pytest.raises(FileError, match="TINY-IMAGENET-200 holds no train folder; move it away"):
+        load("TINY-IMAGENET-200", tmp_path)
+    write_image_folder(tmp_path / ".hidden", 3, 2)
+    with pytest.raises(UserError) as caught:
+        load("bars", tmp_path)
+    assert "hidden" not in str(caught.value)
+
+
+def test_a_digest_is_of_pixels_labels_and_sizes(tmp_path):
+    write_image_folder(tmp_path / "bars", 3, 2)
+    digest = load("bars", tmp_path).digest
+    assert len(digest) == 64
+    shutil.copytree(tmp_path / "bars", tmp_path / "copy")
+    for same in ({"name": "copy"}, {"transform": "Adversarial"}, {"image_size": SIZE}):
+        assert load(**{"name": "bars", "folder": tmp_path} | same).digest == digest
+    assert load("bars", tmp_path, image_size=8).digest != digest
+    held_out = [load("FashionMNIST10k", use_test=use_test).digest for use_test in (True, False)]
+    assert held_out[0] == held_out[1]
+    for split in ("train", "test"):
+        other = tmp_path / split
+        shutil.copytree(tmp_path / "bars", other)
+        (other / split / "class0").rename(other / split / "class9")
+        (other / split / "class1").rename(other / split / "class0")
+        (other / split / "class9").rename(other / split / "class1")
+        assert load(split, tmp_path).digest != digest
+    labels = {"train_labels": np.array([0, 1]), "test_labels": np.array([0])}
+    flat, tall = (
+        {f"{s}_images": np.zeros((2, *size, 3), np.uint8) for s in ("train", "test")} for size in ((1, 4), (2, 2))
+    )
+    digests = {datasets._digest({**images, **labels}) for images in (flat, tall)}
+    assert len(digests) == 2
+
+
+def test_an_image_size_is_that_of_any_dataset(tmp_path):
+    data = load("FashionMNIST10k", image_size=16)
+    assert (data.train.size, data.test.size) == ((16, 16), (16, 16))
+    assert data.train.augmentation == Augmentation(padding=2)
+    write_image_folder(tmp_path / "TINY-IMAGENET-200", 3, 2, size=64)
+    for transform, size, expected in (("TinyTen", None, 64), ("GoogLeNet", None, 32), ("GoogLeNet", 48, 48)):
+        assert load("TINY-IMAGENET-200", tmp_path, transform, image_size=size).train.size == (expected, expected)
+    assert prepare("TINY-IMAGENET-200", folder=tmp_path, image_size=20) == {"train": 12, "test": 8}
+
+
+def test_a_held_out_tenth_of_nothing(tmp_path):
+    write_image_folder(tmp_path / "bars", 2, 2)
+    with pytest.raises(UserError, match="bars has 8 training images: a tenth, to be held out for testing, is none"):
+        load("bars", tmp_path, use_test=False)
+    assert len(load("bars", tmp_path).train) == 8
+    write_image_folder(tmp_path / "more", 3, 2)
+    data = load("more", tmp_path, use_test=False)
+    assert (len(data.train), len(data.test)) == (11, 1)

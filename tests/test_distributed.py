@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_stages import REPOSITORY, run
+from stages import REPOSITORY, run
 
 PROCESSES = 2
 

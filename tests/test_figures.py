@@ -15,7 +15,7 @@ from matplotlib.text import Text
 from PIL import Image
 
 from utils.cli import process
-from utils.reporting import figures, results
+from utils.reporting import figures, paths
 from utils.storage.layout import Layout
 from visualization import viz_curve
 
@@ -105,7 +105,7 @@ def test_lines_are_the_evaluations(tmp_path, drawn):
             line, table = lines[f"{path}, {words}"], np.load(layout.evaluated(alignment, 1, 2, epochs))
             np.testing.assert_array_equal(line.get_xdata(), table["t"])
             np.testing.assert_array_equal(line.get_ydata(), table[name])
-            assert line.get_color() == results.ALIGNMENTS[alignment][1]
+            assert line.get_color() == paths.ALIGNMENTS[alignment][1]
     assert not accuracy.collections  # no bars for one pair
 
 
@@ -175,9 +175,9 @@ def test_pairs_whose_planes_differ_in_size(tmp_path, capsys):
 def test_colours_are_the_same_everywhere():
     layout = Layout("nowhere", "TinyTen", "CIFAR10")
     for alignment in ("", "corr", "w2_post", "mine"):
-        for series in results.named(layout, results.combined([0, 9], ["first", alignment, "last"])):
-            assert figures.line_style(series)["color"] == results.colour(series.alignment)
-    assert len({results.colour(alignment) for alignment in results.ALIGNMENTS}) == len(results.ALIGNMENTS)
+        for series in paths.named(layout, paths.combined([0, 9], ["first", alignment, "last"])):
+            assert figures.line_style(series)["color"] == paths.colour(series.alignment)
+    assert len({paths.colour(alignment) for alignment in paths.ALIGNMENTS}) == len(paths.ALIGNMENTS)
 
 
 def test_planes_of_another_curve_than_was_evaluated(tmp_path, capsys):

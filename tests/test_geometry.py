@@ -26,6 +26,16 @@ def test_a_bend_on_the_line_spans_no_plane():
     assert not v.any()
 
 
+def test_points_on_one_spot_span_no_plane():
+    """Also where they differ by rounding, which would be a direction like any other."""
+    a, _, bend = points()
+    for b in (a, a * (1 + 1e-7)):
+        u, v = plane_basis(a, b, bend)
+        assert not u.any()
+        assert v @ (bend - a).double() == pytest.approx((bend - a).norm().item(), rel=1e-6)
+        assert not plane_basis(a, b, torch.lerp(a, b, 0.5))[1].any()
+
+
 def test_averages_over_arc_length():
     length = np.linspace(0, 3, 2001) ** 2  # points that crowd at the start
     assert path_average(length, np.full(2001, 88.5)) == pytest.approx(88.5)
@@ -34,17 +44,22 @@ def test_averages_over_arc_length():
     assert path_average(np.zeros(3), np.array([1.0, 2, 3])) == 2  # a path of no length
 
 
-def test_spectrum_of_waves_on_unequal_steps():
-    length = 2 + 7 * np.linspace(0, 1, 1001) ** 1.5
-    s = (length - 2) / 7
-    values = 5 + 3 * np.cos(2 * np.pi * 4 * s) + 0.5 * np.sin(2 * np.pi * 9 * s + 1)
-    expected = np.zeros(500)
-    expected[[3, 8]] = 3, 0.5
-    np.testing.assert_allclose(spectrum(length, values)[:50], expected[:50], atol=2e-3)
-    assert spectrum(length, values).shape == (500,)
-    np.testing.assert_allclose(spectrum(length, np.full(1001, 88.5)), 0, atol=1e-12)
+def test_spectrum_as_published():
+    """k · |F_k| / ‖F‖ for k = 1…8, of a loss whose waves are known: F_0 = 2n, F_1 = 0.6 n / 2, F_5 = 0.2 n / 2."""
+    t = np.arange(64) / 64
+    values = 2 + 0.6 * np.cos(2 * np.pi * t) + 0.2 * np.sin(2 * np.pi * 5 * t + 1)
+    energy = np.sqrt(2**2 + 0.3**2 + 0.1**2)
+    expected = np.zeros(8)
+    expected[[0, 4]] = 1 * 0.3 / energy, 5 * 0.1 / energy
+    np.testing.assert_allclose(spectrum(values), expected, atol=1e-12)
+    np.testing.assert_allclose(spectrum(7 * values), expected, atol=1e-12)  # of unit energy
+    np.testing.assert_allclose(spectrum(np.full(65, 1.3)), np.zeros(8), atol=1e-12)
 
 
-def test_a_path_of_no_length_has_no_spectrum():
-    with pytest.raises(ValueError, match="no length"):
-        spectrum(np.zeros(5), np.ones(5))
+@pytest.mark.parametrize("points, frequencies", [(65, 8), (16, 8), (9, 4), (2, 1)])
+def test_as_many_frequencies_as_the_points_tell(points, frequencies):
+    values = np.random.default_rng(0).random(points)
+    transform = np.abs(np.fft.rfft(values))
+    expected = np.arange(len(transform)) * transform / np.linalg.norm(transform)
+    np.testing.assert_allclose(spectrum(values), expected[1 : frequencies + 1], rtol=1e-12)
+    assert len(spectrum(values)) == frequencies

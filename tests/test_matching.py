@@ -6,15 +6,19 @@ from scipy.optimize import linear_sum_assignment
 from test_permutations import ALL, Unseen, inverse, max_relative, model_and_images, random_permutations
 
 from models import MODELS
+from utils.attack import Attack
 from utils.matching import (
+    ATTACK_SEED,
     METHODS,
     Moments,
+    _attacked,
     _samples,
     align,
     align_on,
     assign_groups,
     cross_correlations,
     cross_moments,
+    each_by_itself,
     mean_correlations,
 )
 from utils.permutations import identity, permutation_spec, permute
@@ -212,14 +216,29 @@ def test_least_distance_finds_a_planted_permutation(before):
 
 
 def test_ties_are_broken_by_what_goes_into_the_activations():
-    """On the first batch alone, at a weight below any difference in correlation that matters."""
-    x = torch.randn(90, 3, 12, 12, generator=torch.Generator().manual_seed(3))
+    """On the first 512 images alone, at a weight below any difference in correlation that matters."""
+    x = torch.randn(600, 3, 12, 12, generator=torch.Generator().manual_seed(3))
     a, b = (randomize(MODELS["TinyTen"](5), seed).eval() for seed in (1, 2))
     spec = permutation_spec(a)
-    ties = cross_correlations(a, b, spec, [x[:50]], before=True)
-    matrices = cross_correlations(a, b, spec, [x[:50], x[50:]])
+    ties = cross_correlations(a, b, spec, [x[:512]], before=True)
+    matrices = cross_correlations(a, b, spec, [x])
     scores = [matrix + 1e-6 * tie for matrix, tie in zip(matrices, ties, strict=True)]
-    for expected, found in zip(assign_groups(spec, scores), align(a, b, spec, [x[:50], x[50:]]), strict=True):
+    for expected, found in zip(assign_groups(spec, scores), align(a, b, spec, x.split(200)), strict=True):
+        np.testing.assert_array_equal(expected, found)
+
+
+@pytest.mark.parametrize("batch_size", [4, 50, 128])
+def test_the_match_does_not_depend_on_the_batches(batch_size):
+    """Not even where most channels never fire, so that ties decide: sums are the same to the last bit."""
+    x = torch.randn(600, 3, 12, 12, generator=torch.Generator().manual_seed(3))
+    a, b = (randomize(MODELS["TinyTen"](5), seed).eval() for seed in (1, 2))
+    with torch.no_grad():
+        for network in (a, b):
+            for layer in network.layers:
+                layer.bn.bias[::2] = -20  # never fires
+    spec = permutation_spec(a)
+    whole = align(a, b, spec, x.split(512))
+    for expected, found in zip(whole, align(a, b, spec, x.split(batch_size)), strict=True):
         np.testing.assert_array_equal(expected, found)
 
 
@@ -268,3 +287,53 @@ def test_a_pair_is_aligned_on_the_images_of_an_experiment(load_bars):
     on_test = cross_correlations(a, b, spec, data.test.batches(100))
     np.testing.assert_allclose(before, mean_correlations(spec, on_test, identity(spec)), atol=1e-5)
     np.testing.assert_allclose(after, mean_correlations(spec, on_test, permutations), atol=1e-5)
+
+
+def test_activations_that_share_channels_each_matched_by_itself():
+    """Every row by its own best assignment, which is at least as good as the stream's; other rows are as they were."""
+    a, b = (randomize(MODELS["ResNet32"](5), seed) for seed in (1, 2))
+    x = images("ResNet32", 16)
+    lively(a, x[0]), lively(b, x[0])
+    spec = permutation_spec(a)
+    apart = each_by_itself(spec)
+    matrices = cross_correlations(a, b, apart, x)
+    together, own = align(a, b, spec, x), align(a, b, apart, x)
+    expected = [matrix[linear_sum_assignment(matrix, maximize=True)].mean() for matrix in matrices[:-1]]
+    by_itself = mean_correlations(apart, matrices, own)
+    np.testing.assert_allclose(by_itself[:-1], expected, atol=1e-5)
+    tied = mean_correlations(spec, matrices, together)
+    shared = [
+        number for number, row in enumerate(spec.rows) if row.label == "layers.0.2" or row.label.endswith("relu2")
+    ]
+    assert len(shared) == 16
+    alone = [number for number in range(len(tied)) if number not in shared]
+    np.testing.assert_allclose(by_itself[alone], tied[alone], atol=1e-12)
+    assert (by_itself[shared] > tied[shared] - 1e-5).all()
+    assert by_itself[shared].mean() > tied[shared].mean() + 0.05
+    assert by_itself[0] == pytest.approx(tied[0])  # the stem decides its stream alone
+    assert each_by_itself(permutation_spec(MODELS["TinyTen"](5))) is None
+
+
+def test_alignment_on_attacked_images(load_bars):
+    """Each network sees the images as attacked on itself, from one random start: so a shuffled copy is found."""
+    data, attack = load_bars(transform="Adversarial"), Attack(8 / 255, 2 / 255, 2)
+    x = torch.cat([x for x, _ in data.train.batches(160)])
+    a = lively(randomize(MODELS["TinyTen"](4), 1), x)
+    spec = permutation_spec(a)
+    planted = random_permutations(spec)
+    b = MODELS["TinyTen"](4).eval()
+    b.load_state_dict(permute(a.state_dict(), spec, planted))
+    found, _, after = align_on(a, b, spec, data, batch_size=50, method="corr", attack=attack)
+    assert all(map(np.array_equal, found, inverse(planted)))
+    np.testing.assert_allclose(after, 1, atol=1e-5)
+
+    other = lively(randomize(MODELS["TinyTen"](4), 2), x)
+    shown = list(_attacked(data.train.batches(50), (a, other), data.train, attack))
+    for network, views in zip((a, other), zip(*shown, strict=True), strict=True):
+        generator = torch.Generator().manual_seed(ATTACK_SEED)
+        for images, (x, labels) in zip(views, data.train.batches(50), strict=True):
+            assert torch.equal(images, attack(network, x, labels, data.train, generator))
+            assert 0 < (images - x).abs().max() <= 8 / 255 + 1e-6
+    assert not torch.equal(shown[0].a, shown[0].b)
+    matches = (align_on(a, other, spec, data, batch_size=50, method="corr", attack=how)[0] for how in (None, attack))
+    assert not all(map(np.array_equal, *matches))

@@ -11,7 +11,15 @@ from utils.attack import Attack
 from utils.curves import Curve
 from utils.errors import UserError
 from utils.geometry import plane_basis, plane_coordinates
-from utils.measuring import evaluate, evaluate_path, evaluate_plane, measure, plane_of, reestimate_batch_norm
+from utils.measuring import (
+    evaluate,
+    evaluate_path,
+    evaluate_plane,
+    measure,
+    midpoint_height,
+    plane_of,
+    reestimate_batch_norm,
+)
 
 
 @pytest.fixture(scope="module")
@@ -187,6 +195,55 @@ def test_what_is_measured_of_a_network(data, attack):
             loss, accuracy = evaluate(model, images, attack=met, **how)
             expected |= {f"loss{kind}{split}": loss, f"accuracy{kind}{split}": accuracy}
     assert list(metrics.items()) == list(expected.items())  # the order of the columns too
+
+
+@pytest.mark.parametrize("kind, part", [("Bezier", 0.5), ("PolyChain", 1.0)])
+def test_the_middle_of_a_curve_is_below_its_turning_point(kind, part):
+    """θ(½) of a Bézier curve of three points is half as high as the turning point; a chain goes through it."""
+    curve = Curve(TinyTen(4), curve=kind)
+    for index, seed in enumerate((1, 2, 3)):
+        curve.set_point(index, randomize(TinyTen(4), seed).state_dict())
+    corners, u, v = plane_of(curve)
+    height = midpoint_height(curve)
+    assert height == pytest.approx(part * corners[2, 1], rel=1e-5)
+    rows = list(evaluate_plane(curve, ((0, 1), (-0.1, 1.5)), 17, lambda model: {}, height=height))
+    assert [row["y"][0] for row in rows] == pytest.approx(np.linspace(-0.1, 1.5, 17) * height)
+    # Ten sixteenths up the grid, at height 0.9 · that of θ(½), and the middle of it, are where they should be.
+    theta = curve.point(0.5).detach()
+    assert plane_coordinates(theta, curve.row(0), u, v)[1] == pytest.approx(height)
+
+
+def test_a_curve_that_does_not_rise_has_no_height():
+    """Of five points the outer ones can pull θ(½) down to the line, and below."""
+    curve = Curve(TinyTen(4), num_bends=5)
+    states = [randomize(TinyTen(4), seed).state_dict() for seed in (1, 2, 3)]
+    curve.set_point(0, states[0])
+    curve.set_point(4, states[1])
+    curve.init_linear()
+    with torch.no_grad():
+        away = curve.flat.flatten(states[2]) - curve.row(2)
+        curve.row(2).add_(away)
+        assert midpoint_height(curve) > 0
+        for outer in (1, 3):
+            curve.row(outer).sub_(away)
+    with pytest.raises(UserError, match="does not rise"):
+        midpoint_height(curve)
+
+
+def test_a_path_between_a_network_and_itself_has_no_length():
+    """To the last bit, whatever rounding does to a mean of equal numbers; and it lies in no plane."""
+    curve = curve_through(1, 1, 1)
+    rows = list(evaluate_path(curve, np.linspace(0, 1, 7), lambda model: {}))
+    assert [row["length"] for row in rows] == [0] * 7
+    np.testing.assert_array_equal([row["coordinates"] for row in rows], np.zeros((7, 2)))
+    with pytest.raises(UserError, match="the same weights"):
+        plane_of(curve)
+    loop = curve_through(1, 2, 1)
+    rows = list(evaluate_path(loop, np.linspace(0, 1, 7), lambda model: {}))
+    assert rows[-1]["length"] > 0
+    assert rows[3]["coordinates"][0] == rows[6]["coordinates"][0] == 0 < rows[3]["coordinates"][1]
+    with pytest.raises(UserError, match="the same weights"):
+        list(evaluate_plane(loop, ((0, 1), (0, 1)), 3, lambda model: pytest.fail("it was computed")))
 
 
 def test_validation_of_a_curve_leaves_the_buffers(data):

@@ -162,7 +162,7 @@ def data(load_bars):
     return load_bars()
 
 
-def test_a_wrong_tenth_is_mended(data):
+def test_a_wrong_tenth_is_mended(data, capsys):
     """B is a copy of A in which a tenth of the channels are swapped: PAM lowers the loss of the straight path."""
     torch.manual_seed(0)
     network = TinyTen(4)
@@ -178,10 +178,10 @@ def test_a_wrong_tenth_is_mended(data):
     curve = Curve(TinyTen(4))
     curve.set_point(0, network.state_dict())
     phi = torch.zeros_like(curve.row(0))
-    task = pam.PermutationTask(curve, spec, b, phi, weight_decay=0.0)
+    task = pam.PermutationTask(curve, spec, b, phi)
     rates = step_rates(10, 0.25, pam.PERMUTATION_DROP, 1.0)
-    fit(task, data.train, rates=rates, momentum=0.0, batch_size=32)
-    found, new, old = pam.round_permutations(task, data.train, batch_size=32, precision="fp32", seed=1)
+    found = pam.learn_permutations(task, data.train, rates=rates, batch_size=32)
+    printed = capsys.readouterr().out.splitlines()[-1]
 
     def loss(permutations):
         end = curve.flat.flatten(permute(b, spec, permutations))
@@ -196,20 +196,22 @@ def test_a_wrong_tenth_is_mended(data):
     before, after, best = loss(identity(spec)), loss(found), loss([np.argsort(order) for order in wrong])
     assert best < before
     assert after < before
-    assert (new, old) == (after, before)
+    moved = sum(int((order != np.arange(len(order))).sum()) for order in found)
+    losses = f"training loss along the path {after:.4f}, before {before:.4f}."
+    assert printed == f"Rounded: {moved} channels moved; {losses}"
 
 
-def permutation_task(weight_decay=0.1):
+def permutation_task():
     """Soft permutations of the second of two networks, with a φ of its own."""
     a, b = (randomize(TinyTen(4), seed) for seed in (1, 2))
     curve = Curve(TinyTen(4))
     curve.set_point(0, a.state_dict())
     phi = 0.01 * torch.randn(len(curve.flat), generator=torch.Generator().manual_seed(0))
-    return pam.PermutationTask(curve, permutation_spec(b), b.state_dict(), phi, weight_decay), a, b
+    return pam.PermutationTask(curve, permutation_spec(b), b.state_dict(), phi), a, b
 
 
 def test_the_loss_of_soft_permutations(data):
-    """At first P is the identity: cross-entropy at (1−t) A + t B + 2t(1−t) φ, and ½ wd times its square."""
+    """At first P is the identity: cross-entropy at (1−t) A + t B + 2t(1−t) φ, and no more."""
     task, a, b = permutation_task()
     x, labels = next(data.train.batches(16))
     output, penalty = task.forward(x, labels, data.train, torch.Generator().manual_seed(3))
@@ -220,17 +222,16 @@ def test_the_loss_of_soft_permutations(data):
     network = TinyTen(4)
     network.load_state_dict(task.curve.flat.views(theta), strict=False)
     torch.testing.assert_close(output, network.train()(x), rtol=1e-3, atol=1e-3)
-    assert penalty.item() == pytest.approx(0.05 * theta.double().square().sum().item(), rel=1e-5)
+    assert penalty == 0
 
 
 def test_permutations_alone_are_learned_and_stay_doubly_stochastic(data):
-    task, *_ = permutation_task(weight_decay=0.0)
+    task, *_ = permutation_task()
     rows = task.curve.fixed.clone(), task.curve.learned.clone()
     few = data.train.subset(torch.arange(0, 160, 8))
     fit(task, few, rates=[0.5], momentum=0.0, batch_size=10)
-    assert all(
-        torch.equal(one, other) for one, other in zip(rows, (task.curve.fixed, task.curve.learned), strict=True)
-    )
+    for before, now in zip(rows, (task.curve.fixed, task.curve.learned), strict=True):
+        assert torch.equal(before, now)
     moved = 0
     for matrix in task.soft.matrices():
         assert matrix.min() >= -1e-6

@@ -203,9 +203,24 @@ def test_rows_that_are_no_match_are_refused(damage, message):
         permutations_from_rows(spec, damage(rows_from_permutations(spec, random_permutations(spec))))
 
 
-def test_rows_that_disagree_on_a_stream_are_refused():
+def test_the_row_that_votes_decides_a_stream():
+    """A match of the original code has, in ResNet32's stage 1, what the block outputs by themselves would have had."""
+    spec = permutation_spec(MODELS["ResNet32"](10))
+    permutations = random_permutations(spec)
+    rows = rows_from_permutations(spec, permutations)
+    generator = np.random.default_rng(1)
+    for row in (2, 4, 6, 8, 10):
+        rows[row] = generator.permutation(16)
+    for expected, found in zip(permutations, permutations_from_rows(spec, rows), strict=True):
+        np.testing.assert_array_equal(expected, found)
+    rows[2] = np.zeros(16, int)
+    with pytest.raises(ValueError, match=r"row 2 \(layers.1.0.relu2\) is not a permutation"):
+        permutations_from_rows(spec, rows)
+
+
+def test_voting_rows_that_disagree_are_refused():
     spec = permutation_spec(MODELS["ResNet32"](10))
     rows = rows_from_permutations(spec, random_permutations(spec))
-    rows[2] = np.roll(rows[2], 1)
-    with pytest.raises(ValueError, match=r"row 2 \(layers.1.0.relu2\) disagrees"):
+    rows[14] = np.roll(rows[14], 1)
+    with pytest.raises(ValueError, match=r"row 14 \(layers.2.1.relu2\) disagrees"):
         permutations_from_rows(spec, rows)

@@ -27,7 +27,7 @@ def test_tables_go_on_where_they_stopped(tmp_path, capsys):
     assert third.finished
     assert "done already" in capsys.readouterr().out
     np.testing.assert_array_equal(third.arrays["xy"], [[1, 2], [3, 4]])
-    with pytest.raises(FileError, match="was made from other networks or with other flags$") as caught:
+    with pytest.raises(FileError, match=r"was made with flag 1 \(now 2\)$") as caught:
         GrowingTable(path, {"flag": 2})
     assert (caught.value.path, caught.value.mend) == (path, "replace")
     assert len(GrowingTable(path, {"flag": 2}, overwrite=True)) == 0
@@ -108,7 +108,7 @@ def test_a_run_made_with_other_settings_is_refused(tmp_path):
     for settings, reason in (
         ({"lr": 0.2, "ends": {0: "a"}}, "lr 0.1 (now 0.2)"),
         ({"lr": 0.1, "ends": {0: "b"}}, "other networks at its ends"),
-        ({"lr": 0.1, "ends": {0: "a"}, "wd": 0}, "wd None (now 0)"),
+        ({"lr": 0.2, "ends": {0: "b"}, "wd": 0}, "lr 0.1 (now 0.2), other networks at its ends"),  # wd: no such flag yet
     ):
         error = refused(a_run(tmp_path, settings, resume=True))
         assert (error.reason, error.mend) == (f"was made with {reason}", "replace")

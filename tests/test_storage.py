@@ -228,23 +228,41 @@ def test_checkpoints_without_a_model(tmp_path, content):
         load_checkpoint(tmp_path / "c.pt")
 
 
-def test_a_state_dict_by_itself_is_called_what_it_is(tmp_path):
-    """The weights are somebody's own: nothing is to be made in their place."""
-    torch.save(TinyTen(3).state_dict(), tmp_path / "c.pt")
-    with pytest.raises(
-        FileError, match="c.pt is a state dict by itself; a checkpoint .* as `model_state`$"
-    ) as caught:
-        load_checkpoint(tmp_path / "c.pt")
-    assert caught.value.mend == ""
+def test_a_match_says_in_itself_for_which_networks_it_is(tmp_path):
+    matches.save_match(tmp_path / "m.npy", [np.arange(3)], ["a", "b"])
+    assert [path.name for path in tmp_path.iterdir()] == ["m.npy"]
+    (tmp_path / "m.json").write_text('{"networks": ["c", "d"]}')  # left from another one
+    assert match_networks(tmp_path / "m.npy") == ["a", "b"]
+
+
+def test_a_match_whose_networks_are_noted_beside_it(tmp_path):
+    """As earlier versions left them."""
+    files.save_array(tmp_path / "m.npy", matches.padded_rows([np.arange(3)]))
+    assert match_networks(tmp_path / "m.npy") is None
+    (tmp_path / "m.json").write_text('{"networks": ["a", "b"]}')
+    assert match_networks(tmp_path / "m.npy") == ["a", "b"]
+    assert load_match(tmp_path / "m.npy")[0].tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize("content", ["{", "[1]", '"a"', "{}", "3"])
-def test_a_damaged_note_on_a_match(tmp_path, content):
-    matches.save_match(tmp_path / "m.npy", [np.arange(3)], ["a", "b"])
+def test_a_damaged_note_beside_a_match(tmp_path, content):
+    files.save_array(tmp_path / "m.npy", matches.padded_rows([np.arange(3)]))
     (tmp_path / "m.json").write_text(content)
     with pytest.raises(FileError, match="m.json is not a note on a match, or it is damaged") as caught:
         match_networks(tmp_path / "m.npy")
     assert (caught.value.path, caught.value.mend) == (tmp_path / "m.json", "remake")
+
+
+def test_results_of_another_match_go_before_it_is_replaced(tmp_path):
+    """So that a process that is killed in between leaves none that speaks of another match than is there."""
+    match, result = tmp_path / "m.npy", tmp_path / "aligned.npy"
+    matches.save_match(match, [np.array([1, 0])], ["a", "b"])
+    files.save_array(result, [0.5])
+    with pytest.raises(FileError, match="holds another match"):
+        matches.save_match(match, [np.array([0, 1])], ["a", "b"], replaces=[result])
+    assert result.exists()
+    matches.save_match(match, [np.array([0, 1])], ["a", "b"], overwrite=True, replaces=[result])
+    assert not result.exists()
 
 
 def test_another_match_is_not_replaced_unasked(tmp_path, capsys):

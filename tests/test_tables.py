@@ -10,23 +10,25 @@ from conftest import write_results
 
 from utils.cli import commands
 from utils.errors import UserError
-from utils.reporting.tables import load_published
+from utils.reporting.published import load_published
 from utils.storage.files import save_arrays
-from utils.storage.layout import Layout, partial
+from utils.storage.layout import USUAL, Layout, Variant, partial
 
 PAIRS = ((1, 2), (3, 4), (5, 6))
 LENGTH = np.array([0.0, 1, 3])  # unequal steps
 
 
-def evaluation(root, accuracies, dataset="CIFAR10", alignment="null", epochs=250, suffix="", **settings):
+def evaluation(
+    root, accuracies, dataset="CIFAR10", alignment="null", epochs=250, suffix="", variants=(USUAL,) * 3, **settings
+):
     """Evaluated paths of as many pairs as there are accuracies (3,)."""
     folder = Layout(root, "TinyTen", dataset, robust=bool(suffix))
-    for pair, accuracy in zip(PAIRS, accuracies, strict=False):
+    for pair, accuracy, variant in zip(PAIRS, accuracies, variants, strict=False):
         arrays = {"t": np.array([0, 0.5, 1]), "length": LENGTH}
         for kind in {"", suffix}:
             arrays |= {f"accuracy{kind}": np.array(accuracy, float), f"loss{kind}": np.ones(3)}
         noted = {"settings": np.array(json.dumps(settings))} if settings else {}
-        save_arrays(folder.evaluated(alignment, *pair, epochs), **arrays, **noted)
+        save_arrays(folder.evaluated(alignment, *pair, epochs, variant), **arrays, **noted)
 
 
 class Ended(Exception):
@@ -85,6 +87,20 @@ def test_means_deviations_and_published_numbers(tmp_path):
         {"use_test": False},
         {"bn_images": 2000},
         {"points": ["A", "1", "2", "B"]},
+        {"num_points": 9},
+        {"precision": "bf16"},
+        {"image_size": 24},
+        {"variants": [Variant(curve="PolyChain")] * 3},
+        {"trained": {"a": {"batch_size": 128}}},
+        {"trained": {"b": {"batch_size": 64, "lr": 0.05}}},
+        {"trained": {"a": {"use_test": False}}},
+        {"trained": {"a": {"transform": "Adversarial"}}},
+        {"trained": {"curve": {"batch_size": 64}}},
+        {"trained": {"curve": {"wd": 1e-3}}},
+        {"trained": {"curve": {"lr_drop": 2}}},
+        {"trained": {"curve": {"init_linear_off": True}}},
+        {"trained": {"curve": {"epochs_model": 200}}},
+        {"trained": {"curve": {"inner_iters_perm": 4}}},
     ],
     ids=str,
 )
@@ -95,6 +111,121 @@ def test_published_numbers_stand_only_where_the_setting_is_theirs(tmp_path, chan
     assert "published |" not in text["md"]
     assert "& published" not in text["tex"]
     assert ("Published numbers" in text["md"]) == ("dataset" not in changes)
+
+
+AS_PUBLISHED = {
+    "lr": 0.1,
+    "wd": 5e-4,
+    "lr_drop": 20,
+    "lr_decay": 0.9996,
+    "transform": "ResNet32",
+    "precision": "fp32",
+}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"trained": {"a": {}, "b": {}, "curve": {}}},  # networks of other code, which tells nothing
+        {"trained": {"a": None, "curve": [1]}},
+        {
+            "num_points": 65,
+            "bn_images": None,
+            "image_size": None,
+            "transform": "TinyTen",
+            "points": ["A", "1", "B"],
+            "trained": {
+                "a": AS_PUBLISHED | {"batch_size": 64, "use_test": True},
+                "b": AS_PUBLISHED | {"batch_size": 64, "use_test": True},
+                "curve": AS_PUBLISHED | {"batch_size": 128, "epochs_model": 250, "init_linear_off": False},
+            },
+        },
+    ],
+    ids=["silent", "silent networks", "foreign", "published"],
+)
+def test_published_numbers_stand_beside_what_is_as_published(tmp_path, settings):
+    """As far as files tell; a transform of another name does the same to these images."""
+    evaluation(tmp_path, THREE, variants=[Variant(1), Variant(1), Variant(1)], **settings)
+    make(tmp_path)
+    assert "| curve, unaligned | 88.0 ± 3.9 | 87.4 ± 0.1 |" in texts(tmp_path)["md"]
+
+
+def test_networks_are_said_to_be_measured_otherwise_than_in_training(tmp_path):
+    evaluation(tmp_path, THREE)
+    make(tmp_path)
+    for text in (texts(tmp_path)["md"], texts(tmp_path)["tex"]):
+        assert "batch-norm statistics re-estimated, so their accuracy is not quite what training printed" in text
+
+
+def test_curves_of_all_variants_are_rows_of_their_own(tmp_path):
+    """Seeds, control points, families; the usual curves first, and each in words and in columns of the CSV file."""
+    kinds = {
+        Variant(): "curve, unaligned",
+        Variant(2): "curve, unaligned, curve seed 2",
+        Variant(1, 5): "curve of 5 bends, unaligned",
+        Variant(1, 3, "PolyChain"): "PolyChain curve, unaligned",
+        Variant(7, 5, "PolyChain"): "PolyChain curve of 5 bends, unaligned, curve seed 7",
+    }
+    for number, variant in enumerate(kinds):
+        evaluation(tmp_path, [np.full(3, 60 + number)], variants=[variant])
+    make(tmp_path)
+    rows = [row for row in csv.DictReader(texts(tmp_path)["csv"].splitlines()) if row["figure"] == "minimum"]
+    assert [row["path"] for row in rows] == [
+        kinds[Variant(*place)]
+        for place in sorted((variant for variant in kinds), key=lambda v: (v.num_bends, v.curve, v.seed))
+    ]
+    for row in rows:
+        variant = Variant(int(row["curve_seed"]), int(row["num_bends"]), row["curve"])
+        assert row["path"] == kinds[variant]
+        assert float(row["mean"]) == 60 + list(kinds).index(variant)
+    for flags, variant in (
+        (["--curve_seed", 2], Variant(2)),
+        (["--num_bends", 5, "--curve", "Bezier"], Variant(1, 5)),
+    ):
+        make(tmp_path, *flags)
+        paths = {row["path"] for row in csv.DictReader(texts(tmp_path)["csv"].splitlines())}
+        assert paths == {"the two networks", kinds[variant]}
+
+
+def test_each_pair_with_a_curve_seed_of_its_own(tmp_path, capsys):
+    """As in the paper's tables: one row, of each pair the curve of its own seed; lines have none."""
+    evaluation(tmp_path, THREE)
+    evaluation(tmp_path, THREE, epochs=0)
+    evaluation(tmp_path, [[0, 0, 0], [70, 70, 70], [40, 40, 40]], variants=[Variant(4), Variant(2), Variant(3)])
+    for flags in ([], ["--seed_a", 1, 3, 5, "--seed_b", 2, 4, 6]):
+        make(tmp_path, "--curve_seed", 1, 2, 3, *flags)
+        rows = list(csv.DictReader(texts(tmp_path)["csv"].splitlines()))
+        (row,) = (row for row in rows if row["epochs"] == "250" and row["figure"] == "average")
+        assert row["path"] == "curve, unaligned, curve seeds 1, 2, 3"
+        assert (row["curve_seed"], row["pairs"]) == ("1 2 3", "3")
+        assert float(row["mean"]) == pytest.approx(np.mean([251 / 3, 70, 40]), rel=1e-12)
+        assert any(row["path"] == "line, unaligned" and row["pairs"] == "3" for row in rows)
+    assert "Not in the table" not in capsys.readouterr().out
+    make(tmp_path)
+    text = texts(tmp_path)["md"]
+    assert "| curve, unaligned | 88.0 ± 3.9 |" in text
+    assert "| curve, unaligned, curve seed 2 (1 of 3 pairs) | 70.0 |" in text
+    assert "Not in the table" not in capsys.readouterr().out  # nobody asked for the other pairs' curves of seed 2
+
+
+@pytest.mark.parametrize("flags", [[], ["--seed_a", 1, 3, 5, "--seed_b", 2, 4, 6]])
+def test_as_many_curve_seeds_as_pairs(tmp_path, flags, capsys):
+    evaluation(tmp_path, THREE)
+    with pytest.raises((Ended, SystemExit)) as caught:
+        make(tmp_path, "--curve_seed", 1, 2, *flags)
+    assert "3 pairs" in f"{caught.value} {capsys.readouterr().err}"
+
+
+def test_a_missing_curve_is_missed_with_its_variant(tmp_path, capsys):
+    evaluation(tmp_path, THREE[:1], variants=[Variant(2)])
+    which = ["--epochs", 250, "--alignment", "", "--seed_a", 1, "--seed_b", 2]
+    make(tmp_path, *which, "--num_bends", 3, 5, "--curve_seed", 2)
+    printed = capsys.readouterr().out
+    assert "| curve, unaligned, curve seed 2 | 83.7 |" in printed
+    (line,) = (line for line in printed.splitlines() if line.startswith("Not in the table"))
+    assert "curve_align_null_seeds_01_02_bends_5_seed_2-250.npz does not exist" in line
+    assert "--seed 2 --num_bends 5 --alignment '' --epochs_curve 250" in line
 
 
 def test_one_pair_has_no_deviation(tmp_path):
@@ -185,12 +316,51 @@ def test_datasets_stand_side_by_side(tmp_path):
 
 
 def test_robust_networks(tmp_path):
-    evaluation(tmp_path, THREE, suffix="_robust")
+    """The best point, what clean accuracy is where robust accuracy is worst and best, and the better network."""
+    clean = ([80, 78, 76, 70, 81], [82, 80, 78, 76, 74])
+    robust = ([40, 30, 44, 20, 41], [43, 50, 30, 46, 42])
+    layout = Layout(tmp_path, "TinyTen", "CIFAR10", robust=True)
+    for pair, accuracy, accuracy_robust in zip(PAIRS, clean, robust, strict=False):
+        arrays = {
+            "accuracy": accuracy,
+            "accuracy_robust": accuracy_robust,
+            "loss": np.ones(5),
+            "loss_robust": np.ones(5),
+        }
+        arrays |= {"t": np.linspace(0, 1, 5), "length": np.linspace(0, 3, 5)}
+        save_arrays(layout.evaluated("corr", *pair, 200), **{k: np.asarray(v, float) for k, v in arrays.items()})
     make(tmp_path, "--adversarial")
-    text = texts(tmp_path, "robust_table_CIFAR10_TinyTen")["md"]
-    assert "clean accuracy, average | clean accuracy, minimum | robust accuracy, average |" in text
-    assert "| curve, unaligned | 88.0 ± 3.9 | 85.0 ± 5.0 | 88.0 ± 3.9 | 85.0 ± 5.0 |" in text
-    assert "published |" not in text
+    text = texts(tmp_path, "robust_table_CIFAR10_TinyTen")
+    rows = {
+        (row["path"], row["quantity"], row["figure"]): float(row["mean"])
+        for row in csv.DictReader(text["csv"].splitlines())
+    }
+    curve, networks, better = "curve, aligned", "the two networks", "the more robust of the two"
+    assert rows == pytest.approx(
+        {
+            (networks, "accuracy", "average"): (80.5 + 78) / 2,
+            (networks, "accuracy_robust", "average"): (40.5 + 42.5) / 2,
+            (better, "accuracy", "at_highest"): (81 + 82) / 2,
+            (better, "accuracy_robust", "maximum"): (41 + 43) / 2,
+            (curve, "accuracy", "average"): np.mean([76.125, 78]),
+            (curve, "accuracy", "minimum"): (70 + 74) / 2,
+            (curve, "accuracy", "at_lowest"): (70 + 78) / 2,
+            (curve, "accuracy", "at_highest"): (76 + 80) / 2,
+            (curve, "accuracy_robust", "average"): np.mean([33.625, 42.125]),
+            (curve, "accuracy_robust", "minimum"): (20 + 30) / 2,
+            (curve, "accuracy_robust", "maximum"): (44 + 50) / 2,
+        }
+    )
+    header = text["md"].splitlines()[0]
+    assert (
+        "clean accuracy, where robust accuracy is lowest | clean accuracy, where robust accuracy is highest" in header
+    )
+    assert header.endswith("robust accuracy, average | robust accuracy, minimum | robust accuracy, maximum |")
+    for name in ("md", "tex"):
+        assert "47.0" in text[name]
+        assert better in text[name]
+    assert f"| {better} | | | | 81.5 ± 0.7 | | | 42.0 ± 1.4 |" in text["md"]
+    assert "published |" not in text["md"]
 
 
 @pytest.mark.parametrize(

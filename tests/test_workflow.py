@@ -24,8 +24,18 @@ SNAKEMAKE = [
 JOBS = {
     "demo": {"images": 1, "network": 2, "match": 1, "curve": 2, "evaluation": 4},
     "cifar10-cpu": {"images": 1, "network": 6, "match": 3, "curve": 6, "evaluation": 12},
-    # 3 models × 3 datasets × 6 seeds, plain and robust; 9 × 3 pairs; PAM twice for two models; 0 and 250 epochs
-    "paper": {"images": 3, "network": 108, "match": 54, "curve": 108, "pam": 36, "evaluation": 252},
+    # 3 models × 3 datasets × 6 seeds, plain and robust. 5 curves: of 3 pairs with one seed, and of 2 with another one.
+    "paper": {
+        "images": 3,
+        "network": 2 * 3 * 3 * 6,
+        "match": 3 * 3 * (3 + 3 + 2 * 2),  # corr, corr of robust networks, and two by L2 for two models
+        "curve": 3 * 5 * (4 + 4 + 2 + 3 * 2),  # for TinyTen, ResNet32, GoogLeNet, and robust networks
+        "pam": 3 * 5 * 2 * 2,
+        "evaluation": 3 * (5 * (6 + 6 + 2 + 3 * 2) + 3 * (4 + 4 + 2 + 3 * 2)),  # curves and lines
+        "plane": 3 * 3 * 3 * 2,
+        "aligned_plane": 3 * 3 * 3,
+        "midpoint": 3 * 3 * 3 * 2 * 2,
+    },
 }
 
 
@@ -62,16 +72,25 @@ data_path: {data_path}
 datasets:
   bars:
 pairs: [[1, 2]]
+figure_seed: 2
+table_seeds: [2]
 alignments:
-  TinyTen: ["null", pam_null, corr]
+  TinyTen: [pam_null, corr]
 robust_alignments:
+  TinyTen: [corr]
+planes:
+  TinyTen: [corr]
+midpoints:
   TinyTen: [corr]
 epochs_model: 2
 epochs_curve: 1
+robust_epochs_model: 1
+robust_epochs_curve: {{ TinyTen: 2 }}
 flags:
   all: --batch_size 32
   pam: --inner_iters_perm 1
   evaluation: --num_points 3
+  plane: --num_points 2
 """
 
 
@@ -82,8 +101,16 @@ def test_a_small_experiment(tmp_path, data_path):
     result = snakemake("--configfile", preset)
     assert result.returncode == 0, result.stdout + result.stderr
     page = (tmp_path / "runs/figures/report.html").read_text()
-    for words in ("line, unaligned", "curve, PAM unaligned", "Robust networks", "robust accuracy"):
+    paths = ("line, aligned", "curve, PAM unaligned, curve seed 2", "curve, aligned, curve seed 2")
+    figures = ("planes of curves", "what alignment does", "midpoint of the path", "activations of A and B")
+    for words in (*paths, *figures, "Robust networks", "robust accuracy"):
         assert words in page
+    table = (tmp_path / "runs/figures/table_bars_TinyTen.md").read_text()
+    assert "| curve, aligned, curve seed 2 |" in table
+    assert "| curve, aligned |" not in table
+    robust = tmp_path / "runs/model_dicts"
+    assert next(robust.glob("adversarial_models/*/*/checkpoint_seed_01-1.pt"))
+    assert next(robust.glob("adversarial_curve_models/*/*/checkpoint_align_corr_seeds_01_02_seed_2-2.pt"))
     assert "Nothing to be done" in str(snakemake("-n", "--configfile", preset))
     lost = next((tmp_path / "runs/model_data/curves").rglob("curve_align_corr_*-1.npz"))
     lost.unlink()

@@ -9,45 +9,55 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from utils.cli import start
+
+start.quietly()
+
 import torch
 
 from models import MODELS
-from utils.cli import commands, flags, process
+from utils.cli import commands, flags, places, process, types
 from utils.curves import Curve, midpoint
 from utils.datasets import load_data
+from utils.devices import memory_format
 from utils.fitting import fit, robust_rates, step_rates
-from utils.storage.files import save_checkpoint
+from utils.inputs import check_input
+from utils.storage.files import expect_writable, save_checkpoint
 from utils.storage.layout import Layout, Variant
-from utils.storage.loading import load_pair
+from utils.storage.loading import expect_pair, load_pair
 from utils.storage.runs import Run
 from utils.tasks import CurveTask
 
 
 def parse_args(argv=None, description=__doc__, robust=False):
     parser = flags.stage_parser(description, batch_size=128)
-    flags.add_training_flags(parser)
+    flags.add_training_flags(parser, epochs=None)
+    epochs_help = f"epochs in all, those before a resume included ({flags.CURVE_EPOCHS_HELP})"
+    parser.add_argument("--epochs", type=types.positive_int, help=epochs_help)
     if robust:
         flags.add_attack_flags(parser, training=True)
     flags.add_pair_flags(parser)
     flags.add_curve_flags(parser)
     flags.add_alignment_flag(parser)
-    parser.add_argument("--val_freq", type=flags.frequency, help="test every so many epochs, or none")
-    parser.add_argument("--dir", type=Path, help="folder of curves instead of the published one")
-    parser.add_argument("--dir2", type=Path, help="folder of histories instead of the published one")
-    flags.add_pair_folders(parser)
-    return flags.parse(parser, argv)
+    parser.add_argument("--val_freq", type=types.frequency, help="test every so many epochs, or none")
+    places.add_flags(parser, "training/train_curve.py")
+    args = flags.parse(parser, argv)
+    if args.epochs is None:
+        args.epochs = flags.curve_epochs(args.model, args.robust)
+    return args
 
 
 def main(args):
-    replaced = {"models": args.dir_models, "matches": args.dir_alignment}
-    replaced |= {"curves": args.dir, "curve_history": args.dir2}
-    layout = Layout(args.root, args.model, args.dataset, args.robust, replaced)
+    layout = Layout(args.root, args.model, args.dataset, args.robust, args.replaced)
     names = (args.alignment, args.seed_a, args.seed_b)
+    expect_pair(layout, (args.seed_a, args.seed_b), args.epochs_model, args.alignment)
+    expect_writable(layout.folder("curves"), layout.folder("curve_history"))
     data = load_data(
         args.dataset,
         folder=args.data_folder,
         transform=args.transform,
         use_test=args.use_test,
+        image_size=args.image_size,
         threads=args.num_workers,
         device=args.device,
     )
@@ -63,7 +73,8 @@ def main(args):
     state_a, state_b = network_a.state_dict(), network_b.state_dict()
 
     torch.manual_seed(args.seed)
-    base = build().to(args.device, memory_format=torch.channels_last)
+    base = build().to(args.device, memory_format=memory_format(args.device))
+    check_input(base, data.train, args.batch_size)
     curve = Curve.between(base, state_a, state_b, args.num_bends, args.curve, args.fix_start, args.fix_end)
     linear = layout.curve(*names, 0)
     variant = Variant(args.seed, args.num_bends, args.curve)

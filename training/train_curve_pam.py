@@ -3,27 +3,36 @@
 python training/train_curve_pam.py --dataset CIFAR100 --seed_a 1 --seed_b 2 --epochs_model 250 --alignment corr
 """
 
+import argparse
 import sys
 from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from utils.cli import start
+
+start.quietly()
+
 import torch
 
 from models import MODELS
 from utils import distributed, pam
-from utils.cli import commands, flags, process
+from utils.cli import aliases, commands, flags, places, process, types
 from utils.curves import Curve, midpoint, network_digest
 from utils.datasets import load_data
+from utils.devices import memory_format
 from utils.errors import FileError
 from utils.fitting import fit, step_rates
+from utils.inputs import check_input
 from utils.permutations import identity, permute, rows_from_permutations
-from utils.storage.files import hold, save_checkpoint
+from utils.storage.files import expect_writable, hold, save_checkpoint
 from utils.storage.layout import Layout, Variant, tag
-from utils.storage.loading import load_pair, load_permutations, spec_of
+from utils.storage.loading import expect_pair, load_pair, load_permutations, spec_of
 from utils.storage.matches import save_match
 from utils.storage.runs import Run
+
+SETTINGS = ("seed_a", "seed_b", "epochs_model", "alignment", "outer_iters", "inner_iters_perm", "init_linear_off")
 
 
 def parse_args(argv=None):
@@ -37,33 +46,36 @@ def parse_args(argv=None):
     add("--num_bends", type=int, choices=(3,), default=3, help="with its one turning point")
     add("--fix_start", action="store_true", default=True, help="A is fixed always")
     add("--fix_end", action="store_true", default=True, help="B is fixed but for its permutation always")
-    add("--outer_iters", type=flags.positive_int, default=1, help="how often both phases are gone through")
-    add("--inner_iters_perm", type=flags.positive_int, default=20, help="epochs of the permutation phase")
-    add("--inner_iters_phi", type=flags.positive_int, default=250, help="epochs of the curve phase")
+    aliases.add_curve_type(parser, choices=("Bezier",))
+    add("--init_linear_off", action="store_true", help=argparse.SUPPRESS)
+    add("--outer_iters", type=types.positive_int, default=1, help="how often both phases are gone through")
+    add("--inner_iters_perm", type=types.positive_int, default=20, help="epochs of the permutation phase")
+    add("--inner_iters_phi", type=types.positive_int, default=250, help="epochs of the curve phase")
     val_freq_help = "test every so many epochs, or none; a second number is for the curve phase"
-    add("--val_freq", type=flags.frequency, nargs="+", default=[None], help=val_freq_help)
-    add("--dir", type=Path, help="folder of curves instead of the published one")
-    add("--dir2", type=Path, help="folder of histories instead of the published one")
-    flags.add_pair_folders(parser)
+    add("--val_freq", type=types.frequency, nargs="+", default=[None], help=val_freq_help)
+    places.add_flags(parser, "training/train_curve_pam.py")
     args = flags.parse(parser, argv)
     if len(args.val_freq) > 2:
         parser.error("--val_freq takes one number or two")
+    if isinstance(args.resume, Path):
+        parser.error("--resume takes no file here: PAM goes on from the newest of its own phases' checkpoints")
     return args
 
 
 def main(args):
-    replaced = {"models": args.dir_models, "matches": args.dir_alignment}
-    replaced |= {"curves": args.dir, "curve_history": args.dir2}
-    layout = Layout(args.root, args.model, args.dataset, args.robust, replaced)
+    layout = Layout(args.root, args.model, args.dataset, args.robust, args.replaced)
+    seeds, start_name, variant = (args.seed_a, args.seed_b), tag(args.alignment), Variant(args.seed)
+    expect_pair(layout, seeds, args.epochs_model, args.alignment, variant)
+    expect_writable(*(layout.folder(kind) for kind in ("matches", "curves", "curve_history")))
     data = load_data(
         args.dataset,
         folder=args.data_folder,
         transform=args.transform,
         use_test=args.use_test,
+        image_size=args.image_size,
         threads=args.num_workers,
         device=args.device,
     )
-    seeds, start_name, variant = (args.seed_a, args.seed_b), tag(args.alignment), Variant(args.seed)
     build = partial(MODELS[args.model], data.num_classes)
     networks = load_pair(layout, build, seeds, args.epochs_model, transform=args.transform)
     state_a, state_b = (network.state_dict() for network in networks)
@@ -72,21 +84,21 @@ def main(args):
     if start_name != "null":
         permutations = load_permutations(layout.match(start_name, *seeds, variant), spec, networks)
     torch.manual_seed(args.seed)
-    curve = Curve(build().to(args.device, memory_format=torch.channels_last))
+    curve = Curve(build().to(args.device, memory_format=memory_format(args.device)))
+    check_input(curve.base, data.train, args.batch_size)
     if args.compile:
         curve.compile()
     curve.set_point(0, state_a)
 
     name = f"pam_{start_name}"
     stem, history_file = layout.curve_stem(name, *seeds, variant), layout.curve_history(name, *seeds, variant)
-    match_names = [f"{name}_iter{i}" for i in range(1, args.outer_iters)] + [name]
-    matches = [layout.match(match_name, *seeds, variant) for match_name in match_names]
+    iterations = [f"{name}_iter{i}" for i in range(1, args.outer_iters)]
+    matches = [layout.match(iteration, *seeds, variant) for iteration in (*iterations, name)]
     distributed.from_main(lambda: hold(stem))  # until its last phase, which has this name, is done
     is_there = distributed.from_main(lambda: found(stem, matches, args.overwrite))
-    setting_names = ["seed_a", "seed_b", "epochs_model", "alignment", "outer_iters", "inner_iters_perm"]
-    if args.outer_iters > 1:
-        setting_names.append("inner_iters_phi")  # a later phase depends on where an earlier one ended
-    settings = flags.run_settings(vars(args), *setting_names)
+    # A later phase depends on where an earlier one ended.
+    names = (*SETTINGS, "inner_iters_phi") if args.outer_iters > 1 else SETTINGS
+    settings = flags.run_settings(vars(args), *names)
 
     def run(suffix, epochs, after=None):
         """The files of one phase; they carry the curve's own name, and a suffix for all but the last."""
@@ -99,10 +111,11 @@ def main(args):
     phi_rates = step_rates(len(matches) * args.inner_iters_phi, args.lr, args.lr_drop, args.lr_decay)
     how = {"batch_size": args.batch_size, "seed": args.seed, "precision": args.precision}
     phi, previous = torch.zeros_like(curve.row(0)), None
+    if args.init_linear_off:
+        phi = off_the_line(curve, permute(state_b, spec, permutations), build().state_dict())
     for i, match in enumerate(matches):
         start = permute(state_b, spec, permutations)
-        curve.base.load_state_dict(start)  # so that what checkpoints hold does not depend on where a run was resumed
-        curve.set_point(2, start)
+        put_end(curve, start)
         phase = run(f"_perm{i + 1}", args.inner_iters_perm)
         if is_there[i]:
             if not phase.checkpoint.exists():
@@ -117,8 +130,7 @@ def main(args):
             save_match(match, rows_from_permutations(spec, permutations), list(map(network_digest, networks)))
 
         aligned = permute(state_b, spec, permutations)
-        curve.base.load_state_dict(aligned)
-        curve.set_point(2, aligned)
+        put_end(curve, aligned)
         phase = run("" if match is matches[-1] else f"_phi{i + 1}", args.inner_iters_phi, previous)
         task = pam.TurningPointTask(curve, phi, args.wd, data.test)
         rates = phi_rates[i * args.inner_iters_phi :][: args.inner_iters_phi]
@@ -129,9 +141,22 @@ def main(args):
     linear = layout.curve(name, *seeds, 0, variant)
     save_checkpoint(linear, {"epoch": 0, "model_state": midpoint(state_a, aligned)})
     follows = {"alignment": name, "epochs_curve": args.inner_iters_phi, **commands.of_variant(variant)}
-    names = ("seed_a", "seed_b", "epochs_model")
-    next_command = commands.command("evaluation/eval_curve.py", vars(args), *names, **follows)
+    next_command = commands.command(
+        "evaluation/eval_curve.py", vars(args), "seed_a", "seed_b", "epochs_model", **follows
+    )
     process.closing_words([matches[-1], linear, *phase.files(history)], next_command)
+
+
+def put_end(curve, state):
+    curve.base.load_state_dict(state)  # so that what checkpoints hold does not depend on where a run was resumed
+    curve.set_point(2, state)
+
+
+def off_the_line(curve, end, turning_point):
+    """The φ with which the curve to `end` begins at a turning point that is not between its ends."""
+    curve.set_point(2, end)
+    curve.set_point(1, turning_point)
+    return (curve.row(1) - torch.lerp(curve.row(0), curve.row(2), 0.5)).detach()
 
 
 def found(stem, matches, overwrite):

@@ -8,12 +8,19 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from utils.cli import start
+
+start.quietly()
+
 import torch
 
 from models import MODELS
-from utils.cli import commands, flags, process
+from utils.cli import commands, flags, places, process, types
 from utils.datasets import load_data
+from utils.devices import memory_format
 from utils.fitting import fit, robust_rates, step_rates
+from utils.inputs import check_input
+from utils.storage.files import expect_writable
 from utils.storage.layout import Layout
 from utils.storage.runs import Run
 from utils.tasks import NetworkTask
@@ -24,26 +31,27 @@ def parse_args(argv=None, description=__doc__, robust=False):
     flags.add_training_flags(parser)
     if robust:
         flags.add_attack_flags(parser, training=True)
-    parser.add_argument("--val_freq", type=flags.frequency, default=1, help="test every so many epochs, or none")
-    parser.add_argument("--dir", type=Path, help="folder of networks instead of the published one")
-    parser.add_argument("--dir2", type=Path, help="folder of histories instead of the published one")
+    parser.add_argument("--val_freq", type=types.frequency, default=1, help="test every so many epochs, or none")
+    places.add_flags(parser, "training/train_model.py")
     return flags.parse(parser, argv)
 
 
 def main(args):
-    layout = Layout(
-        args.root, args.model, args.dataset, args.robust, {"models": args.dir, "model_history": args.dir2}
-    )
+    layout = Layout(args.root, args.model, args.dataset, args.robust, args.replaced)
+    if args.overwrite or not layout.endpoint(args.seed, args.epochs).exists():
+        expect_writable(layout.folder("models"), layout.folder("model_history"))
     data = load_data(
         args.dataset,
         folder=args.data_folder,
         transform=args.transform,
         use_test=args.use_test,
+        image_size=args.image_size,
         threads=args.num_workers,
         device=args.device,
     )
     torch.manual_seed(args.seed)
-    model = MODELS[args.model](data.num_classes).to(args.device, memory_format=torch.channels_last)
+    model = MODELS[args.model](data.num_classes).to(args.device, memory_format=memory_format(args.device))
+    check_input(model, data.train, args.batch_size)
     if args.compile:
         model.compile(dynamic=False)
     run = Run(
@@ -73,10 +81,9 @@ def main(args):
     other = args.seed + 1 if args.seed % 2 else abs(args.seed - 1)
     if layout.endpoint(other, args.epochs).exists():
         seed_a, seed_b = sorted((args.seed, other))
-        folder = {"dir_models": args.dir} if args.dir else {}
-        next_command = commands.align_command(vars(args), epochs=args.epochs, seed_a=seed_a, seed_b=seed_b, **folder)
+        next_command = commands.align_command(vars(args), epochs=args.epochs, seed_a=seed_a, seed_b=seed_b)
     else:
-        names = ("epochs", "batch_size", "lr", "wd", "lr_drop", *(("dir",) if args.dir else ()))
+        names = ("epochs", "batch_size", "lr", "wd", "lr_drop")
         next_command = commands.command("training/train_model.py", vars(args), *names, seed=other)
     process.closing_words(run.files(history), next_command)
 

@@ -4,11 +4,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from torch.nn import functional as F
 
 from utils import distributed
+from utils.devices import send
 from utils.images import Source
-from utils.outputs import main_output
+from utils.outputs import cross_entropy
 
 
 class Attack(NamedTuple):
@@ -26,11 +26,12 @@ class Attack(NamedTuple):
         images: Source,
         generator: torch.Generator,
     ) -> torch.Tensor:
-        """Images near x (b, 3, H, W) that raise the cross-entropy of the network's (main) logits, normalized as x is.
+        """Images near x (b, 3, H, W) that raise the network's loss, normalized as x is.
 
+        The network runs in the mode it is in, and its parameters get no gradients. The loss is the one that it is
+        trained on: cross-entropy, with that of auxiliary classifiers as far as they give logits in this mode.
         Begins at a random point of the ball, drawn for all processes' parts of the batch; no pixel leaves [0, 1].
-        The network runs in the mode it is in, and its parameters get no gradients. `images` tells how x is
-        normalized; `generator` is a CPU generator.
+        `images` tells how x is normalized; `generator` is a CPU generator.
         """
         if self.epsilon == 0:
             return x
@@ -38,12 +39,12 @@ class Attack(NamedTuple):
         count = distributed.whole(len(x))
         noise = torch.empty(count, *x.shape[1:]).uniform_(-self.epsilon, self.epsilon, generator=generator)
         noise = noise[distributed.part(count)]
-        attacked = (pixels + noise.to(x.device)).clamp(0, 1)
+        attacked = (pixels + send(noise, x.device)).clamp(0, 1)
         for _ in range(self.steps):
             attacked.requires_grad_()
             with torch.enable_grad():
-                logits = main_output(network(images.normalize(attacked)))
-                (gradient,) = torch.autograd.grad(F.cross_entropy(logits, labels, reduction="sum"), attacked)
+                output = network(images.normalize(attacked))
+                (gradient,) = torch.autograd.grad(cross_entropy(output, labels, 1), attacked)
             with torch.no_grad():
                 attacked = attacked + self.step * gradient.sign()
                 attacked = torch.minimum(torch.maximum(attacked, pixels - self.epsilon), pixels + self.epsilon)

@@ -13,6 +13,8 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
+from utils.devices import as_weight, send
+
 
 def bezier(t: torch.Tensor, num_bends: int) -> torch.Tensor:
     """Bernstein polynomials C(n, j) t^j (1−t)^(n−j), j = 0…n, n = num_bends − 1: a tensor (num_bends,)."""
@@ -50,7 +52,7 @@ class FlatParameters:
     """Converts between a model's parameters and one vector.
 
     4-D weights lie in the vector in channels-last order, so that a slice of it viewed as a weight already has
-    the memory format the convolutions want and needs no copy.
+    the memory format the convolutions want and needs no copy (on most devices: see `utils.devices`).
     """
 
     def __init__(self, model: nn.Module):
@@ -66,12 +68,12 @@ class FlatParameters:
         return torch.cat([(p.permute(0, 2, 3, 1) if p.dim() == 4 else p).reshape(-1) for p in parts])
 
     def views(self, vector: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The vector (P,) as named parameters; no copy, and differentiable."""
+        """The vector (P,) as named parameters; differentiable, and no copy where convolutions take channels last."""
         views = {}
         for part, (name, shape) in zip(vector.split(self.sizes), self.shapes.items(), strict=True):
             if len(shape) == 4:
                 out, inner, height, width = shape
-                views[name] = part.view(out, height, width, inner).permute(0, 3, 1, 2)
+                views[name] = as_weight(part.view(out, height, width, inner).permute(0, 3, 1, 2))
             else:
                 views[name] = part.view(shape)
         return views
@@ -194,8 +196,8 @@ class Curve(nn.Module):
         device = self.fixed.device
         with torch.autocast(device.type, enabled=False):  # weights are mixed in full precision
             return (
-                coefficients[self.fixed_rows].to(device) @ self.fixed
-                + coefficients[self.learned_rows].to(device) @ self.learned
+                send(coefficients[self.fixed_rows], device) @ self.fixed
+                + send(coefficients[self.learned_rows], device) @ self.learned
             )
 
     def forward(self, x: torch.Tensor, theta: torch.Tensor) -> torch.Tensor:

@@ -1,9 +1,7 @@
 """The datasets: what is known of each, where their images come from, and how an experiment divides them."""
 
 import hashlib
-import json
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,10 +10,10 @@ import torch
 from PIL import Image
 
 from utils import distributed
+from utils.decoding import fitted
 from utils.errors import FileError, UserError, first_line
-from utils.images import SUFFIXES, Augmentation, Images, pack
-from utils.progress import track
-from utils.storage.files import write_atomically
+from utils.folders import ANNOTATIONS, Arrays, image_folder
+from utils.images import Augmentation, Images, pack
 
 REPOSITORY_DATA = Path(__file__).resolve().parent.parent / "data"
 
@@ -23,10 +21,6 @@ TRANSFORMS = ("TinyTen", "ResNet32", "GoogLeNet", "Adversarial", "Adversarial_Go
 
 ALIGNMENT_IMAGES = 10_000
 HELD_OUT_IMAGES = 5_000
-
-# {train,test}_images: uint8 (n, H, W, 3), {train,test}_labels: integers (n,)
-Arrays = dict[str, np.ndarray]
-ARRAYS = {"train_images", "train_labels", "test_images", "test_labels"}
 
 
 # --- what is known of each ---------------------------------------------------------------------------------
@@ -61,7 +55,7 @@ def _tiny_imagenet(name: str, folder: Path, threads: int) -> Arrays:
     from utils import downloads
 
     downloads.tiny_imagenet(folder)
-    return _image_folder(folder / name, threads)
+    return image_folder(folder / name, threads)
 
 
 @dataclass(frozen=True)
@@ -86,12 +80,13 @@ class Known:
         return self.googlenet_size if transform.endswith("GoogLeNet") else None
 
 
+TINY_IMAGENET = "TINY-IMAGENET-200"
 CIFAR_MOMENTS = ((0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261))
 
 DATASETS = {
     "CIFAR10": Known(CIFAR_MOMENTS, arrays=_from_torchvision),
     "CIFAR100": Known(CIFAR_MOMENTS, arrays=_from_torchvision),
-    "TINY-IMAGENET-200": Known(
+    TINY_IMAGENET: Known(
         moments=((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
         augmentation=_as_for_tiny_imagenet,
         attack_radius=4 / 255,
@@ -113,11 +108,17 @@ def known(name: str) -> Known:
 
 @dataclass(frozen=True)
 class Data:
-    """The images of one experiment: `test` is the test set, or the held-out images without `use_test`."""
+    """The images of one experiment: `test` is the test set, or the held-out images without `use_test`.
+
+    digest: tells datasets apart, whatever their names are: sha256 (hex) of the pixels that the networks see, before
+        augmentation and normalization, of their sizes, and of the labels, of the whole training and test set (also
+        if images are held out of it). It is taken once, when the images are loaded.
+    """
 
     train: Images
     test: Images
     num_classes: int
+    digest: str = ""
 
     @property
     def alignment(self) -> Images:
@@ -135,6 +136,7 @@ def load_data(
     folder: Path,
     transform: str,
     use_test: bool = True,
+    image_size: int | None = None,
     threads: int = 4,
     device: torch.device | str = "cpu",
 ) -> Data:
@@ -143,14 +145,15 @@ def load_data(
     folder: holds the datasets; those that are downloaded come here.
     transform: one of TRANSFORMS. Only Adversarial ones leave the pixels in [0, 1]; the others normalize them.
     use_test: whether `test` is the test set, or else training images held out for it.
+    image_size: makes images square: shorter side to this size, then the middle; and not to what `transform` resizes.
     threads: how many decode images.
 
     Raises UserError if there is no such dataset, or if it is damaged, empty or cannot be downloaded.
     """
     with distributed.main_first():
-        arrays = _load_arrays(name, folder, threads)
+        arrays = _load_arrays(name, folder, threads, image_size)
     about = known(name)
-    if (resized := about.resized_by(transform)) is not None:
+    if image_size is None and (resized := about.resized_by(transform)) is not None:
         for split in ("train_images", "test_images"):
             arrays[split] = _resized(arrays[split], resized)
     size = arrays["train_images"].shape[1:3]
@@ -169,8 +172,10 @@ def load_data(
     train, test = images("train"), images("test")
     num_classes = int(max(train.labels.max(), test.labels.max())) + 1
     if not use_test:
+        if len(train) < 10:
+            raise UserError(f"{name} has {len(train)} training images: a tenth, to be held out for testing, is none")
         train, test = _hold_out(train)
-    return Data(train, test, num_classes)
+    return Data(train, test, num_classes, _digest(arrays))
 
 
 def _hold_out(train: Images) -> tuple[Images, Images]:
@@ -178,6 +183,17 @@ def _hold_out(train: Images) -> tuple[Images, Images]:
     held_out = torch.zeros(len(train), dtype=torch.bool)
     held_out[train.spread(min(HELD_OUT_IMAGES, len(train) // 10), from_end=True)] = True
     return train.subset((~held_out).nonzero().flatten()), train.subset(held_out.nonzero().flatten())
+
+
+def _digest(arrays: Arrays) -> str:
+    """Of pixels, sizes and labels, in this order, of the training and the test images."""
+    digest = hashlib.sha256()
+    for split in ("train", "test"):
+        images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
+        digest.update(str(images.shape).encode())
+        digest.update(np.ascontiguousarray(images))
+        digest.update(labels.astype("<i8").tobytes())
+    return digest.hexdigest()
 
 
 def _moments(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -197,13 +213,33 @@ def _resized(images: np.ndarray, size: int) -> np.ndarray:
     return torch.cat(parts).permute(0, 2, 3, 1).contiguous().numpy()
 
 
+def _fitted(images: np.ndarray, size: int) -> np.ndarray:
+    """Images (n, H, W, 3) as `image_size` makes them, (n, size, size, 3). Labels (n,) stay."""
+    if images.ndim == 1 or images.shape[1:3] == (size, size):
+        return images
+    return np.stack([np.asarray(fitted(Image.fromarray(image), size)) for image in images])
+
+
 # --- where images come from --------------------------------------------------------------------------------
 
 
-def prepare(name: str, *, folder: Path, threads: int) -> dict[str, int]:
+def prepare(name: str, *, folder: Path, image_size: int | None = None, threads: int = 4) -> dict[str, int]:
     """Download or decode a dataset now, and count the images of each split. Raises UserError as `load_data` does."""
-    arrays = _load_arrays(name, folder, threads)
+    arrays = _load_arrays(name, folder, threads, image_size)
     return {split: len(arrays[f"{split}_labels"]) for split in ("train", "test")}
+
+
+def why_no_name(name: str) -> str:
+    """Why a dataset cannot have this name, which is part of the paths of all results; '' if it can."""
+    if not name:
+        return "it is empty"
+    if name in (".", "..") or Path(name).name != name or "\\" in name:
+        return "it is a path"
+    if not name.isprintable() or name != name.strip():
+        return "it has characters that are not seen"
+    if name[0] in ".-":
+        return f"it begins with {name[0]!r}"
+    return "it is too long" if len(name.encode()) > 100 else ""
 
 
 def data_folder(name: str, *, data_path: Path | None, root: Path) -> Path:
@@ -214,18 +250,35 @@ def data_folder(name: str, *, data_path: Path | None, root: Path) -> Path:
     return at_root if (at_root / name).is_dir() else REPOSITORY_DATA
 
 
-def _load_arrays(name: str, folder: Path, threads: int) -> Arrays:
-    if (folder / name / "train").is_dir():
-        return _image_folder(folder / name, threads)
-    make = known(name).arrays
+def _load_arrays(name: str, folder: Path, threads: int, size: int | None) -> Arrays:
+    if why := why_no_name(name):
+        raise UserError(f"{name!r} is not the name of a dataset: {why}", exit_code=2)
+    here, make = folder / name, known(name).arrays
+    if (here / "train").is_dir():
+        if (here / "val" / ANNOTATIONS).is_file() and name != TINY_IMAGENET:
+            print(f"{here} has Tiny ImageNet's form; only a folder {TINY_IMAGENET} is augmented as published for it")
+        return image_folder(here, threads, size)
+    if deeper := _datasets_in(here):
+        raise FileError(here, f"holds no train folder, but {here / deeper[0]} does: it is one level too deep")
     if make is not None:
-        return make(name, folder, threads)
-    here = sorted(path.parent.name for path in folder.glob("*/train") if path.is_dir())
+        arrays = make(name, folder, threads)
+        return arrays if size is None else {key: _fitted(array, size) for key, array in arrays.items()}
+    if here.is_dir():
+        raise FileError(here, "holds no train folder, in which there is a folder of images for each class")
+    if (folder / "train").is_dir():
+        whole = folder.resolve()
+        raise FileError(folder, f"is a dataset itself, {whole.name!r}; what holds it is {whole.parent}", "", 2)
     raise UserError(
-        f"there is no dataset {name!r}: use one of {', '.join(dict.fromkeys([*DATASETS, *here]))}, "
-        f"or put images in {folder / name}/{{train,test}}/CLASS/",
+        f"there is no dataset {name!r}: use one of {', '.join(dict.fromkeys([*DATASETS, *_datasets_in(folder)]))}, "
+        f"or put images in {here}/{{train,test}}/CLASS/",
         exit_code=2,
     )
+
+
+def _datasets_in(folder: Path) -> list[str]:
+    """The names of the datasets that are folders of images in a folder."""
+    names = (path.parent.name for path in folder.glob("*/train") if path.is_dir())
+    return sorted(name for name in names if not why_no_name(name))
 
 
 def _in_colour(arrays: Arrays) -> Arrays:
@@ -234,101 +287,3 @@ def _in_colour(arrays: Arrays) -> Arrays:
         key: np.repeat(np.pad(array, ((0, 0), (2, 2), (2, 2)))[..., None], 3, axis=-1) if array.ndim == 3 else array
         for key, array in arrays.items()
     }
-
-
-# --- folders of images -------------------------------------------------------------------------------------
-
-
-def _image_folder(folder: Path, threads: int) -> Arrays:
-    """Images of folder/{train, test or val}/CLASS/, decoded once and kept in folder/decoded.npz."""
-    files = _listed(folder)
-    cache, key = folder / "decoded.npz", _key(folder, files)
-    arrays = _kept(cache, key)
-    if arrays is not None:
-        return arrays
-    arrays = {}
-    for split, classes in files.items():
-        paths = [path for class_paths in classes.values() for path in class_paths]
-        arrays[f"{split}_images"] = _decoded(paths, threads)
-        counts = [len(class_paths) for class_paths in classes.values()]
-        arrays[f"{split}_labels"] = np.repeat(np.arange(len(counts)), counts)
-    if arrays["train_images"].shape[1:] != arrays["test_images"].shape[1:]:
-        raise FileError(folder, "has training and test images that are not of one size")
-    try:
-        write_atomically(cache, lambda stream: np.savez(stream, key=np.array(key), **arrays))
-    except OSError as error:
-        print(f"The decoded images could not be kept in {cache} ({error.strerror}); they are decoded at every start")
-    return arrays
-
-
-Files = dict[str, dict[str, list[Path]]]  # of each class of each split
-
-
-def _listed(folder: Path) -> Files:
-    """The image files of `train`, and of what is `test` or `val` on the disk, as `test`."""
-    test = next((folder / name for name in ("test", "val") if (folder / name).is_dir()), None)
-    if test is None:
-        raise FileError(folder, "has images to train on but neither a test nor a val folder")
-    files = {"train": _class_files(folder / "train"), "test": _class_files(test)}
-    if files["train"].keys() != files["test"].keys():
-        odd = sorted(files["train"].keys() ^ files["test"].keys())
-        reason = f"has different classes in train and {test.name}; only one of them has {odd[0]!r}"
-        raise FileError(folder, reason)
-    return files
-
-
-def _class_files(folder: Path) -> dict[str, list[Path]]:
-    classes = {}
-    for class_folder in sorted(path for path in folder.iterdir() if path.is_dir()):
-        paths = sorted(path for path in class_folder.iterdir() if path.suffix.lower() in SUFFIXES)
-        if not paths:
-            raise FileError(class_folder, f"holds no images ({', '.join(SUFFIXES)})")
-        classes[class_folder.name] = paths
-    if not classes:
-        raise FileError(folder, f"holds no class folders with images ({', '.join(SUFFIXES)})")
-    return classes
-
-
-def _key(folder: Path, files: Files) -> str:
-    """A digest that changes when a file is added, removed or written anew."""
-    listing = [
-        (str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns)
-        for split in files.values()
-        for paths in split.values()
-        for path in paths
-    ]
-    return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
-
-
-def _kept(cache: Path, key: str) -> Arrays | None:
-    """What was decoded from the files of this key, if it is there and can be read."""
-    if not cache.exists():
-        return None
-    try:
-        with np.load(cache) as stored:
-            arrays = dict(stored)
-    except Exception as error:  # what a parser raises on a damaged file can be anything
-        print(f"{cache} cannot be read ({first_line(error)}); decoding the images again")
-        return None
-    return arrays if str(arrays.pop("key", "")) == key and arrays.keys() == ARRAYS else None
-
-
-def _decoded(paths: list[Path], threads: int) -> np.ndarray:
-    """The images at the paths, uint8 (n, H, W, 3). FileError for one that cannot be read or has another size."""
-
-    def decode(path: Path) -> np.ndarray:
-        try:
-            with Image.open(path) as image:
-                return np.asarray(image.convert("RGB"))
-        except Exception as error:
-            raise FileError(path, f"is not an image that can be read: {first_line(error)}") from error
-
-    first = decode(paths[0])
-    images = np.empty((len(paths), *first.shape), np.uint8)
-    with ThreadPoolExecutor(max(threads, 1)) as pool:
-        decoded = track(pool.map(decode, paths), len(paths), "image", "decoding images")
-        for i, image in enumerate(decoded):
-            if image.shape != first.shape:
-                raise FileError(paths[i], f"is {image.shape[1]}×{image.shape[0]}, not as large as {paths[0]}")
-            images[i] = image
-    return images

@@ -36,6 +36,11 @@ def local_rank() -> int:
     return int(os.environ["LOCAL_RANK"]) if launched() else 0
 
 
+def local_size() -> int:
+    """How many processes torchrun has started on this machine."""
+    return int(os.environ["LOCAL_WORLD_SIZE"]) if launched() else 1
+
+
 def is_main() -> bool:
     """Whether this process is the one that prints and writes."""
     return rank() == 0
@@ -50,10 +55,10 @@ def start(device: torch.device) -> None:
     """Join the other processes, if there are any: by gloo for what is on the CPU, by nccl for what is on GPUs."""
     if not launched():
         return
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=timedelta(minutes=30))  # as long as preparing a dataset may take
+    # Processes wait for each other while one prepares a dataset or is a whole point of a curve behind, which can take
+    # hours. That one has ended shows without a timeout: its connections close, and torchrun ends the others.
+    dist.init_process_group(backend, timeout=timedelta(days=7))
 
 
 def stop() -> None:
@@ -210,13 +215,20 @@ class _BatchNormOverAll(torch.autograd.Function):
 # --- errors ------------------------------------------------------------------------------------------------
 
 
-def is_lost_connection(error: BaseException) -> bool:
-    """Whether an error says that another process has ended."""
+# What gloo, nccl and torch's store say when the process at the other end of a connection is gone
+LOST = ("by peer", "broken pipe", "connection was likely closed", "remote process exit")
+
+
+def is_of_connection(error: BaseException) -> bool:
+    """Whether an error is one of the processes' communication, whatever its cause."""
     if not launched() or not isinstance(error, RuntimeError):
         return False
-    return isinstance(error, dist.DistError) or any(
-        word in str(error).lower() for word in ("gloo", "nccl", "by peer")
-    )
+    return isinstance(error, dist.DistError) or any(word in str(error).lower() for word in ("gloo", "nccl", *LOST))
+
+
+def is_lost_connection(error: BaseException) -> bool:
+    """Whether an error says that another process has ended."""
+    return is_of_connection(error) and any(words in str(error).lower() for words in LOST)
 
 
 def silence_others() -> None:

@@ -67,6 +67,8 @@ def tiny_imagenet(folder: Path) -> None:
     if (target / "train").is_dir():  # another process has just done it
         let_go(target)
         return
+    if target.is_dir() and any(target.iterdir()):
+        raise FileError(target, "holds no train folder; move it away to download the images, or put them there")
     if not archive.exists():
         download(TINY_IMAGENET_URL, archive, TINY_IMAGENET_MD5)
     elif _md5(archive) != TINY_IMAGENET_MD5:

@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -221,12 +222,28 @@ def _restore(
         raise FileError(run.checkpoint, f"does not hold this run ({error})", "remake") from error
     epoch = state["epoch"]
     if epoch < run.epochs:
-        optimizer.load_state_dict(state["optimizer_state"])
-        generator.set_state(state["random_states"]["draws"])
-        print(f"Going on after epoch {epoch}.")
+        if "random_states" in state:
+            optimizer.load_state_dict(state["optimizer_state"])
+            generator.set_state(state["random_states"]["draws"])
+            print(f"Going on after epoch {epoch}.")
+        else:
+            _restore_momentum(optimizer, state["optimizer_state"], run.resume)
+            print(f"Going on after epoch {epoch} of a run of other code, with other random draws than it would have.")
     else:
         print(f"This run is finished: {run.checkpoint}")
     return epoch, {name: list(values) for name, values in state.get("history", {}).items()}
+
+
+def _restore_momentum(optimizer: torch.optim.SGD, stored: Mapping[str, object], path: Path) -> None:
+    """Take over the momentum of other code's SGD, of the same parameters in the same order, and nothing else."""
+    (group,) = optimizer.param_groups
+    states = stored.get("state")
+    states = [states.get(i) for i in range(len(group["params"]))] if isinstance(states, dict) else []
+    buffers = [state.get("momentum_buffer") for state in states if isinstance(state, dict)]
+    if [getattr(buffer, "shape", None) for buffer in buffers] != [parameter.shape for parameter in group["params"]]:
+        raise FileError(path, "holds the state of an optimizer of other parameters, so that no run can go on from it")
+    for parameter, buffer in zip(group["params"], buffers, strict=True):
+        optimizer.state[parameter]["momentum_buffer"] = buffer.to(parameter).clone()
 
 
 def _record(history: dict[str, list[float]], epoch: int, metrics: Mapping[str, float]) -> None:

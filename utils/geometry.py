@@ -3,27 +3,36 @@
 import numpy as np
 import torch
 
+ROUNDING = 1e-6  # points closer than this, as a part of their distance from 0, differ by rounding of float32 alone
+
 
 def plane_basis(a: torch.Tensor, b: torch.Tensor, bend: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Orthonormal u, v (P,) of the plane through three points: u from A to B, v the bend's part orthogonal to u.
 
-    Where the bend lies on the line through A and B, v is 0: no direction is told from another.
+    Where A and B are one point, u is 0, and where the bend lies on the line through them, v is: no direction is told
+    from another.
     """
-    a, b, bend = (row.to("cpu", torch.float64) for row in (a, b, bend))
+    a, b, bend = map(_exact, (a, b, bend))
     u = b - a
-    length = u.norm()
-    u = u / length if length > 0 else u
+    length, rounding = u.norm(), ROUNDING * a.norm()
+    u = u / length if length > rounding else torch.zeros_like(u)
     v = (bend - a) - torch.dot(bend - a, u) * u
     v = v - torch.dot(v, u) * u  # once more, for what rounding left
     height = v.norm()
     # A bend on the line leaves only rounding of float32 weights.
-    return u, v / height if height > 1e-5 * max(length, (bend - a).norm()) else torch.zeros_like(v)
+    least = max(rounding, 1e-5 * max(length, (bend - a).norm()))
+    return u, v / height if height > least else torch.zeros_like(v)
 
 
 def plane_coordinates(point: torch.Tensor, origin: torch.Tensor, u: torch.Tensor, v: torch.Tensor) -> np.ndarray:
     """Coordinates (2,) of a point in the plane, in units of parameter space (Euclidean)."""
-    offset = point.to("cpu", torch.float64) - origin.to("cpu", torch.float64)
+    offset = _exact(point) - _exact(origin)
     return np.array([torch.dot(offset, u).item(), torch.dot(offset, v).item()])
+
+
+def _exact(point: torch.Tensor) -> torch.Tensor:
+    """A point in float64 on the CPU; not every device has float64, so it is brought here first."""
+    return point.detach().cpu().double()
 
 
 def path_average(length: np.ndarray, values: np.ndarray) -> float:
@@ -35,18 +44,18 @@ def path_average(length: np.ndarray, values: np.ndarray) -> float:
     return float(np.trapezoid(values, length) / total) if total > 0 else float(np.mean(values))
 
 
-def spectrum(length: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Amplitudes of the waves that make up a function along a path: (m,), for k = 1…m cycles on the path.
+FREQUENCIES = 8  # as many as are published
 
-    |2 / L ∫ f(s) exp(−2πi k s / L) ds| for f less its average, and m = (n − 1) // 2. It is a direct transform, by the
-    trapezoid rule, since points that are equally spaced in t are not so in arc length. A cosine of k cycles gives
-    its amplitude at k and nothing elsewhere.
 
-    length: arc length up to each point (n,); values: the function there (n,).
+def spectrum(values: np.ndarray) -> np.ndarray:
+    """The published spectrum of a function on a path: (m,), for k = 1…m cycles on it, m being 8 or n // 2.
+
+    k · |F_k|, where F is the real Fourier transform of the values, the constant part k = 0 included, scaled to
+    Σ |F_k|² = 1.
+
+    values: the function at points that are equally spaced in t (n,).
     """
-    total = length[-1] - length[0]
-    if not total > 0:
-        raise ValueError("a path of no length has no spectrum")
-    cycles = np.arange(1, (len(length) - 1) // 2 + 1)
-    waves = np.exp(-2j * np.pi * cycles[:, None] * (length - length[0]) / total)
-    return np.abs(2 / total * np.trapezoid(waves * (values - path_average(length, values)), length, axis=1))
+    amplitudes = np.abs(np.fft.rfft(values))
+    energy = np.linalg.norm(amplitudes)
+    cycles = np.arange(1, min(FREQUENCIES, len(values) // 2) + 1)
+    return cycles * amplitudes[cycles] / energy if energy > 0 else np.zeros(len(cycles))

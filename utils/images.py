@@ -17,8 +17,11 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from utils import distributed
+from utils.devices import memory_format, send
 
-SUFFIXES = (".png", ".jpg", ".jpeg")  # of the files that are taken for images
+# Of the files that are taken for images
+SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".webp", ".gif", ".tif", ".tiff")
+SUFFIXES += (".ppm", ".pgm", ".pbm", ".pnm")
 
 
 # --- augmentation ------------------------------------------------------------------------------------------
@@ -43,7 +46,7 @@ class Parameters(NamedTuple):
         return Parameters(*(values[index] for values in self))
 
     def to(self, device: torch.device) -> "Parameters":
-        return Parameters(*(values if values.is_floating_point() else values.to(device) for values in self))
+        return Parameters(*(values if values.is_floating_point() else send(values, device) for values in self))
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,7 @@ class Augmentation:
         # neighbours are the same to the last pixel: a normalized grid in [-1, 1], then rounding half to even.
         radians = torch.deg2rad(parameters.angle)
         cos, sin = (
-            (f(radians) / parameters.scale).float().view(-1, 1, 1).to(x.device) for f in (torch.cos, torch.sin)
+            send((f(radians) / parameters.scale).float().view(-1, 1, 1), x.device) for f in (torch.cos, torch.sin)
         )
         u, v = x - (width / 2 - 0.5), y - (height / 2 - 0.5)
         grid_x = cos / (width / 2) * u + sin / (width / 2) * v
@@ -137,7 +140,8 @@ def _grey(images: torch.Tensor) -> torch.Tensor:
 
 def _blend(images: torch.Tensor, other: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
     factor = factor.view(-1, 1, 1, 1)
-    mixed = factor.float().to(images.device) * images + (1 - factor).float().to(images.device) * other
+    own, others = (send(share.float(), images.device) for share in (factor, 1 - factor))
+    mixed = own * images + others * other
     return mixed.clamp(0, 255).to(torch.uint8)
 
 
@@ -228,9 +232,8 @@ class Images:
 
     def _normalized(self, images: torch.Tensor) -> torch.Tensor:
         """uint8 (b, 3, H, W) as the networks see it."""
-        result = torch.empty(
-            images.shape, dtype=torch.float32, device=images.device, memory_format=torch.channels_last
-        )
+        layout = memory_format(images.device)
+        result = torch.empty(images.shape, dtype=torch.float32, device=images.device, memory_format=layout)
         result.copy_(images).div_(255)
         return result if self.mean is None else result.sub_(self.mean).div_(self.std)
 
@@ -312,7 +315,7 @@ class Loader(_AsTheyAre):
 
     def batches(self, batch_size: int | None = None) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         for x, labels in self.loader:
-            yield x.to(self.device), labels.to(self.device)
+            yield send(x, self.device), send(labels, self.device)
 
     def augmented(
         self, batch_size: int | None = None, generator: torch.Generator | None = None

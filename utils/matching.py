@@ -6,7 +6,8 @@ not grow with the number of images: with x_i and y_j the channels of A and B, th
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import fx, nn
 
 from utils import distributed
+from utils.attack import Attack
 from utils.datasets import Data
 from utils.images import Images
 from utils.permutations import PermutationSpec, axis_index, identity
@@ -136,7 +138,15 @@ def _deviation(total: torch.Tensor, squares: torch.Tensor, count: int) -> torch.
     return torch.where(variance > 1e-12 * squares / count, variance.clamp(min=0).sqrt(), 0)
 
 
-Batch = torch.Tensor | Sequence[torch.Tensor]  # images (b, 3, H, W), or images and what comes with them
+class Views(NamedTuple):
+    """The same images as they are shown to A and to B, each (b, 3, H, W): attacked on the one and on the other."""
+
+    a: torch.Tensor
+    b: torch.Tensor
+
+
+# Images (b, 3, H, W), or images and what comes with them, or two views of them
+Batch = torch.Tensor | Sequence[torch.Tensor] | Views
 
 
 def cross_correlations(*networks_and_batches, before: bool = False) -> list[np.ndarray]:
@@ -161,22 +171,42 @@ def cross_moments(
     device = next(network_a.parameters()).device
     with modes_restored(network_a, network_b):
         taps_a, taps_b = (tapped(network, spec.rows, before) for network in (network_a, network_b))
-        for images in map(_images, batches):
-            for chunk in images.to(device).split(CHUNK):
-                (activations_a, logits_a), (activations_b, logits_b) = taps_a(chunk), taps_b(chunk)
-                pairs = zip([*activations_a, logits_a], [*activations_b, logits_b], strict=True)
-                for layer, (x, y) in enumerate((_samples(x), _samples(y)) for x, y in pairs):
-                    if layer == len(moments):
-                        # This process may have no part of a small batch, and so no means
-                        moments.append(Moments(x.mean(1).nan_to_num(), y.mean(1).nan_to_num()))
-                    moments[layer].add(x, y)
+        for views in _chunks(batches):
+            (activations_a, logits_a), (activations_b, logits_b) = (
+                taps_a(views.a.to(device)),
+                taps_b(views.b.to(device)),
+            )
+            pairs = zip([*activations_a, logits_a], [*activations_b, logits_b], strict=True)
+            for layer, (x, y) in enumerate((_samples(x), _samples(y)) for x, y in pairs):
+                if layer == len(moments):
+                    # This process may have no part of a small batch, and so no means
+                    moments.append(Moments(x.mean(1).nan_to_num(), y.mean(1).nan_to_num()))
+                moments[layer].add(x, y)
     for moment in moments:
         moment.sum_over_all()
     return moments
 
 
-def _images(batch: Batch) -> torch.Tensor:
-    return batch if isinstance(batch, torch.Tensor) else batch[0]
+def _chunks(batches: Iterable[Batch]) -> Iterator[Views]:
+    """The images in pieces of CHUNK, whatever batches they come in: sums are then the same to the last bit."""
+    rest, is_first = None, True
+    for views in map(_views, batches):
+        if rest is not None and len(rest.a):
+            views = Views(*(torch.cat(parts) for parts in zip(rest, views, strict=True)))
+        whole = len(views.a) // CHUNK * CHUNK
+        for start in range(0, whole, CHUNK):
+            yield Views(*(view[start : start + CHUNK] for view in views))
+            is_first = False
+        rest = Views(*(view[whole:] for view in views))
+    if rest is not None and (is_first or len(rest.a)):  # a process without images has sums to add as the others have
+        yield rest
+
+
+def _views(batch: Batch) -> Views:
+    if isinstance(batch, Views):
+        return batch
+    images = batch if isinstance(batch, torch.Tensor) else batch[0]
+    return Views(images, images)
 
 
 def _samples(activation: torch.Tensor) -> torch.Tensor:
@@ -195,6 +225,7 @@ def assign(score: np.ndarray) -> np.ndarray:
 
 # Weight of what breaks ties in `align`: below any difference in correlation that matters.
 TIE = 1e-6
+TIE_IMAGES = 512
 
 METHODS = ("corr", "w2_post", "w2_pre")
 
@@ -214,38 +245,69 @@ def align(
         into the activation functions.
 
     Channels that never fire, or fire for one image only, correlate with each other equally (not at all, or fully).
-    Among those the correlation of what goes into the activations decides, on the first batch. A network so finds its
-    own shuffled copy exactly.
+    Among those the correlation of what goes into the activations decides, on the first TIE_IMAGES images, in whatever
+    batches they come. A network so finds its own shuffled copy exactly.
     """
     if method not in METHODS:
         raise ValueError(f"the methods are {', '.join(METHODS)}, not {method!r}")
     if method != "corr":
         moments = cross_moments(network_a, network_b, spec, batches, before=method == "w2_pre")
         return assign_groups(spec, [moment.product() for moment in moments])
-    batches = iter(batches)
-    first = list(itertools.islice(batches, 1))
-    ties = cross_correlations(network_a, network_b, spec, first, before=True)
+    batches = map(_views, batches)
+    first: list[Views] = []
+    wanted = TIE_IMAGES // distributed.size()  # of this process
+    while sum(len(views.a) for views in first) < wanted and (views := next(batches, None)) is not None:
+        first.append(views)
+    for_ties = Views(*(torch.cat(images)[:wanted] for images in zip(*first, strict=True)))
+    ties = cross_correlations(network_a, network_b, spec, [for_ties], before=True)
     correlations = cross_correlations(network_a, network_b, spec, itertools.chain(first, batches))
     return assign_groups(spec, [matrix + TIE * tie for matrix, tie in zip(correlations, ties, strict=True)])
 
 
 def align_on(
-    network_a: nn.Module, network_b: nn.Module, spec: PermutationSpec, data: Data, *, batch_size: int, method: str
+    network_a: nn.Module,
+    network_b: nn.Module,
+    spec: PermutationSpec,
+    data: Data,
+    *,
+    batch_size: int,
+    method: str,
+    attack: Attack | None = None,
 ) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
     """`align` on the alignment images of `data`, and what comes of it on its test images.
+
+    attack: how alignment images are attacked before the networks see them, if they are.
 
     Returns the permutations, and the mean correlation of matched channels of each row, the logits last (rows + 1,),
     before and after.
     """
 
-    def batches(images: Images, purpose: str) -> Iterator[Batch]:
+    def batches(images: Images, purpose: str) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         return track(images.batches(batch_size), -(-len(images) // batch_size), "batch", purpose)
 
-    compared = batches(data.alignment, "comparing activations")
+    compared: Iterable[Batch] = batches(data.alignment, "comparing activations")
+    if attack is not None:
+        compared = _attacked(compared, (network_a, network_b), data.alignment, attack)
     permutations = align(network_a, network_b, spec, compared, method=method)
     on_test = cross_correlations(network_a, network_b, spec, batches(data.test, "measuring on test images"))
     before = mean_correlations(spec, on_test, identity(spec))
     return permutations, before, mean_correlations(spec, on_test, permutations)
+
+
+ATTACK_SEED = 0  # of the random starts, which are the same for both networks
+
+
+def _attacked(
+    batches: Iterable[tuple[torch.Tensor, torch.Tensor]],
+    networks: Sequence[nn.Module],
+    images: Images,
+    attack: Attack,
+) -> Iterator[Views]:
+    """Every batch of images and labels as attacked on each of the two networks."""
+    generators = [torch.Generator().manual_seed(ATTACK_SEED) for _ in networks]
+    for x, labels in batches:
+        pairs = zip(networks, generators, strict=True)
+        yield Views(*(attack(network, x, labels, images, generator) for network, generator in pairs))
 
 
 def assign_groups(spec: PermutationSpec, scores: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -263,6 +325,25 @@ def assign_groups(spec: PermutationSpec, scores: Sequence[np.ndarray]) -> list[n
                 totals[segment.group] += np.einsum("irjr->ij", block)
             start = end
     return [assign(total) for total in totals]
+
+
+def each_by_itself(spec: PermutationSpec) -> PermutationSpec | None:
+    """The spec as if no two activations shared channels, each having groups of its own; None if none share any.
+
+    In a residual stream its permutations differ from activation to activation, so they are nothing that a network can
+    be permuted by: they tell how well the channels of each activation could be matched if nothing tied them.
+    """
+    sizes, rows = [], []
+    for row in spec.rows:
+        axis, own = [], []
+        for segment in row.axis:
+            if segment.group is not None:
+                own.append(len(sizes))
+                segment = segment._replace(group=len(sizes))
+                sizes.append(segment.channels)
+            axis.append(segment)
+        rows.append(replace(row, axis=tuple(axis), votes=frozenset(own)))
+    return PermutationSpec(tuple(sizes), {}, tuple(rows)) if len(sizes) > len(spec.sizes) else None
 
 
 def mean_correlations(

@@ -12,7 +12,7 @@ from utils import distributed
 from utils.attack import Attack
 from utils.curves import Curve
 from utils.errors import UserError
-from utils.geometry import plane_basis, plane_coordinates
+from utils.geometry import ROUNDING, plane_basis, plane_coordinates
 from utils.images import Images, as_images
 from utils.precision import autocast
 from utils.progress import Progress, in_words
@@ -152,7 +152,8 @@ def evaluate_path(
             for i, metrics in zip(points, measured, strict=True):
                 theta = curve.point(ts[i]).detach()
                 step = (theta - curve.point(ts[max(i - 1, 0)])).norm().item()
-                length = step + (length if i else 0.0)
+                # Where all points are one, as between a network and its own copy, rounding is no way to go.
+                length = (step if step > ROUNDING * theta.norm().item() else 0.0) + (length if i else 0.0)
                 yield {"t": ts[i], "coordinates": plane_coordinates(theta, start, u, v), "length": length, **metrics}
                 progress.step()
                 progress.show(**metrics)
@@ -186,14 +187,31 @@ def plane_of(curve: Curve) -> tuple[np.ndarray, torch.Tensor, torch.Tensor]:
     """The plane through a curve's ends and its middle control point.
 
     Returns the coordinates (3, 2) of the first, last and middle control point in it, and its orthonormal basis, two
-    vectors (P,). Raises UserError if the three points lie on a line.
+    vectors (P,). Raises UserError if the three points lie on a line, or two of them on one spot.
     """
     start, end, middle = rows = [curve.row(i) for i in (0, curve.num_bends - 1, curve.num_bends // 2)]
     u, v = plane_basis(start, end, middle)
     corners = np.stack([plane_coordinates(row, start, u, v) for row in rows])
-    if not corners[2, 1] > 0:
+    if not u.any():
+        raise UserError("the networks A and B have the same weights: no plane goes through them and a third point")
+    if not v.any():
         raise UserError("the three points lie on a straight line, which spans no plane")
     return corners, u, v
+
+
+def midpoint_height(curve: Curve) -> float:
+    """How high above the line through its ends a curve is at t = ½, in its plane (`plane_of`).
+
+    Of a Bézier curve of three points that is half the height of the turning point. Raises UserError if the curve is
+    not on the side of its middle control point there, which only a curve of more than three points can be.
+    """
+    _, u, v = plane_of(curve)
+    _, height = plane_coordinates(curve.point(0.5), curve.row(0), u, v)
+    if not height > 0:
+        raise UserError(
+            "at t = 1/2 the curve does not rise from the line through A and B to its middle control point"
+        )
+    return height
 
 
 def evaluate_plane(
@@ -202,12 +220,13 @@ def evaluate_plane(
     num_points: int,
     measure: Callable[[nn.Module], Metrics],
     *,
+    height: float | None = None,
     done: int = 0,
 ) -> Iterator[dict[str, np.ndarray]]:
     """What there is to know of the plane through a curve's ends and middle control point, a row of a grid at a time.
 
     grid: the ranges ((x0, x1), (y0, y1)) of `num_points` points each: x as a fraction of the way from the first to
-        the last control point, y as a fraction of the middle one's height above it.
+        the last control point, y as a fraction of `height` above it (None: the middle control point's).
     measure: metrics of the network at a point. done: how many rows of the grid are left out.
 
     A row has arrays (num_points,): coordinates x and y (Euclidean, from the first control point), and the metrics.
@@ -215,13 +234,14 @@ def evaluate_plane(
     """
     corners, u, v = plane_of(curve)
     start = curve.row(0)
-    origin = start.detach().to("cpu", torch.float64)
+    origin = start.detach().cpu().double()
+    height = corners[2, 1] if height is None else height
     xs, ys = (np.linspace(*ends, num_points) for ends in grid)
     with Progress(num_points**2, "point", "on the plane", done=done * num_points) as progress:
-        for number, y in enumerate(ys[done:] * corners[2, 1], start=done + 1):
+        for number, y in enumerate(ys[done:] * height, start=done + 1):
 
             def measure_at(x: float, y: float = y) -> Metrics:
-                theta = (origin + x * u + y * v).to(start.device, start.dtype)
+                theta = (origin + x * u + y * v).to(start.dtype).to(start.device)
                 metrics = measure(curve.place_vector(theta))
                 progress.step()
                 return metrics

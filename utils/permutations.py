@@ -4,12 +4,12 @@ Convention throughout (as published): a permutation p of B says that B's channel
 permuted in a network is found by `permutation_spec`; nothing here knows an architecture.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
 
-from utils.symmetries import Axis, PermutationSpec, Segment, permutation_spec
+from utils.symmetries import Activation, Axis, PermutationSpec, Segment, permutation_spec
 
 __all__ = [
     "PermutationSpec",
@@ -88,8 +88,9 @@ def rows_from_permutations(spec: PermutationSpec, permutations: Sequence[np.ndar
 def permutations_from_rows(spec: PermutationSpec, rows: Sequence[np.ndarray]) -> list[np.ndarray]:
     """The permutation of each group from the rows of a match.
 
-    Raises ValueError if the rows are not a match for this spec: wrong number or lengths, not a permutation,
-    mixing groups, or rows on one stream that disagree.
+    Of the rows on one stream those that vote decide: the original code leaves in the others what they by themselves
+    would have been. Raises ValueError if the rows are not a match for this spec: wrong number or lengths, not a
+    permutation, mixing groups, or voters on one stream that disagree.
     """
     lengths = [row.channels for row in spec.rows]
     if [len(row) for row in rows] != lengths:
@@ -97,25 +98,31 @@ def permutations_from_rows(spec: PermutationSpec, rows: Sequence[np.ndarray]) ->
             f"has {len(rows)} rows of {_brief([len(row) for row in rows])} channels; "
             f"the model has {len(lengths)} of {_brief(lengths)}"
         )
-    permutations: list[np.ndarray | None] = [None] * len(spec.sizes)
+    decided: dict[int, np.ndarray] = {}
+    others: dict[int, np.ndarray] = {}
     for number, (row, values) in enumerate(zip(spec.rows, rows, strict=True)):
-        values, start = np.asarray(values), 0
-        for group, channels, repeat in row.axis:
-            part = values[start : start + channels * repeat] - start
-            order = part[::repeat] // repeat
-            if group is None:
-                group_order = np.arange(channels)
-            elif permutations[group] is None:
-                group_order = permutations[group] = order
-            else:
-                group_order = permutations[group]
-            expected = axis_index((Segment(0, channels, repeat),), [order])
-            if not (np.array_equal(np.sort(order), np.arange(channels)) and np.array_equal(part, expected)):
+        for group, order in _parts(row, np.asarray(values)):
+            if order is None:
                 raise ValueError(f"row {number} ({row.label}) is not a permutation")
-            if not np.array_equal(order, group_order):
+            known = (decided if group in row.votes else others).setdefault(group, order)
+            if group in row.votes and not np.array_equal(known, order):
                 raise ValueError(f"row {number} ({row.label}) disagrees with another row of the same stream")
-            start += channels * repeat
-    return permutations
+    return [{**others, **decided}[group] for group in range(len(spec.sizes))]
+
+
+def _parts(row: Activation, values: np.ndarray) -> Iterator[tuple[int, np.ndarray | None]]:
+    """The order of each group in a row of a match; None for one that is not a permutation of its channels."""
+    start = 0
+    for group, channels, repeat in row.axis:
+        part = values[start : start + channels * repeat] - start
+        order = part[::repeat] // repeat
+        expected = axis_index((Segment(0, channels, repeat),), [order])
+        fits = np.array_equal(np.sort(order), np.arange(channels)) and np.array_equal(part, expected)
+        if group is not None:
+            yield group, order if fits else None
+        elif not np.array_equal(part, np.arange(channels * repeat)):
+            yield -1, None
+        start += channels * repeat
 
 
 def _brief(numbers: Sequence[int]) -> str:

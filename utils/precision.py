@@ -1,4 +1,4 @@
-"""The numbers that networks compute with: float32, TF32 products on CUDA, or bfloat16 under autocast."""
+"""The numbers that networks compute with: float32, TF32 in convolutions on CUDA, or bfloat16 under autocast."""
 
 from contextlib import AbstractContextManager
 
@@ -11,6 +11,10 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager:
 
 
 def set_products(precision: str) -> None:
-    """Let CUDA round the factors of products to TF32 for the precision tf32, and for no other."""
-    torch.backends.cudnn.allow_tf32 = precision == "tf32"
-    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+    """Let CUDA round the factors of convolutions to TF32 for the precision tf32, and for no other.
+
+    Matrix products stay exact: points on curves, soft permutations and correlations are such products. torch has
+    older names for these switches too (allow_tf32), and raises errors where both are used.
+    """
+    torch.backends.cudnn.conv.fp32_precision = "tf32" if precision == "tf32" else "ieee"
+    torch.backends.cuda.matmul.fp32_precision = "ieee"

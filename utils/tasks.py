@@ -9,7 +9,8 @@ from utils.attack import Attack
 from utils.curves import Curve
 from utils.images import Images
 from utils.measuring import evaluate, validate_curve
-from utils.storage.loading import load_state
+from utils.storage.loading import load_points
+from utils.storage.states import load_state
 
 
 class NetworkTask:
@@ -76,7 +77,7 @@ class CurveTask:
         return self.module.checkpoint()
 
     def load_checkpoint(self, checkpoint: Mapping[str, object]) -> None:
-        self.module.load_checkpoint(checkpoint)
+        load_points(self.module, checkpoint)
 
 
 def draw_t(generator: torch.Generator) -> float:

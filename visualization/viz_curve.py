@@ -8,16 +8,21 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from utils.cli import start
+
+start.quietly()
+
 import numpy as np
 
 from utils.cli import flags, process
-from utils.reporting import figures, results
+from utils.reporting import figures, paths, results
 from utils.storage.layout import Layout
 
 
 def parse_args(argv=None, script=__file__, description=__doc__, robust=False):
     parser = flags.results_parser(description, robust=robust)
     flags.add_figure_flags(parser)
+    flags.add_variant_flags(parser)
     return flags.parse_results(parser, argv, script=script)
 
 
@@ -25,13 +30,15 @@ def main(args):
     drawings, files = [], []
     with figures.style():
         for model in args.model:
-            layout = Layout(args.root, model, args.dataset, args.robust)
-            lines = results.named(layout, results.combined(args.epochs, args.alignment))
+            layout = Layout(args.root, model, args.dataset, args.robust, args.replaced)
+            lines = paths.combined(args.epochs_of[model], args.alignment, args.variants)
+            lines = paths.named(layout, lines, args.curve_seeds)
             # All is read before anything is drawn, so that there is no figure where another is refused.
-            paths = {s: results.load_paths(s, args.pairs) for s in lines}
+            evaluated = {s: results.load_paths(s, args.pairs) for s in lines}
             learned = {s: results.load_histories(s, args.pairs) for s in lines if not s.is_line}
-            spectra = {s: results.spectra(s, args.pairs, tables) for s, tables in paths.items()}
-            drawn = [along_curve(layout, paths), loss_spectrum(layout, spectra)]
+            drawn = [along_curve(layout, evaluated)]
+            if waves := having_spectra(evaluated, args.pairs):
+                drawn.append(loss_spectrum(layout, waves))
             if learned:
                 drawn.append(by_epoch(layout, learned))
             files += figures.save(drawn, pairs=args.pairs, command=args.command, name=args.name)
@@ -41,15 +48,40 @@ def main(args):
             figures.show(drawings)
 
 
-def along_curve(layout, paths):
+def having_spectra(evaluated, pairs):
+    """The spectra of the paths that have them; a line is printed about each other one."""
+    spectra = {}
+    for s, tables in evaluated.items():
+        reasons = [(pair, results.no_spectrum(table)) for pair, table in zip(pairs, tables, strict=True)]
+        for (a, b), reason in reasons:
+            if reason:
+                print(f"{s.model}: {s.words}, of networks {a} and {b}, is not in the figure of spectra: {reason}.")
+        if not any(reason for _, reason in reasons):
+            spectra[s] = results.spectra(s, tables)
+    return spectra
+
+
+def along_curve(layout, evaluated):
     quantities = results.quantities(layout.robust)
     figure, axes = figures.panels(len(quantities), height=1.9 if len(quantities) < 3 else 1.5, sharex=True)
     for axis, (name, words) in zip(axes.flat, quantities.items(), strict=True):
-        for s, tables in paths.items():
+        for s, tables in evaluated.items():
             figures.draw(axis, tables[0]["t"], [table[name] for table in tables], **figures.line_style(s))
+        if layout.robust and name.startswith("accuracy"):
+            mark_robust(axis, name, evaluated)
         axis.set(ylabel=label(f"test {words}", layout.robust), xlim=(0, 1))
     axes[-1, 0].set(xlabel="position $t$ on the path from A to B")
     return figures.Drawing(figure, layout, "curve", "along the path")
+
+
+def mark_robust(axis, name, evaluated):
+    """Where robust accuracy, its mean over pairs, is lowest and highest on each path; and the more robust network."""
+    for tables in evaluated.values():
+        places = results.robust_places(np.mean([table["accuracy_robust"] for table in tables], axis=0))
+        marks = {f"{word} robust accuracy": places[f"at_{word}"] for word in ("lowest", "highest")}
+        figures.draw_places(axis, tables[0]["t"], [table[name] for table in tables], marks)
+    better = [results.summary(table, name)["better"] for table in next(iter(evaluated.values()))]
+    axis.axhline(np.mean(better), color="black", linestyle=":", linewidth=1, label="the more robust network")
 
 
 def label(words, robust):
@@ -64,9 +96,9 @@ def loss_spectrum(layout, spectra):
         for s, of_pairs in spectra.items():
             amplitudes = [spectrum[name] for spectrum in of_pairs]
             figures.draw(axis, np.arange(1, len(amplitudes[0]) + 1), amplitudes, **figures.line_style(s))
-        axis.set(ylabel=f"amplitude of {words.removesuffix(' (cross-entropy)')}\n(cross-entropy)", yscale="log")
+        axis.set(ylabel=f"{words.removesuffix(' (cross-entropy)')}: amplitude × $k$,\nof unit energy", ylim=(0, None))
         axis.xaxis.get_major_locator().set_params(integer=True)
-    axes[-1, 0].set(xlabel="frequency (cycles on the whole path)")
+    axes[-1, 0].set(xlabel="frequency $k$ (cycles on the whole path)")
     return figures.Drawing(figure, layout, "spectrum", "spectrum of the loss")
 
 

@@ -8,8 +8,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from utils.cli import start
+
+start.quietly()
+
 from utils.cli import flags, process
-from utils.reporting import figures, results
+from utils.reporting import figures, paths, results
 from utils.storage.layout import Layout
 
 
@@ -17,6 +21,7 @@ def parse_args(argv=None):
     parser = flags.results_parser(__doc__)
     flags.add_figure_flags(parser)
     flags.add_plane_flags(parser)
+    flags.add_variant_flags(parser)
     args = flags.parse_results(parser, argv, script=__file__)
     if 0 in args.epochs:
         parser.error("--epochs 0 is a straight line, which spans no plane")
@@ -27,8 +32,9 @@ def main(args):
     drawings, files = [], []
     with figures.style():
         for model in args.model:
-            layout = Layout(args.root, model, args.dataset)
-            curves = results.named(layout, results.combined(args.epochs, args.alignment))
+            layout = Layout(args.root, model, args.dataset, replaced=args.replaced)
+            curves = paths.combined(args.epochs_of[model], args.alignment, args.variants)
+            curves = paths.named(layout, curves, args.curve_seeds)
             planes = {s: figures.mean_plane(results.load_planes_with_curve(s, args.pairs)) for s in curves}
             words = ("plane_with_curve", "the planes of curves")
             drawn = figures.plane_figures(planes, *words, paint, cmap=args.cmap, legend_columns=4)
@@ -41,7 +47,7 @@ def main(args):
 
 def paint(axis, _series, plane):
     axis.plot(*plane["curve"].T, color="white", label="curve", **figures.OUTLINED)
-    figures.mark(axis, dict(zip(("A", "B", "turning point"), plane["corners"], strict=True)))
+    figures.mark(axis, figures.corners_of_curve(plane))
 
 
 if __name__ == "__main__":

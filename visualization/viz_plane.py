@@ -8,8 +8,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from utils.cli import start
+
+start.quietly()
+
 from utils.cli import flags, process
-from utils.reporting import figures, results
+from utils.reporting import figures, paths, results
 from utils.storage.layout import Layout, tag
 
 
@@ -18,7 +22,7 @@ def parse_args(argv=None):
     flags.add_figure_flags(parser)
     flags.add_plane_flags(parser)
     parser.set_defaults(alignment=["corr"])
-    args = flags.parse_results(parser, argv, script=__file__)
+    args = flags.parse_results(parser, argv, script=__file__, of_curves=False)
     if "null" in map(tag, args.alignment):
         parser.error("--alignment names no match: without one B and aligned B are the same, and there is no plane")
     return args
@@ -28,10 +32,10 @@ def main(args):
     drawings, files = [], []
     with figures.style():
         for model in args.model:
-            layout = Layout(args.root, model, args.dataset)
+            layout = Layout(args.root, model, args.dataset, replaced=args.replaced)
             planes = {}
-            for s in results.named(layout, results.combined([0], args.alignment)):
-                s = s._replace(words=f"B as it is, and {results.alignment_words(s.alignment)}")
+            for s in paths.named(layout, paths.combined([0], args.alignment)):
+                s = s._replace(words=f"B as it is, and {paths.alignment_words(s.alignment)}")
                 planes[s] = figures.mean_plane(results.load_planes_with_alignment(s, args.pairs))
             words = ("plane_with_alignment", "what alignment does")
             drawn = figures.plane_figures(planes, *words, paint, cmap=args.cmap, legend_columns=3)
@@ -45,8 +49,8 @@ def main(args):
 def paint(axis, series, plane):
     a, b, aligned = plane["corners"]
     for end, alignment, stroke in ((b, "null", "--"), (aligned, series.alignment, "-")):
-        words = f"line, {results.alignment_words(alignment)}"
-        style = {"color": results.colour(alignment), "label": words}
+        words = f"line, {paths.alignment_words(alignment)}"
+        style = {"color": paths.colour(alignment), "label": words}
         axis.plot(*zip(a, end, strict=True), stroke, **style, **figures.OUTLINED)
     figures.mark(axis, {"A": a, "B": b, "aligned B": aligned})
 

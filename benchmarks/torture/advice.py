@@ -12,8 +12,6 @@ from benchmarks.torture.running import Outcome, run
 from benchmarks.torture.trials import Torture
 from benchmarks.torture.workspaces import PLANE
 
-MOST_RUNS = 15  # until a stage has to end well whose errors are followed
-
 # Commands are taken as they are given but for these, which would take minutes
 SMALL = {
     "evaluation/eval_plane_with_curve.py": PLANE,
@@ -37,83 +35,93 @@ class Advice(NamedTuple):
     instead: Command | None = None
     first: Command | None = None
 
+    @property
+    def restores(self) -> bool:
+        """Whether what was lost is made again by the stage itself, as it was."""
+        return self.instead is not None
+
 
 def told(outcome: Outcome) -> list[str]:
-    """What a run says is wrong: the error that ended it, or what a table or report leaves out."""
-    lines = [line.partition("error: ")[2] for line in error_lines(outcome)]
-    return lines + [line.partition(": ")[2] for line in outcome.out.splitlines() if line.startswith("Not in the ")]
+    """What a run says is wrong: the error that ended it, or the files that a table or report leaves out."""
+    left_out = re.findall(r"^Not in the \w+: (/.*)$", outcome.out, re.MULTILINE)
+    return [line.partition("error: ")[2] for line in error_lines(outcome)] + left_out
 
 
-def read(line: str, ran: Command) -> Advice | None:
-    """What a line of a run's says to do; None if it only says what is wrong."""
+def read(line: str, ran: Command, images: Path) -> Advice | None:
+    """What a line of a run's says to do; None if it only says what is wrong.
+
+    images: the folder of the dataset, of which stages that draw do not know.
+    """
     path = Path(line.split(" ")[0])
     wrong, _, advice = line.partition("; ")
     moved = path if "move it away" in advice else None
     given = re.search(r"(?:make it with|make it anew with|go on with): (python \S+\.py.*)$", advice)
     if given:
         _, script, *flags = shlex.split(given[1])
-        small = [] if "--num_points" in flags else SMALL.get(script, [])
-        return Advice(moved, first=Command(script, (*flags, *map(str, small))))
+        more = [] if "--num_points" in flags else SMALL.get(script, [])
+        if "--data_path" not in flags:
+            more = [*more, "--data_path", images]
+        return Advice(moved, first=Command(script, (*flags, *map(str, more))))
     if "--overwrite" in advice:
         return Advice(moved, instead=ran.with_overwrite())
-    if moved or "run the same command again" in advice:
+    if "run the same command again" in advice:
         return Advice(moved, instead=ran)
-    return None
+    return Advice(moved) if moved else None
 
 
 def follow(t: Torture, reader: Reader, path: Path, outcome: Outcome, expected: Path) -> str:
     """Do what a refusal of the file at `path` says, and what those after it say, until the stage ends well.
 
-    Where nothing but the stage itself was run for that, it has to end as it does with sound files (`expected`). One
+    Where the stage itself makes again what was lost, it has to end as it does with sound files (`expected`). One
     advice is followed once: without the damaged file, all damages are alike.
     """
     ran = Command(reader.script, tuple(shlex.split(outcome.command)[2:]))
     line = next((line for line in told(outcome) if str(path) in line), told(outcome)[0])
-    advice = read(line, ran)
-    if advice is None:
+    if read(line, ran, t.images) is None:
         t.notes[f"refused without advice: {reader.kind}"] += 1
         return "refused"
     key = (*map(str, (ran, path)), line.partition("; ")[2])
     if key not in t.healed:
-        last, by_itself = _until_it_ends_well(t, ran, line)
-        if by_itself:
-            name = str(path.relative_to(t.trial))
-            if different := differences(expected, t.trial, [] if path.exists() else [name]):
-                raise Failure(f"healed, but not as before: {'; '.join(different)}", last)
+        last, restores = _until_it_ends_well(t, ran, line)
+        name = str(path.relative_to(t.trial))
+        different = differences(expected, t.trial, [] if path.exists() else [name]) if restores else []
+        if different:
+            raise Failure(f"healed, but not as before: {'; '.join(different)}", last)
         t.healed.add(key)
     return "healed"
 
 
 def _until_it_ends_well(t: Torture, ran: Command, line: str) -> tuple[Outcome, bool]:
-    """The run that ended well in the end, and whether nothing but this stage was run on the way."""
+    """The run that ended well in the end, and whether the stage itself made all again that was lost."""
     aside = t.folder / "moved away"
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir()
-    waiting, by_itself, said = [ran], True, [line]
+    waiting, said, restores = [ran], [], True
     outcome = None
-    for number in range(MOST_RUNS):
-        advice = read(line, waiting[-1])
-        if advice is None:
-            raise Failure(f"no line of these helps: {' | '.join(said)}", outcome)
+    while line not in said and (advice := read(line, waiting[-1], t.images)):
+        said.append(line)
+        restores = restores and advice.restores
         if advice.moved:
             if t.trial not in advice.moved.parents or not advice.moved.is_file():
                 raise Failure(f"it says to move {advice.moved}: {line}", outcome)
-            shutil.move(advice.moved, aside / f"{number} {advice.moved.name}")
+            shutil.move(advice.moved, aside / f"{len(said)} {advice.moved.name}")
         if advice.instead:
             waiting[-1] = advice.instead
         if advice.first:
             waiting.append(advice.first)
-            by_itself = False
         while waiting:
             outcome = run(*waiting[-1])
             if told(outcome):
                 break
-            expect_good_end(outcome, f"after doing what these lines say: {' | '.join(said)}")
+            expect_good_end(outcome, f"after doing what these lines say:{_listed(said)}")
             waiting.pop()
         if not waiting:
-            return outcome, by_itself
+            return outcome, restores
         if outcome.code != 0:
             expect_refusal(outcome)
         line = told(outcome)[0]
-        said.append(line)
-    raise Failure(f"these lines lead nowhere: {' | '.join(said)}", outcome)
+    raise Failure(f"these lines lead nowhere:{_listed([*said, line])}", outcome)
+
+
+def _listed(lines: list[str]) -> str:
+    return "".join(f"\n    {line}" for line in lines)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.torture.damages import judge, set_up, undamaged
+from benchmarks.torture.damages import files_for, judge, set_up, undamaged
 from benchmarks.torture.judging import Failure, inodes
 from benchmarks.torture.readers import READERS, Reader
 from benchmarks.torture.running import run
@@ -64,11 +64,11 @@ def bombs(t: Torture) -> None:
     done = collections.Counter()
     for reader in READERS:
         done[reader.pattern] += 1
-        if reader.pattern.endswith((".png", ".json")) or done[reader.pattern] > 2:
+        if reader.is_unsealed or done[reader.pattern] > 2:
             continue
         undamaged(t, reader)
         folder, _ = set_up(t, reader)
-        original = sorted(folder.glob(reader.pattern))[0]
+        original = files_for(reader, folder)[0]
         for words, content in list(bombs_for(original, mark)):
             section = f"pickle bomb: {original.suffix}"
             t.attempt(section, f"{original.relative_to(folder)}: {words}", partial(_read, t, reader, content, mark))
@@ -76,7 +76,7 @@ def bombs(t: Torture) -> None:
 
 def _read(t: Torture, reader: Reader, content: bytes, mark: Path) -> str:
     folder, flags = set_up(t, reader)
-    path = sorted(folder.glob(reader.pattern))[0]
+    path = files_for(reader, folder)[0]
     path.unlink()
     path.write_bytes(content)
     before = inodes(t.trial)

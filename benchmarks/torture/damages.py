@@ -5,7 +5,7 @@ import random
 from functools import partial
 from pathlib import Path
 
-from benchmarks.torture.advice import follow
+from benchmarks.torture.advice import follow, told
 from benchmarks.torture.judging import (
     Failure,
     clone,
@@ -47,6 +47,13 @@ def set_up(t: Torture, reader: Reader) -> tuple[Path, list[object]]:
     return folder, t.flags(t.trial, reader.script, *reader.flags, images=images)
 
 
+def files_for(reader: Reader, folder: Path) -> list[Path]:
+    """The files in `folder` that the reader reads, in order."""
+    paths = sorted(folder.glob(reader.pattern))
+    assert paths, f"{reader.pattern} is not in the workspace {reader.workspace}"
+    return paths
+
+
 def undamaged(t: Torture, reader: Reader) -> tuple[Path, Outcome]:
     """What a reader makes of sound files; made once, in the trial folder."""
     key = str((reader.workspace, reader.script, *reader.flags, reader.is_of_images))
@@ -66,7 +73,7 @@ def judge(t: Torture, reader: Reader, path: Path, outcome: Outcome, before: dict
         expect_refusal(outcome)
         if lost := [name for name, inode in before.items() if not is_there(t.trial / name, inode)]:
             raise Failure(f"it was refused, but changed {', '.join(lost)}", outcome)
-    if outcome.code != 0 or _leaves_out(outcome, path):
+    if outcome.code != 0 or any(str(path) in line for line in told(outcome)):
         return follow(t, reader, path, outcome, expected)
     expect_good_end(outcome, "a traceback")
     if reader.is_unsealed:
@@ -90,7 +97,7 @@ def damages(t: Torture, count: int) -> None:
         reader = generator.choice(by_kind[kind])
         undamaged(t, reader)
         folder, flags = set_up(t, reader)
-        path = generator.choice(sorted(folder.glob(reader.pattern)))
+        path = generator.choice(files_for(reader, folder))
         words = f"damage {index}, {path.relative_to(folder)} {damage(path, generator)}"
         t.attempt(f"damage: {kind}", words, partial(_read, t, reader, flags, path))
 
@@ -98,8 +105,3 @@ def damages(t: Torture, count: int) -> None:
 def _read(t: Torture, reader: Reader, flags: list[object], path: Path) -> str:
     before = inodes(t.trial)
     return judge(t, reader, path, run(reader.script, flags), before)
-
-
-def _leaves_out(outcome: Outcome, path: Path) -> bool:
-    """Whether a table or report says that it leaves out the file at `path`."""
-    return any(line.startswith("Not in the ") and str(path) in line for line in outcome.out.splitlines())

@@ -137,10 +137,6 @@ FILES = {
         _models("paired") + f"match_{OF_PAM}.npy": [evaluate_pam, pam_again],
         _models("adversarial_paired") + "*.npy": [learn_robust],
     },
-    "match .json": {
-        _models("paired") + "match_corr_*.json": [learn, pam, evaluate, plane_aligned, align_again],
-        _models("paired") + f"match_{OF_PAM}.json": [evaluate_pam, pam_again],
-    },
     "history .npy": {
         _data("training/basic_models") + "*_seed_01.npy": [train_again],
     },

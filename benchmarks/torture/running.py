@@ -63,6 +63,9 @@ def start(
     try:
         os.dup2(out_end, 1)
         os.dup2(err_end, 2)
+        sys.stdout, sys.stderr = (
+            os.fdopen(number, "w", closefd=False) for number in (1, 2)
+        )  # with buffers of its own
         if limit is not None:
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))

@@ -40,7 +40,7 @@ def command(script: str, flags: Mapping[str, object], *names: str, **values: obj
         if flags.get("transform") not in (None, default_transform(given.get("model"), robust)):
             given["transform"] = flags["transform"]
         folders = () if script.startswith("training/train_model") else ("dir_models", "dir_alignment")
-        for name in ("data_path", *folders):
+        for name in ("data_path", "image_size", *folders):
             if flags.get(name) is not None:
                 given.setdefault(name, flags[name])
         if not flags.get("use_test", True):
@@ -112,6 +112,12 @@ def of_variant(variant: Variant) -> dict[str, object]:
     return {flag: value for flag, value in variant._asdict().items() if value != getattr(USUAL, flag)}
 
 
+def of_drawn_variant(variant: Variant) -> dict[str, object]:
+    """The same for scripts that draw, to which the seed of the curve is known by another name."""
+    told = of_variant(variant)
+    return {("curve_seed" if flag == "seed" else flag): value for flag, value in told.items()}
+
+
 # --- what mends an error -----------------------------------------------------------------------------------
 
 # The stages that make each kind of file
@@ -133,10 +139,12 @@ def explain(error: UserError, flags: Mapping[str, object], script: str = "") -> 
     """What an error says, and the command that mends it, in one line; `script` is the stage that runs."""
     if not isinstance(error, FileError) or not error.mend:
         return str(error)
+    if error.mend == "resize":
+        return f"{error}; give images one size with: --image_size N"
     name = read_name(error.path)
     if name is None:
         return str(error)
-    if Path(script).name in MAKERS[name.kind]:
+    if _makes(Path(script).name, name):
         return f"{error}; {_own_mending(error, name)}"
     # What the error says comes before what the running stage was told.
     made = _maker(name, {**flags, **error.flags, "robust": name.robust or flags.get("robust", False)})
@@ -157,12 +165,19 @@ def explain(error: UserError, flags: Mapping[str, object], script: str = "") -> 
     return f"{error}; move it away, and make it anew with: {made}"
 
 
+def _makes(script: str, name: Name) -> bool:
+    """Whether the stage is one that makes such a file itself. Of matches, PAM makes its own, and no others."""
+    if name.kind == "match" and name.alignment.startswith("pam_") != (script == "train_curve_pam.py"):
+        return False
+    return script in MAKERS[name.kind]
+
+
 def _own_mending(error: FileError, name: Name) -> str:
     """What mends a file of the kind that the running stage makes itself."""
     if error.mend == "resume":
         return "add --resume to go on, or --overwrite to begin anew"
     if error.mend == "replace":
-        if name.kind == "match":
+        if name.kind == "match" and not name.alignment.startswith("pam_"):
             return "add --overwrite to replace it, or --align_name for a new one"
         return "use the same flags, or --overwrite to make it anew, or another --root"
     if error.mend == "remake":

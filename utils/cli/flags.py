@@ -1,103 +1,40 @@
 """The flags of the stages: which there are, what they may be, and what follows from others."""
 
 import argparse
-import math
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
-import torch
-
 from models import MODELS
-from utils import distributed
 from utils.attack import Attack
+from utils.cli import aliases, machine, places, types
 from utils.cli.commands import REPOSITORY, default_transform
+from utils.cli.parsing import Parser
 from utils.curves import CURVES, Curve
 from utils.datasets import TRANSFORMS, data_folder, known
-from utils.storage.layout import tag
-
-# --- types of flags ----------------------------------------------------------------------------------------
-
-
-def positive_int(text: str) -> int:
-    return _number(int, text, lambda value: value > 0, "a whole number above 0")
-
-
-def nonnegative_int(text: str) -> int:
-    return _number(int, text, lambda value: value >= 0, "a whole number, 0 or above")
-
-
-def positive_float(text: str) -> float:
-    return _number(float, text, lambda value: 0 < value < math.inf, "a number above 0")
-
-
-def nonnegative_float(text: str) -> float:
-    return _number(float, text, lambda value: 0 <= value < math.inf, "a number, 0 or above")
-
-
-def at_least_two(text: str) -> int:
-    return _number(int, text, lambda value: value >= 2, "a whole number, 2 or above")
-
-
-def fraction(text: str) -> float:
-    return _number(float, text, lambda value: 0 <= value <= 1, "a number from 0 to 1")
-
-
-def intensity(text: str) -> float:
-    """A number in [0, 1], or a fraction as 8/255."""
-    try:
-        value = float(Fraction(text))
-    except (ValueError, ZeroDivisionError):
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not between 0 and 1, as 8/255 is")
-    return value
-
-
-def frequency(text: str) -> int | None:
-    """A number of epochs, or None for the word none."""
-    return None if text.lower() == "none" else positive_int(text)
-
-
-def _number(kind: type, text: str, is_valid: Callable, meaning: str):
-    try:
-        value = kind(text)
-    except ValueError:
-        value = None
-    if value is None or not is_valid(value):
-        raise argparse.ArgumentTypeError(f"{text!r} is not {meaning}")
-    return value
-
+from utils.reporting.paths import Selection
+from utils.storage.layout import USUAL, tag
 
 # --- flags that several stages have ------------------------------------------------------------------------
-
-
-class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Tells defaults, but for those that depend on other flags, which the help text tells."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default is None else super()._get_help_string(action)
 
 
 def add_dataset_flags(parser: argparse.ArgumentParser) -> None:
     """The flags that say which images, and where things are."""
     add = parser.add_argument
-    add("--dataset", default="FashionMNIST10k", help="a known name, or a folder of images data/NAME/{train,test}")
-    add("--num-workers", "--num_workers", type=nonnegative_int, default=4, help="threads that decode images")
+    dataset_help = "a known name, or that of a folder of images data/NAME/{train,test}"
+    add("--dataset", type=types.dataset_name, default="FashionMNIST10k", help=dataset_help)
+    size_help = "make images square: shorter side to this size, and the middle of it (default: as they are)"
+    add("--image_size", type=types.positive_int, help=size_help)
+    add("--num-workers", "--num_workers", type=types.nonnegative_int, default=4, help="threads that decode images")
     add("--data_path", type=Path, help="folder that holds the datasets (default: ROOT/data, else the repository's)")
     add("--root", type=Path, default=REPOSITORY, help="folder under which all results are written and found")
 
 
-def stage_parser(description: str, batch_size: int, model: str | None = None) -> argparse.ArgumentParser:
+def stage_parser(description: str | None, batch_size: int, model: str | None = None) -> Parser:
     """A parser with the flags of every stage that runs networks on data; `model` is for a script of one model."""
-    # Without abbreviations: --epochs must not be taken for --epochs_model.
-    parser = argparse.ArgumentParser(
-        description=description.strip().splitlines()[0],
-        formatter_class=HelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser(description)
     add_dataset_flags(parser)
     add = parser.add_argument
     add(
@@ -105,7 +42,7 @@ def stage_parser(description: str, batch_size: int, model: str | None = None) ->
         choices=TRANSFORMS,
         help="augmentation and normalization (default: the model's, or Adversarial)",
     )
-    add("--batch_size", type=positive_int, default=batch_size, help="images in a batch")
+    add("--batch_size", type=types.positive_int, default=batch_size, help="images in a batch")
     add("--model", choices=[model] if model else list(MODELS), default=model or "TinyTen", help="architecture")
     add(
         "--use_test",
@@ -114,7 +51,7 @@ def stage_parser(description: str, batch_size: int, model: str | None = None) ->
         help="evaluate on the test set; otherwise on training images held out for it",
     )
     add("--device", help="default: cuda, else mps, else cpu")
-    precision_help = "tf32: faster, less exact products on CUDA; bf16: run the networks under autocast"
+    precision_help = "tf32: faster, less exact convolutions on CUDA; bf16: run the networks under autocast"
     add("--precision", choices=("fp32", "tf32", "bf16"), default="fp32", help=precision_help)
     parser.set_defaults(robust=False, momentum=0.9)
     return parser
@@ -124,16 +61,24 @@ def add_training_flags(parser: argparse.ArgumentParser, epochs: int | None = 200
     """The flags of SGD and of a run that can be resumed."""
     add = parser.add_argument
     if epochs is not None:
-        add("--epochs", type=positive_int, default=epochs, help="epochs in all, those before a resume included")
-    add("--save_freq", type=positive_int, default=200, help="keep a checkpoint every so many epochs, and the last")
-    add("--lr", type=positive_float, default=0.1, help="learning rate of the first epoch")
-    add("--wd", type=nonnegative_float, default=5e-4, help="weight decay")
-    add("--lr_decay", type=positive_float, default=0.9996, help="factor on the learning rate, every epoch")
-    add("--lr_drop", type=positive_int, default=20, help="the learning rate is halved every so many epochs")
-    add("--seed", type=nonnegative_int, default=1, help="of the initial weights and all random draws")
+        add("--epochs", type=types.positive_int, default=epochs, help="epochs in all, those before a resume included")
+    add(
+        "--save_freq",
+        type=types.positive_int,
+        default=200,
+        help="keep a checkpoint every so many epochs, and the last",
+    )
+    add("--lr", type=types.positive_float, default=0.1, help="learning rate of the first epoch")
+    add("--wd", type=types.nonnegative_float, default=5e-4, help="weight decay")
+    add("--lr_decay", type=types.positive_float, default=0.9996, help="factor on the learning rate, every epoch")
+    add("--lr_drop", type=types.positive_int, default=20, help="the learning rate is halved every so many epochs")
+    add("--seed", type=types.seed, default=1, help="of the initial weights and all random draws")
     add_compile_flag(parser)
     again = parser.add_mutually_exclusive_group()
-    again.add_argument("--resume", action="store_true", help="go on from the newest checkpoint, if there is one")
+    resume_help = "go on from the newest checkpoint, if there is one, or from the checkpoint in this file"
+    resumed = {"nargs": "?", "type": types.file, "const": True, "default": False, "metavar": "FILE"}
+    again.add_argument("--resume", help=resume_help, **resumed)
+    again.add_argument("--ckpt", dest="resume", default=argparse.SUPPRESS, type=types.file, help=argparse.SUPPRESS)
     again.add_argument("--overwrite", action="store_true", help="delete the run's checkpoints and start anew")
 
 
@@ -144,8 +89,11 @@ def add_compile_flag(parser: argparse.ArgumentParser) -> None:
 
 
 def add_pair_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--seed_a", type=nonnegative_int, default=1, help="seed of network A, the target")
-    parser.add_argument("--seed_b", type=nonnegative_int, default=2, help="seed of network B, which is permuted")
+    parser.add_argument("--seed_a", type=types.seed, default=1, help="seed of network A, the target")
+    parser.add_argument("--seed_b", type=types.seed, default=2, help="seed of network B, which is permuted")
+
+
+ATTACK_STEPS = 5  # as published
 
 
 def add_attack_flags(parser: argparse.ArgumentParser, training: bool = False) -> None:
@@ -154,13 +102,17 @@ def add_attack_flags(parser: argparse.ArgumentParser, training: bool = False) ->
     parser.set_defaults(robust=True)
     add(
         "--epsilon",
-        type=intensity,
+        type=types.intensity,
         help="radius of the attack, as 8/255 (default: 4/255 on Tiny ImageNet, else 8/255)",
     )
-    add("--attack_step", type=intensity, help="length of a step of the attack (default: a quarter of 8/255 or 4/255)")
-    add("--attack_steps", type=nonnegative_int, default=5, help="number of steps of the attack")
+    add(
+        "--attack_step",
+        type=types.intensity,
+        help="length of a step of the attack (default: a quarter of 8/255 or 4/255)",
+    )
+    add("--attack_steps", type=types.nonnegative_int, default=ATTACK_STEPS, help="number of steps of the attack")
     if training:
-        add("--momentum", type=nonnegative_float, default=0.9, help="of SGD (Nesterov)")
+        add("--momentum", type=types.nonnegative_float, default=0.9, help="of SGD (Nesterov)")
 
 
 CURVE_FLAGS = ("curve", "num_bends", "fix_start", "fix_end", "init_linear_off")
@@ -172,8 +124,9 @@ def add_robust_flag(parser: argparse.ArgumentParser, help_text: str) -> None:
 
 def add_curve_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--curve", "--curve_type", choices=CURVES, default="Bezier", help="family of the curve")
-    add("--num_bends", type=at_least_two, default=3, help="control points, the two ends included")
+    add("--curve", choices=CURVES, default="Bezier", help="family of the curve")
+    aliases.add_curve_type(parser, choices=CURVES)
+    add("--num_bends", type=types.at_least_two, default=3, help="control points, the two ends included")
     add("--fix_start", action=argparse.BooleanOptionalAction, default=True, help="keep A where it is")
     add("--fix_end", action=argparse.BooleanOptionalAction, default=True, help="keep B where it is")
     add("--init_linear_off", action="store_true", help="begin at random networks, not on the line from A to B")
@@ -181,21 +134,19 @@ def add_curve_flags(parser: argparse.ArgumentParser) -> None:
 
 def add_alignment_flag(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--alignment", default="", help="name of the match that permutes B, as corr; '' for none")
-    add("--epochs_model", type=positive_int, default=200, help="epochs for which the two networks were trained")
-
-
-def add_pair_folders(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--dir_models", type=Path, help="folder of networks instead of model_dicts/basic_models")
-    add("--dir_alignment", type=Path, help="folder of matches instead of model_dicts/paired_models")
+    add("--alignment", type=types.word, default="", help="name of the match that permutes B, as corr; '' for none")
+    add("--epochs_model", type=types.positive_int, default=200, help="epochs for which the two networks were trained")
 
 
 def add_evaluation_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of stages that evaluate networks with batch-norm statistics re-estimated for them."""
     add = parser.add_argument
     add_compile_flag(parser)
-    add("--bn_images", type=positive_int, help="re-estimate batch norm on so many training images (default: all)")
+    add(
+        "--bn_images",
+        type=types.positive_int,
+        help="re-estimate batch norm on so many training images (default: all)",
+    )
     add("--overwrite", action="store_true", help="evaluate again what has been evaluated otherwise")
 
 
@@ -203,14 +154,18 @@ def add_path_flags(parser: argparse.ArgumentParser) -> None:
     """The flags that name a path between two networks: a learned curve, or the straight line."""
     add_pair_flags(parser)
     add_alignment_flag(parser)
-    add_pair_folders(parser)
+    aliases.add_to_evaluation(parser)
     add = parser.add_argument
-    add("--dir_curves", type=Path, help="folder of curves instead of model_dicts/curve_models")
-    add("--epochs_curve", type=nonnegative_int, help="epochs of the curve; 0 is the straight line")
-    add("--seed", type=nonnegative_int, default=1, help="seed with which the curve was learned")
-    add("--num_bends", type=at_least_two, default=3, help="control points of the curve, the two ends included")
-    add("--curve", "--curve_type", choices=CURVES, default="Bezier", help="family of the curve")
-    add("--epochs", type=positive_int, help="whichever of --epochs_model and --epochs_curve is not given")
+    add(
+        "--epochs_curve",
+        type=types.nonnegative_int,
+        help=f"epochs of the curve; 0 is the straight line ({CURVE_EPOCHS_HELP})",
+    )
+    add("--seed", type=types.seed, default=1, help="seed with which the curve was learned")
+    add("--num_bends", type=types.at_least_two, default=3, help="control points of the curve, the two ends included")
+    add("--curve", choices=CURVES, default="Bezier", help="family of the curve")
+    aliases.add_curve_type(parser, choices=CURVES)
+    add("--epochs", type=types.positive_int, help="whichever of --epochs_model and --epochs_curve is not given")
     parser.set_defaults(epochs_model=None)
 
 
@@ -222,40 +177,65 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
     if getattr(args, "transform", "") is None:
         args.transform = default_transform(args.model, args.robust)
     if hasattr(args, "epochs_curve"):
-        epochs = args.epochs or 200
-        args.epochs_model = epochs if args.epochs_model is None else args.epochs_model
-        args.epochs_curve = epochs if args.epochs_curve is None else args.epochs_curve
+        given = {args.epochs_model, args.epochs_curve}
+        if args.epochs is not None and None not in given and args.epochs not in given:
+            parser.error(
+                f"--epochs {args.epochs} stands for nothing: --epochs_model {args.epochs_model} and "
+                f"--epochs_curve {args.epochs_curve} are both given"
+            )
+        if args.epochs_model is None:
+            args.epochs_model = args.epochs or EPOCHS
+        if args.epochs_curve is None:
+            args.epochs_curve = args.epochs or curve_epochs(args.model, args.robust)
     if args.robust and tag(getattr(args, "alignment", "")).startswith("pam_"):
         parser.error("--alignment: PAM is for plain networks; use corr or ''")
     args.data_folder = data_folder(args.dataset, data_path=args.data_path, root=args.root)
     args.attack = None
     if getattr(args, "attack_steps", None) is not None:
-        published = known(args.dataset).attack_radius
-        args.epsilon = published if args.epsilon is None else args.epsilon
-        args.attack_step = published / 4 if args.attack_step is None else args.attack_step
+        published = published_attack(args.dataset)
+        args.epsilon = published.epsilon if args.epsilon is None else args.epsilon
+        args.attack_step = published.step if args.attack_step is None else args.attack_step
         args.attack = Attack(args.epsilon, args.attack_step, args.attack_steps)
-    args.device = choose_device(parser, args.device)
+    try:
+        args.replaced = places.replaced(vars(args))
+    except ValueError as error:
+        parser.error(str(error))
+    args.notes = _without_effect(vars(args), parser.get_default)
+    args.asked_device, args.device = args.device, machine.choose_device(parser, args.device)
     return args
 
 
-def choose_device(parser: argparse.ArgumentParser, name: str | None) -> torch.device:
-    if name is None:
-        name = "cpu"
-        if torch.cuda.is_available():
-            name = "cuda"
-        elif torch.backends.mps.is_available() and not distributed.launched():
-            name = "mps"
-    try:
-        device = torch.device(name)
-        if distributed.launched():
-            if name not in ("cpu", "cuda"):
-                parser.error(f"--device {name}: many processes are on cpu or cuda, where each takes a GPU of its own")
-            if name == "cuda":
-                device = torch.device("cuda", distributed.local_rank())
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        parser.error(f"--device {name} cannot be used here: {str(error).splitlines()[0]}")
-    return device
+def _without_effect(flags: Mapping[str, object], default: Callable[[str], object]) -> list[str]:
+    """What is to be said of flags that change nothing; `default` gives each flag's default."""
+    told = {name for name, value in flags.items() if value != default(name)}
+    notes = []
+    if flags["robust"] and flags.get("attack") and (schedule := sorted(told & {"lr_decay", "lr_drop"})):
+        words = " and ".join(f"--{name}" for name in schedule)
+        notes.append(
+            f"{words}: not in robust training, whose learning rate is constant at first and then falls to 1 %."
+        )
+    is_line = flags.get("epochs_curve") == 0 and not tag(flags["alignment"]).startswith("pam_")
+    if is_line and (curve := sorted(told & {"seed", "num_bends", "curve"})):
+        words = " and ".join(f"--{name}" for name in curve)
+        notes.append(f"{words}: the straight line is the same for all curves.")
+    if "align_name" in flags and "seed" in told:
+        notes.append("--seed: nothing in an alignment is drawn at random.")
+    return notes
+
+
+EPOCHS = 200  # of networks and curves, by default
+CURVE_EPOCHS_HELP = f"default: {EPOCHS}; for robust GoogLeNets 20"
+
+
+def curve_epochs(model: str, robust: bool) -> int:
+    """For how long a curve is learned by default: robust ones as long as is published."""
+    return 20 if robust and model == "GoogLeNet" else EPOCHS
+
+
+def published_attack(dataset: str) -> Attack:
+    """The attack with the published budget."""
+    radius = known(dataset).attack_radius
+    return Attack(radius, radius / 4, ATTACK_STEPS)
 
 
 # --- settings that files keep ------------------------------------------------------------------------------
@@ -263,7 +243,7 @@ def choose_device(parser: argparse.ArgumentParser, name: str | None) -> torch.de
 
 def run_settings(flags: Mapping[str, object], *names: str) -> dict[str, object]:
     """The flags that decide a run's outcome, which a resumed run must share; `names` are beyond the usual ones."""
-    shared = ("dataset", "transform", "model", "batch_size", "use_test", "precision")
+    shared = ("dataset", "image_size", "transform", "model", "batch_size", "use_test", "precision")
     sgd = ("lr", "wd", "lr_decay", "lr_drop", "seed")
     robust = ("momentum", "epsilon", "attack_step", "attack_steps", "epochs") if flags["robust"] else ()
     return {name: flags[name] for name in (*shared, *sgd, *robust, *names)}
@@ -271,43 +251,57 @@ def run_settings(flags: Mapping[str, object], *names: str) -> dict[str, object]:
 
 def evaluation_settings(flags: Mapping[str, object], curve: Curve, *names: str) -> dict[str, object]:
     """The flags that decide a result's numbers, and the control points it is of; `names` beyond the usual ones."""
-    shared = ("transform", "batch_size", "use_test", "precision", "epochs_model", "bn_images", "attack")
+    shared = ("transform", "image_size", "batch_size", "use_test", "precision", "epochs_model", "bn_images", "attack")
     return {name: flags[name] for name in (*shared, *names)} | {"points": curve.digests()}
 
 
 # --- scripts that read results -----------------------------------------------------------------------------
 
 
-def results_parser(description: str, *, robust: bool = False, of_all: bool = False) -> argparse.ArgumentParser:
+def results_parser(description: str | None, *, robust: bool = False, of_all: bool = False) -> Parser:
     """A parser with the flags of scripts that read results, each of which takes several values.
 
     of_all: whether a flag that is not given stands for all there is (and is None); otherwise for one usual value.
     """
-    parser = argparse.ArgumentParser(
-        description=description.strip().splitlines()[0],
-        formatter_class=HelpFormatter,
-        allow_abbrev=False,
-        epilog="What is not asked for by a flag is everything that has been evaluated." if of_all else None,
-    )
+    epilog = "What is not asked for by a flag is everything that has been evaluated." if of_all else None
+    parser = Parser(description, epilog)
     add = parser.add_argument
 
     def usual(*values: object) -> list[object] | None:
         return None if of_all else list(values)
 
+    name = partial(types.dataset_name, with_folder=False)
     if of_all:
-        add("--dataset", nargs="+")
+        add("--dataset", type=name, nargs="+")
     else:
-        add("--dataset", default="FashionMNIST10k")
+        add("--dataset", type=name, default="FashionMNIST10k")
     add("--model", nargs="+", choices=list(MODELS), default=usual("TinyTen"))
-    add("--seed_a", nargs="+", type=nonnegative_int, default=usual(1), help="networks A, one a pair")
-    add("--seed_b", nargs="+", type=nonnegative_int, default=usual(2), help="networks B, one a pair")
-    add("--alignment", nargs="+", default=usual("", "corr"), help="names of matches; '' for none")
+    add("--seed_a", nargs="+", type=types.seed, default=usual(1), help="networks A, one a pair")
+    add("--seed_b", nargs="+", type=types.seed, default=usual(2), help="networks B, one a pair")
+    add("--alignment", nargs="+", type=types.word, default=usual("", "corr"), help="names of matches; '' for none")
     epochs_help = "epochs of the curves, where there are any; 0: straight lines"
-    add("--epochs", nargs="+", type=nonnegative_int, default=usual(250), help=epochs_help)
+    epochs_help += "" if of_all else "; as many numbers as models (2 or more): one for each model"
+    add("--epochs", nargs="+", type=types.nonnegative_int, default=usual(250), help=epochs_help)
     add("--root", type=Path, default=REPOSITORY, help="folder under which results are found and written")
-    add("--name", default="", help="a word for the names of what is written, to keep it beside other figures")
-    parser.set_defaults(robust=robust)
+    add(
+        "--name",
+        type=types.word,
+        default="",
+        help="a word for the names of what is written, to keep it beside other figures",
+    )
+    parser.set_defaults(robust=robust, curve_seed=None, num_bends=None, curve=None)
     return parser
+
+
+def add_variant_flags(parser: argparse.ArgumentParser, *, of_all: bool = False) -> None:
+    """The flags that tell curves between the same networks apart; of_all as in `results_parser`."""
+    add = parser.add_argument
+    usual = {name: None if of_all else [value] for name, value in USUAL._asdict().items()}
+    seed_help = "seed of the curves: one for all pairs, or one a pair"
+    add("--curve_seed", nargs="+", type=types.seed, default=usual["seed"], help=seed_help)
+    bends_help = "control points of the curves, the two ends included"
+    add("--num_bends", nargs="+", type=types.at_least_two, default=usual["num_bends"], help=bends_help)
+    add("--curve", nargs="+", choices=CURVES, default=usual["curve"], help="families of the curves")
 
 
 def add_figure_flags(parser: argparse.ArgumentParser) -> None:
@@ -321,14 +315,29 @@ def add_plane_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cmap", choices=list(colormaps), metavar="NAME", help=help_text)
 
 
-def parse_results(parser: argparse.ArgumentParser, argv: Sequence[str] | None, script: str) -> argparse.Namespace:
+def parse_results(
+    parser: argparse.ArgumentParser, argv: Sequence[str] | None, script: str, of_curves: bool = True
+) -> argparse.Namespace:
     """Parse, and add `pairs` (None for all there are) and `command`, which goes with what is written.
 
-    script: the file of the script.
+    And, of curves, `variants` that are asked for, and `curve_seeds` by pair where each has its own.
+
+    script: the file of the script. of_curves: whether what it draws is of curves, which have epochs.
+
+    Scripts that draw have also `epochs_of`, the epochs for each model, and `replaced`, as stages have.
     """
     argv = sys.argv[1:] if argv is None else argv
+    name = str(Path(script).resolve().relative_to(REPOSITORY))
+    draws = name.startswith("visualization/")
+    if draws:
+        aliases.add_to_figures(parser)
+        places.add_flags(parser, places.TWINS.get(name, name))
+        places.add_all_in(parser, argv)
     args = parser.parse_args(argv)
-    args.command = shlex.join(["python", str(Path(script).resolve().relative_to(REPOSITORY)), *argv])
+    args.command = shlex.join(["python", name, *argv])
+    args.notes = []
+    if draws:
+        _complete_for_figures(parser, args, of_curves)
     seeds_a, seeds_b = args.seed_a or [], args.seed_b or []
     if len(seeds_a) != len(seeds_b):
         parser.error(f"--seed_a names {len(seeds_a)} networks and --seed_b {len(seeds_b)}; a pair is one of each")
@@ -340,4 +349,21 @@ def parse_results(parser: argparse.ArgumentParser, argv: Sequence[str] | None, s
     if len(set(pairs)) < len(pairs):
         parser.error("--seed_a and --seed_b name a pair twice; each counts once")
     args.pairs = pairs or None
+    if pairs and len(args.curve_seed or [1]) not in (1, len(pairs)):
+        parser.error(f"--curve_seed names {len(args.curve_seed)} for {len(pairs)} pairs; give one, or one a pair")
+    kinds = Selection(None, None, args.pairs, None, None, args.curve_seed, args.num_bends, args.curve)
+    args.variants, args.curve_seeds = kinds.variants, kinds.seeds
     return args
+
+
+def _complete_for_figures(parser: argparse.ArgumentParser, args: argparse.Namespace, of_curves: bool) -> None:
+    try:
+        args.replaced = places.replaced(vars(args))
+    except ValueError as error:
+        parser.error(str(error))
+    args.epochs_of = dict.fromkeys(args.model, args.epochs)
+    if not of_curves and args.epochs != parser.get_default("epochs"):
+        args.notes.append("--epochs: what is drawn here is not of curves, and the same for all their epochs.")
+    elif 1 < len(args.model) == len(args.epochs):
+        args.epochs_of = {model: [epochs] for model, epochs in zip(args.model, args.epochs, strict=True)}
+        args.notes.append("Epochs: " + ", ".join(f"{model} {epochs[0]}" for model, epochs in args.epochs_of.items()))

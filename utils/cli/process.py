@@ -14,11 +14,11 @@ from pathlib import Path
 
 import torch
 
-from utils import distributed
-from utils.cli import commands
+from utils import devices, distributed
+from utils.cli import commands, machine, output
 from utils.errors import UserError, first_line
 from utils.precision import set_products
-from utils.storage.files import let_go_all
+from utils.storage import files
 
 
 def run(parse_args: Callable[[], argparse.Namespace], main: Callable[[argparse.Namespace], None]) -> None:
@@ -26,6 +26,23 @@ def run(parse_args: Callable[[], argparse.Namespace], main: Callable[[argparse.N
 
     Started by torchrun, it runs as one of several processes; process 0 alone prints.
     """
+    output.take_over()
+    try:
+        try:
+            _run(parse_args, main)
+        finally:
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        sys.exit(_complain("interrupted.", 130))
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError) or not output.is_unread():
+            sys.exit(_complain(f"{error.filename or 'input/output'}: {error.strerror or error}", 1))
+        output.abandon()
+        sys.exit(_ended(141))  # as a shell tells a process that such a signal has ended
+
+
+def _run(parse_args: Callable[[], argparse.Namespace], main: Callable[[argparse.Namespace], None]) -> None:
+    """A stage's work; errors that may be of its output are left to `run`."""
     distributed.silence_others()
     args = _parsed(parse_args)
     flags = vars(args)
@@ -35,28 +52,37 @@ def run(parse_args: Callable[[], argparse.Namespace], main: Callable[[argparse.N
         _at_termination(lambda: _complain(ended, 143))
     try:
         _prepare(flags)
+        files.written.clear()
+        for note in flags.get("notes", ()):
+            print(note)
         main(args)
         distributed.stop()
     except UserError as error:
         sys.exit(_complain(commands.explain(error, flags, sys.argv[0]), error.exit_code))
-    except OSError as error:  # a full disk, a folder that cannot be written
-        sys.exit(_complain(f"{error.filename or 'input/output'}: {error.strerror or error}", 1))
-    except torch.OutOfMemoryError:
-        sys.exit(_complain("the device is out of memory; try a smaller --batch_size", 1))
     except KeyboardInterrupt:
         sys.exit(_complain(f"interrupted.{resumes}", 130))
-    except RuntimeError as error:
-        if not distributed.is_lost_connection(error):
+    except (RuntimeError, MemoryError) as error:
+        if devices.is_out_of_memory(error):
+            message = "the device is out of memory; try a smaller --batch_size"
+        elif distributed.is_lost_connection(error):
+            message = f"{ended} ({first_line(error)})"
+        elif distributed.is_of_connection(error):
+            message = f"the processes of this job cannot work together: {first_line(error)}"
+        else:
             raise
-        sys.exit(_complain(f"{ended} ({first_line(error)})", 1))
+        sys.exit(_complain(message, 1))
 
 
 def _prepare(flags: Mapping[str, object]) -> None:
     """Join the other processes, and set what holds for all that torch does in this one."""
     device = flags.get("device", torch.device("cpu"))
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
     distributed.start(device)
     torch.backends.cudnn.benchmark = True
     set_products(flags.get("precision", "fp32"))
+    if "device" in flags:
+        machine.say_where(device, flags["precision"])
     if flags.get("compile"):
         _check_compiler(device)
 
@@ -95,11 +121,17 @@ def _complain(message: object, code: int) -> int:
         # Process 0 mostly meets the same error and says so; torchrun then ends this process in its sleep.
         time.sleep(3)
         message = f"(process {distributed.rank()}) {message}"
-    print(f"{Path(sys.argv[0]).name}: error: {message}", file=sys.stderr, flush=True)
+    line = " ".join(str(message).splitlines())
+    print(f"{Path(sys.argv[0]).name}: error: {line}", file=sys.stderr, flush=True)
+    return _ended(code)
+
+
+def _ended(code: int) -> int:
+    """The exit code, with which one of several processes ends at once: others may be waiting for it."""
     if distributed.launched():
         sys.stdout.flush()
-        let_go_all()
-        os._exit(code)  # not waiting for the others, who may be waiting for this one
+        files.let_go_all()
+        os._exit(code)
     return code
 
 
@@ -128,10 +160,12 @@ def print_table(labels: Sequence[str], columns: Mapping[str, Sequence[float]]) -
         print(f"  {label:<28}" + "".join(f"{value:18.3f}" for value in values))
 
 
-def closing_words(files: Sequence[Path], next_command: str | None = None) -> None:
-    """Name the files a stage wrote, and the command that comes next."""
-    print("Wrote:")
-    for path in files:
-        print(f"  {path}")
+def closing_words(paths: Sequence[Path], next_command: str | None = None) -> None:
+    """Name the files of a stage's result, those that were there apart, and the command that comes next."""
+    new = [path for path in paths if path in files.written]
+    old = [path for path in paths if path not in files.written]
+    for words, those in (("There already:", old), ("Wrote:", new)):
+        if those:
+            print("\n  ".join([words, *map(str, those)]))
     if next_command:
         print(f"Next:\n  {next_command}")

@@ -7,11 +7,19 @@ made without pyplot, which is for windows: it is loaded by `show` alone.
 import contextlib
 import io
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib
+from utils.errors import UserError
+
+try:
+    import matplotlib
+except ValueError as error:
+    raise UserError(
+        f"MPLBACKEND={os.environ.get('MPLBACKEND')} is not one that matplotlib knows; unset it"
+    ) from error
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import BoundaryNorm
@@ -19,7 +27,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
-from utils.reporting import results
+from utils.reporting import paths, results
 from utils.storage.files import write_atomically
 from utils.storage.layout import Layout
 
@@ -71,10 +79,10 @@ def _subplots(rows: int, columns: int, height: float, **options: object) -> tupl
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
-def line_style(series: results.Series) -> dict[str, object]:
-    """Colour tells the alignment, dashes the straight line, other strokes curves of other numbers of epochs."""
+def line_style(series: paths.Series) -> dict[str, object]:
+    """Colour tells the alignment, dashes the straight line, other strokes other kinds of curves."""
     return {
-        "color": results.colour(series.alignment),
+        "color": paths.colour(series.alignment),
         "linestyle": "--" if series.is_line else ("-", "-.", ":")[series.rank % 3],
         "marker": "o" if series.is_line else "s",
         "label": series.words,
@@ -89,6 +97,13 @@ def draw(axis: Axes, x: np.ndarray, values: Sequence[np.ndarray], **style: objec
     else:
         bars = {"capsize": 1.5, "elinewidth": 0.8, "errorevery": every}
         axis.errorbar(x, np.mean(values, axis=0), np.std(values, axis=0, ddof=1), markevery=every, **bars, **style)
+
+
+def draw_places(axis: Axes, x: np.ndarray, values: Sequence[np.ndarray], places: Mapping[str, int]) -> None:
+    """Symbols on a line that `draw` has drawn of `values`, at two of its points, numbered, by what they are."""
+    mean = np.mean(values, axis=0)
+    for (words, place), symbol in zip(places.items(), "v^", strict=True):
+        axis.plot(x[place], mean[place], symbol, color="white", label=words, clip_on=False, **OUTLINE)
 
 
 def draw_layers(axis: Axes, values: Sequence[np.ndarray], **style: object) -> None:
@@ -125,7 +140,7 @@ def mean_plane(planes: Sequence[results.Arrays]) -> results.Arrays:
 
 
 def draw_planes(
-    planes: Mapping[results.Series, results.Arrays], name: str, *, cmap: str | None = None
+    planes: Mapping[paths.Series, results.Arrays], name: str, *, cmap: str | None = None
 ) -> tuple[Figure, list[Axes]]:
     """Planes under the words of their series, coloured by the array `name` on one scale, all to one measure."""
     ranges = {axis: [(plane[axis].min(), plane[axis].max()) for plane in planes.values()] for axis in "xy"}
@@ -162,10 +177,10 @@ def draw_planes(
 
 
 def plane_figures(
-    planes: Mapping[results.Series, results.Arrays],
+    planes: Mapping[paths.Series, results.Arrays],
     kind: str,
     title: str,
-    paint: Callable[[Axes, results.Series, results.Arrays], None],
+    paint: Callable[[Axes, paths.Series, results.Arrays], None],
     *,
     cmap: str | None = None,
     legend_columns: int = 2,
@@ -199,6 +214,18 @@ def _levels(values: np.ndarray, name: str) -> np.ndarray:
     return MaxNLocator(LEVELS).tick_values(low, high if high > low else low + 1)
 
 
+def corners_of_curve(plane: results.Arrays) -> dict[str, np.ndarray]:
+    """What is marked on the plane of a curve: its ends, and its turning point if the grid reaches as far.
+
+    A Bézier curve goes but half the way to its turning point, and the published grid one and a half times as far as
+    the curve.
+    """
+    corners = dict(zip(("A", "B", "turning point"), plane["corners"], strict=True))
+    if corners["turning point"][1] > plane["y"].max():
+        del corners["turning point"]
+    return corners
+
+
 def mark(axis: Axes, places: Mapping[str, np.ndarray]) -> None:
     """Points of a plane, by what they are, each with a symbol of its own."""
     for (words, place), symbol in zip(places.items(), "osD", strict=False):
@@ -208,7 +235,7 @@ def mark(axis: Axes, places: Mapping[str, np.ndarray]) -> None:
 # --- saving and showing ------------------------------------------------------------------------------------
 
 
-def save(drawings: Sequence[Drawing], *, pairs: Sequence[results.Pair], command: str, name: str = "") -> list[Path]:
+def save(drawings: Sequence[Drawing], *, pairs: Sequence[paths.Pair], command: str, name: str = "") -> list[Path]:
     """Add titles and legends, and save all as PNG and PDF under figures/, the command in both; returns the paths.
 
     name: a word for the files' names, to keep them beside others.

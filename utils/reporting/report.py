@@ -7,7 +7,7 @@ import base64
 import contextlib
 import html
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,9 +15,10 @@ import numpy as np
 from PIL import Image
 
 from utils.errors import FileError, UserError
-from utils.reporting import results, tables
-from utils.reporting.figures import PLANE_QUANTITIES, mean_plane
+from utils.reporting import paths, results, tables
+from utils.reporting.figures import PLANE_QUANTITIES, corners_of_curve, mean_plane
 from utils.storage.files import load_checkpoint, write_atomically
+from utils.storage.layout import USUAL
 
 try:
     import plotly.graph_objects as go
@@ -36,7 +37,7 @@ Missing = dict[str, UserError]  # what is missing in the report, by what it says
 class Walk(NamedTuple):
     """A path between networks, the mean over pairs: at points `t` (n,), and the plane it lies in if that is known."""
 
-    series: results.Series
+    series: paths.Series
     t: np.ndarray
     values: results.Arrays  # by quantity, each (n,)
     plane: results.Arrays | None
@@ -45,7 +46,7 @@ class Walk(NamedTuple):
 def write(
     path: Path,
     root: Path,
-    selection: results.Selection,
+    selection: paths.Selection,
     *,
     command: str,
     explain: Callable[[UserError], str],
@@ -62,10 +63,9 @@ def write(
         raise UserError("the report needs Plotly; install it with: python -m pip install -r requirements-report.txt")
     missing: Missing = {}
     parts = {"tables": "", "explorers": "", "settings": ""}
-    kinds = {
-        robust: [one for one in results.evaluated(root, robust=robust) if selection.includes(one)]
-        for robust in (False, True)
-    }
+    there = {robust: paths.evaluated(root, robust=robust) for robust in (False, True)}
+    selection = selection.with_pairs([*there[False], *there[True]])
+    kinds = {robust: [one for one in found if selection.includes(one)] for robust, found in there.items()}
     for robust, found in kinds.items():
         if not found and (robust or any(kinds.values())):
             continue
@@ -74,7 +74,7 @@ def write(
         if table.rows:
             parts["tables"] += _table(table, _table_command(selection, robust, made_with), robust=robust)
         for layout in dict.fromkeys(one.layout for one in found):
-            walks = _walks([one for one in found if one.layout == layout], missing)
+            walks = _walks([one for one in found if one.layout == layout], selection, missing)
             if walks:
                 parts["explorers"] += _explorer(walks)
         parts["settings"] += _settings(found, made_with)
@@ -106,18 +106,19 @@ def _table(table: tables.Table, command: str, *, robust: bool) -> str:
     lines = [f"<thead><tr>{head}</tr></thead>"]
     for row, texts in rows:
         words = html.escape(row.words)
-        head = words if row.series else f"<b>{row.model}</b>, {words}"
+        head = f"<b>{row.model}</b>, {words}" if row.is_first else words
         lines.append(f"<tr><th>{head}</th>" + "".join(f"<td>{text}</td>" for text in texts) + "</tr>")
     title = "Robust networks" if robust else "Networks"
     notes = html.escape(" ".join(table.notes))
     return f"<h3>{title}</h3><table>{''.join(lines)}</table><p>{notes}</p>{_command(command)}"
 
 
-def _table_command(selection: results.Selection, robust: bool, made_with: MadeWith) -> str:
+def _table_command(selection: paths.Selection, robust: bool, made_with: MadeWith) -> str:
     """The command that makes the table by itself; flags of several values are tuples."""
     seeds_a, seeds_b = zip(*selection.pairs, strict=True) if selection.pairs else (None, None)
     flags = {"dataset": selection.datasets, "model": selection.models, "seed_a": seeds_a, "seed_b": seeds_b}
-    flags |= {"alignment": selection.alignments, "epochs": selection.epochs}
+    flags |= {"alignment": selection.alignments, "epochs": selection.epochs, "curve_seed": selection.curve_seeds}
+    flags |= {"num_bends": selection.num_bends, "curve": selection.curves}
     given = {name: tuple(values) for name, values in flags.items() if values}
     return made_with("evaluation/make_tables.py", given, robust=robust)
 
@@ -125,13 +126,19 @@ def _table_command(selection: results.Selection, robust: bool, made_with: MadeWi
 # --- curves to be walked along -----------------------------------------------------------------------------
 
 
-def _walks(found: Sequence[results.Found], missing: Missing) -> list[Walk]:
-    """The paths of one dataset and model that have every pair there is; what others lack is added to `missing`."""
-    layout, pairs = found[0].layout, list(dict.fromkeys(one.pair for one in found))
+def _walks(found: Sequence[paths.Found], selection: paths.Selection, missing: Missing) -> list[Walk]:
+    """The paths of one dataset and model that have every pair there is; what others lack is added to `missing`.
+
+    Curves of a seed that is not the usual one are the mean of the pairs that have it.
+    """
+    layout, everyone = found[0].layout, list(dict.fromkeys(one.pair for one in found))
+    routes = selection.routes(found)
     walks = []
-    for series in results.named(layout, list(dict.fromkeys((one.epochs, one.alignment) for one in found))):
+    for route, series in zip(routes, paths.named(layout, routes, selection.seeds), strict=True):
+        having = [one.pair for one in found if selection.route(one) == route]
+        pairs = everyone if route.variant.seed == USUAL.seed else having
         try:
-            paths = results.load_paths(series, pairs)
+            evaluated = results.load_paths(series, pairs)
         except UserError as error:
             _note(missing, error)
             continue
@@ -141,8 +148,9 @@ def _walks(found: Sequence[results.Found], missing: Missing) -> list[Walk]:
                 plane = mean_plane(results.load_planes_with_curve(series, pairs))
             except UserError as error:
                 _note(missing, error)
-        values = {name: np.mean([path[name] for path in paths], axis=0) for name in results.quantities(layout.robust)}
-        walks.append(Walk(series, paths[0]["t"], values, plane))
+        names = results.quantities(layout.robust)
+        values = {name: np.mean([table[name] for table in evaluated], axis=0) for name in names}
+        walks.append(Walk(series, evaluated[0]["t"], values, plane))
     return walks
 
 
@@ -207,14 +215,15 @@ def _planes(walks: Sequence[Walk], moving: list[dict]) -> "go.Figure":
             colorbar=bar,
         )
         line = {"mode": "lines", "line": {"color": "white", "width": 4}, "hoverinfo": "skip", "showlegend": False}
-        ends = {"mode": "markers+text", "text": ["A", "B", "turning point"], "textposition": "top center"}
+        corners = corners_of_curve(plane)
+        ends = {"mode": "markers+text", "text": list(corners), "textposition": "top center"}
         ends |= {"textfont": {"color": "white", "shadow": "auto"}, "hoverinfo": "skip", "showlegend": False}
         ends |= {"marker": {"symbol": ["circle", "square", "diamond"], "color": "white", "size": 9}}
         x, y = (plane["curve"][:, axis].tolist() for axis in (0, 1))
-        corners = plane["corners"]
+        places = {axis: [float(corner[i]) for corner in corners.values()] for i, axis in enumerate("xy")}
         figure.add_trace(contour, **place)
         figure.add_trace(go.Scatter(x=x, y=y, **line), **place)
-        figure.add_trace(go.Scatter(x=corners[:, 0].tolist(), y=corners[:, 1].tolist(), **ends), **place)
+        figure.add_trace(go.Scatter(**places, **ends), **place)
         point = go.Scatter(x=[], y=[], mode="markers", showlegend=False, marker=MARKER | {"color": "#D55E00"})
         figure.add_trace(point, **place)
         moving.append({"plot": "planes", "trace": 4 * i + 3, "t": walk.t.tolist(), "x": x, "y": y})
@@ -235,7 +244,7 @@ def _lines(walks: Sequence[Walk], moving: list[dict]) -> "go.Figure":
     for i, (name, words) in enumerate(quantities.items()):
         place = {"row": i % rows + 1, "col": i // rows + 1}
         for walk in walks:
-            colour = results.colour(walk.series.alignment)
+            colour = paths.colour(walk.series.alignment)
             strokes = "dash" if walk.series.is_line else ("solid", "dashdot", "dot")[walk.series.rank % 3]
             x, y = walk.t.tolist(), walk.values[name].tolist()
             style = {"name": walk.series.words, "legendgroup": walk.series.words}
@@ -246,6 +255,8 @@ def _lines(walks: Sequence[Walk], moving: list[dict]) -> "go.Figure":
             )
             figure.add_trace(point, **place)
             moving.append({"plot": "lines", "trace": len(figure.data) - 1, "t": x, "x": x, "y": y})
+            if walk.series.robust and name.startswith("accuracy"):
+                figure.add_trace(_extremes(walk, name, colour), **place)
         figure.update_yaxes(title_text=f"test {words}", **place)
         figure.update_xaxes(title_text="position t" if place["row"] == rows else None, range=[0, 1], **place)
     legend = {"orientation": "h", "y": -0.2 / rows, "yanchor": "top"}
@@ -253,10 +264,26 @@ def _lines(walks: Sequence[Walk], moving: list[dict]) -> "go.Figure":
     return figure
 
 
+def _extremes(walk: Walk, name: str, colour: str) -> "go.Scatter":
+    """Where robust accuracy is lowest and highest on a path, as places on its line of another accuracy or of this."""
+    places = results.robust_places(walk.values["accuracy_robust"])
+    at = [places["at_lowest"], places["at_highest"]]
+    return go.Scatter(
+        x=walk.t[at].tolist(),
+        y=walk.values[name][at].tolist(),
+        text=["lowest robust accuracy", "highest robust accuracy"],
+        hovertemplate="%{text}: %{y:.1f} %<extra></extra>",
+        mode="markers",
+        marker=MARKER | {"color": colour, "symbol": ["triangle-down", "triangle-up"]},
+        legendgroup=walk.series.words,
+        showlegend=False,
+    )
+
+
 # --- figures and settings ----------------------------------------------------------------------------------
 
 
-def _figures(root: Path, selection: results.Selection, missing: Missing, made_with: MadeWith) -> str:
+def _figures(root: Path, selection: paths.Selection, missing: Missing, made_with: MadeWith) -> str:
     """The figures that were drawn, each with its title and the command behind it, which are in the file itself."""
     groups: dict[str, list[str]] = {}
     for path in sorted((root / "figures").glob("*.png")):
@@ -288,37 +315,47 @@ def _figures(root: Path, selection: results.Selection, missing: Missing, made_wi
     )
 
 
-def _settings(found: Sequence[results.Found], made_with: MadeWith) -> str:
+def _settings(found: Sequence[paths.Found], made_with: MadeWith) -> str:
     """The commands behind networks, curves, evaluations and planes, from the settings that their files hold."""
     commands: dict[str, None] = {}  # in order, each once
     trained: dict[str, None] = {}
     for one in found:
         layout = one.layout
-        series = results.named(layout, [(one.epochs, one.alignment)])[0]
+        (series,) = paths.named(layout, [paths.Route(one.epochs, one.alignment, one.variant)])
         try:
             settings = results.settings_of(results.load_path(series, one.pair))
         except UserError:
             continue  # the table misses it too, and says so
         epochs_model = settings.get("epochs_model")
         path = {"model": one.model, "dataset": one.dataset, "seed_a": one.pair[0], "seed_b": one.pair[1]}
-        path |= {"alignment": one.alignment, "epochs_curve": one.epochs}
-        commands[made_with("evaluation/eval_curve.py", path | settings, robust=layout.robust)] = None
+        path |= {"alignment": one.alignment, "epochs_curve": one.epochs, **paths.differing(one.variant)}
+        evaluation = path | _flags(settings)
+        commands[made_with("evaluation/eval_curve.py", evaluation, robust=layout.robust)] = None
         if not (series.is_line or series.robust):
             with contextlib.suppress(UserError):  # the walks say what is missing
                 (plane,) = results.load_planes_with_curve(series, [one.pair])
                 script = "evaluation/eval_plane_with_curve.py"
-                commands[made_with(script, path | results.settings_of(plane))] = None
+                commands[made_with(script, path | _flags(results.settings_of(plane)))] = None
         seeds = one.pair if epochs_model else ()
         checkpoints = [("train_model.py", layout.endpoint(seed, epochs_model), epochs_model) for seed in seeds]
         if one.epochs:
             script = "train_curve_pam.py" if one.alignment.startswith("pam_") else "train_curve.py"
-            checkpoints.append((script, layout.curve(one.alignment, *one.pair, one.epochs), one.epochs))
+            curve = layout.curve(one.alignment, *one.pair, one.epochs, one.variant)
+            checkpoints.append((script, curve, one.epochs))
         for script, checkpoint, epochs in checkpoints:
             settings = _training_settings(checkpoint)
             if settings is not None:
                 length = {"inner_iters_phi" if script == "train_curve_pam.py" else "epochs": epochs}
                 trained[made_with(f"training/{script}", settings | length, robust=layout.robust)] = None
     return "".join(map(_command, [*sorted(trained), *commands]))
+
+
+# What settings tell besides the flags of the stage
+NO_FLAGS = {"points", "images", "num_classes", "trained", "height"}
+
+
+def _flags(settings: Mapping[str, object]) -> dict[str, object]:
+    return {name: value for name, value in settings.items() if name not in NO_FLAGS}
 
 
 def _training_settings(path: Path) -> dict[str, object] | None:
@@ -329,4 +366,4 @@ def _training_settings(path: Path) -> dict[str, object] | None:
         return None  # results may be looked at where the networks are not
     if not isinstance(settings, dict):
         return None
-    return {name: value for name, value in settings.items() if name != "ends"}
+    return {name: value for name, value in _flags(settings).items() if name != "ends"}

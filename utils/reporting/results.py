@@ -1,165 +1,23 @@
-"""What tables, figures and the report share: which results there are, their names in words, their numbers."""
+"""What tables, figures and the report read: the files of results, checked and compared, and the numbers in them."""
 
 import json
-import zlib
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
-from models import MODELS
-from utils.errors import FileError
+from utils.errors import FileError, UserError
 from utils.geometry import path_average, spectrum
-from utils.storage.files import load_array, load_arrays
-from utils.storage.layout import FOLDERS, ROBUST_FOLDERS, Layout, read_name, tag
+from utils.reporting.paths import Pair, Series
+from utils.storage.originals import load_array, load_arrays
 
-# Alignments in the order of the paper's table, then others that scripts here make: their name in words and their
-# colour everywhere (Okabe and Ito's colours, which stay apart for colour-blind readers and in grey print).
-ALIGNMENTS = {
-    "null": ("unaligned", "#D55E00"),
-    "pam_null": ("PAM unaligned", "#E69F00"),
-    "pam_corr": ("PAM aligned", "#009E73"),
-    "corr": ("aligned", "#0072B2"),
-    "w2_post": ("aligned by L2", "#CC79A7"),
-    "w2_pre": ("aligned by L2 before activation", "#56B4E9"),
-}
-OTHER_COLOURS = ("#7A7A7A", "#000000", "#8C564B", "#6A3D9A", "#A6761D")
-
-Pair = tuple[int, int]  # the seeds of networks A and B
 Arrays = dict[str, np.ndarray]  # what a file of results holds, by name
-
-# --- paths, and their names in words -----------------------------------------------------------------------
-
-
-class Series(NamedTuple):
-    """One line of a figure or table: the same path between every pair."""
-
-    layout: Layout
-    alignment: str  # '' or null for none
-    epochs: int  # of the curve; 0 for the straight line
-    words: str
-    rank: int = 0  # among the curves' numbers of epochs, where there are several
-
-    @property
-    def dataset(self) -> str:
-        return self.layout.dataset
-
-    @property
-    def model(self) -> str:
-        return self.layout.model
-
-    @property
-    def robust(self) -> bool:
-        return self.layout.robust
-
-    @property
-    def is_line(self) -> bool:
-        return self.epochs == 0
-
-
-def combined(epochs: Iterable[int], alignments: Sequence[str]) -> list[tuple[int, str]]:
-    """The paths (epochs, alignment) of every number of epochs with every alignment."""
-    return [(number, alignment) for number in sorted(set(epochs)) for alignment in alignments]
-
-
-def named(layout: Layout, paths: Sequence[tuple[int, str]]) -> list[Series]:
-    """The paths (epochs, alignment) with their names in words."""
-    curves = sorted({epochs for epochs, _ in paths} - {0})
-    series = []
-    for epochs, alignment in paths:
-        path = "line" if epochs == 0 else "curve" if len(curves) == 1 else f"curve of {epochs} epochs"
-        rank = curves.index(epochs) if epochs else 0
-        series.append(Series(layout, alignment, epochs, f"{path}, {alignment_words(alignment)}", rank))
-    return series
-
-
-def alignment_words(alignment: str) -> str:
-    return ALIGNMENTS.get(tag(alignment), (alignment,))[0]
-
-
-def alignment_order(alignment: str) -> tuple[int, str]:
-    """By which the tags of alignments are sorted: the paper's and ours first, then by name."""
-    known = list(ALIGNMENTS)
-    return known.index(alignment) if alignment in known else len(known), alignment
-
-
-def colour(alignment: str) -> str:
-    """The alignment's own colour, the same in every figure; the user's own have one by their name."""
-    name = tag(alignment)
-    own = OTHER_COLOURS[zlib.crc32(name.encode()) % len(OTHER_COLOURS)]
-    return ALIGNMENTS.get(name, (name, own))[1]
 
 
 def output_path(root: Path, kind: str, suffix: str, *subjects: str, robust: bool = False, name: str = "") -> Path:
     """Where a figure or table goes: figures/[robust_]KIND_SUBJECTS[_NAME].SUFFIX; subjects: dataset and model."""
     parts = [*(["robust"] if robust else []), kind, *subjects, *([name] if name else [])]
     return root / "figures" / f"{'_'.join(parts)}.{suffix}"
-
-
-# --- what there is, and what is asked for ------------------------------------------------------------------
-
-
-class Found(NamedTuple):
-    """An evaluated path, as its file name tells."""
-
-    layout: Layout
-    alignment: str  # as file names have it: null for none
-    epochs: int
-    pair: Pair
-
-    @property
-    def dataset(self) -> str:
-        return self.layout.dataset
-
-    @property
-    def model(self) -> str:
-        return self.layout.model
-
-
-@dataclass(frozen=True)
-class Selection:
-    """Which of the evaluated paths are asked for; None stands for all that there is of a kind."""
-
-    datasets: Collection[str] | None = None
-    models: Collection[str] | None = None
-    pairs: Collection[Pair] | None = None
-    alignments: Collection[str] | None = None
-    epochs: Collection[int] | None = None
-
-    def includes(self, one: Found) -> bool:
-        tags = None if self.alignments is None else [tag(alignment) for alignment in self.alignments]
-        wanted = (
-            (self.datasets, one.dataset),
-            (self.models, one.model),
-            (self.pairs, one.pair),
-            (tags, one.alignment),
-            (self.epochs, one.epochs),
-        )
-        return all(values is None or value in values for values, value in wanted)
-
-
-def evaluated(root: Path, *, robust: bool = False) -> list[Found]:
-    """All paths under `root` whose evaluation is finished or begun, in the order of the paper's tables."""
-    folder = root / (ROBUST_FOLDERS if robust else FOLDERS)["evaluated"]
-    names = filter(None, map(read_name, folder.glob("*/*/*.npz")))
-    found = {
-        Found(Layout(root, name.model, name.dataset, robust), name.alignment, name.epoch, name.seeds)
-        for name in names
-        if name.kind == "evaluated" and name.model in MODELS
-    }
-    models = list(MODELS)
-    return sorted(
-        found,
-        key=lambda one: (
-            one.dataset,
-            models.index(one.model),
-            one.epochs,
-            alignment_order(one.alignment),
-            one.pair,
-        ),
-    )
 
 
 # --- reading results ---------------------------------------------------------------------------------------
@@ -187,15 +45,14 @@ def load_paths(series: Series, pairs: Sequence[Pair], **more_shapes: tuple) -> l
 
 
 def _evaluation(series: Series, pair: Pair) -> Path:
-    return series.layout.evaluated(series.alignment, *pair, series.epochs)
+    return series.layout.evaluated(series.alignment, *pair, series.epochs, series.variant_of(pair))
 
 
 def unlike(series: Series, pair: Pair, first: Arrays, table: Arrays) -> FileError | None:
     """What forbids to average a pair's evaluated path with the first pair's: other points, or other settings."""
     settings, others = settings_of(first), settings_of(table)
-    different = {
-        name: value for name, value in settings.items() if others and name != "points" and value != others.get(name)
-    }
+    compared = (settings.keys() & others.keys()) - {"points", "trained"}  # which are of the pair
+    different = {name: value for name, value in settings.items() if name in compared and value != others[name]}
     count = len(first["t"])
     if np.array_equal(first["t"], table["t"]) and not different:
         return None
@@ -209,13 +66,17 @@ def unlike(series: Series, pair: Pair, first: Arrays, table: Arrays) -> FileErro
 def load_planes_with_curve(series: Series, pairs: Sequence[Pair]) -> list[Arrays]:
     """The plane of a curve for every pair: arrays x, y, loss, accuracy (rows, columns), corners (3, 2), curve (n, 2).
 
-    The curve's coordinates are those of its evaluation; FileError if that is of another curve.
+    The curve's coordinates are those of its evaluation; FileError if that is of another curve, UserError if the pair
+    spans no plane.
     """
     planes = []
     for pair, table in zip(pairs, load_paths(series, pairs, coordinates=("n", 2)), strict=True):
-        path = series.layout.plane_with_curve(series.alignment, *pair, series.epochs)
+        if not table["coordinates"][-1, 0] > 0:
+            raise UserError(f"networks {pair[0]} and {pair[1]} are the same, so no plane goes through {series.words}")
+        path = series.layout.plane_with_curve(series.alignment, *pair, series.epochs, series.variant_of(pair))
         plane = _load_plane(path, planes)
-        if settings_of(plane).get("points") != settings_of(table).get("points"):
+        points = settings_of(plane).get("points"), settings_of(table).get("points")
+        if None not in points and points[0] != points[1]:
             raise _of_another_curve(path, _evaluation(series, pair))
         planes.append(plane | {"curve": table["coordinates"]})
     return planes
@@ -237,23 +98,35 @@ def load_planes_with_alignment(series: Series, pairs: Sequence[Pair]) -> list[Ar
 
 
 def _load_plane(path: Path, others: Sequence[Arrays]) -> Arrays:
-    """A plane whose grid has to be as large as those of the other pairs."""
+    """A plane, whose grid has to be like those of the other pairs."""
     shapes = dict.fromkeys(("x", "y", "loss", "accuracy"), ("rows", "columns"))
     plane = load_arrays(path, **shapes, corners=(3, 2))
     size = plane["loss"].shape
     if min(size) < 2:
         raise FileError(path, "is not a grid of points", "remake")
+    if not np.ptp(plane["x"]) > 0 or not np.ptp(plane["y"]) > 0:
+        raise FileError(path, "has no width or no height: the networks that it goes through are the same")
     if others and size != others[0]["loss"].shape:
         count = len(others[0]["loss"])
         raise FileError(path, "has a grid of another size than that of the first pair", "replace", num_points=count)
+    if others and settings_of(plane).get("height") != settings_of(others[0]).get("height"):
+        raise FileError(path, "reaches not as far as that of the first pair: one of them was made before", "replace")
     return plane
 
 
-def load_along_curve(series: Series, pair: Pair, t: float) -> Arrays:
-    """Layerwise mean correlations of point t with the ends: {unaligned,aligned}_{a,b}, each (layers,)."""
-    path = series.layout.along_curve(series.alignment, *pair, series.epochs, t)
-    names = [f"{which}_{end}" for which in ("unaligned", "aligned") for end in "ab"]
-    return load_arrays(path, **dict.fromkeys(names, ("layers",)))
+def load_along_curve(series: Series, pairs: Sequence[Pair], t: float) -> list[Arrays]:
+    """Layerwise mean correlations of point t with the ends for every pair: {unaligned,aligned}_{a,b}, each (layers,).
+
+    Networks in which activations share their channels have noid_{a,b} besides: each activation matched on its own.
+    """
+    tables = []
+    for pair in pairs:
+        path = series.layout.along_curve(series.alignment, *pair, series.epochs, t, series.variant_of(pair))
+        names = [f"{which}_{end}" for which in ("unaligned", "aligned") for end in "ab"]
+        tables.append(load_arrays(path, **dict.fromkeys(names, ("layers",))))
+        if settings_of(tables[-1]).get("measured_on") != settings_of(tables[0]).get("measured_on"):
+            raise FileError(path, "was measured on other images than that of the first pair", "replace")
+    return tables
 
 
 def load_correlation(series: Series, pair: Pair, which: str) -> np.ndarray:
@@ -267,7 +140,7 @@ def load_histories(series: Series, pairs: Sequence[Pair]) -> list[Arrays]:
 
 def load_history(series: Series, pair: Pair) -> Arrays:
     """A curve's training by epoch: arrays loss_train and accuracy_train, at least as long as the series' epochs."""
-    path = series.layout.curve_history(series.alignment, *pair)
+    path = series.layout.curve_history(series.alignment, *pair, series.variant_of(pair))
     untold = {"epochs": series.epochs}  # which the file's name does not tell
     try:
         history = load_arrays(path, loss_train=("n",), accuracy_train=("n",))
@@ -303,26 +176,47 @@ def quantities(robust: bool) -> dict[str, str]:
 
 
 def summary(table: Mapping[str, np.ndarray], name: str) -> dict[str, float]:
-    """The numbers of the paper's table: accuracy of the ends, averaged over arc length, and the minimum."""
+    """The numbers of the paper's tables: accuracy of the ends, averaged over arc length, and the extremes.
+
+    Of robust networks also the accuracy where the robust one is lowest and highest on the path (at_lowest,
+    at_highest), and that of the end which is the more robust (better).
+    """
     accuracy = table[name]
-    return {
+    numbers = {
         "ends": float(accuracy[[0, -1]].mean()),
         "average": path_average(table["length"], accuracy),
         "minimum": float(accuracy.min()),
+        "maximum": float(accuracy.max()),
+    }
+    if "accuracy_robust" in table:
+        places = robust_places(table["accuracy_robust"])
+        numbers |= {name: float(accuracy[place]) for name, place in places.items()}
+    return numbers
+
+
+def robust_places(accuracy: np.ndarray) -> dict[str, int]:
+    """Where on a path robust accuracy (n,) is lowest and highest, and at which end it is better: indices."""
+    return {
+        "at_lowest": int(accuracy.argmin()),
+        "at_highest": int(accuracy.argmax()),
+        "better": 0 if accuracy[0] >= accuracy[-1] else len(accuracy) - 1,
     }
 
 
-def spectra(series: Series, pairs: Sequence[Pair], tables: Sequence[Arrays]) -> list[Arrays]:
-    """The spectrum of each loss along the path of each pair (`utils.geometry.spectrum`).
+def no_spectrum(table: Arrays) -> str | None:
+    """Why an evaluated path has no spectrum, if it has none."""
+    if not table["length"][-1] > table["length"][0]:
+        return "it has no length"
+    steps = np.diff(table["t"])
+    if not np.allclose(steps, steps.mean(), rtol=1e-6):
+        return "its points are not equally spaced"
+    return None
 
-    Raises FileError for a path of no length or of less than three points, which has none.
-    """
-    for pair, table in zip(pairs, tables, strict=True):
-        if len(table["t"]) < 3 or not table["length"][-1] > table["length"][0]:
-            reason = "has too few points or no length, so no spectrum"
-            raise FileError(_evaluation(series, pair), reason, "replace")
+
+def spectra(series: Series, tables: Sequence[Arrays]) -> list[Arrays]:
+    """The spectrum of each loss on the path of each pair (`utils.geometry.spectrum`)."""
     losses = [name for name in quantities(series.robust) if name.startswith("loss")]
-    return [{name: spectrum(table["length"], table[name]) for name in losses} for table in tables]
+    return [{name: spectrum(table[name]) for name in losses} for table in tables]
 
 
 def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:

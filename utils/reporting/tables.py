@@ -9,22 +9,33 @@ from typing import NamedTuple
 
 from models import MODELS
 from utils.errors import FileError, UserError
-from utils.reporting import results
-from utils.storage.layout import Layout, tag
+from utils.reporting import paths, results
+from utils.reporting.published import EPOCHS, SOURCE, Number, Published, is_as_published, load_published
+from utils.storage.layout import USUAL, Layout, tag
 
-PUBLISHED_FILE = Path(__file__).with_name("published.csv")
-PUBLISHED_EPOCHS = 250  # of networks and of curves
-SOURCE = "Tatro et al., 2020, Table 1"
-
-Number = tuple[float, float | None]  # mean, and standard deviation if there are several pairs
-Published = Mapping[tuple[str, str, str], Mapping[str, Number]]  # by dataset, model and path, then by statistic
+# The numbers of a path, by their names in the CSV file, in words
+STATISTICS = {
+    "average": "average",
+    "minimum": "minimum",
+    "maximum": "maximum",
+    "at_lowest": "where robust accuracy is lowest",
+    "at_highest": "where robust accuracy is highest",
+}
+# Which of them are shown of each accuracy: the paper's, of plain and of robust networks
+SHOWN = {False: {"accuracy": ("average", "minimum")}}
+SHOWN[True] = {
+    "accuracy": ("average", "minimum", "at_lowest", "at_highest"),
+    "accuracy_robust": ("average", "minimum", "maximum"),
+}
+# The columns of the two networks' mean, and of the more robust one, with which the best point on a path is compared
+OF_NETWORKS = {"ends": ("average",), "better": ("at_highest", "maximum")}
 
 
 class Column(NamedTuple):
     dataset: str
     quantity: str  # accuracy, or another array of an evaluation
     words: str
-    statistic: str  # average or minimum
+    statistic: str  # one of STATISTICS
 
 
 class Cell(NamedTuple):
@@ -35,12 +46,21 @@ class Cell(NamedTuple):
 
 @dataclass
 class Row:
-    """One path of one model, or (without a series) the two networks; cells by column, absent where there is none."""
+    """One path of one model, or (without a series) its networks; cells by column, absent where there is none.
+
+    networks: the number of `results.summary` that is the networks', one of OF_NETWORKS; '' for a path.
+    """
 
     model: str
     words: str
-    series: results.Series | None = None
+    series: paths.Series | None = None
+    networks: str = ""
     cells: dict[Column, Cell] = field(default_factory=dict)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether the rows of the model begin with it."""
+        return self.networks == "ends"
 
 
 @dataclass
@@ -55,19 +75,21 @@ class Table:
         return any(column in row.cells and row.cells[column].published for row in self.rows)
 
 
-def build(root: Path, selection: results.Selection, *, robust: bool = False) -> Table:
+def build(root: Path, selection: paths.Selection, *, robust: bool = False) -> Table:
     """The table of what is asked for of that which has been evaluated under `root`.
 
     If it has no rows, `missing` says why.
     """
-    found = [one for one in results.evaluated(root, robust=robust) if selection.includes(one)]
+    there = paths.evaluated(root, robust=robust)
+    selection = selection.with_pairs(there)
+    found = [one for one in there if selection.includes(one)]
     datasets = selection.datasets or list(dict.fromkeys(one.dataset for one in found))
     models = selection.models or [model for model in MODELS if any(one.model == model for one in found)]
     columns = [
         Column(dataset, quantity, words, statistic)
         for dataset in datasets
         for quantity, words in results.accuracies(robust).items()
-        for statistic in ("average", "minimum")
+        for statistic in SHOWN[robust][quantity]
     ]
     table = Table(columns, [], [], [])
     published = load_published()
@@ -79,105 +101,95 @@ def build(root: Path, selection: results.Selection, *, robust: bool = False) -> 
         if not any(one.dataset == dataset for one in found):
             table.missing.append(_nothing(root, selection, dataset, robust=robust))
     if table.rows:
-        _add_notes(table, published)
+        _add_notes(table, published, robust=robust)
     elif not table.missing:
         table.missing.append(_nothing(root, selection, robust=robust))
     return table
 
 
-def _nothing(root: Path, selection: results.Selection, dataset: str | None = None, *, robust: bool) -> FileError:
+def _nothing(root: Path, selection: paths.Selection, dataset: str | None = None, *, robust: bool) -> FileError:
     """That nothing of what is asked for has been evaluated (on a dataset); of the path with which to begin."""
     on = f" on {dataset}" if dataset else ""
     layout = Layout(root, next(iter(selection.models or ["TinyTen"])), dataset or "FashionMNIST10k", robust)
     pair = next(iter(selection.pairs or [(1, 2)]))
     alignment, epochs = next(iter(selection.alignments or [""])), next(iter(selection.epochs or [0]))
     reason = f"does not exist: nothing that was asked for{on} has been evaluated under {root}"
-    return FileError(layout.evaluated(alignment, *pair, epochs), reason, "make")
+    return FileError(layout.evaluated(alignment, *pair, epochs, selection.variants[0]), reason, "make")
 
 
 def _add_model(
     table: Table,
     layouts: Sequence[Layout],
-    found: Sequence[results.Found],
+    found: Sequence[paths.Found],
     *,
-    selection: results.Selection,
+    selection: paths.Selection,
     published: Published,
 ) -> None:
-    """Add the rows of one model: the two networks, then each path, over all datasets, one a layout."""
+    """Add the rows of one model: the networks, then each path, over all datasets, one a layout."""
     explicit = []
     if selection.epochs and selection.alignments:
-        explicit = results.combined(selection.epochs, list(dict.fromkeys(map(tag, selection.alignments))))
-    networks, rows = Row(layouts[0].model, "the two networks"), []
-    for series in results.named(layouts[0], explicit or _in_order(found)):
-        row = Row(series.model, series.words, series)
+        tags = list(dict.fromkeys(map(tag, selection.alignments)))
+        explicit = paths.combined(selection.epochs, tags, selection.variants)
+    model, is_robust = layouts[0].model, layouts[0].robust
+    networks = [Row(model, "the two networks", networks="ends")]
+    if is_robust:
+        networks.append(Row(model, "the more robust of the two", networks="better"))
+    rows = []
+    routes = list(dict.fromkeys([*explicit, *selection.routes(found)]))
+    for route, series in zip(routes, paths.named(layouts[0], routes, selection.seeds), strict=True):
+        row = Row(model, series.words, series)
         for layout in layouts:
             here = [one for one in found if one.dataset == layout.dataset]
             pairs = selection.pairs or list(dict.fromkeys(one.pair for one in here))
-            if explicit or (series.epochs, series.alignment) in _in_order(here):
-                paths = _read(series._replace(layout=layout), pairs, table.missing)
-                _fill(row, networks, paths, columns=table.columns, layout=layout, published=published)
+            having = [one.pair for one in here if selection.route(one) == route]
+            if route not in explicit and route.variant.seed != USUAL.seed:
+                pairs = having  # a seed that is a pair's own says nothing of the others
+            if route in explicit or having:
+                of_pairs = _read(series._replace(layout=layout), pairs, table.missing)
+                _fill(row, networks, of_pairs, columns=table.columns, layout=layout, published=published)
         if row.cells:
             rows.append(row)
     if rows:
-        table.rows += [networks, *rows]
+        table.rows += [*networks, *rows]
 
 
-def _in_order(found: Sequence[results.Found]) -> list[tuple[int, str]]:
-    """The paths (epochs, alignment), each once, in the order of the paper's tables."""
-    paths = {(one.epochs, one.alignment) for one in found}
-    return sorted(paths, key=lambda path: (path[0], results.alignment_order(path[1])))
-
-
-def _read(series: results.Series, pairs: Sequence[results.Pair], missing: list[UserError]) -> list[results.Arrays]:
+def _read(series: paths.Series, pairs: Sequence[paths.Pair], missing: list[UserError]) -> list[results.Arrays]:
     """The evaluated path of the pairs that have it, all evaluated alike; what others lack is added to `missing`."""
-    paths: list[results.Arrays] = []
+    evaluated: list[results.Arrays] = []
     for pair in pairs:
         try:
             path = results.load_path(series, pair)
         except UserError as error:
             missing.append(error)
             continue
-        if paths and (error := results.unlike(series, pair, paths[0], path)):
+        if evaluated and (error := results.unlike(series, pair, evaluated[0], path)):
             missing.append(error)
         else:
-            paths.append(path)
-    return paths
+            evaluated.append(path)
+    return evaluated
 
 
 def _fill(
     row: Row,
-    networks: Row,
-    paths: Sequence[results.Arrays],
+    networks: Sequence[Row],
+    evaluated: Sequence[results.Arrays],
     *,
     columns: Sequence[Column],
     layout: Layout,
     published: Published,
 ) -> None:
-    """Fill the cells of a row, and of the two networks, on one dataset from the evaluated path of every pair."""
-    if not paths:
+    """Fill the cells of a row, and of the networks', on one dataset from the evaluated path of every pair."""
+    if not evaluated:
         return
-    as_published = not layout.robust and _is_as_published(row.series, paths)
+    as_published = not layout.robust and is_as_published(row.series, layout, evaluated)
     known = published.get((layout.dataset, layout.model, row.series.alignment), {}) if as_published else {}
     ends = published.get((layout.dataset, layout.model, "networks"), {}) if as_published else {}
     for column in (column for column in columns if column.dataset == layout.dataset):
-        summaries = [results.summary(path, column.quantity) for path in paths]
+        summaries = [results.summary(path, column.quantity) for path in evaluated]
         row.cells[column] = _cell(summaries, column.statistic, known.get(column.statistic))
-        if column.statistic == "average" and _is_better(networks.cells.get(column), len(paths), ends):
-            networks.cells[column] = _cell(summaries, "ends", ends.get("average"))
-
-
-def _is_as_published(series: results.Series, paths: Sequence[results.Arrays]) -> bool:
-    """Whether these are curves of three points, trained as long as the published ones and evaluated as they were.
-
-    A file that does not tell is taken at its name.
-    """
-    usual = {"epochs_model": PUBLISHED_EPOCHS, "use_test": True, "bn_images": None}
-    settings = [results.settings_of(path) for path in paths]
-    return (
-        series.epochs == PUBLISHED_EPOCHS
-        and all(known.get(name, value) == value for known in settings for name, value in usual.items())
-        and all(len(known.get("points", "ABC")) == 3 for known in settings)
-    )
+        for one in (one for one in networks if column.statistic in OF_NETWORKS[one.networks]):
+            if _is_better(one.cells.get(column), len(evaluated), ends):
+                one.cells[column] = _cell(summaries, one.networks, ends.get(column.statistic))
 
 
 def _is_better(cell: Cell | None, pairs: int, published: Mapping[str, Number]) -> bool:
@@ -189,20 +201,7 @@ def _cell(summaries: Sequence[Mapping[str, float]], statistic: str, published: N
     return Cell(results.mean_and_deviation([one[statistic] for one in summaries]), len(summaries), published)
 
 
-def load_published() -> Published:
-    """The published numbers, by dataset, model and path, then by statistic (average, minimum)."""
-    lines = [line for line in PUBLISHED_FILE.read_text().splitlines() if not line.startswith("#")]
-    return {
-        (row["dataset"], row["model"], row["path"]): {
-            statistic: (float(row[statistic]), float(row[f"{statistic}_deviation"]))
-            for statistic in ("average", "minimum")
-            if row[statistic]
-        }
-        for row in csv.DictReader(lines)
-    }
-
-
-def _add_notes(table: Table, published: Published) -> None:
+def _add_notes(table: Table, published: Published, *, robust: bool) -> None:
     """Say below the table what its numbers are, and in its rows which are of fewer pairs than others."""
     most = max(cell.pairs for row in table.rows for cell in row.cells.values())
     what = "one pair" if most == 1 else f"mean ± standard deviation of {most} pairs"
@@ -211,11 +210,28 @@ def _add_notes(table: Table, published: Published) -> None:
         if counts != [most]:
             row.words += f" ({', '.join(map(str, counts))} of {most} pairs)"
     table.notes.append(f"Test accuracy in percent; {what}.")
+    table.notes.append(
+        "The networks are measured as every point of a path is, with batch-norm statistics re-estimated, so their "
+        "accuracy is not quite what training printed."
+    )
+    if robust:
+        table.notes.append(
+            "Averages and extremes are over the points of a path; clean accuracy is of the same points."
+        )
     if any(map(table.published, table.columns)):
         table.notes.append(f"Published: {SOURCE}, mean ± standard deviation of three pairs.")
+        # Its curves are published of a network that differs from their ends
+        if any(
+            (row.model, column.dataset) == ("TinyTen", "TINY-IMAGENET-200")
+            for row in table.rows
+            for column in row.cells
+        ):
+            note = "On Tiny ImageNet the published curves of TinyTen are of a network with another seventh layer."
+            table.notes.append(note)
     elif any((column.dataset, row.model, "networks") in published for column in table.columns for row in table.rows):
         table.notes.append(
-            f"Published numbers ({SOURCE}) are of plain networks and curves of {PUBLISHED_EPOCHS} epochs each."
+            f"Published numbers ({SOURCE}) are of plain networks and curves of {EPOCHS} epochs each, with the "
+            "published settings of training and evaluation."
         )
 
 
@@ -234,7 +250,7 @@ def grid(table: Table, plus_minus: str = "±") -> tuple[list[str], list[tuple[Ro
     several = len({column.dataset for column in table.columns}) > 1
     headings = ["" if several else table.columns[0].dataset]
     for column in table.columns:
-        words = f"{column.words}, {column.statistic}"
+        words = f"{column.words}, {STATISTICS[column.statistic]}"
         headings.append(f"{column.dataset}: {words}" if several else words)
         if table.published(column):
             headings.append("published")
@@ -244,7 +260,7 @@ def grid(table: Table, plus_minus: str = "±") -> tuple[list[str], list[tuple[Ro
         for column in table.columns:
             cell = row.cells.get(column)
             # The two networks have no minimum; another gap is something that was not evaluated.
-            gap = "" if row.series is None and column.statistic == "minimum" else "–"
+            gap = "" if row.networks and column.statistic not in OF_NETWORKS[row.networks] else "–"
             texts.append(number(cell.measured, plus_minus) if cell else gap)
             if table.published(column):
                 texts.append(number(cell.published if cell else None, plus_minus))
@@ -260,7 +276,7 @@ def to_markdown(table: Table) -> str:
 
     lines = [line(headings), line(["---"] * len(headings))]
     for row, texts in rows:
-        lines.append(line([row.words if row.series else f"**{row.model}**, {row.words}", *texts]))
+        lines.append(line([f"**{row.model}**, {row.words}" if row.is_first else row.words, *texts]))
     return "\n".join([*lines, "", " ".join(table.notes), ""])
 
 
@@ -275,9 +291,9 @@ def to_latex(table: Table, command: str) -> str:
         " & ".join(map(_escaped, headings)) + r" \\",
     ]
     for row, texts in rows:
-        if row.series is None:
+        if row.is_first:
             lines.append(r"\midrule")
-        words = rf"\textbf{{{_escaped(row.model)}}}, {row.words}" if row.series is None else _escaped(row.words)
+        words = rf"\textbf{{{_escaped(row.model)}}}, {row.words}" if row.is_first else _escaped(row.words)
         lines.append(" & ".join([words, *(text.replace("–", "--") for text in texts)]) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
 
@@ -289,15 +305,25 @@ def _escaped(text: str) -> str:
 
 
 def to_csv(table: Table) -> str:
-    """A line a number, for programs: unrounded, with the path's alignment and epochs in columns of their own."""
+    """A line a number, for programs: unrounded, with what tells the path in columns of their own."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    names = ("dataset", "model", "path", "alignment", "epochs", "quantity", "figure", "pairs")
+    names = ("dataset", "model", "path", "alignment", "epochs", "num_bends", "curve", "curve_seed")
+    names += ("quantity", "figure", "pairs")
     numbers = ("mean", "standard_deviation", "published_mean", "published_standard_deviation")
     writer.writerow([*names, *numbers])
     for row in table.rows:
-        alignment, epochs = (tag(row.series.alignment), row.series.epochs) if row.series else ("", "")
+        path = _path_columns(row.series) if row.series else [""] * 5
         for column, cell in row.cells.items():
-            where = (column.dataset, row.model, row.words, alignment, epochs, column.quantity)
+            where = (column.dataset, row.model, row.words, *path, column.quantity)
             writer.writerow([*where, column.statistic, cell.pairs, *cell.measured, *(cell.published or ("", ""))])
     return stream.getvalue()
+
+
+def _path_columns(series: paths.Series) -> list[object]:
+    """Alignment, epochs, control points, family and seed of a path; of a line, the first two."""
+    told = [tag(series.alignment), series.epochs]
+    if series.is_line:
+        return [*told, "", "", ""]
+    seeds = " ".join(str(seed) for _, seed in series.seeds) or series.variant.seed
+    return [*told, series.variant.num_bends, series.variant.curve, seeds]

@@ -19,7 +19,9 @@ import numpy as np
 import torch
 
 from utils import distributed
+from utils.devices import on_cpu
 from utils.errors import FileError, UserError, first_line
+from utils.storage.foreign import Unusable, as_checkpoint, read_content
 from utils.storage.layout import partial
 
 try:
@@ -30,6 +32,8 @@ except ImportError:  # not on Windows, which goes without locks
 Content = TypeVar("Content")
 
 # --- writing -----------------------------------------------------------------------------------------------
+
+written: set[Path] = set()  # what this process has written
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
@@ -50,11 +54,28 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
         os.umask(umask)
         os.chmod(temporary, 0o666 & ~umask)  # mkstemp's files are private
         os.replace(temporary, path)
+        written.add(path)
     except OSError as error:
         error.filename = str(path)
         raise
     finally:
         Path(temporary).unlink(missing_ok=True)
+
+
+def expect_writable(*folders: Path) -> None:
+    """FileError unless files can be written to these folders, which need not exist. Nothing is left behind."""
+
+    def check() -> None:
+        for folder in folders:
+            there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+            try:
+                with tempfile.TemporaryFile(dir=there):
+                    pass
+            except OSError as error:
+                reason = "Not a directory" if there.is_file() else error.strerror
+                raise FileError(there, f"cannot be written to ({reason})") from error
+
+    distributed.from_main(check)
 
 
 _held: dict[Path, int] = {}  # the lock files of what this process is writing
@@ -155,19 +176,38 @@ def read_verified(path: Path) -> BinaryIO:
     return io.BytesIO(content)
 
 
-def expect_seal(stream: BinaryIO) -> None:
-    """ValueError if something other than a checksum follows what has been read."""
+NOTE = b"\nnote: "
+
+
+def read_note(stream: BinaryIO) -> dict[str, object]:
+    """The note that follows an array which has been read; {} if only its checksum does, or nothing.
+
+    ValueError if something else does.
+    """
     rest = stream.read()
+    if rest.startswith(NOTE):
+        text, _, rest = rest[len(NOTE) :].partition(b"\n")
+        if not rest:
+            raise ValueError("its checksum is missing")
+        return json.loads(text)
     if rest and not rest.startswith(SEAL):
         raise ValueError("something else follows the array")
+    return {}
 
 
 def save_checkpoint(path: Path, checkpoint: Mapping[str, object]) -> None:
-    write_sealed(path, lambda stream: torch.save(dict(checkpoint), stream))
+    write_sealed(path, lambda stream: torch.save(on_cpu(dict(checkpoint)), stream))
 
 
-def save_array(path: Path, array: Sequence[float] | np.ndarray) -> None:
-    write_sealed(path, lambda stream: np.save(stream, np.asarray(array), allow_pickle=False))
+def save_array(path: Path, array: Sequence[float] | np.ndarray, note: Mapping[str, object] | None = None) -> None:
+    """An .npy file; behind the array, where numpy does not look, a note of what it is (`read_note`), as JSON."""
+
+    def write(stream: BinaryIO) -> None:
+        np.save(stream, np.asarray(array), allow_pickle=False)
+        if note is not None:
+            stream.write(NOTE + json.dumps(note).encode())
+
+    write_sealed(path, write)
 
 
 def save_arrays(path: Path, **arrays: np.ndarray) -> None:
@@ -177,12 +217,18 @@ def save_arrays(path: Path, **arrays: np.ndarray) -> None:
 # --- reading -----------------------------------------------------------------------------------------------
 
 
+def expect(*paths: Path) -> None:
+    """FileError if one of the files is missing."""
+    for path in paths:
+        if not path.is_file():
+            if partial(path).is_file():
+                raise FileError(path, "is not finished", "continue")
+            raise FileError(path, "does not exist", "make")
+
+
 def read(path: Path, what: str, parse: Callable[[], Content]) -> Content:
     """What `parse` makes of the file at `path`, which is to be `what`. FileError if it is missing or unreadable."""
-    if not path.is_file():
-        if partial(path).is_file():
-            raise FileError(path, "is not finished", "continue")
-        raise FileError(path, "does not exist", "make")
+    expect(path)
     try:
         return parse()
     except (PermissionError, UserError):
@@ -192,21 +238,27 @@ def read(path: Path, what: str, parse: Callable[[], Content]) -> Content:
 
 
 def load_checkpoint(path: Path) -> dict:
-    """A checkpoint: a dictionary with at least `model_state`."""
+    """A checkpoint: a dictionary with at least `model_state`, a state dict.
+
+    Those of other code may have it under another name, or be a state dict themselves; what cannot be read safely
+    beside it is left aside, and said to be.
+    """
 
     def parse() -> dict:
-        checkpoint = torch.load(read_verified(path), map_location="cpu", weights_only=True)
-        if _is_state_dict(checkpoint):
-            raise FileError(path, "is a state dict by itself; a checkpoint is a dictionary with it as `model_state`")
-        if not isinstance(checkpoint, dict) or not _is_state_dict(checkpoint.get("model_state")):
-            raise FileError(path, "is not a checkpoint, which is a dictionary with a state dict as `model_state`")
+        try:
+            checkpoint, notes = as_checkpoint(read_content(read_verified(path)))
+        except Unusable as error:
+            raise FileError(path, str(error)) from error
+        for note in (f"{path}: {note}" for note in notes):
+            if note not in _noted:
+                print(note)
+            _noted.add(note)
         return checkpoint
 
     return read(path, "a checkpoint", parse)
 
 
-def _is_state_dict(value: object) -> bool:
-    return isinstance(value, dict) and all(isinstance(entry, torch.Tensor) for entry in value.values())
+_noted: set[str] = set()  # what was said of files, once each
 
 
 def load_arrays(path: Path, **shapes: tuple[int | str, ...]) -> dict[str, np.ndarray]:
@@ -219,24 +271,29 @@ def load_arrays(path: Path, **shapes: tuple[int | str, ...]) -> dict[str, np.nda
     def parse() -> dict[str, np.ndarray]:
         with np.load(read_verified(path), allow_pickle=False) as stored:
             arrays = dict(stored)
-        lengths: dict[str, int] = {}
-        for name, shape in shapes.items():
-            if name not in arrays:
-                raise ValueError(f"it lacks {name}")
-            actual = arrays[name].shape
-            expected = tuple(
-                lengths.setdefault(length, found) if isinstance(length, str) else length
-                for length, found in zip(shape, actual, strict=False)
-            )
-            if len(actual) != len(shape) or actual != expected or 0 in actual:
-                raise ValueError(f"{name} has the shape {actual}")
-            if not _is_finite(arrays[name]):
-                raise ValueError(f"{name} has entries that are not finite numbers")
+        check_shapes(arrays, shapes)
         if "settings" in arrays and not isinstance(json.loads(str(arrays["settings"])), dict):
             raise ValueError("its settings are not a JSON object")
         return arrays
 
     return read(path, "a table of results", parse)
+
+
+def check_shapes(arrays: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int | str, ...]]) -> None:
+    """ValueError if one of the arrays named in `shapes` (as `load_arrays` has them) is missing or another."""
+    lengths: dict[str, int] = {}
+    for name, shape in shapes.items():
+        if name not in arrays:
+            raise ValueError(f"it lacks {name}")
+        actual = arrays[name].shape
+        expected = tuple(
+            lengths.setdefault(length, found) if isinstance(length, str) else length
+            for length, found in zip(shape, actual, strict=False)
+        )
+        if len(actual) != len(shape) or actual != expected or 0 in actual:
+            raise ValueError(f"{name} has the shape {actual}")
+        if not _is_finite(arrays[name]):
+            raise ValueError(f"{name} has entries that are not finite numbers")
 
 
 def _is_finite(array: np.ndarray) -> bool:
@@ -249,7 +306,7 @@ def load_array(path: Path) -> np.ndarray:
     def parse() -> np.ndarray:
         stream = read_verified(path)
         array = np.load(stream, allow_pickle=False)
-        expect_seal(stream)
+        read_note(stream)
         if array.ndim != 1 or not len(array) or not _is_finite(array):
             raise ValueError("it is not a series of finite numbers")
         return array

@@ -1,5 +1,6 @@
 """Where files are: the published layout of networks, matches, curves and results under one root."""
 
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -28,6 +29,24 @@ ROBUST_FOLDERS = {
     "correlations": "model_data/adversarial_paired_models",
     "evaluated": "model_data/adversarial_curves",
 }
+
+
+def model_folder(model: str) -> str:
+    """The folder of a network's files by its name: a safe one, and another for another network.
+
+    torchvision:resnet18 is in torchvision-resnet18, path/to/FILE.py:FACTORY in FILE.FACTORY- and a hash of the path.
+    """
+    source, _, name = model.rpartition(":")
+    if not source or source in ("torchvision", "timm"):
+        return model.replace(":", "-")
+    path = Path(source).expanduser().resolve()
+    return f"{path.stem}.{name}-{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+
+
+def model_of(folder: str) -> str:
+    """The name of the network whose files are in a folder; of a user's own file, the folder's name itself."""
+    source, dash, name = folder.partition("-")
+    return f"{source}:{name}" if dash and source in ("torchvision", "timm") else folder
 
 
 def tag(alignment: str) -> str:
@@ -68,7 +87,8 @@ class Layout:
 
     def folder(self, kind: str) -> Path:
         usual = ROBUST_FOLDERS if self.robust else FOLDERS
-        return Path(self.root, self.replaced.get(kind) or usual[kind], self.model, self.dataset)
+        folder = self.replaced.get(kind) or Path(self.root, usual[kind])
+        return folder / model_folder(self.model) / self.dataset
 
     def endpoint_stem(self, seed: int) -> Path:
         return self.folder("models") / f"checkpoint_seed_{seed:02d}"
@@ -192,7 +212,7 @@ _NAMES = {
     "correlation": rf"(?P<alignment>.+?)(_correlation|_distance)?_(un)?aligned_mean_{_PAIR}\.npy",
     "model_history": r"(loss|accuracy)_(train|test)_seed_(?P<a>\d+)\.npy",
     "along_curve": rf"curve_align_(?P<alignment>.+)_{_CURVE}-(?P<epoch>\d+)_t_(?P<t>[\d.e-]+?)(\.partial)?\.npz",
-    "evaluated": rf"curve_align_(?P<alignment>.+)_{_CURVE}-(?P<epoch>\d+)(\.partial)?\.npz",
+    "evaluated": rf"curve_align_(?P<alignment>.+)_{_CURVE}-(?P<epoch>\d+)(\.partial)?\.np[yz]",
     "curve_history": rf"curve_align_(?P<alignment>.+)_{_CURVE}(_(perm|phi)\d+)?\.npz",
     "plane_with_curve": rf"plane_align_(?P<alignment>.+)_{_CURVE}-(?P<epoch>\d+)(\.partial)?\.npz",
     "plane_with_alignment": rf"plane_align_(?P<alignment>.+)_{_PAIR}(\.partial)?\.npz",
@@ -214,7 +234,7 @@ def read_name(path: Path) -> Name | None:
                 dataset,
                 robust=any(part.startswith("adversarial_") for part in path.parts[-4:-3]),
                 seeds=tuple(int(found[end]) for end in "ab" if found.get(end)),
-                alignment=found.get("alignment"),
+                alignment=None if found.get("alignment") is None else tag(found["alignment"]),
                 epoch=None if epoch is None else int(epoch),
                 t=None if t is None else float(t),
                 variant=Variant(

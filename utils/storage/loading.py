@@ -4,15 +4,17 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import nn
 
 from utils.curves import Curve, network_digest
-from utils.errors import FileError, UserError, first_line
+from utils.errors import FileError, UserError
 from utils.permutations import PermutationSpec, permutation_spec, permutations_from_rows, permute
-from utils.storage.files import load_checkpoint
+from utils.storage.files import expect, load_checkpoint
+from utils.storage.foreign import is_state_dict
 from utils.storage.layout import USUAL, Layout, Variant, tag
 from utils.storage.matches import load_match, match_networks
+from utils.storage.originals import stand_in
+from utils.storage.states import fitted, load_state
 
 
 def load_network(path: Path, network: nn.Module, *, transform: str, robust: bool = False) -> nn.Module:
@@ -25,15 +27,17 @@ def load_network(path: Path, network: nn.Module, *, transform: str, robust: bool
     try:
         load_state(network, stored["model_state"])
     except ValueError as error:
-        reason = f"does not fit {type(network).__name__} with this dataset's classes ({error})"
+        reason = f"does not fit {type(network).__name__}: {error}"
         raise FileError(path, f"{reason}; use the model and dataset it was trained with", "remake") from error
     if not all(value.isfinite().all() for value in network.state_dict().values()):
         raise FileError(path, "holds weights that are not finite numbers", "remake")
-    settings = stored.get("settings")  # the original code saves none
-    if settings is not None and ("epsilon" in settings) != robust:
+    settings = settings_of(stored)
+    if "transform" not in settings:
+        return network.eval()
+    if ("epsilon" in settings) != robust:
         kind, wanted = ("plain", "robust") if robust else ("robust", "plain")
         raise FileError(path, f"is a {kind} network, not a {wanted} one", "remake")
-    if settings is not None and _is_normalized(settings["transform"]) != _is_normalized(transform):
+    if _is_normalized(settings["transform"]) != _is_normalized(transform):
         raise FileError(
             path,
             f"was trained with the transform {settings['transform']}, which normalizes images unlike {transform}; "
@@ -42,15 +46,22 @@ def load_network(path: Path, network: nn.Module, *, transform: str, robust: bool
     return network.eval()
 
 
-def load_state(model: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
-    """Put a state dict into a model. ValueError, in one line, if it is of another architecture or size."""
-    # A module saved from DataParallel calls its entries module.*
-    state = {name.removeprefix("module."): value for name, value in state.items()}
-    try:
-        model.load_state_dict(state, strict=True)
-    except RuntimeError as error:
-        lines = [line.strip() for line in str(error).splitlines()[1:]]
-        raise ValueError((lines or [str(error)])[0][:160]) from error
+def settings_of(checkpoint: Mapping[str, object]) -> dict[str, object]:
+    """The settings with which this code made a checkpoint; {} for one of other code."""
+    settings = checkpoint.get("settings")
+    return settings if isinstance(settings, dict) else {}
+
+
+# What of a run's settings decides whether its result is comparable with another, seeds left out
+OF_TRAINING = ("transform", "image_size", "batch_size", "use_test", "precision", "lr", "wd", "lr_decay", "lr_drop")
+OF_TRAINING += ("epochs_model", "fix_start", "fix_end", "init_linear_off", "outer_iters", "inner_iters_perm")
+OF_TRAINING += ("momentum", "epsilon", "attack_step", "attack_steps")
+
+
+def training_settings(path: Path) -> dict[str, object]:
+    """How the network or curve of a checkpoint was trained, as far as it tells; nothing, if other code made it."""
+    settings = settings_of(load_checkpoint(path))
+    return {name: settings[name] for name in OF_TRAINING if name in settings}
 
 
 def _is_normalized(transform: str) -> bool:
@@ -79,6 +90,15 @@ def load_permutations(path: Path, spec: PermutationSpec, networks: Sequence[nn.M
         raise FileError(path, f"is not a match for {type(networks[1]).__name__}: {error}", "remake") from error
 
 
+def expect_pair(
+    layout: Layout, seeds: tuple[int, int], epochs: int, alignment: str = "", variant: Variant = USUAL
+) -> None:
+    """FileError if a file that `load_pair` reads is missing: cheap, and so before anything takes time."""
+    name = tag(alignment)
+    expect(*(layout.endpoint(seed, epochs) for seed in seeds))
+    expect(*([] if name == "null" else [layout.match(name, *seeds, variant)]))
+
+
 def load_pair(
     layout: Layout,
     build: Callable[[], nn.Module],
@@ -100,9 +120,23 @@ def load_pair(
     name = tag(alignment)
     if name != "null":
         spec = spec_of(b)
-        permutations = load_permutations(layout.match(name, *seeds, variant), spec, (a, b))
+        permutations = load_permutations(stand_in(layout.match(name, *seeds, variant)), spec, (a, b))
         b.load_state_dict(permute(b.state_dict(), spec, permutations))
     return a, b
+
+
+def expect_curve(
+    layout: Layout,
+    seeds: tuple[int, int],
+    epochs_model: int,
+    epochs_curve: int,
+    alignment: str = "",
+    variant: Variant = USUAL,
+) -> None:
+    """FileError if a file that `load_curve` reads is missing, as `expect_pair`."""
+    expect_pair(layout, seeds, epochs_model, alignment, variant)
+    if epochs_curve:
+        expect(layout.curve(alignment, *seeds, epochs_curve, variant))
 
 
 def load_curve(
@@ -116,26 +150,43 @@ def load_curve(
     transform: str,
     variant: Variant = USUAL,
 ) -> Curve:
-    """The curve that was learned for `epochs_curve` between a pair (`load_pair`); for 0, the line from A to B.
+    """The curve that was learned for `epochs_curve` between a pair (`load_pair`), on the CPU; for 0, the line.
 
     FileError if a file is missing, or the curve was learned between other networks.
     """
     ends = {"alignment": alignment, "transform": transform, "variant": variant}
     a, b = load_pair(layout, build, seeds, epochs_model, **ends)
-    base = build().to(memory_format=torch.channels_last)
+    base = build()
     if epochs_curve == 0:
         return Curve.between(base, a.state_dict(), b.state_dict(), num_bends=2)
-    path = layout.curve(alignment, *seeds, epochs_curve, variant)
+    path = stand_in(layout.curve(alignment, *seeds, epochs_curve, variant))
     learned = load_checkpoint(path)
-    settings = learned.get("settings", {})  # the original code saves none: three control points
-    shape = {name: settings[name] for name in ("num_bends", "curve", "fix_start", "fix_end") if name in settings}
-    curve = Curve.between(base, a.state_dict(), b.state_dict(), **shape)
+    settings = settings_of(learned)
+    shape = {"num_bends": variant.num_bends, "curve": variant.curve}
+    shape |= {name: settings[name] for name in (*shape, "fix_start", "fix_end") if name in settings}
+    try:
+        curve = Curve.between(base, a.state_dict(), b.state_dict(), **shape)
+    except (TypeError, ValueError, KeyError) as error:  # settings of other code
+        raise FileError(path, f"is of a kind of curve that is not known ({shape})", "remake") from error
     if settings.get("ends", curve.fixed_ends()) != curve.fixed_ends():
         raise FileError(
             path, "was learned between other networks, or with another match, than there are now", "replace"
         )
     try:
-        curve.load_checkpoint(learned)
-    except (ValueError, RuntimeError, KeyError) as error:
-        raise FileError(path, f"is not a curve of {type(base).__name__} ({first_line(error)})", "remake") from error
+        load_points(curve, learned)
+    except ValueError as error:
+        raise FileError(path, f"is not a curve of {type(base).__name__}: {error}", "remake") from error
+    if not curve.learned.isfinite().all():
+        raise FileError(path, "holds weights that are not finite numbers", "remake")
     return curve
+
+
+def load_points(curve: Curve, checkpoint: Mapping[str, object]) -> None:
+    """Put the learned control points of a checkpoint in place. ValueError, in one line, if they are others.
+
+    Points are called and stored as states of networks may be (`states.fitted`).
+    """
+    points = checkpoint.get("points") or {curve.num_bends // 2: checkpoint["model_state"]}
+    if not isinstance(points, dict) or not all(map(is_state_dict, points.values())):
+        raise ValueError("its points are no state dicts")
+    curve.load_checkpoint({"points": {index: fitted(curve.base, state) for index, state in points.items()}})

@@ -1,18 +1,19 @@
-"""Matches: for every activation of a network, the order of its channels; ours, and the original code's.
+"""Matches: for every activation of a network, the order of its channels; ours, and the original code's."""
 
-A pickled match goes through an unpickler that builds numpy arrays and nothing else.
-"""
-
+import itertools
 import json
-import pickle
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from utils import distributed
 from utils.errors import FileError
-from utils.storage.files import expect_seal, hold, let_go, read, read_verified, save_array, write_atomically
+from utils.storage.files import hold, let_go, read, read_note, read_verified, remove, save_array
+from utils.storage.inert import has_pickle, unpickle_array
+
+MOST_ROWS = 10_000  # of a pickled match; no network has as many
 
 
 def padded_rows(rows: Sequence[np.ndarray]) -> np.ndarray:
@@ -23,10 +24,19 @@ def padded_rows(rows: Sequence[np.ndarray]) -> np.ndarray:
     return table
 
 
-def save_match(path: Path, rows: Sequence[np.ndarray], networks: list[str], overwrite: bool = False) -> None:
-    """Rows of different lengths as one integer array, padded with −1; and beside it, for which networks it is.
+def save_match(
+    path: Path,
+    rows: Sequence[np.ndarray],
+    networks: list[str],
+    overwrite: bool = False,
+    *,
+    replaces: Sequence[Path] = (),
+) -> None:
+    """Rows of different lengths as one integer array, padded with −1, with a note for which networks it is.
 
     networks: digests of A and B. Without `overwrite`, a match that is there already and is another is a FileError.
+    replaces: the results of the match that was there. They are removed first, so that none is ever beside a match of
+        which it does not speak.
     """
     if not distributed.is_main():
         return
@@ -36,60 +46,53 @@ def save_match(path: Path, rows: Sequence[np.ndarray], networks: list[str], over
         if len(known) != len(rows) or not all(map(np.array_equal, known, rows)):
             raise FileError(path, "holds another match", "replace")
         print("This is the same match as was saved before.")
-    path.with_suffix(".json").unlink(missing_ok=True)  # so that it never speaks of another match than is there
-    save_array(path, padded_rows(rows))
-    text = json.dumps({"networks": networks})
-    write_atomically(path.with_suffix(".json"), lambda stream: stream.write(text.encode()))
+    for result in replaces:
+        remove(result)
+    save_array(path, padded_rows(rows), {"networks": networks})
+    remove(path.with_suffix(".json"))  # where the note was once
     let_go(path)
+
+
+def load_match(path: Path) -> list[np.ndarray]:
+    """The rows of a match: ours, a 2-D integer array, or the original code's pickled arrays, in lists or not."""
+    return _load(path)[0]
 
 
 def match_networks(path: Path) -> list[str] | None:
     """The digests of the networks for which a match was made; None for a match that comes without."""
+    _, note, is_pickled = _load(path)
+    if note is not None:
+        return note
     beside = path.with_suffix(".json")
-    if not beside.exists():
+    if is_pickled or not beside.exists():
         return None
     return read(beside, "a note on a match", lambda: json.loads(beside.read_text())["networks"])
 
 
-class _ArrayUnpickler(pickle.Unpickler):
-    """Builds numpy arrays and nothing else."""
+def _load(path: Path) -> tuple[list[np.ndarray], list[str] | None, bool]:
+    """The rows of a match, the digests of its networks if the file has them, and whether it is pickled."""
 
-    ADMITTED = {
-        (module, name)
-        for package in ("numpy.core", "numpy._core")
-        for module, name in (
-            (f"{package}.multiarray", "_reconstruct"),
-            (f"{package}.multiarray", "scalar"),
-            (f"{package}.numeric", "_frombuffer"),
-        )
-    } | {("numpy", "ndarray"), ("numpy", "dtype")}
-
-    def find_class(self, module: str, name: str):
-        if (module, name) not in self.ADMITTED:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is not an array")
-        return super().find_class(module, name)
-
-
-def load_match(path: Path) -> list[np.ndarray]:
-    """The rows of a match: ours, a 2-D integer array, or the original code's pickled array of arrays."""
-
-    def parse() -> list[np.ndarray]:
+    def parse() -> tuple[list[np.ndarray], list[str] | None, bool]:
         stream = read_verified(path)
-        version = np.lib.format.read_magic(stream)
-        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        _, _, dtype = header(stream)
-        if dtype.hasobject:
-            rows = list(_ArrayUnpickler(stream, encoding="latin1").load())
-        else:
-            stream.seek(0)
-            table = np.load(stream, allow_pickle=False)
-            expect_seal(stream)
-            if table.ndim != 2:
-                raise ValueError("it is not an array of rows")
-            rows = [row[row != -1] for row in table]
-        rows = [np.asarray(row) for row in rows]
-        if not all(row.ndim == 1 and np.issubdtype(row.dtype, np.integer) for row in rows):
-            raise ValueError("its rows are not whole numbers")
-        return rows
+        if has_pickle(stream):
+            return list(itertools.islice(_rows(unpickle_array(stream)), MOST_ROWS)), None, True
+        table = np.load(stream, allow_pickle=False)
+        if table.ndim != 2 or not np.issubdtype(table.dtype, np.integer):
+            raise ValueError("it is not an array of rows of whole numbers")
+        return [row[row != -1] for row in table], read_note(stream).get("networks"), False
 
     return read(path, "a match", parse)
+
+
+def _rows(value: object) -> Iterator[np.ndarray]:
+    """The rows of a pickled match, in order: of arrays in lists, however nested."""
+    value = value.numpy() if isinstance(value, torch.Tensor) else value
+    if isinstance(value, list) and value and all(isinstance(entry, int) for entry in value):
+        yield np.array(value)
+    elif isinstance(value, list) and value:
+        for entry in value:
+            yield from _rows(entry)
+    elif isinstance(value, np.ndarray) and np.issubdtype(value.dtype, np.integer) and value.ndim in (1, 2):
+        yield from [value] if value.ndim == 1 else value
+    else:
+        raise ValueError("its rows are not whole numbers")

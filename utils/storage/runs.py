@@ -9,6 +9,7 @@ import numpy as np
 from utils.errors import FileError
 from utils.storage.files import hold, let_go, load_checkpoint, save_array, save_arrays, save_checkpoint
 from utils.storage.layout import kept, kept_epochs, rolling
+from utils.storage.settings import unlike
 
 
 @dataclass
@@ -17,7 +18,8 @@ class Run:
 
     settings: what decides the outcome, which a resumed run must share.
     history: an .npy a series, or one .npz of all series.
-    resume: whether to go on from the newest checkpoint. overwrite: whether to delete all of them and begin anew.
+    resume: whether to go on from the newest checkpoint, or the file to go on from.
+    overwrite: whether to delete all of them and begin anew.
     after: the checkpoint of a run that this one continues in another task, of which it takes over the momentum.
     """
 
@@ -26,7 +28,7 @@ class Run:
     epochs: int
     save_freq: int
     history: dict[str, Path] | Path
-    resume: bool = False
+    resume: bool | Path = False
     overwrite: bool = False
     after: Path | None = None
 
@@ -39,7 +41,9 @@ class Run:
         newest, epochs = rolling(self.stem), [epoch for epoch in kept_epochs(self.stem) if epoch > 0]
         paths = [kept(self.stem, epoch) for epoch in epochs]
         if self.overwrite:
-            for path in [*paths, newest]:
+            # Histories first: none is to be left of a run whose checkpoints are gone.
+            histories = [self.history] if isinstance(self.history, Path) else self.history.values()
+            for path in [*histories, *paths, newest]:
                 path.unlink(missing_ok=True)
             return None
         finished = kept(self.stem, self.epochs)
@@ -47,26 +51,35 @@ class Run:
             newest = finished
         elif not newest.exists():  # it is of the last epoch or the one before, and removed when the run is complete
             if not paths:
-                return None
+                return self._from(self.resume) if isinstance(self.resume, Path) else None
             newest = paths[-1]
         state = load_checkpoint(newest)
+        if not (isinstance(state.get("settings"), dict) and isinstance(state.get("epoch"), int)):
+            # Written by other code, which may count epochs otherwise.
+            if newest != finished:
+                raise FileError(newest, "does not hold what a resumed run needs", "remake")
+            return {"epoch": self.epochs, "model_state": state["model_state"]}
         self._check(state, newest)
+        return self._from(self.resume) if isinstance(self.resume, Path) and newest != finished else state
+
+    def _from(self, path: Path) -> dict:
+        """The checkpoint at `path` to go on from: of a run as this one, or of other code, where the user vouches."""
+        state = load_checkpoint(path)
+        if isinstance(settings := state.get("settings"), dict) and (why := unlike(settings, self.settings)):
+            raise FileError(path, why)
+        lacks = [
+            name for name, kind in (("epoch", int), ("optimizer_state", dict)) if type(state.get(name)) is not kind
+        ]
+        if lacks:
+            raise FileError(path, f"holds no {' and no '.join(lacks)}, without which a run cannot go on from it")
+        if not 0 <= state["epoch"] < self.epochs:
+            raise FileError(path, f"is at epoch {state['epoch']}; a run of {self.epochs} epochs cannot go on from it")
         return state
 
     def _check(self, state: dict, path: Path) -> None:
-        epoch = state.get("epoch")
-        before = state.get("settings")
-        if before is None:  # written by other code
-            if epoch == self.epochs:
-                return
-            raise FileError(path, "does not hold what a resumed run needs", "remake")
-        different = [
-            "other networks at its ends" if name == "ends" else f"{name} {before.get(name)} (now {value})"
-            for name, value in self.settings.items()
-            if before.get(name) != value
-        ]
-        if different:
-            raise FileError(path, f"was made with {', '.join(different)}", "replace")
+        epoch, before = state["epoch"], state["settings"]
+        if why := unlike(before, self.settings):
+            raise FileError(path, why, "replace")
         if epoch > self.epochs:
             raise FileError(path, f"is at epoch {epoch} already and epoch {self.epochs} was not kept", "replace")
         if epoch < self.epochs and not self.resume:

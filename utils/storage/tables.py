@@ -10,6 +10,7 @@ from utils import distributed
 from utils.errors import FileError
 from utils.storage.files import hold, let_go, load_arrays, remove, save_arrays
 from utils.storage.layout import partial
+from utils.storage.settings import unlike
 
 
 class GrowingTable:
@@ -34,8 +35,9 @@ class GrowingTable:
                 candidate.unlink(missing_ok=True)
             elif candidate.exists():
                 arrays = load_arrays(candidate)
-                if json.loads(str(arrays.pop("settings", "{}"))) != json.loads(self.settings):
-                    raise FileError(candidate, "was made from other networks or with other flags", "replace")
+                before = json.loads(str(arrays.pop("settings", "{}")))
+                if why := unlike(before, json.loads(self.settings)):
+                    raise FileError(candidate, why, "replace")
                 if candidate == self.path:
                     let_go(self.path)
                     if self.partial.exists():  # a process was killed when it had finished

@@ -8,17 +8,27 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
-from utils.cli import flags, process
-from utils.reporting import figures, results
+from utils.cli import start
+
+start.quietly()
+
+from utils.cli import commands, flags, process, types
+from utils.errors import FileError
+from utils.reporting import figures, paths, results
 from utils.storage.layout import Layout
 
-WHICH = {"unaligned": "as the point is", "aligned": "aligned with the end"}
+WHICH = {
+    "unaligned": "as the point is",
+    "aligned": "aligned with the end",
+    "noid": "each layer aligned\nby itself",  # of networks whose layers share a stream of channels
+}
 
 
 def parse_args(argv=None):
     parser = flags.results_parser(__doc__)
     flags.add_figure_flags(parser)
-    parser.add_argument("--point_t", type=flags.fraction, default=0.5, help="the point, from 0 at A to 1 at B")
+    flags.add_variant_flags(parser)
+    parser.add_argument("--point_t", type=types.fraction, default=0.5, help="the point, from 0 at A to 1 at B")
     return flags.parse_results(parser, argv, script=__file__)
 
 
@@ -27,9 +37,16 @@ def main(args):
     point = "midpoint" if args.point_t == 0.5 else f"t = {args.point_t:g}"
     with figures.style():
         for model in args.model:
-            layout = Layout(args.root, model, args.dataset)
-            lines = results.named(layout, results.combined(args.epochs, args.alignment))
-            tables = {s: [results.load_along_curve(s, pair, args.point_t) for pair in args.pairs] for s in lines}
+            layout = Layout(args.root, model, args.dataset, replaced=args.replaced)
+            lines = paths.combined(args.epochs_of[model], args.alignment, args.variants)
+            lines = paths.named(layout, lines, args.curve_seeds)
+            tables = {s: results.load_along_curve(s, args.pairs, args.point_t) for s in lines}
+            for s in paths.named(layout, paths.combined([0], args.alignment)):  # drawn too, as published, if there
+                if 0 not in args.epochs_of[model]:
+                    try:
+                        tables[s] = results.load_along_curve(s, args.pairs, args.point_t)
+                    except FileError as error:
+                        print(f"Not in the figure: {commands.explain(error, vars(args))}")
             figure = with_ends(tables)
             drawn = figures.Drawing(figure, layout, "correlation_along_curve", f"{point} of the path")
             files += figures.save([drawn], pairs=args.pairs, command=args.command, name=args.name)
@@ -40,16 +57,17 @@ def main(args):
 
 
 def with_ends(tables):
-    figure, axes = figures.panels(2, 2, height=1.9, sharex=True, sharey=True)
+    names = [which for which in WHICH if all(f"{which}_a" in table for of in tables.values() for table in of)]
+    figure, axes = figures.panels(len(names), 2, height=1.9, sharex=True, sharey=True)
     for s, of_pairs in tables.items():
-        for row, which in zip(axes, WHICH, strict=True):
+        for row, which in zip(axes, names, strict=True):
             for axis, end in zip(row, "ab", strict=True):
                 values = [table[f"{which}_{end}"] for table in of_pairs]
                 figures.draw_layers(axis, values, **figures.line_style(s))
     for axis, end in zip(axes[0], "AB", strict=True):
         axis.set_title(f"with network {end}")
-    for axis, words in zip(axes[:, 0], WHICH.values(), strict=True):
-        axis.set_ylabel(f"mean correlation,\n{words}")
+    for axis, which in zip(axes[:, 0], names, strict=True):
+        axis.set_ylabel(f"mean correlation,\n{WHICH[which]}")
     for axis in axes[-1]:
         axis.set_xlabel("layer")
     return figure

@@ -8,8 +8,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
+from utils.cli import start
+
+start.quietly()
+
 from utils.cli import flags, process
-from utils.reporting import figures, results
+from utils.reporting import figures, paths, results
 from utils.storage.layout import Layout, tag
 
 
@@ -19,7 +23,7 @@ def parse_args(argv=None):
     robust_help = "robust networks, from their own folders"
     parser.add_argument("--adversarial", dest="robust", action="store_true", help=robust_help)
     parser.set_defaults(alignment=["corr"])
-    args = flags.parse_results(parser, argv, script=__file__)
+    args = flags.parse_results(parser, argv, script=__file__, of_curves=False)
     if "null" in map(tag, args.alignment):
         parser.error("--alignment names matches; what the networks are without one is drawn anyway")
     if any(name.startswith("pam_") for name in args.alignment):
@@ -31,8 +35,8 @@ def main(args):
     drawings, files = [], []
     with figures.style():
         for model in args.model:
-            layout = Layout(args.root, model, args.dataset, args.robust)
-            matches = results.named(layout, results.combined([0], args.alignment))
+            layout = Layout(args.root, model, args.dataset, args.robust, args.replaced)
+            matches = paths.named(layout, paths.combined([0], args.alignment))
             # The unaligned networks' correlations are with every match, and the same.
             before = [results.load_correlation(matches[0], pair, "unaligned") for pair in args.pairs]
             after = {
@@ -50,7 +54,7 @@ def layerwise(before, after):
     figure, axes = figures.panels(1, height=2.4)
     axis = axes[0, 0]
     for alignment, stroke, values in (("null", "--", before), *((name, "-", v) for name, v in after.items())):
-        style = {"color": results.colour(alignment), "label": results.alignment_words(alignment)}
+        style = {"color": paths.colour(alignment), "label": paths.alignment_words(alignment)}
         figures.draw_layers(axis, values, linestyle=stroke, marker="o", **style)
     axis.set(ylabel="mean correlation of matched channels", xlabel="layer")
     return figure

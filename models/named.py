@@ -1,0 +1,107 @@
+"""Networks by name: ours, torchvision's, timm's, or what a factory in a file of the user's own makes."""
+
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from torch import nn
+
+from models.googlenet import GoogLeNet
+from models.resnet32 import ResNet32
+from models.tinyten import TinyTen
+
+MODELS = {model.__name__: model for model in (TinyTen, ResNet32, GoogLeNet)}
+
+FORMS = "TinyTen, ResNet32, GoogLeNet, torchvision:NAME, timm:NAME, or FILE.py:FACTORY"
+
+
+def build(name: str, num_classes: int, *, pretrained: bool = False) -> nn.Module:
+    """A network that maps images to logits (n, num_classes), untrained unless `pretrained`.
+
+    name: one of FORMS. A factory is called with num_classes, and in_channels=3 if it takes that.
+    pretrained: torchvision's or timm's published weights, which are downloaded; a classifier of other classes than
+        theirs begins anew.
+
+    Raises ValueError, in one line, if there is no such network or it cannot be built so.
+    """
+    source, _, rest = name.rpartition(":")
+    if not source:
+        if name not in MODELS:
+            raise ValueError(f"there is no network {name!r}; it is one of {FORMS}")
+        if pretrained:
+            raise ValueError(f"{name} has no published weights; pretrained networks are torchvision's or timm's")
+        return MODELS[name](num_classes)
+    if source == "torchvision":
+        return _torchvision(rest, num_classes, pretrained)
+    if source == "timm":
+        return _timm(rest, num_classes, pretrained)
+    if pretrained:
+        raise ValueError(f"{name} has no published weights; pretrained networks are torchvision's or timm's")
+    factory = _factory(Path(source), rest)
+    known = inspect.signature(factory).parameters
+    takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in known.values())
+    keywords = {"in_channels": 3} if "in_channels" in known or takes_any else {}
+    try:
+        network = factory(num_classes=num_classes, **keywords)
+    except TypeError as error:
+        raise ValueError(f"{name} cannot be called with num_classes={num_classes}: {error}") from error
+    if not isinstance(network, nn.Module):
+        raise ValueError(f"{name} makes a {type(network).__name__}, not a torch.nn.Module")
+    return network
+
+
+def _torchvision(name: str, num_classes: int, pretrained: bool) -> nn.Module:
+    from torchvision import models  # slow to import, and most runs do without
+
+    if name not in models.list_models(module=models):
+        raise ValueError(f"torchvision has no network {name!r} for classification")
+    # Two of them want to be told that their slow initial weights are wanted
+    wants = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
+    network = models.get_model(name, weights=None, num_classes=num_classes, **wants)
+    if pretrained:
+        state = models.get_model_weights(name).DEFAULT.get_state_dict(progress=False)
+        own = network.state_dict()
+        network.load_state_dict(
+            {entry: value for entry, value in state.items() if entry in own and own[entry].shape == value.shape},
+            strict=False,
+        )
+    return network
+
+
+def _timm(name: str, num_classes: int, pretrained: bool) -> nn.Module:
+    try:
+        timm = importlib.import_module("timm")
+    except ModuleNotFoundError as error:
+        raise ValueError("timm is not installed; install it with: python -m pip install timm") from error
+    if not timm.is_model(name):
+        raise ValueError(f"timm has no network {name!r}")
+    return timm.create_model(name, pretrained=pretrained, num_classes=num_classes)
+
+
+def _factory(path: Path, name: str) -> Callable[..., nn.Module]:
+    """The function or class `name` of a Python file, which is run."""
+    path = path.expanduser().resolve()
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist; a network is one of {FORMS}")
+    module_name = f"network_file_{path.stem}_{abs(hash(path))}"
+    if module_name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(module_name, path)
+        if spec is None or spec.loader is None:
+            raise ValueError(f"{path} is not a Python file")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[module_name] = module
+        sys.path.insert(0, str(path.parent))  # what the file imports from beside it
+        try:
+            spec.loader.exec_module(module)
+        except Exception as error:
+            del sys.modules[module_name]
+            raise ValueError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
+        finally:
+            sys.path.remove(str(path.parent))
+    factory = getattr(sys.modules[module_name], name, None)
+    if not callable(factory):
+        raise ValueError(f"{path} has no function or class {name!r}")
+    return factory

@@ -1,0 +1,70 @@
+"""Stages as tests run them: in this process, where they take a moment and not seconds."""
+
+import importlib
+from pathlib import Path
+
+import pytest
+
+from utils.cli import process
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+STAGES = (
+    "data/prepare.py",
+    "training/train_model.py",
+    "training/train_curve.py",
+    "training/train_curve_pam.py",
+    "training/train_model_adversarial.py",
+    "training/train_curve_adversarial.py",
+    "alignment/align_models.py",
+    "alignment/align_googlenet.py",
+    "alignment/align_models_w2.py",
+    "alignment/align_along_curve.py",
+    "evaluation/eval_curve.py",
+    "evaluation/eval_plane_with_curve.py",
+    "evaluation/eval_plane_with_alignment.py",
+    "evaluation/make_tables.py",
+    "evaluation/make_report.py",
+    "evaluation/eval_adversarial_curve.py",
+    "visualization/viz_curve.py",
+    "visualization/viz_curve_on_plane.py",
+    "visualization/viz_plane.py",
+    "visualization/viz_adversarial_curve.py",
+    "visualization/layerwise_mean_correlation/viz_align_models.py",
+    "visualization/layerwise_mean_correlation/viz_align_along_curves.py",
+)
+
+
+def stage(script):
+    """parse_args and main of a stage; a thin twin has the main of its plain stage."""
+    module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
+    for name in ("align_models", "train_model", "train_curve", "eval_curve", "viz_curve"):
+        if not hasattr(module, "main") and hasattr(module, name):
+            return module.parse_args, getattr(module, name).main
+    return module.parse_args, module.main
+
+
+def run(script, *flags):
+    """Run a stage, errors and all."""
+    parse_args, main = stage(script)
+    main(parse_args([str(flag) for flag in flags]))
+
+
+def run_as_process(script, *flags):
+    """Run a stage as its command does: an error ends it with one line."""
+    parse_args, main = stage(script)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", [str(REPOSITORY / script)])
+        process.run(lambda: parse_args([str(flag) for flag in flags]), main)
+
+
+def fails(capsys, script, *flags):
+    """Run a stage that must end with an error; return its exit code and its last line."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as caught:
+        run_as_process(script, *flags)
+    lines = capsys.readouterr().err.strip().splitlines()
+    errors = [line for line in lines if "error:" in line]
+    assert len(errors) == 1
+    assert "Traceback" not in "\n".join(lines)
+    assert "delete" not in errors[0]
+    return caught.value.code, errors[0]

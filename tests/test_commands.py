@@ -1,0 +1,495 @@
+"""What mends an error: names of files read backwards, and commands that make just the files that are missing."""
+
+import itertools
+import pickle
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from stages import REPOSITORY, fails, stage
+
+from models import TinyTen
+from utils.cli.commands import align_command, command, curve_command, explain, made_with
+from utils.errors import FileError, UserError
+from utils.storage.files import load_checkpoint, save_array, save_checkpoint
+from utils.storage.layout import USUAL, Layout, Name, Variant, partial, read_name, rolling, tag
+from utils.storage.matches import load_match, match_networks, padded_rows
+
+ALIGNMENTS = ("", "corr", "w2_pre", "w2_post", "pam_", "pam_corr", "pam_w2_post", "mine", "my_own-2", "a_seeds_b")
+SEEDS = ((1, 2), (3, 4), (0, 11), (120, 7))
+EPOCHS = (1, 250)
+VARIANTS = (USUAL, Variant(2), Variant(0, 4), Variant(1, 3, "PolyChain"), Variant(12, 5, "PolyChain"))
+LAYOUTS = (
+    Layout(Path("r"), "TinyTen", "CIFAR100"),
+    Layout(Path("/some/where"), "GoogLeNet", "TINY-IMAGENET-200", robust=True),
+    Layout(Path("r"), "ResNet32", "my_own-2.images", replaced={"models": Path("elsewhere"), "curves": None}),
+)
+
+
+# --- names, read backwards ---------------------------------------------------------------------------------
+
+
+def named(layout):
+    """All paths that a layout makes, each with what its name tells."""
+
+    def name(kind, seeds, alignment=None, epoch=None, t=None, variant=USUAL):
+        return Name(kind, layout.model, layout.dataset, layout.robust, seeds, alignment, epoch, t, variant)
+
+    for seed, epoch in itertools.product((0, 1, 12, 345), EPOCHS):
+        yield layout.endpoint(seed, epoch), name("endpoint", (seed,), epoch=epoch)
+        yield rolling(layout.endpoint_stem(seed)), name("endpoint", (seed,))
+        for path in layout.model_history(seed).values():
+            yield path, name("model_history", (seed,))
+    for alignment, (a, b) in itertools.product(ALIGNMENTS, SEEDS):
+        for which in ("unaligned", "aligned"):
+            if alignment and "pam" not in alignment:
+                yield layout.correlation(alignment, which, a, b), name("correlation", (a, b), alignment)
+                yield layout.distance(alignment, which, a, b), name("correlation", (a, b), alignment)
+        if not layout.robust:
+            path = layout.plane_with_alignment(alignment, a, b)
+            yield from ((p, name("plane_with_alignment", (a, b), tag(alignment))) for p in (path, partial(path)))
+        for variant, epoch in itertools.product(VARIANTS, (0, *EPOCHS)):
+            yield from of_path(layout, name, alignment, (a, b), epoch, variant)
+
+
+def of_path(layout, name, alignment, seeds, epoch, variant):
+    pam = alignment.startswith("pam_")
+    own = variant if epoch or pam else USUAL  # a straight line is one for all curves
+    tagged = tag(alignment)
+    stem, history = layout.curve_stem(alignment, *seeds, variant), layout.curve_history(alignment, *seeds, variant)
+    yield layout.curve(alignment, *seeds, epoch, variant), name("curve", seeds, tagged, epoch, None, own)
+    yield rolling(stem), name("curve", seeds, tagged, None, None, variant)
+    yield history, name("curve_history", seeds, tagged, None, None, variant)
+    if pam:
+        for suffix in ("_perm1", "_phi12"):  # its phases
+            phase = stem.with_name(stem.name + suffix)
+            yield rolling(phase), name("curve", seeds, tagged, None, None, variant)
+            yield history.with_stem(history.stem + suffix), name("curve_history", seeds, tagged, None, None, variant)
+    if alignment:
+        match = layout.match(tagged, *seeds, variant)
+        found = name("match", seeds, tagged, None, None, variant if pam else USUAL)
+        yield from ((path, found) for path in (match, match.with_suffix(".json")))
+    path = layout.evaluated(alignment, *seeds, epoch, variant)
+    yield from ((p, name("evaluated", seeds, tagged, epoch, None, own)) for p in (path, partial(path)))
+    for t in (0.0, 0.25, 1 / 3, 1e-05, 1.0):
+        path, found = layout.along_curve(alignment, *seeds, epoch, t, variant), float(f"{t:g}")
+        yield from ((p, name("along_curve", seeds, tagged, epoch, found, own)) for p in (path, partial(path)))
+    if not layout.robust:
+        path = layout.plane_with_curve(alignment, *seeds, epoch, variant)
+        yield from ((p, name("plane_with_curve", seeds, tagged, epoch, None, variant)) for p in (path, partial(path)))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.model)
+def test_names_are_read_back(layout):
+    paths = list(named(layout))
+    assert len({name.kind for _, name in paths}) == (8 if layout.robust else 10)
+    for path, name in paths:
+        assert read_name(path) == name, path
+
+
+@pytest.mark.parametrize(
+    "path", ["c.pt", "a/b/notes.txt", "m/d/checkpoint_seed_x-1.pt", "m/d/match.npy", "m/d/.x.npy"]
+)
+def test_other_names_tell_nothing(path):
+    assert read_name(Path(path)) is None
+    for mend in ("make", "remake", "replace", "resume", "continue"):
+        assert explain(FileError(Path(path), "is odd", mend), {"root": REPOSITORY}) == f"{path} is odd"
+
+
+# --- commands ----------------------------------------------------------------------------------------------
+
+
+def flags_of(script, *flags):
+    """What a running stage was told, by name."""
+    parse_args, _ = stage(script)
+    return vars(parse_args([str(flag) for flag in flags]))
+
+
+def parsed(said):
+    """The script that a command at the end of a sentence runs, and what its parser makes of its flags."""
+    script, *words = shlex.split(said[said.rindex("python ") :].removeprefix("python "))
+    parse_args, _ = stage(script)
+    return script, parse_args(words)
+
+
+def written_by(script, args):
+    """The file with the result of a stage."""
+    names = {name: getattr(args, name, None) for name in ("dir_models", "dir_alignment", "dir_curves", "dir")}
+    replaced = {"models": names["dir_models"], "matches": names["dir_alignment"], "curves": names["dir_curves"]}
+    kind = "models" if script.startswith("training/train_model") else "curves"
+    replaced[kind] = names["dir"] or replaced[kind]
+    layout = Layout(args.root, args.model, args.dataset, args.robust, replaced)
+    if script.startswith("training/train_model"):
+        return layout.endpoint(args.seed, args.epochs)
+    pair = (args.seed_a, args.seed_b)
+    if script.startswith("alignment/align_models") or script == "alignment/align_googlenet.py":
+        return layout.match(args.align_name, *pair)
+    if script == "evaluation/eval_plane_with_alignment.py":
+        return layout.plane_with_alignment(args.alignment, *pair)
+    variant = Variant(args.seed, args.num_bends, args.curve)
+    if script == "training/train_curve_pam.py":
+        return layout.curve(f"pam_{tag(args.alignment)}", *pair, args.inner_iters_phi, variant)
+    if script.startswith("training/train_curve"):
+        return layout.curve(args.alignment, *pair, args.epochs, variant)
+    at = (args.alignment, *pair, args.epochs_curve)
+    if script == "alignment/align_along_curve.py":
+        return layout.along_curve(*at, args.point_t, variant)
+    return (layout.plane_with_curve if "plane" in script else layout.evaluated)(*at, variant)
+
+
+RUNNING = {
+    "evaluation/eval_curve.py": ["--epochs_model", 9, "--epochs_curve", 7, "--alignment", "corr"],
+    "training/train_curve.py": ["--epochs_model", 9, "--epochs", 7, "--alignment", "corr"],
+    "training/train_curve_pam.py": ["--epochs_model", 9, "--inner_iters_phi", 7, "--alignment", "corr"],
+    "alignment/align_models.py": ["--epochs", 9],
+    "evaluation/eval_plane_with_alignment.py": ["--epochs_model", 9],
+    "visualization/viz_curve.py": ["--epochs", 0, 7],
+}
+
+
+@pytest.mark.parametrize("script", RUNNING)
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.suffix or "usual")
+def test_commands_make_what_is_missing(script, variant, tmp_path):
+    """Whoever finds a file missing says a command that a script accepts, and that writes just this file."""
+    flags = flags_of(script, "--root", tmp_path, *RUNNING[script])
+    layout = Layout(tmp_path, "TinyTen", "bars")
+    missing = [layout.endpoint(4, 250)]
+    for alignment, (a, b) in itertools.product(("", "corr", "w2_post", "w2_pre", "pam_", "pam_corr"), SEEDS):
+        missing += [layout.curve(alignment, a, b, 250, variant), layout.evaluated(alignment, a, b, 250, variant)]
+        missing += [layout.plane_with_curve(alignment, a, b, 250, variant), layout.evaluated(alignment, a, b, 0)]
+        missing.append(layout.along_curve(alignment, a, b, 250, 0.25, variant))
+        if alignment:
+            missing.append(layout.plane_with_alignment(alignment, a, b))
+        if alignment and not alignment.startswith("pam_"):
+            missing.append(layout.match(alignment, a, b))
+    for path in missing:
+        said = explain(FileError(path, "does not exist", "make"), flags)
+        assert said.startswith(f"{path} does not exist; make it with: python ")
+        made, args = parsed(said)
+        assert written_by(made, args) == path, said
+        assert args.root == tmp_path
+        if hasattr(args, "epochs_model") and "epochs_model" in flags:
+            assert args.epochs_model == 9
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.suffix or "usual")
+def test_matches_that_pam_finds(variant, tmp_path):
+    """By a run as long as the curve that is asked for, of the networks that are asked for."""
+    layout = Layout(tmp_path, "TinyTen", "bars")
+    flags = flags_of("evaluation/eval_curve.py", *RUNNING["evaluation/eval_curve.py"], "--root", tmp_path)
+    for alignment, start in (("pam_null", ""), ("pam_corr", "corr"), ("pam_w2_pre", "w2_pre")):
+        said = explain(FileError(layout.match(alignment, 3, 4, variant), "does not exist", "make"), flags)
+        script, args = parsed(said)
+        assert script == "training/train_curve_pam.py"
+        assert (args.alignment, args.seed_a, args.seed_b) == (start, 3, 4)
+        assert (args.epochs_model, args.inner_iters_phi, args.seed) == (9, 7, variant.seed)
+
+
+def test_googlenets_are_matched_by_their_own_script(tmp_path):
+    layout = Layout(tmp_path, "GoogLeNet", "bars")
+    flags = flags_of("training/train_curve.py", "--model", "GoogLeNet", "--root", tmp_path)
+    for name, script in (("corr", "align_googlenet"), ("w2_pre", "align_models_w2")):
+        made, _ = parsed(explain(FileError(layout.match(name, 1, 2), "does not exist", "make"), flags))
+        assert made == f"alignment/{script}.py"
+
+
+TWINS = {
+    "endpoint": "training/train_model_adversarial.py",
+    "curve": "training/train_curve_adversarial.py",
+    "match": "alignment/align_models.py",
+    "evaluated": "evaluation/eval_adversarial_curve.py",
+    "along_curve": "alignment/align_along_curve.py",
+}
+
+
+@pytest.mark.parametrize("kind", ["endpoint", "curve", "match", "evaluated"])
+@pytest.mark.parametrize("model", ["TinyTen", "GoogLeNet"])
+def test_robust_networks_are_made_by_the_twins(kind, model, tmp_path):
+    layout = Layout(tmp_path, model, "bars", robust=True)
+    path = {
+        "endpoint": layout.endpoint(1, 250),
+        "curve": layout.curve("corr", 1, 2, 250),
+        "match": layout.match("corr", 1, 2),
+        "evaluated": layout.evaluated("corr", 1, 2, 250),
+    }[kind]
+    running = ["--root", tmp_path, "--model", model, "--epochs_model", 9, "--epochs_curve", 250]
+    flags = flags_of("evaluation/eval_adversarial_curve.py", *running)
+    made, args = parsed(explain(FileError(path, "does not exist", "make"), flags))
+    twin = TWINS[kind].replace("align_models", "align_googlenet") if model == "GoogLeNet" else TWINS[kind]
+    assert made == twin
+    assert args.robust
+    assert written_by(made, args) == path
+    # What the path says counts, where the running stage, which reads results, says nothing of it
+    plain = flags_of("visualization/viz_curve.py", "--root", tmp_path, "--model", model)
+    assert parsed(explain(FileError(path, "does not exist", "make"), plain))[0] == twin
+
+
+@pytest.mark.parametrize("script", ["evaluation/eval_curve.py", "training/train_curve.py"])
+def test_where_things_are_is_carried_along(script, tmp_path):
+    folders = {"data_path": tmp_path / "all images", "dir_models": tmp_path / "nets", "dir_alignment": tmp_path / "m"}
+    given = [word for name, folder in folders.items() for word in (f"--{name}", folder)]
+    told = ["--root", tmp_path, *given, "--no-use_test", "--transform", "ResNet32", *RUNNING[script]]
+    layout = Layout(tmp_path, "TinyTen", "bars", replaced={"models": tmp_path / "nets", "matches": tmp_path / "m"})
+    flags = flags_of(script, "--dataset", "bars", *told)
+    for path in (layout.endpoint(1, 9), layout.match("corr", 1, 2), layout.match("pam_corr", 1, 2)):
+        made, args = parsed(explain(FileError(path, "does not exist", "make"), flags))
+        assert (args.root, args.data_path, args.use_test) == (tmp_path, tmp_path / "all images", False)
+        assert args.transform == "ResNet32"
+        if "pam" not in path.name:
+            assert written_by(made, args) == path
+        if not made.startswith("training/train_model"):
+            assert (args.dir_models, args.dir_alignment) == (tmp_path / "nets", tmp_path / "m")
+
+
+def test_folders_of_curves_are_carried_along(tmp_path):
+    running = [*RUNNING["evaluation/eval_curve.py"], "--root", tmp_path, "--dir_curves", tmp_path / "c"]
+    flags = flags_of("evaluation/eval_curve.py", *running)
+    layout = Layout(tmp_path, "TinyTen", "bars", replaced={"curves": tmp_path / "c"})
+    for alignment in ("", "corr", "pam_corr"):
+        path = layout.curve(alignment, 1, 2, 7)
+        made, args = parsed(explain(FileError(path, "does not exist", "make"), flags))
+        assert written_by(made, args) == path
+
+
+def test_the_repository_is_no_root_to_speak_of():
+    flags = flags_of("training/train_curve.py")
+    said = explain(FileError(Layout(REPOSITORY, "TinyTen", "X").endpoint(1, 9), "does not exist", "make"), flags)
+    expected = "python training/train_model.py --model TinyTen --dataset X --seed 1 --epochs 9"
+    assert said.endswith(f"make it with: {expected}")
+    assert command("training/train_model.py", flags, seed=1) == (
+        "python training/train_model.py --model TinyTen --dataset FashionMNIST10k --seed 1"
+    )
+    assert "--alignment '' --epochs 3" in curve_command(flags, "", 3)
+    assert align_command(flags, epochs=3).startswith("python alignment/align_models.py --model TinyTen")
+
+
+def test_stored_settings_are_a_command():
+    settings = {"model": "TinyTen", "lr": 0.1, "use_test": True, "fix_end": False, "init_linear_off": False}
+    settings |= {"attack": [8 / 255, 2 / 255, 5], "points": ["a", "b"], "bn_images": None, "eval_train": True}
+    said = made_with("evaluation/eval_curve.py", settings, root=Path("/a b"), robust=True)
+    assert said == (
+        "python evaluation/eval_adversarial_curve.py --root '/a b' --model TinyTen --lr 0.1 --no-fix_end "
+        f"--epsilon {8 / 255!r} --attack_step {2 / 255!r} --attack_steps 5 --eval_train"
+    )
+    assert (
+        made_with("training/train_model.py", {"seed": 1}, root=REPOSITORY)
+        == "python training/train_model.py --seed 1"
+    )
+
+
+# --- what there is instead ---------------------------------------------------------------------------------
+
+
+def touched(*paths):
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+def test_networks_of_other_epochs(tmp_path):
+    layout = Layout(tmp_path, "TinyTen", "bars")
+    error = FileError(layout.endpoint(1, 250), "does not exist", "make")
+    for script, flag in (
+        ("training/train_curve.py", "--epochs_model"),
+        ("evaluation/eval_curve.py", "--epochs_model"),
+        ("alignment/align_models.py", "--epochs"),
+    ):
+        flags = flags_of(script, "--root", tmp_path)
+        assert "there is" not in explain(error, flags)
+        touched(
+            layout.endpoint(1, 8), layout.endpoint(2, 9), layout.endpoint(11, 7), rolling(layout.endpoint_stem(1))
+        )
+        beginning = (
+            f"{error.path} does not exist; there is one of 8 epochs: {flag} 8, or make it with: python training"
+        )
+        assert explain(error, flags).startswith(beginning)
+        touched(layout.endpoint(1, 16))
+        both = f"there is one of 8 epochs: {flag} 8, or there is one of 16 epochs: {flag} 16, or make it with: "
+        assert both in explain(error, flags)
+        for path in layout.folder("models").iterdir():
+            path.unlink()
+
+
+def test_curves_and_results_of_other_epochs(tmp_path):
+    """Of the same kind of curve only; a straight line is not taken for one."""
+    layout, pair = Layout(tmp_path, "TinyTen", "bars"), ("corr", 1, 2)
+    other = Variant(2)
+    touched(*(layout.curve(*pair, epoch, variant) for epoch, variant in ((0, USUAL), (8, USUAL), (9, other))))
+    touched(layout.evaluated(*pair, 0), layout.evaluated(*pair, 8), layout.along_curve(*pair, 5, 0.5))
+    flags = flags_of("evaluation/eval_plane_with_curve.py", "--root", tmp_path)
+    for variant, epochs in ((USUAL, 8), (other, 9)):
+        said = explain(FileError(layout.curve(*pair, 250, variant), "does not exist", "make"), flags)
+        assert said.count("there is") == 1
+        assert f"there is one of {epochs} epochs: --epochs_curve {epochs}, or make it with" in said
+    flags = flags_of("visualization/viz_curve.py", "--root", tmp_path)
+    said = explain(FileError(layout.evaluated(*pair, 250), "does not exist", "make"), flags)
+    assert said.count("there is") == 1
+    assert "there is one of 8 epochs: --epochs 8, or make it with" in said
+
+
+@pytest.mark.parametrize("typed", ["w2", "cor", "CORR", "mine"])
+def test_a_match_of_a_name_that_no_script_gives(typed, tmp_path):
+    """A slip of the pen: no command is said to make a match of this name; those that are there are named."""
+    layout = Layout(tmp_path, "TinyTen", "bars")
+    flags = flags_of("training/train_curve.py", "--root", tmp_path, "--alignment", typed)
+    error = FileError(layout.match(typed, 1, 2), "does not exist", "make")
+    other = "any other name is given by: align_models.py --align_name"
+    assert explain(error, flags) == f"{error.path} does not exist; {other}"
+    touched(*(layout.match(name, 1, 2) for name in ("w2_post", "corr")), layout.match("w2_pre", 3, 4))
+    assert explain(error, flags) == (
+        f"{error.path} does not exist; there is corr: --alignment corr, "
+        f"or there is w2_post: --alignment w2_post, or {other}"
+    )
+
+
+# --- other errors ------------------------------------------------------------------------------------------
+
+RUN = {
+    "resume": "go on with: {command} --resume",
+    "replace": "make it anew with: {command} --overwrite",
+    "remake": "move it away, and make it anew with: {command}",
+}
+
+
+@pytest.mark.parametrize("mend", RUN)
+def test_what_mends_the_file_of_another_stage(mend, tmp_path):
+    layout = Layout(tmp_path, "TinyTen", "bars")
+    flags = flags_of("evaluation/eval_curve.py", "--root", tmp_path, "--epochs_model", 9)
+    error = FileError(layout.curve("corr", 1, 2, 250), "is so and so", mend)
+    made = "python training/train_curve.py --model TinyTen --dataset bars --seed_a 1 --seed_b 2 --epochs_model 9"
+    made += f" --alignment corr --epochs 250 --root {tmp_path}"
+    assert explain(error, flags, "evaluation/eval_curve.py") == f"{error}; {RUN[mend].format(command=made)}"
+
+
+def test_going_on_with_what_another_stage_left_unfinished(tmp_path):
+    """Training is told to; what an evaluation has it finds by itself."""
+    layout = Layout(tmp_path, "TinyTen", "bars")
+    flags = flags_of("evaluation/eval_curve.py", "--root", tmp_path)
+    said = explain(FileError(layout.curve("corr", 1, 2, 250), "is not finished", "continue"), flags)
+    assert said.endswith(" --resume")
+    error = FileError(layout.evaluated("corr", 1, 2, 250), "is not finished", "continue", num_points=9)
+    said = explain(error, flags_of("visualization/viz_curve.py", "--root", tmp_path))
+    assert "is not finished; go on with: python evaluation/eval_curve.py " in said
+    assert parsed(said)[1].num_points == 9  # what the file was made with
+    assert "--resume" not in said
+
+
+@pytest.mark.parametrize("kind", ["network", "curve", "table", "match", "pam's match"])
+def test_what_mends_a_stages_own_file(kind, tmp_path):
+    layout = Layout(tmp_path, "TinyTen", "bars")
+    path, script = {
+        "network": (layout.endpoint(1, 9), "training/train_model.py"),
+        "curve": (rolling(layout.curve_stem("corr", 1, 2)), "training/train_curve_pam.py"),
+        "table": (partial(layout.evaluated("corr", 1, 2, 9)), "evaluation/eval_curve.py"),
+        "match": (layout.match("corr", 1, 2), "alignment/align_models.py"),
+        "pam's match": (layout.match("pam_corr", 1, 2), "training/train_curve_pam.py"),
+    }[kind]
+    flags = flags_of(script, "--root", tmp_path)
+
+    def said(mend):
+        return explain(FileError(path, "is so", mend), flags, f"/any/where/{script}").removeprefix(f"{path} is so; ")
+
+    assert said("resume") == "add --resume to go on, or --overwrite to begin anew"
+    assert said("remake") == "move it away, and run the same command again"
+    assert said("continue") == "run the same command again"
+    if kind == "match":
+        assert said("replace") == "add --overwrite to replace it, or --align_name for a new one"
+    else:
+        assert said("replace") == "use the same flags, or --overwrite to make it anew, or another --root"
+
+
+def test_pam_makes_no_matches_but_its_own(tmp_path):
+    layout = Layout(tmp_path, "TinyTen", "bars")
+    flags = flags_of("training/train_curve_pam.py", "--root", tmp_path, "--alignment", "corr")
+    error = FileError(layout.match("corr", 1, 2), "does not exist", "make")
+    made, args = parsed(explain(error, flags, "training/train_curve_pam.py"))
+    assert written_by(made, args) == error.path
+
+
+def test_errors_that_say_it_all(tmp_path):
+    flags = flags_of("evaluation/eval_curve.py", "--root", tmp_path)
+    path = Layout(tmp_path, "TinyTen", "bars").endpoint(1, 9)
+    for error in (
+        UserError("no such thing"),
+        FileError(path, "is a state dict by itself"),
+        UserError("", exit_code=2),
+    ):
+        assert explain(error, flags) == str(error)
+
+
+def refused(read, path):
+    with pytest.raises(FileError) as caught:
+        read(path)
+    return caught.value
+
+
+def test_files_that_cannot_be_used_are_never_proposed_for_deletion(tmp_path):
+    """A damaged file of ours, and files of somebody: they are to be moved away, or are called what they are."""
+    layout = Layout(tmp_path, "TinyTen", "bars")
+    flags = flags_of("training/train_curve.py", "--root", tmp_path, "--alignment", "corr", "--epochs_model", 9)
+    network, match = layout.endpoint(1, 9), layout.match("corr", 1, 2)
+    save_checkpoint(network, {"epoch": 9, "model_state": TinyTen(4).state_dict()})
+    damaged = bytearray(network.read_bytes())
+    damaged[5000] ^= 1
+    network.write_bytes(damaged)
+    errors = [refused(load_checkpoint, network)]
+    network.write_text("a letter")
+    errors.append(refused(load_checkpoint, network))
+    match.parent.mkdir(parents=True)
+    match.write_text("1 2 3")
+    errors.append(refused(load_match, match))
+    for error in errors:
+        said = explain(error, flags, "training/train_curve.py")
+        assert f"{error}; move it away, and make it anew with: python " in said
+        made, args = parsed(said)
+        assert written_by(made, args) == error.path
+    save_array(match, padded_rows([np.arange(3)]))
+    match.with_suffix(".json").write_text("{")
+    errors.append(refused(match_networks, match))
+    said = explain(errors[-1], flags, "training/train_curve.py")
+    assert f"{match.with_suffix('.json')} is not a note on a match, or it is damaged" in said
+    assert "; move it away, and make it anew with: python alignment/align_models.py" in said
+    odd = FileError(layout.match("mine", 1, 2), "is not a match", "remake")
+    assert explain(odd, flags) == f"{odd}; move it away"
+    for error in (*errors, odd):
+        for mend in ("make", "continue", "remake", "replace", "resume", ""):
+            other = FileError(error.path, error.reason, mend)
+            for script in ("", "training/train_curve.py", "alignment/align_models.py", "training/train_model.py"):
+                assert "delete" not in explain(other, flags, script).lower()
+
+
+@pytest.mark.parametrize("content", ["a state dict", "a pickle of an array", "a text"])
+def test_a_users_own_file_under_a_published_name(content, capsys, flags, tmp_path):
+    path = Layout(tmp_path, "TinyTen", "bars").endpoint(1, 9)
+    path.parent.mkdir(parents=True)
+    if content == "a text":
+        path.write_text("a letter")
+    else:
+        torch.save([1, 2] if content == "a pickle of an array" else {"my.weight": torch.ones(2)}, path)
+    code, line = fails(capsys, "training/train_curve.py", *flags, "--epochs_model", 9)
+    assert code == 1
+    assert str(path) in line
+    assert path.exists()
+
+
+# --- errors between processes ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        UserError("wrong", exit_code=2),
+        FileError(Path("a/b.pt"), "does not exist", "make"),
+        FileError(Path("a/b.npz"), "is not finished", "continue", 2, num_points=9, model="TinyTen"),
+    ],
+    ids=str,
+)
+def test_errors_are_sent_to_other_processes_whole(error):
+    sent = pickle.loads(pickle.dumps(error))
+    assert type(sent) is type(error)
+    assert str(sent) == str(error)
+    if isinstance(error, FileError):
+        whole = ("path", "reason", "mend", "exit_code", "flags")
+        assert [getattr(sent, name) for name in whole] == [getattr(error, name) for name in whole]

@@ -1,0 +1,277 @@
+"""Which files of a folder are images of which class, and what is said of the others."""
+
+import os
+import shutil
+import unicodedata
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import CLASSES, write_image_folder
+from PIL import Image
+
+from utils import decoding, folders
+from utils.datasets import load_data
+from utils.downloads import unpack_tiny_imagenet
+from utils.errors import FileError
+from utils.folders import image_folder, listed
+
+
+@pytest.fixture
+def bars(tmp_path):
+    write_image_folder(tmp_path / "bars", 3, 2)
+    return tmp_path / "bars"
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("where", ["", "train", "test", "train/class1"])
+def test_what_systems_leave_is_passed_over_silently(bars, capsys, where):
+    expected = image_folder(bars, 1)
+    picture = bars / "train/class0/000.png"
+    for name in (".ipynb_checkpoints", "__MACOSX", "@eaDir"):
+        (bars / where / name).mkdir()
+        shutil.copy(picture, bars / where / name / "000-checkpoint.png")
+    for name in (".DS_Store", "._000.png", "Thumbs.db", "desktop.ini"):
+        shutil.copy(picture, bars / where / name)
+    assert same(image_folder(bars, 1), expected)
+    assert capsys.readouterr().out == ""
+
+
+def test_other_files_among_images_are_named(bars, capsys):
+    expected = image_folder(bars, 1)
+    assert capsys.readouterr().out == ""
+    (bars / "train/class0/000.heic").write_bytes(b"a picture")
+    (bars / "train/class0/more").mkdir()
+    (bars / "test/labels.csv").write_text("words")
+    os.symlink("nowhere", bars / "test/class1/link")
+    assert same(image_folder(bars, 1), expected)
+    line = capsys.readouterr().out
+    assert line.startswith(
+        f"{bars}: 4 entries among the images passed over, as train/class0/000.heic (images are .png"
+    )
+    assert line.count("\n") == 1
+
+
+def test_images_of_all_formats_are_found(tmp_path):
+    write_image_folder(tmp_path / "bars", 6, 2)
+    expected = image_folder(tmp_path / "bars", 1)
+    paths = sorted((tmp_path / "bars/train/class0").iterdir())
+    for path, suffix in zip(paths, ["BMP", "webp", "ppm", "TIF", "tiff", "PNG"], strict=True):
+        image = Image.open(path)
+        image.load()
+        path.unlink()
+        image.save(path.with_suffix(f".{suffix}"), **({"lossless": True} if suffix == "webp" else {}))
+    assert same(image_folder(tmp_path / "bars", 1), expected)
+
+
+@pytest.mark.parametrize("name", ["test", "val", "valid", "validation"])
+def test_names_of_the_test_split(bars, name):
+    expected = image_folder(bars, 1)
+    (bars / "test").rename(bars / name)
+    assert same(image_folder(bars, 1), expected)
+
+
+def test_a_test_folder_without_classes_gives_way_and_is_named(bars, capsys):
+    expected = image_folder(bars, 1)
+    (bars / "test").rename(bars / "valid")
+    (bars / "test/images").mkdir(parents=True)
+    shutil.copy(bars / "train/class0/000.png", bars / "test/images")
+    assert same(image_folder(bars, 1), expected)
+    assert capsys.readouterr().out == f"{bars / 'test'} is passed over: it has images, but no classes\n"
+    (bars / "test/images").rename(bars / "unsorted")
+    shutil.copy(bars / "train/class0/000.png", bars / "test")
+    assert same(image_folder(bars, 1), expected)
+    shutil.rmtree(bars / "valid")
+    with pytest.raises(FileError, match="test holds images without classes"):
+        listed(bars)
+
+
+def by_hand(folder):
+    """The small dataset in the form that Tiny ImageNet has once its archive is unpacked."""
+    write_image_folder(folder, 3, 2)
+    for path in sorted((folder / "train").iterdir()):
+        (path / "images").mkdir()
+        for image in path.glob("*.png"):
+            image.rename(path / "images" / f"{path.name}_{image.stem}.PNG")
+        (path / f"{path.name}_boxes.txt").write_text("an image and its box\n")
+    (folder / "val/images").mkdir(parents=True)
+    lines = []
+    for number, path in enumerate(sorted((folder / "test").rglob("*.png"), key=lambda path: path.name)):
+        path.rename(folder / f"val/images/val_{number}.PNG")
+        lines.append(f"val_{number}.PNG\t{path.parent.name}\t0\t0\t62\t57\n")
+    (folder / "val/val_annotations.txt").write_text("".join(reversed(lines)))
+    shutil.rmtree(folder / "test")
+    (folder / "test/images").mkdir(parents=True)
+    shutil.copy(folder / "val/images/val_0.PNG", folder / "test/images/test_0.PNG")
+
+
+def test_tiny_imagenet_unpacked_by_hand(tmp_path, capsys):
+    by_hand(tmp_path / "tiny-imagenet-200")
+    arrays = image_folder(tmp_path / "tiny-imagenet-200", 1)
+    said = capsys.readouterr().out
+    assert said == f"{tmp_path}/tiny-imagenet-200/test is passed over: it has images, but no classes\n"
+    assert arrays["train_labels"].tolist() == sorted(3 * list(range(CLASSES)))
+    assert arrays["test_labels"].tolist() == sorted(2 * list(range(CLASSES)))
+    write_image_folder(tmp_path / "bars", 3, 2)
+    assert same(arrays, image_folder(tmp_path / "bars", 1))
+    # As the archive is when we unpack it
+    shutil.make_archive(tmp_path / "tiny", "zip", tmp_path, "tiny-imagenet-200")
+    unpack_tiny_imagenet(tmp_path / "tiny.zip", tmp_path / "ours")
+    assert same(arrays, image_folder(tmp_path / "ours", 1))
+
+
+def test_tiny_imagenet_under_another_name_is_told_what_it_lacks(tmp_path, capsys):
+    by_hand(tmp_path / "tiny-imagenet-200")
+    (tmp_path / "TINY-IMAGENET-200").symlink_to("tiny-imagenet-200")
+    loaded = {}
+    for name, said in (("tiny-imagenet-200", True), ("TINY-IMAGENET-200", False)):
+        loaded[name] = load_data(name, folder=tmp_path, transform="TinyTen", threads=1)
+        assert ("only a folder TINY-IMAGENET-200 is augmented as published" in capsys.readouterr().out) == said
+    assert len({data.digest for data in loaded.values()}) == 1
+
+
+def test_tiny_imagenet_whose_validation_images_were_sorted_by_hand(tmp_path):
+    by_hand(tmp_path / "tiny")
+    expected = image_folder(tmp_path / "tiny", 1)
+    for line in (tmp_path / "tiny/val/val_annotations.txt").read_text().splitlines():
+        name, label, *_ = line.split("\t")
+        (tmp_path / f"tiny/val/{label}/images").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "tiny/val/images" / name).rename(tmp_path / f"tiny/val/{label}/images/{name}")
+    assert same(image_folder(tmp_path / "tiny", 1), expected)
+
+
+def test_annotations_that_do_not_fit(tmp_path):
+    by_hand(tmp_path / "tiny")
+    annotations = tmp_path / "tiny/val/val_annotations.txt"
+    lines = annotations.read_text().splitlines(keepends=True)
+    for content, message in (
+        ("".join(lines[1:]), "PNG has no class in .*val_annotations.txt"),
+        ("words\n", "does not"),
+    ):
+        annotations.write_text(content)
+        with pytest.raises(FileError, match=message):
+            listed(tmp_path / "tiny")
+    annotations.write_bytes(b"\xff\xfe")
+    with pytest.raises(FileError, match="does not have an image and its class in every line"):
+        listed(tmp_path / "tiny")
+
+
+def nest(folder):
+    for path in (folder / "train").iterdir():
+        (path / "birds").mkdir()
+        for image in path.glob("*.png"):
+            image.rename(path / "birds" / image.name)
+
+
+def only_one_class(folder):
+    for path in folder.glob("*/class[123]"):
+        shutil.rmtree(path)
+
+
+def accented(folder):
+    for split, form in (("train", "NFC"), ("test", "NFD")):
+        (folder / split / "class0").rename(folder / split / unicodedata.normalize(form, "é"))
+
+
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (nest, "class0 holds folders and no images; a class is a folder of images"),
+        (only_one_class, "has one class only, 'class0'; a network needs at least two classes"),
+        (accented, r"different classes in train and test; .*\(they differ in case, or in how accents are encoded\)"),
+        (lambda f: (f / "test/class0").rename(f / "test/Class0"), r"'Class0' \(they differ in case"),
+        (lambda f: shutil.copytree(f / "train/class0", f / "train/CLASS0"), "'CLASS0' and 'class0'"),
+        (lambda f: (f / "train/class0/000.png").write_bytes(b""), "000.png is not an image: it is empty"),
+        (lambda f: (f / "train/class0/x.png").mkdir(), "x.png is a folder, not an image"),
+        (lambda f: (f / "train/class0/x.png").symlink_to("nowhere"), "x.png is a link to a file that is not there"),
+        (lambda f: os.mkfifo(f / "train/class0/x.png"), "x.png is not a file"),
+        (lambda f: shutil.rmtree(f / "test") or (f / "test").mkdir(), "test holds no class folders with images"),
+    ],
+)
+def test_what_cannot_be_a_dataset(bars, damage, message):
+    damage(bars)
+    with pytest.raises(FileError, match=message):
+        image_folder(bars, 1)
+
+
+def test_what_may_not_be_read(bars, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    picture = bars / "train/class0/000.png"
+    for method, use, path in (
+        ("iterdir", lambda: listed(bars), bars / "test"),
+        ("stat", lambda: decoding.check_file(picture), picture),
+        ("open", lambda: decoding.decode(picture), picture),
+    ):
+        with monkeypatch.context() as patched, pytest.raises(FileError, match="cannot be read: Perm") as caught:
+            patched.setattr(Path, method, refuse)
+            use()
+        assert caught.value.path == path
+
+
+def test_images_of_several_sizes(bars):
+    odd = bars / "train/class1/001.png"
+    Image.fromarray(np.zeros((30, 20, 3), np.uint8)).save(odd)
+    with pytest.raises(FileError, match="001.png is 20×30, not 16×16 as .*class0/000.png") as caught:
+        image_folder(bars, 1)
+    assert (caught.value.path, caught.value.mend) == (odd, "resize")
+    arrays = image_folder(bars, 1, 12)
+    assert arrays["train_images"].shape == (12, 12, 12, 3)
+    assert arrays["test_images"].shape == (8, 12, 12, 3)
+    for path in (bars / "test").rglob("*.png"):
+        Image.open(path).resize((20, 20)).save(path)
+    odd.unlink()
+    with pytest.raises(FileError, match="training and test images that are not of one size") as caught:
+        image_folder(bars, 1)
+    assert caught.value.mend == "resize"
+
+
+def test_images_that_are_too_large(bars, monkeypatch):
+    monkeypatch.setattr(decoding, "MAX_PIXELS", 16 * 16 - 1)
+    with pytest.raises(FileError, match="000.png is 16×16, larger than augmentation can handle") as caught:
+        image_folder(bars, 1)
+    assert caught.value.mend == "resize"
+    monkeypatch.undo()
+
+    def refuse(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(np, "empty", refuse)
+    with pytest.raises(FileError, match="is one of 12 images of 16×16, which do not fit into memory"):
+        image_folder(bars, 1)
+
+
+def test_what_is_kept_is_of_these_files_and_these_rules(bars, monkeypatch):
+    def is_kept(size=None):
+        with monkeypatch.context() as patched:
+            patched.setattr(folders, "_decoded", lambda *_: pytest.fail("decoded again"))
+            try:
+                image_folder(bars, 1, size)
+            except pytest.fail.Exception:
+                return False
+        return True
+
+    for size in (None, 8):
+        assert not is_kept(size)
+        image_folder(bars, 1, size)
+        assert is_kept(size)
+    assert is_kept()  # each size is kept by itself
+    with monkeypatch.context() as patched:
+        patched.setattr(decoding, "VERSION", decoding.VERSION + 1)
+        assert not is_kept()
+    # Classes change places, with files of the same names, sizes and times
+    paths = sorted(bars.rglob("*.png"))
+    for path in paths:
+        Image.fromarray(np.full((4, 4, 3), ord(path.parent.name[-1]), np.uint8)).save(path)
+        os.utime(path, (1, 1))
+    assert len({path.stat().st_size for path in paths}) == 1
+    before = image_folder(bars, 1)
+    assert is_kept()
+    for old, new in (("class0", "other"), ("class1", "class0"), ("other", "class1")):
+        (bars / "test" / old).rename(bars / "test" / new)
+    assert not is_kept()
+    assert not same(image_folder(bars, 1), before)

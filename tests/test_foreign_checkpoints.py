@@ -1,0 +1,473 @@
+"""Checkpoints from elsewhere: what loads, and in which words the rest is refused."""
+
+import argparse
+import collections
+import io
+import os
+import pickle
+import warnings
+import zipfile
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import randomize
+from torch import nn
+
+from models import MODELS, TinyTen
+from utils.curves import Curve
+from utils.errors import FileError
+from utils.storage.files import load_checkpoint, save_checkpoint
+from utils.storage.layout import Layout, kept
+from utils.storage.loading import load_curve, load_network
+from utils.storage.runs import Run
+
+STATE = randomize(TinyTen(4), 3).state_dict()
+
+
+def saved(path, content, **options):
+    torch.save(content, path, **options)
+    return path
+
+
+def expect_loaded(path, expected=STATE):
+    network = load_network(path, TinyTen(4), transform="TinyTen")
+    assert all(value.dtype == expected[name].dtype for name, value in network.state_dict().items())
+    assert all(torch.equal(value, expected[name]) for name, value in network.state_dict().items())
+
+
+def refusal(path, network=None):
+    """In what words a file is refused: in one line, as a file that nobody is to delete."""
+    with pytest.raises(FileError) as caught:
+        load_network(path, network or TinyTen(4), transform="TinyTen")
+    error = caught.value
+    assert error.path == path
+    for never in ("\n", "\x1b", "delete", "Weights only", "weights_only", "Error(s) in loading"):
+        assert never not in str(error)
+    return error.reason
+
+
+def prefixed(prefix, state=STATE):
+    return collections.OrderedDict((prefix + name, value) for name, value in state.items())
+
+
+# --- where the state is ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["", "before torch 1.6"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        STATE,
+        dict(STATE),
+        {"model_state": STATE, "epoch": 250, "optimizer_state": torch.optim.SGD([torch.zeros(1)]).state_dict()},
+        {"state_dict": STATE, "best_acc1": 61.3},
+        {"net": STATE, "acc": 61.3, "epoch": 7},
+        {"model": STATE, "optimizer": {"state": {0: {"momentum_buffer": torch.zeros(3)}}, "param_groups": []}},
+        {"model_state_dict": STATE, "loss": torch.tensor(0.5)},
+        {"model": STATE, "model_ema": {name: value + 1 for name, value in STATE.items()}},
+        {"ema": {"module": STATE, "updates": 7}},
+        {"state_dict_ema": STATE},
+        {"weights": {name: value.numpy() for name, value in STATE.items()}},
+        {"trained": {"classifier": STATE}, "rng": torch.get_rng_state()},
+        {**STATE, "epoch": 3},
+    ],
+    ids=[
+        *("bare", "bare dict", "model_state", "state_dict", "net", "model", "model_state_dict", "beside ema", "ema"),
+        *("state_dict_ema", "numpy", "other names", "bare with epoch"),
+    ],
+)
+def test_states_wherever_they_are(tmp_path, content, legacy):
+    expect_loaded(saved(tmp_path / "c.pt", content, _use_new_zipfile_serialization=not legacy))
+
+
+def test_a_state_pickled_without_torch(tmp_path):
+    (tmp_path / "c.pt").write_bytes(pickle.dumps({"state_dict": STATE}))
+    expect_loaded(tmp_path / "c.pt")
+
+
+def test_the_network_is_taken_and_not_its_average(tmp_path, capsys):
+    ema = {name: value + 1 for name, value in STATE.items()}
+    expect_loaded(saved(tmp_path / "c.pt", {"ema_state_dict": ema, "teacher": 3, "network": STATE}))
+    assert f"{tmp_path / 'c.pt'}: its network is the entry network\n" in capsys.readouterr().out
+
+
+# --- how its entries are called ----------------------------------------------------------------------------
+
+
+def inside(prefix):
+    """As if each layer of the network were wrapped by itself."""
+    return {name.replace("layers.", "layers." + prefix, 1): value for name, value in STATE.items()}
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        prefixed("module."),
+        prefixed("_orig_mod."),
+        prefixed("module._orig_mod."),
+        prefixed("_orig_mod.module."),
+        prefixed("module.module._orig_mod."),
+        prefixed("model."),
+        prefixed("net.module."),
+        prefixed("backbone.model."),
+        prefixed("0."),
+        {name.replace(".conv.", "._orig_mod.conv."): value for name, value in STATE.items()},
+        {name: value for name, value in STATE.items() if not name.endswith("num_batches_tracked")},
+    ],
+    ids=lambda state: next(iter(state)) + f" of {len(state)}",
+)
+def test_entries_under_names_of_wrappers(tmp_path, state):
+    expected = STATE
+    if len(state) < len(STATE):
+        expected = STATE | {n: torch.zeros_like(v) for n, v in STATE.items() if n.endswith("num_batches_tracked")}
+    expect_loaded(saved(tmp_path / "c.pt", {"state_dict": state}), expected)
+
+
+def test_an_average_of_weights(tmp_path):
+    network = TinyTen(4)
+    network.load_state_dict(STATE)
+    average = torch.optim.swa_utils.AveragedModel(network)
+    assert "n_averaged" in average.state_dict()
+    expect_loaded(saved(tmp_path / "c.pt", average.state_dict()))
+
+
+def test_counters_of_a_profiler_are_left_aside_with_a_line(tmp_path, capsys):
+    network = TinyTen(4)
+    network.load_state_dict(STATE)
+    for module in network.modules():  # as thop does
+        module.register_buffer("total_ops", torch.zeros(1, dtype=torch.float64))
+        module.register_buffer("total_params", torch.zeros(1, dtype=torch.float64))
+    expect_loaded(saved(tmp_path / "c.pt", network.state_dict()))
+    assert "counters (total_ops, …) are no part of TinyTen and left aside." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_precisions_become_float32(tmp_path, dtype):
+    state = {name: value.to(dtype) if value.is_floating_point() else value for name, value in STATE.items()}
+    expected = {name: state[name].to(value.dtype) for name, value in STATE.items()}
+    expect_loaded(saved(tmp_path / "c.pt", {"state_dict": state}), expected)
+
+
+# --- what is beside it -------------------------------------------------------------------------------------
+
+
+class Tracker(dict):
+    def __init__(self):
+        super().__init__(best=3)
+        self.history = [1.0]
+
+
+BESIDE = {
+    "args": argparse.Namespace(lr=0.1, out=Path("runs")),
+    "path": Path("runs/1"),
+    "best": np.float64(61.5),
+    "epoch": np.int64(7),
+    "table": np.arange(4.0),
+    "tracker": Tracker(),
+    "counts": collections.defaultdict(list, a=[1]),
+    "names": {"a", "b"},
+    "device": torch.device("cpu"),
+    "dtype": torch.float16,
+    "error": ValueError("no"),
+    "function": len,
+    "nested": [{"deep": (Path("a"), 1)}],
+}
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["", "before torch 1.6"])
+@pytest.mark.parametrize("name", [*BESIDE, "all"])
+def test_objects_beside_the_state_are_left_aside(tmp_path, name, legacy, capsys):
+    """Nothing of theirs is looked up or run."""
+    beside = BESIDE if name == "all" else {name: BESIDE[name]}
+    content = {"state_dict": prefixed("module."), **beside}
+    path = saved(tmp_path / "c.pt", content, _use_new_zipfile_serialization=not legacy)
+    expect_loaded(path)
+    if name in ("args", "all"):
+        assert f"{path}: its entry args is left aside (argparse.Namespace)\n" in capsys.readouterr().out
+
+
+def test_a_parameter_in_half_precision_beside_a_namespace(tmp_path):
+    """What is read inertly is the same to the bit: all types, views, shared and transposed tensors, parameters."""
+    shared = torch.arange(24.0)
+    state = {
+        "parameter": nn.Parameter(torch.randn(3, 4)),
+        "half": torch.randn(5).half(),
+        "brain": torch.randn(5).bfloat16(),
+        "double": torch.randn(5).double(),
+        "long": torch.tensor(2**40),
+        "bool": torch.tensor([True, False]),
+        "empty": torch.zeros(0, 3),
+        "view": shared[4:10].view(2, 3),
+        "transposed": shared.view(4, 6).t(),
+        "channels_last": torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last),
+        "expanded": torch.ones(1).expand(7),
+    }
+    for legacy in (False, True):
+        content = {"model_state": state, "args": argparse.Namespace()}
+        path = saved(tmp_path / "c.pt", content, _use_new_zipfile_serialization=not legacy)
+        found = load_checkpoint(path)["model_state"]
+        assert list(found) == list(state)
+        for name, value in state.items():
+            assert (found[name].dtype, found[name].shape) == (value.dtype, value.shape), name
+            assert torch.equal(found[name], value), name
+
+
+class Bomb:
+    def __init__(self, mark, how=os.mkdir):
+        self.mark, self.how = str(mark), how
+
+    def __reduce__(self):
+        return self.how, (self.mark,)
+
+
+class StateBomb:
+    """Goes off when its state is set."""
+
+    mark = None
+
+    def __setstate__(self, state):
+        os.mkdir(state)
+
+    def __getstate__(self):
+        return self.mark
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["", "before torch 1.6"])
+@pytest.mark.parametrize("place", ["beside", "as a key", "in the state", "as all", "in a list", "set"])
+def test_nothing_of_a_file_is_run(tmp_path, place, legacy):
+    mark = tmp_path / "bomb"
+    bomb = Bomb(mark)
+    StateBomb.mark = str(mark)
+    contents = {
+        "beside": {"state_dict": STATE, "args": bomb},
+        "as a key": {"state_dict": STATE, bomb: 1},
+        "in the state": {"state_dict": STATE | {"layers.0.conv.weight": bomb}},
+        "as all": bomb,
+        "in a list": {"state_dict": STATE, "list": [bomb]},
+        "set": {"state_dict": STATE, "set": StateBomb()},
+    }
+    path = saved(tmp_path / "c.pt", contents[place], _use_new_zipfile_serialization=not legacy)
+    try:
+        load_network(path, TinyTen(4), transform="TinyTen")
+    except FileError:
+        assert place in ("in the state", "as all")
+    assert not mark.exists()
+    with warnings.catch_warnings(action="ignore"):
+        torch.load(path, weights_only=False)  # so that the test would see it
+    assert mark.exists()
+
+
+# --- what is refused ---------------------------------------------------------------------------------------
+
+SAVE_IT = "save its state dict: torch.save(model.state_dict(), PATH)"
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["", "before torch 1.6"])
+def test_a_whole_network(tmp_path, legacy):
+    save = partial(saved, tmp_path / "c.pt", _use_new_zipfile_serialization=not legacy)
+    with warnings.catch_warnings(action="ignore"):
+        save(TinyTen(4))
+    words = "(models.tinyten.TinyTen), which only its own code can read; " + SAVE_IT
+    assert refusal(tmp_path / "c.pt") == f"holds a whole network {words}"
+    with warnings.catch_warnings(action="ignore"):
+        save({"epoch": 3, "model": nn.DataParallel(TinyTen(4)), "args": argparse.Namespace()})
+    assert "holds a whole network as its entry model (torch.nn.parallel.data_parallel" in refusal(tmp_path / "c.pt")
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        ([1, 2], "it holds a list"),
+        ({"epoch": 1, "best": 2.0}, "it holds epoch, best; save its"),
+        ({}, "it holds nothing; save its"),
+        ({"model_state": 3}, "its `model_state` is no dictionary but a int; save its"),
+        ({"model_state": {}}, "its `model_state` is empty; save its"),
+        (
+            {"state_dict": {"a": torch.zeros(2), "b": Path("x")}},
+            "its `state_dict` has an entry that is no tensor: b, a pathlib.",
+        ),
+        (torch.zeros(3), "it holds a Tensor"),
+    ],
+)
+def test_checkpoints_that_are_none(tmp_path, content, words):
+    reason = refusal(saved(tmp_path / "c.pt", content))
+    assert reason.startswith("is not a checkpoint, which is a dictionary with a state dict as `model_state`, or a ")
+    assert words in reason
+
+
+def test_several_networks(tmp_path):
+    path = saved(tmp_path / "c.pt", {"student": STATE, "teacher": STATE | {"more": torch.zeros(1)}})
+    assert refusal(path) == f"holds several networks (student, teacher); {SAVE_IT}"
+    path = saved(tmp_path / "d.pt", prefixed("student.") | prefixed("teacher."))
+    assert "it holds several networks (student, teacher)" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    "state, words",
+    [
+        (TinyTen(7).state_dict(), "it is of 7 classes, and 4 are wanted"),
+        (prefixed("model.", TinyTen(7).state_dict()), "it is of 7 classes, and 4 are wanted"),
+        (
+            {n: v for n, v in STATE.items() if n != "dense.bias"},
+            "it lacks an entry (dense.bias)",
+        ),
+        (STATE | {"dense.scale": torch.zeros(3)}, "it has an entry too many (dense.scale)"),
+        (
+            {n: v for n, v in STATE.items() if ".conv." not in n} | {"a": torch.zeros(1), "b": torch.zeros(1)},
+            "it lacks 16 entries (the first: layers.0.conv.weight), has 2 entries too many (the first: a)",
+        ),
+        (
+            STATE | {"layers.0.conv.weight": torch.zeros(16, 1, 3, 3)},
+            "it has an entry of another shape (layers.0.conv.weight: (16, 1, 3, 3) instead of (16, 3, 3, 3))",
+        ),
+        (
+            STATE | {"dense.weight": torch.zeros(4, 32)},
+            "it has an entry of another shape (dense.weight: (4, 32) instead of (4, 64))",
+        ),
+        (
+            STATE | {"layers.0.conv.weight": torch.zeros(16, 3, 3, 3, dtype=torch.int8)},
+            "it has an entry of another kind of numbers (layers.0.conv.weight: int8)",
+        ),
+        (
+            STATE | {"layers.0.conv.weight": torch.zeros(16, 3, 3, 3, dtype=torch.complex64)},
+            "it has an entry of another kind of numbers (layers.0.conv.weight: complex64)",
+        ),
+        (STATE | {"module.dense.bias": torch.zeros(4)}, "it has dense.bias twice"),
+        (MODELS["ResNet32"](4).state_dict(), "it lacks 58 entries (the first: layers.0.conv.weight), has 200 "),
+    ],
+)
+def test_states_that_do_not_fit(tmp_path, state, words):
+    reason = refusal(saved(tmp_path / "c.pt", {"state_dict": state}))
+    assert reason.startswith(f"does not fit TinyTen: {words}")
+    assert reason.endswith("; use the model and dataset it was trained with")
+
+
+def test_other_classes_of_a_network_with_several_heads(tmp_path):
+    def network(classes):
+        heads = {"aux": nn.Linear(3, classes), "stem": nn.Linear(8, 3), "fc": nn.Linear(5, classes)}
+        return nn.Sequential(collections.OrderedDict(heads))
+
+    path = saved(tmp_path / "c.pt", network(5).state_dict())
+    assert "does not fit Sequential: it is of 5 classes, and 4 are wanted;" in refusal(path, network(4))
+
+
+def torchscript():
+    stream = io.BytesIO()
+    with warnings.catch_warnings(action="ignore"):
+        torch.jit.save(torch.jit.script(nn.Linear(2, 2)), stream)
+    return stream.getvalue()
+
+
+def safetensors():
+    header = b'{"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
+    return len(header).to_bytes(8, "little") + header + bytes(4)
+
+
+def archive(compression=zipfile.ZIP_STORED, name="a/data.pkl"):
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", compression) as file:
+        file.writestr(name, pickle.dumps({"epoch": 1, "x": Path("a")}, 2))
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        (torchscript(), "it is a TorchScript program: torch.save the state_dict() of what torch.jit.load reads"),
+        (safetensors(), "it is of safetensors: torch.save what safetensors.torch.load_file reads from it"),
+        (archive(name="word/document.xml"), "it is an archive of something else"),
+        (archive(zipfile.ZIP_DEFLATED), "its archive is compressed, as torch's never are"),
+        (b"hello", "it is no pickle, or one that is damaged"),
+        (pickle.dumps([1, 2]), "it is nothing that torch.save wrote"),
+    ],
+)
+def test_files_of_other_formats(tmp_path, content, words):
+    (tmp_path / "c.pt").write_bytes(content)
+    assert refusal(tmp_path / "c.pt") == f"is not a checkpoint, or it is damaged ({words})"
+
+
+def test_truncated_files_with_objects_in_them(tmp_path):
+    for legacy in (False, True):
+        content = {"state_dict": STATE, "args": argparse.Namespace()}
+        path = saved(tmp_path / "c.pt", content, _use_new_zipfile_serialization=not legacy)
+        whole = path.read_bytes()
+        for length in (3, 50, 3000, len(whole) // 2, len(whole) - 1):
+            path.write_bytes(whole[:length])
+            assert refusal(path).startswith("is not a checkpoint, or it is damaged (")
+
+
+def test_a_tensor_beyond_its_numbers(tmp_path):
+    path = saved(tmp_path / "c.pt", {"state_dict": {"a": torch.zeros(3)}, "args": argparse.Namespace()})
+    with zipfile.ZipFile(path) as before:
+        parts = {name: before.read(name) for name in before.namelist()}
+    pickled = next(name for name in parts if name.endswith("data.pkl"))
+    assert parts[pickled].count(b"K\x03\x85") == 1  # its shape
+    parts[pickled] = parts[pickled].replace(b"K\x03\x85", b"K\x09\x85")
+    with zipfile.ZipFile(path, "w") as after:
+        for name, part in parts.items():
+            after.writestr(name, part)
+    assert refusal(path) == "is not a checkpoint, or it is damaged (it holds arrays that are damaged)"
+
+
+# --- curves, and runs --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def layout(tmp_path):
+    layout = Layout(tmp_path, "TinyTen", "bars")
+    for seed in (1, 2):
+        save_checkpoint(layout.endpoint(seed, 3), {"model_state": randomize(TinyTen(4), seed).state_dict()})
+    layout.folder("curves").mkdir(parents=True)
+    return layout
+
+
+def the_curve(layout, epochs=7):
+    return load_curve(layout, partial(TinyTen, 4), (1, 2), 3, epochs, transform="TinyTen")
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.base.", "net."])
+def test_curves_from_elsewhere(layout, prefix):
+    saved(layout.curve("", 1, 2, 7), {"state_dict": prefixed(prefix), "args": argparse.Namespace()})
+    assert torch.equal(the_curve(layout).row(1), Curve(TinyTen(4)).flat.flatten(STATE))
+
+
+def test_every_control_point_of_a_wrapped_curve(layout):
+    points = {1: prefixed("_orig_mod."), 2: prefixed("module.")}
+    content = {"model_state": STATE, "points": points, "settings": {"num_bends": 4}}
+    save_checkpoint(layout.curve("", 1, 2, 7), content)
+    curve = the_curve(layout)
+    assert curve.num_bends == 4
+    assert torch.equal(curve.row(1), curve.row(2))
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        (TinyTen(7).state_dict(), "is not a curve of TinyTen: it is of 7 classes, and 4 are wanted"),
+        ({n: v for n, v in STATE.items() if n != "dense.bias"}, "TinyTen: it lacks an entry (dense.bias)"),
+        ({"model_state": STATE, "points": {1: {"a": 3}}}, "TinyTen: its points are no state dicts"),
+        ({"model_state": STATE, "points": [STATE]}, "TinyTen: its points are no state dicts"),
+        ({"model_state": STATE, "points": {2: STATE}}, "TinyTen: it holds the control points [2] and not [1]"),
+        ({"model_state": STATE, "settings": {"num_bends": "x"}}, "is of a kind of curve that is not known"),
+        ({"model_state": STATE, "settings": {"curve": "Arc"}}, "is of a kind of curve that is not known"),
+        ({"model_state": STATE | {"dense.bias": torch.full((4,), torch.nan)}}, "weights that are not finite numbers"),
+    ],
+)
+def test_curves_that_do_not_fit(layout, content, words):
+    path = saved(layout.curve("", 1, 2, 7), content)
+    with pytest.raises(FileError) as caught:
+        the_curve(layout)
+    assert caught.value.path == path
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [STATE, {"net": STATE, "epoch": 3, "history": [1], "settings": "none"}])
+def test_a_network_from_elsewhere_is_a_finished_run(tmp_path, content):
+    """Its name says its epochs, whatever it says itself."""
+    run = Run(tmp_path / "c", {"lr": 0.1}, 4, 2, tmp_path / "h.npz")
+    saved(kept(run.stem, 4), content)
+    state = run.open()
+    assert (sorted(state), state["epoch"]) == (["epoch", "model_state"], 4)

@@ -1,0 +1,201 @@
+"""Properties of the code itself: who may know what, how large its parts are, and what importing does."""
+
+import ast
+import functools
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+PATHS = sorted((REPOSITORY / "utils").rglob("*.py"))
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
+
+ROOF = "utils.cli"  # what the stages alone import
+LINES_OF_A_FILE, LINES_OF_A_FUNCTION, PARAMETERS, FLOORS = 400, 80, 8, 9
+MANY_PARAMETERS = {"utils.fitting.fit"}  # what may be said of learning is many things
+
+
+def module_of(path):
+    parts = path.relative_to(REPOSITORY).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_of(path): path for path in PATHS}
+
+
+@functools.cache
+def tree(module):
+    return ast.parse(MODULES[module].read_text())
+
+
+def is_roof(module):
+    return module == ROOF or module.startswith(f"{ROOF}.")
+
+
+BELOW = [module for module in MODULES if not is_roof(module)]
+
+
+def functions(module):
+    """The functions of a module, methods and inner ones too, by their names."""
+
+    def within(node, prefix):
+        for child in ast.iter_child_nodes(node):
+            name = getattr(child, "name", "lambda")
+            if isinstance(child, FUNCTIONS):
+                yield f"{prefix}.{name}", child
+            nested = isinstance(child, (*FUNCTIONS, ast.ClassDef))
+            yield from within(child, f"{prefix}.{name}" if nested else prefix)
+
+    return dict(within(tree(module), module))
+
+
+def parameters(function):
+    arguments = function.args
+    named = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
+    return [argument.arg for argument in named if argument.arg not in ("self", "cls", "ctx")]
+
+
+def imported(module):
+    """The modules of utils that a module imports, at once or in a function."""
+    found = set()
+    for node in ast.walk(tree(module)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module} has a relative import"
+            inner = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in MODULES else node.module for name in inner}
+    return {name for name in found if name in MODULES} - {module}
+
+
+# --- who may know what -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("module", BELOW)
+def test_command_lines_end_at_the_roof(module):
+    """Below it no function is given a Namespace, or anything that goes by the name of one, and nobody makes one."""
+    for name, function in functions(module).items():
+        assert "args" not in parameters(function), name
+    for node in ast.walk(tree(module)):
+        names = {getattr(node, name, None) for name in ("id", "attr", "module")}
+        names |= {alias.name for alias in getattr(node, "names", ()) if isinstance(alias, ast.alias)}
+        assert not names & {"argparse", "Namespace"}, f"{module}:{getattr(node, 'lineno', '')}"
+    assert not any(map(is_roof, imported(module)))
+
+
+@pytest.mark.parametrize("module", BELOW)
+def test_no_message_below_the_roof_advises_a_flag(module):
+    """What is wrong is said there, and by which command it is mended at the roof, which knows them."""
+    for node in ast.walk(tree(module)):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("UserError", "FileError"):
+            said = [part.value for part in ast.walk(node) if isinstance(part, ast.Constant)]
+            words = " ".join(part for part in said if isinstance(part, str))
+            advice = re.search(r"--\w|\.py\b|\b(delete|remove) (it|them|the)\b", words)
+            assert advice is None, f"{module}:{node.lineno} {advice}"
+
+
+def test_imports_go_one_way():
+    """Without a cycle, on few floors, the command line on top of all."""
+    graph = {module: imported(module) for module in MODULES}
+    assert graph.keys() == MODULES.keys()
+    floors = {}
+
+    def floor(module, path=()):
+        assert module not in path, f"a cycle: {' → '.join([*path[path.index(module) :], module])}"
+        if module not in floors:
+            floors[module] = 1 + max((floor(below, (*path, module)) for below in graph[module]), default=0)
+        return floors[module]
+
+    height = max(map(floor, MODULES))
+    assert height <= FLOORS, sorted(floors.items(), key=lambda item: -item[1])[:5]
+    assert all(not any(map(is_roof, graph[module])) for module in BELOW)
+    assert height == max(floors[module] for module in MODULES if is_roof(module))
+
+
+# --- how large its parts are -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_parts_are_small(module):
+    assert len(MODULES[module].read_text().splitlines()) <= LINES_OF_A_FILE
+    for name, function in functions(module).items():
+        assert function.end_lineno - function.lineno < LINES_OF_A_FUNCTION, name
+        if name not in MANY_PARAMETERS:
+            assert len(parameters(function)) <= PARAMETERS, name
+
+
+def test_the_exceptions_are_some():
+    assert {name for module in MODULES for name in functions(module)} >= MANY_PARAMETERS
+
+
+# --- what importing does -----------------------------------------------------------------------------------
+
+
+def python(code):
+    """What a fresh interpreter prints that runs the code in the repository."""
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return result.stdout.split()
+
+
+def test_an_attack_needs_torch_and_no_more():
+    """Somebody who attacks a network of their own loads no readers of images, progress bars or downloads."""
+    new = python(
+        "import sys, torch, numpy\n"
+        "before = set(sys.modules)\n"
+        "import utils.attack\n"
+        "print(*{name.split('.')[0] for name in set(sys.modules) - before})"
+    )
+    heavy = {"PIL", "tqdm", "zipfile", "urllib", "scipy", "matplotlib", "torchvision", "http", "argparse"}
+    assert not heavy & set(new)
+    ours = python("import sys, utils.attack; print(*(name for name in sys.modules if name.startswith('utils')))")
+    assert set(ours) == {"utils", *(name for name in MODULES if name in ours)}
+    assert set(new) - {"utils"} <= set(sys.stdlib_module_names) | {"torch", "numpy"}
+
+
+@pytest.mark.parametrize("module", ["matching", "curves", "fitting", "measuring", "pam", "permutations"])
+def test_the_method_downloads_nothing(module):
+    loaded = set(python(f"import sys, utils.{module}; print(*sys.modules)"))
+    assert not {"matplotlib", "torchvision", "utils.downloads", "utils.cli"} & loaded
+
+
+def test_figures_leave_the_settings_of_matplotlib():
+    """Importing how figures are drawn changes neither its parameters nor what it draws with."""
+    unchanged = python(
+        "import matplotlib\n"
+        "before = dict(matplotlib.rcParams.copy())\n"
+        "backend = matplotlib.rcParams._get_backend_or_none()\n"
+        "import utils.reporting.figures, utils.reporting.tables, utils.reporting.report\n"
+        "print(dict(matplotlib.rcParams.copy()) == before, matplotlib.rcParams._get_backend_or_none() == backend)"
+    )
+    assert unchanged == ["True", "True"]
+
+
+STAGES_THAT_COMPUTE = (
+    "training.train_model",
+    "training.train_curve_pam",
+    "alignment.align_models",
+    "evaluation.eval_curve",
+)
+
+
+def test_parsing_flags_switches_nothing(tmp_path):
+    """What flags say of precision and devices holds when a stage runs, not when its flags are read."""
+    switches = (
+        "backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic, "
+        "torch.backends.cuda.matmul.allow_tf32, torch.get_default_dtype(), torch.get_num_threads(), "
+        "torch.get_float32_matmul_precision(), torch.is_grad_enabled(), torch.initial_seed()"
+    )
+    code = (
+        "import importlib, torch\n"
+        f"before = (torch.{switches})\n"
+        f"for name in {STAGES_THAT_COMPUTE}:\n"
+        "    parse_args = importlib.import_module(name).parse_args\n"
+        f"    parse_args(['--root', {str(tmp_path)!r}, '--precision', 'tf32'])\n"
+        f"print((torch.{switches}) == before)"
+    )
+    assert python(code) == ["True"]

@@ -1,0 +1,248 @@
+"""Mistakes: each ends a stage with one line that says what is wrong and what mends it."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from stages import REPOSITORY, fails, run
+
+from models import MODELS
+from utils.permutations import identity, permutation_spec, permutations_from_rows, rows_from_permutations
+from utils.storage.matches import save_match
+
+
+@pytest.mark.parametrize(
+    "script, flags, message",
+    [
+        ("training/train_model.py", ["--model", "VGG"], "'TinyTen', 'ResNet32', 'GoogLeNet'"),
+        ("training/train_model.py", ["--transform", "VGG"], "'TinyTen', 'ResNet32', 'GoogLeNet', 'Adversarial'"),
+        ("training/train_model.py", ["--epochs", "-1"], "'-1' is not a whole number above 0"),
+        ("training/train_model.py", ["--lr", "-0.1"], "'-0.1' is not a number above 0"),
+        ("training/train_model.py", ["--lr", "nan"], "is not a number above 0"),
+        ("training/train_model.py", ["--seed", "-3"], "'-3' is not a whole number, 0 or above"),
+        ("training/train_model.py", ["--wd", "-1"], "'-1' is not a number, 0 or above"),
+        ("training/train_model.py", ["--batch_size", "0"], "'0' is not a whole number above 0"),
+        ("training/train_model.py", ["--device", "gpu7"], "gpu7 cannot be used here"),
+        ("training/train_model.py", ["--resume", "--overwrite"], "not allowed with"),
+        ("training/train_curve.py", ["--seed_a", "2", "--seed_b", "2"], "a pair needs two networks"),
+        ("training/train_curve.py", ["--num_bends", "1"], "2 or above"),
+        ("training/train_curve.py", ["--curve", "Spline"], "'Bezier', 'PolyChain'"),
+        ("training/train_curve_pam.py", ["--inner_iters_perm", "0"], "'0' is not a whole number above 0"),
+        ("training/train_curve_pam.py", ["--val_freq", "1", "2", "3"], "one number or two"),
+        ("training/train_model_adversarial.py", ["--epsilon=-1/255"], "'-1/255' is not between 0 and 1"),
+        ("training/train_model_adversarial.py", ["--epsilon", "8"], "'8' is not between 0 and 1, as 8/255 is"),
+        ("evaluation/eval_curve.py", ["--num_points", "1"], "2 or above"),
+        ("evaluation/make_tables.py", ["--seed_a", "1", "3"], "a pair is one of each"),
+        ("training/train_model.py", ["--dataset", "CIFAR11"], "there is no dataset 'CIFAR11': use one of CIFAR10"),
+    ],
+)
+def test_bad_arguments_end_with_code_2(capsys, tmp_path, script, flags, message):
+    code, line = fails(capsys, script, *flags, "--root", tmp_path)
+    assert code == 2
+    assert message in line
+
+
+def test_missing_networks_name_the_training_command(capsys, flags):
+    for script, more in (("alignment/align_models.py", ["--epochs", 4]), ("training/train_curve.py", [])):
+        code, line = fails(capsys, script, *flags, *more)
+        assert code == 1
+        assert "make it with: python training/train_model.py --model TinyTen --dataset bars" in line
+
+
+def test_missing_match_names_the_alignment_command(capsys, small, workspace):
+    (workspace / "model_dicts/paired_models/TinyTen/bars/match_corr_seeds_01_02.npy").unlink()
+    curve = ["--alignment", "corr", "--epochs_model", 3]
+    code, line = fails(capsys, "training/train_curve.py", *small, *curve)
+    assert code == 1
+    assert "make it with: python alignment/align_models.py" in line
+    code, line = fails(capsys, "training/train_curve_pam.py", *small, *curve)  # which makes matches, but not this one
+    assert "make it with: python alignment/align_models.py" in line
+    code, line = fails(capsys, "training/train_curve.py", *small, "--alignment", "pam_", "--epochs_model", 3)
+    assert "python training/train_curve_pam.py" in line
+    assert "--alignment ''" in line
+    code, line = fails(capsys, "training/train_curve.py", *small, "--alignment", "mine", "--epochs_model", 3)
+    assert "any other name is given by: align_models.py --align_name" in line
+
+
+def test_a_match_of_another_name_is_told_of_those_there_are(capsys, small, workspace):
+    code, line = fails(capsys, "training/train_curve.py", *small, "--alignment", "cor", "--epochs_model", 3)
+    assert code == 1
+    assert "match_cor_seeds_01_02.npy does not exist; there is corr: --alignment corr, or any other name" in line
+    assert "python" not in line  # no command makes it
+
+
+def test_networks_of_other_epochs_are_told_of(capsys, small):
+    code, line = fails(capsys, "training/train_curve.py", *small, "--epochs_model", 250)
+    assert code == 1
+    assert "checkpoint_seed_01-250.pt does not exist; there is one of 3 epochs: --epochs_model 3, or make it" in line
+    code, line = fails(capsys, "alignment/align_models.py", *small, "--epochs", 250)
+    assert (
+        "does not exist; there is one of 3 epochs: --epochs 3, or make it with: python training/train_model" in line
+    )
+    code, line = fails(capsys, "evaluation/eval_curve.py", *small, "--epochs_model", 3, "--epochs_curve", 250)
+    assert "does not exist; there is one of 2 epochs: --epochs_curve 2, or make it with: python training" in line
+
+
+def test_missing_curve_names_the_training_command(capsys, small):
+    code, line = fails(capsys, "evaluation/eval_curve.py", *small, "--epochs_model", 3, "--epochs_curve", 77)
+    assert code == 1
+    assert "python training/train_curve.py" in line
+    assert "--epochs 77" in line
+
+
+def test_missing_evaluation_names_the_command(capsys, workspace):
+    flags = ["--dataset", "bars", "--root", workspace, "--epochs", 77]
+    for script in ("visualization/viz_curve.py", "evaluation/make_tables.py"):
+        code, line = fails(capsys, script, *flags)
+        assert code == 1
+        assert "make it with: python evaluation/eval_curve.py" in line
+
+
+@pytest.mark.parametrize("content", ["truncated", "foreign", "ResNet32", "classes"])
+def test_networks_that_cannot_be_used(capsys, small, workspace, content):
+    path = workspace / "model_dicts/basic_models/TinyTen/bars/checkpoint_seed_02-3.pt"
+    if content == "truncated":
+        path.write_bytes(path.read_bytes()[:-300])
+    elif content == "foreign":
+        path.write_bytes(b"something else")
+    else:
+        model = MODELS["ResNet32"](4) if content == "ResNet32" else MODELS["TinyTen"](10)
+        torch.save({"epoch": 3, "model_state": model.state_dict()}, path)
+    code, line = fails(capsys, "alignment/align_models.py", *small, "--epochs", 3)
+    assert code == 1
+    assert str(path) in line
+    assert "move it away, and make it anew with: python training/train_model.py" in line
+
+
+def test_robust_networks_are_not_mistaken_for_plain_ones(capsys, small, workspace):
+    dicts = workspace / "model_dicts"
+    shutil.copytree(dicts / "basic_models", dicts / "adversarial_models")
+    code, line = fails(capsys, "alignment/align_models.py", *small, "--epochs", 3, "--adversarial")
+    assert code == 1
+    assert "is a plain network, not a robust one; move it away, and make it anew with: python training/" in line
+    assert "python training/train_model_adversarial.py" in line
+    code, line = fails(capsys, "alignment/align_models.py", *small, "--epochs", 3, "--transform", "Adversarial")
+    assert "the transform TinyTen, which normalizes images unlike Adversarial; use the same" in line
+
+
+@pytest.mark.parametrize("kind", ["other model", "not a permutation", "text"])
+def test_a_match_that_is_none(capsys, small, workspace, kind):
+    path = workspace / "model_dicts/paired_models/TinyTen/bars/match_corr_seeds_01_02.npy"
+    if kind == "other model":
+        spec = permutation_spec(MODELS["ResNet32"](4))
+        save_match(path, rows_from_permutations(spec, identity(spec)), [], overwrite=True)
+        path.with_suffix(".json").unlink()
+    elif kind == "not a permutation":
+        table = np.load(path)
+        table[3, 0] = table[3, 1]
+        np.save(path, table)
+    else:
+        path.write_text("1 2 3")
+    curve = ["--alignment", "corr", "--epochs_model", 3]
+    code, line = fails(capsys, "training/train_curve.py", *small, *curve)
+    assert code == 1
+    assert str(path) in line
+    assert "move it away, and make it anew with: python alignment/align_models.py" in line
+
+
+def test_a_match_for_other_networks_is_refused(capsys, small, workspace):
+    run("training/train_model.py", *small, "--epochs", 2, "--lr_drop", 1, "--seed", 1, "--overwrite")
+    run("training/train_model.py", *small, "--epochs", 2, "--lr_drop", 1, "--seed", 2, "--overwrite")
+    code, line = fails(capsys, "training/train_curve.py", *small, "--alignment", "corr", "--epochs_model", 2)
+    assert code == 1
+    assert "was made for other networks" in line
+    assert "make it anew with: python alignment/align_models.py" in line
+    assert line.endswith(" --overwrite")
+
+
+def test_another_match_is_not_overwritten(capsys, small, workspace):
+    path = workspace / "model_dicts/paired_models/TinyTen/bars/match_corr_seeds_01_02.npy"
+    table = np.load(path)
+    table[0, :16] = np.roll(table[0, :16], 1)
+    np.save(path, table)
+    code, line = fails(capsys, "alignment/align_models.py", *small, "--epochs", 3)
+    assert code == 1
+    assert line.endswith("holds another match; add --overwrite to replace it, or --align_name for a new one")
+    np.testing.assert_array_equal(np.load(path), table)
+    run("alignment/align_models.py", *small, "--epochs", 3, "--overwrite")
+    assert not np.array_equal(np.load(path), table)
+    permutations_from_rows(permutation_spec(MODELS["TinyTen"](4)), [row[row >= 0] for row in np.load(path)])
+
+
+def test_pam_of_a_match_that_lost_its_run(capsys, small, workspace):
+    (workspace / "model_dicts/paired_models/TinyTen/bars/match_pam_corr_seeds_01_02.npy").write_bytes(b"")
+    flags = ["--epochs_model", 3, "--alignment", "corr", "--inner_iters_perm", 1, "--inner_iters_phi", 1]
+    code, line = fails(capsys, "training/train_curve_pam.py", *small, *flags)
+    assert code == 1
+    assert "is there, but not the run that found it; use the same flags, or --overwrite to make it anew" in line
+
+
+def test_other_flags_than_before(capsys, small):
+    code, line = fails(capsys, "training/train_model.py", *small, "--epochs", 3, "--lr_drop", 1, "--lr", "0.05")
+    assert code == 1
+    assert "was made with lr 0.1 (now 0.05); use the same flags, or --overwrite to make it anew" in line
+    code, line = fails(capsys, "training/train_model.py", *small, "--epochs", 9, "--lr_drop", 1)
+    assert "add --resume to go on, or --overwrite to begin anew" in line
+    code, line = fails(capsys, "training/train_model.py", *small, "--epochs", 2, "--lr_drop", 1)
+    assert "at epoch 3 already" in line
+    flags = ["--epochs_model", 3, "--epochs_curve", 2, "--num_points", 7]
+    code, line = fails(capsys, "evaluation/eval_curve.py", *small, *flags)
+    assert "was made with num_points 5 (now 7); use the same flags, or --overwrite to make it anew, or" in line
+
+
+def test_a_curve_between_other_networks(capsys, small, workspace):
+    run("training/train_model.py", *small, "--epochs", 3, "--lr_drop", 1, "--seed", 2, "--lr", 0.05, "--overwrite")
+    flags = ["--epochs_model", 3, "--epochs_curve", 2, "--num_points", 5]
+    code, line = fails(capsys, "evaluation/eval_curve.py", *small, *flags)
+    assert code == 1
+    assert "learned between other networks" in line
+    assert "make it anew with: python training/train_curve.py" in line
+    assert line.endswith(" --overwrite")
+    curve = ["--epochs_model", 3, "--epochs", 4, "--resume"]
+    code, line = fails(capsys, "training/train_curve.py", *small, *curve)
+    assert "other networks at its ends" in line
+
+
+def test_planes_that_are_none(capsys, small):
+    line = ["--epochs_model", 3, "--epochs_curve", 0]
+    code, message = fails(capsys, "evaluation/eval_plane_with_curve.py", *small, *line)
+    assert code == 2
+    assert "a straight line spans no plane" in message
+    code, message = fails(capsys, "evaluation/eval_plane_with_alignment.py", *small, "--alignment", "")
+    assert code == 2
+    assert "there is no plane" in message
+
+
+def test_divergence_keeps_the_last_good_checkpoint(capsys, flags, tmp_path):
+    code, line = fails(capsys, "training/train_model.py", *flags, "--epochs", 5, "--lr", "1e30")
+    assert code == 1
+    assert "diverged in epoch 1 (nothing was saved); try a smaller learning rate" in line
+    assert not list(tmp_path.rglob("*.pt"))
+
+
+def test_a_learning_rate_beyond_all_numbers(capsys, flags):
+    code, message = fails(capsys, "training/train_model.py", *flags, "--epochs", 1, "--lr", 1e39)
+    assert code == 1
+    assert "the learning rate of epoch 1 would be 1e+39" in message
+
+
+def test_a_folder_that_cannot_be_written(capsys, flags, tmp_path):
+    (tmp_path / "model_dicts").write_text("a file where a folder should be")
+    code, line = fails(capsys, "training/train_model.py", *flags, "--epochs", 1)
+    assert code == 1
+    assert "model_dicts" in line
+
+
+def test_compiling_without_a_compiler(tmp_path, data_path):
+    command = [sys.executable, REPOSITORY / "training/train_model.py", "--dataset", "bars", "--data_path", data_path]
+    command += ["--root", tmp_path, "--device", "cpu", "--compile"]
+    environment = os.environ | {"CXX": str(tmp_path / "none")}
+    result = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment)
+    assert result.returncode == 2
+    assert "--compile cannot compile here" in result.stderr.splitlines()[-1]
+    assert "apt install g++" in result.stderr
+    assert "Traceback" not in result.stderr

@@ -1,0 +1,126 @@
+"""What stages say of images that are somebody's own: their name, their size, their number."""
+
+import json
+
+import numpy as np
+import pytest
+from conftest import SIZE, write_image_folder
+from PIL import Image
+from stages import STAGES, fails, run
+
+from utils.cli.commands import made_with
+from utils.storage.files import load_arrays, load_checkpoint, save_arrays
+from utils.storage.layout import Layout
+
+
+@pytest.mark.parametrize("script", STAGES)
+def test_a_path_is_not_the_name_of_a_dataset(capsys, tmp_path, script):
+    write_image_folder(tmp_path / "my flowers", 3, 2)
+    code, line = fails(capsys, script, "--dataset", tmp_path / "my flowers")
+    assert code == 2
+    folder = "" if script.startswith(("visualization", "evaluation/make")) else f"--data_path {tmp_path} "
+    assert line.endswith(f"it is a path; use: {folder}--dataset 'my flowers'")
+    assert {path.name for path in (tmp_path / "my flowers").iterdir()} == {"train", "test"}
+
+
+@pytest.mark.parametrize(
+    "name, advice",
+    [
+        ("", ""),
+        (".hidden", ""),
+        ("../x", "; use: --data_path .. --dataset x"),
+        ("flowers/", "; use: --data_path . --dataset flowers"),
+        ("/data/flowers/train", "; use: --data_path /data --dataset flowers"),
+        ("/data/flowers/valid/", "; use: --data_path /data --dataset flowers"),
+        ("/", ""),
+    ],
+)
+def test_other_names_that_are_none(capsys, tmp_path, name, advice):
+    code, line = fails(capsys, "training/train_model.py", f"--dataset={name}", "--root", tmp_path)
+    assert code == 2
+    assert line.split("is not the name of a dataset: ")[1].partition("; ")[2] == advice.removeprefix("; ")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def mixed(tmp_path):
+    """Flags for a dataset of images of two sizes."""
+    write_image_folder(tmp_path / "data" / "mixed", 6, 2)
+    for number, path in enumerate(sorted((tmp_path / "data").rglob("*.png"))):
+        if number % 3 == 0:
+            Image.open(path).resize((24, 20)).save(path)
+    return ["--dataset", "mixed", "--root", tmp_path, "--batch_size", "16"]
+
+
+def test_images_of_several_sizes_have_a_way_out(capsys, mixed, tmp_path):
+    for script in ("data/prepare.py", "training/train_model.py"):
+        flags = mixed if script.startswith("training") else mixed[:4]
+        code, line = fails(capsys, script, *flags)
+        assert code == 1
+        assert line.endswith("; give images one size with: --image_size N")
+    more = ["--image_size", 12, "--epochs", 1]
+    run("training/train_model.py", *mixed, *more, "--seed", 1)
+    next_command = capsys.readouterr().out.splitlines()[-1]
+    assert f"--image_size 12 --root {tmp_path}" in next_command
+    run("training/train_model.py", *mixed, *more, "--seed", 2)
+    assert "--image_size 12" in capsys.readouterr().out.splitlines()[-1]
+    path = tmp_path / "model_dicts/basic_models/TinyTen/mixed/checkpoint_seed_01-1.pt"
+    settings = load_checkpoint(path)["settings"]
+    assert settings["image_size"] == 12
+    assert "--image_size 12" in made_with("training/train_model.py", settings, root=tmp_path)
+    code, line = fails(capsys, "training/train_model.py", *mixed, "--image_size", 16, "--epochs", 1)
+    assert "image_size 12 (now 16)" in line
+
+
+def test_results_know_the_image_size(capsys, small, workspace):
+    """Results that do not say it are older ones, of images as they are."""
+    curve = ["evaluation/eval_curve.py", *small, "--epochs_model", 3, "--epochs_curve", 2, "--num_points", 5]
+    path = Layout(workspace, "TinyTen", "bars").evaluated("", 1, 2, 2)
+    before = load_arrays(path)
+    settings = json.loads(str(before["settings"]))
+    assert settings.pop("image_size") is None
+    save_arrays(path, **before | {"settings": np.array(json.dumps(settings))})
+    run(*curve)
+    assert "This is done already" in capsys.readouterr().out
+    code, line = fails(capsys, *curve, "--image_size", 12)
+    assert code == 1
+    assert "image_size none (now 12)" in line
+    run(*curve, "--image_size", 12, "--overwrite")
+    assert not np.array_equal(load_arrays(path)["loss"], before["loss"])
+    code, line = fails(capsys, *curve)
+    assert "image_size 12 (now none)" in line
+    run(*curve, "--image_size", SIZE, "--overwrite")  # their own
+    np.testing.assert_array_equal(load_arrays(path)["loss"], before["loss"])
+
+
+def test_images_smaller_than_a_network_takes(capsys, tmp_path):
+    write_image_folder(tmp_path / "data" / "tiny", 6, 2, size=8)
+    flags = ["--dataset", "tiny", "--root", tmp_path, "--epochs", 1]
+    code, line = fails(capsys, "training/train_model.py", *flags)
+    assert code == 1
+    assert line.endswith("TinyTen cannot take images of 8×8; the smallest image size that it takes is 9×9")
+    run("training/train_model.py", *flags, "--image_size", 9)
+
+
+def test_few_images_and_large_batches(capsys, tmp_path):
+    write_image_folder(tmp_path / "data" / "few", 2, 1, size=9)
+    flags = ["--dataset", "few", "--root", tmp_path]
+    code, line = fails(capsys, "training/train_model.py", *flags, "--epochs", 1, "--batch_size", 7)
+    assert code == 1
+    assert line.endswith("needs two at least; a batch size of 6 leaves none alone")
+    for seed in (1, 2):
+        run("training/train_model.py", *flags, "--epochs", 1, "--seed", seed)
+    run("alignment/align_models.py", *flags, "--epochs", 1)
+    pair = [*flags, "--epochs_model", 1, "--alignment", "corr"]
+    run("training/train_curve.py", *pair, "--epochs", 1)
+    run("evaluation/eval_curve.py", *pair, "--epochs_curve", 1, "--num_points", 3)
+    for script in (
+        "evaluation/eval_curve.py",
+        "evaluation/eval_plane_with_curve.py",
+        "alignment/align_along_curve.py",
+    ):
+        code, line = fails(capsys, script, *pair, "--epochs_curve", 1, "--batch_size", 7)
+        assert "the last of 8 images is alone in its batch" in line
+    code, line = fails(capsys, "training/train_model.py", *flags, "--epochs", 1, "--no-use_test")
+    assert code == 1
+    assert "a tenth, to be held out for testing, is none" in line

@@ -1,0 +1,181 @@
+"""Stages that were finished, stopped or killed before: they go on as if nothing had happened."""
+
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from conftest import same
+from stages import REPOSITORY, fails, run
+
+from utils import measuring
+from utils.storage.layout import kept_epochs
+
+
+def test_a_finished_run_is_neither_repeated_nor_overwritten(small, workspace, capsys):
+    def state():
+        return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in workspace.rglob("*.pt")}
+
+    before = state()
+    run("training/train_model.py", *small, "--epochs", 3, "--lr_drop", 1, "--seed", 1)
+    assert "This run is finished" in capsys.readouterr().out
+    assert {path: content for path, (_, content) in state().items()} == {p: c for p, (_, c) in before.items()}
+    flags = ["--epochs_model", 3, "--epochs_curve", 2, "--alignment", "corr", "--num_points", 5]
+    run("evaluation/eval_curve.py", *small, *flags)
+    assert "done already" in capsys.readouterr().out
+    run("alignment/align_models.py", *small, "--epochs", 3)
+    assert "the same match" in capsys.readouterr().out
+
+
+def test_missing_histories_are_written_again(small, workspace):
+    path = workspace / "model_data/training/basic_models/TinyTen/bars/loss_train_seed_01.npy"
+    expected = np.load(path)
+    path.unlink()
+    run("training/train_model.py", *small, "--epochs", 3, "--lr_drop", 1, "--seed", 1)
+    np.testing.assert_array_equal(np.load(path), expected)
+
+
+def test_two_runs_with_one_seed_are_bit_identical(small, workspace, tmp_path):
+    name = "model_dicts/basic_models/TinyTen/bars/checkpoint_seed_01-3.pt"
+    again = [tmp_path / "again" if flag == workspace else flag for flag in small]
+    run("training/train_model.py", *again, "--epochs", 3, "--lr_drop", 1, "--seed", 1, "--val_freq", "none")
+    one, other = (torch.load(root / name, weights_only=True) for root in (workspace, tmp_path / "again"))
+    for part in ("model_state", "optimizer_state", "random_states"):  # validation disturbs nothing either
+        assert same(one[part], other[part])
+
+
+def test_a_run_can_be_made_longer(small, workspace, tmp_path):
+    flags = ["--lr_drop", 1, "--seed", 1]
+    run("training/train_model.py", *small, *flags, "--epochs", 5, "--resume")
+    other = [tmp_path / "again" if flag == workspace else flag for flag in small]
+    run("training/train_model.py", *other, *flags, "--epochs", 5)
+    name = "model_dicts/basic_models/TinyTen/bars/checkpoint_seed_01-5.pt"
+    one, other = (torch.load(root / name, weights_only=True) for root in (workspace, tmp_path / "again"))
+    assert same(one, other)
+
+
+def kill_and_resume(script, flags, root, kills, last):
+    """Start a stage again and again with --resume, kill -9 it at random moments, and at last let it finish."""
+    command = [sys.executable, str(REPOSITORY / script), *map(str, flags), "--root", str(root), "--resume"]
+    generator = random.Random(7)
+
+    def progress():
+        return {(path, path.stat().st_mtime_ns) for path in root.rglob("*-resume.pt")}
+
+    for _ in range(kills):
+        before = progress()
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        while process.poll() is None and progress() <= before:
+            time.sleep(0.01)
+        time.sleep(generator.uniform(0, 0.5))  # somewhere in the epochs that follow
+        assert process.poll() is None, "it ended before it could be killed"
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert not last.exists()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+
+KILLED = {
+    "training/train_model.py": (["--seed", 5, "--epochs", 40], "basic_models/TinyTen/bars/checkpoint_seed_05-40.pt"),
+    "training/train_curve.py": (
+        ["--seed", 5, "--num_bends", 4, "--val_freq", 7, "--epochs", 40],
+        "curve_models/TinyTen/bars/checkpoint_align_corr_seeds_01_02-40.pt",
+    ),
+    "training/train_curve_pam.py": (
+        ["--outer_iters", 2, "--inner_iters_perm", 8, "--inner_iters_phi", 12, "--lr", 0.5],
+        "curve_models/TinyTen/bars/checkpoint_align_pam_corr_seeds_01_02-12.pt",
+    ),
+}
+
+
+@pytest.mark.parametrize("script", KILLED)
+def test_killed_and_resumed_is_bit_identical(script, small, workspace, tmp_path):
+    flags, name = KILLED[script]
+    if script != "training/train_model.py":
+        flags = [*flags, "--epochs_model", 3, "--alignment", "corr"]
+        for path in (workspace / "model_dicts/curve_models/TinyTen/bars").glob("*corr*"):
+            path.unlink()
+    flags = [*small[:4], *small[6:], *flags]
+    other = tmp_path / "killed"
+    shutil.copytree(workspace, other)
+    run(script, *flags, "--root", workspace)
+    kill_and_resume(script, flags, other, 3, other / "model_dicts" / name)
+    one, resumed = (torch.load(root / "model_dicts" / name, weights_only=True) for root in (workspace, other))
+    assert same(one, resumed)
+    assert not list(other.rglob("*-resume.pt"))
+    arrays = [sorted(root.rglob("*.np*")) for root in (workspace, other)]
+    assert [path.read_bytes() for path in arrays[0]] == [path.read_bytes() for path in arrays[1]]
+
+
+def test_killed_runs_leave_no_rubbish_that_is_read(workspace):
+    """A temporary file that a killed process left is hidden and ignored."""
+    folder = workspace / "model_dicts/basic_models/TinyTen/bars"
+    (folder / ".checkpoint_seed_01-9.pt.abc").write_bytes(b"half")
+    assert kept_epochs(folder / "checkpoint_seed_01") == [3]
+
+
+def test_a_longer_run_under_way_survives_a_shorter_command(small, workspace, capsys):
+    """Forgetting --epochs must not delete the checkpoint of the longer run."""
+    folder = workspace / "model_dicts/basic_models/TinyTen/bars"
+    longer = torch.load(folder / "checkpoint_seed_01-3.pt", weights_only=True) | {"epoch": 5}
+    torch.save(longer, folder / "checkpoint_seed_01-resume.pt")
+    run("training/train_model.py", *small, "--epochs", 3, "--lr_drop", 1, "--seed", 1)
+    assert "This run is finished" in capsys.readouterr().out
+    assert (folder / "checkpoint_seed_01-resume.pt").exists()
+
+
+CURVE = ["--epochs_model", 3, "--epochs_curve", 2, "--alignment", "corr"]
+
+
+def interrupt(monkeypatch, at):
+    """Let the evaluation number `at` stop the process; returns the list that counts them."""
+    evaluate, calls = measuring.evaluate, []
+
+    def interrupted(*args, **options):
+        calls.append(1)
+        if len(calls) == at:
+            raise KeyboardInterrupt
+        return evaluate(*args, **options)
+
+    monkeypatch.setattr(measuring, "evaluate", interrupted)
+    return calls
+
+
+def test_evaluation_goes_on_where_it_stopped(small, workspace, monkeypatch):
+    path = workspace / "model_data/curves/TinyTen/bars/curve_align_corr_seeds_01_02-2.npz"
+    expected = path.read_bytes()
+    path.unlink()
+    calls = interrupt(monkeypatch, at=4)
+    with pytest.raises(KeyboardInterrupt):
+        run("evaluation/eval_curve.py", *small, *CURVE, "--num_points", 5)
+    assert not path.exists()
+    run("evaluation/eval_curve.py", *small, *CURVE, "--num_points", 5)
+    assert path.read_bytes() == expected
+    assert len(calls) == 4 + 2  # five points, of which one was begun twice
+
+
+@pytest.mark.parametrize("kind", ["curve", "alignment"])
+def test_a_plane_goes_on_where_it_stopped(kind, small, workspace, monkeypatch, capsys):
+    script = f"evaluation/eval_plane_with_{kind}.py"
+    flags = [*small, *(CURVE if kind == "curve" else CURVE[:2]), "--num_points", 3, "--bn_images", 64]
+    run(script, *flags)
+    (path,) = (workspace / f"model_data/loss_planes_with_{kind}").rglob("*.npz")
+    expected = path.read_bytes()
+    path.unlink()
+    calls = interrupt(monkeypatch, at=8)  # the second point of the third row
+    with pytest.raises(KeyboardInterrupt):
+        run(script, *flags)
+    figure = "viz_curve_on_plane" if kind == "curve" else "viz_plane"
+    asked = ["--dataset", "bars", "--root", workspace, "--alignment", "corr", "--epochs", 2]
+    code, line = fails(capsys, f"visualization/{figure}.py", *asked)
+    assert code == 1
+    assert f"{path} is not finished; go on with: python {script}" in line
+    run(script, *flags)
+    assert path.read_bytes() == expected
+    assert len(calls) == 8 + 3
+    run(f"visualization/{figure}.py", *asked)
