@@ -22,6 +22,14 @@ if len(TABLE_SEEDS) != len(PAIRS):
     raise WorkflowError(f"table_seeds has {len(TABLE_SEEDS)} seeds for {len(PAIRS)} pairs")
 PYTHON = shlex.quote(sys.executable)
 
+if "gpus" in config:
+    # Each job takes one of these GPUs that no other job has, or waits. The system frees a lock when its holder ends.
+    locks, gpus = shlex.quote(str(Path(ROOT, ".gpu").absolute())), " ".join(map(str, config["gpus"]))
+    shell.prefix(
+        f"set -euo pipefail; mkdir -p {locks}; for gpu in {gpus}; do exec 9> {locks}/$gpu; "
+        "export CUDA_VISIBLE_DEVICES=$gpu; flock --nonblock 9 && break; done; flock 9; "
+    )
+
 
 wildcard_constraints:
     robust="(adversarial_)?",

@@ -49,6 +49,8 @@ def parse_args(argv=None, description=__doc__, model=None, method="corr"):
         args.attack = flags.published_attack(args.dataset)
     args.method = method if getattr(args, "pre_act", True) else "w2_post"
     args.align_name = args.align_name or args.method
+    if not types.is_free(args.align_name, args.method):
+        parser.error(f"--align_name {args.align_name} is the name of a match of another kind than {args.method}")
     return args
 
 
@@ -85,23 +87,22 @@ def main(args):
 
     how = {"batch_size": args.batch_size, "method": args.method, "attack": args.attack}
     permutations, before, after = align_on(*networks, spec, data, **how)
-    path = layout.match(args.align_name, *seeds)
-    save_match(path, rows_from_permutations(spec, permutations), made_for, args.overwrite)
-    print("Mean correlation of matched channels on the test set:")
-    process.print_table(row_labels(spec), {"unaligned": before, "aligned": after})
-    files = [path]
-    for which, values in (("unaligned", before), ("aligned", after)):
-        files.append(layout.correlation(args.align_name, which, *seeds))
-        save_array(files[-1], values)
+    measured = {layout.correlation(args.align_name, "unaligned", *seeds): before}
+    measured |= {layout.correlation(args.align_name, "aligned", *seeds): after}
     if args.method != "corr":
         test = (x for x, _ in data.test.batches(args.batch_size))
         moments = cross_moments(*networks, spec, test, before=args.method == "w2_pre")
         for which, order in (("unaligned", identity(spec)), ("aligned", permutations)):
-            files.append(layout.distance(args.align_name, which, *seeds))
-            save_array(files[-1], mean_distances(spec, moments, order))
+            measured[layout.distance(args.align_name, which, *seeds)] = mean_distances(spec, moments, order)
+    path = layout.match(args.align_name, *seeds)
+    save_match(path, rows_from_permutations(spec, permutations), made_for, args.overwrite, replaces=list(measured))
+    for file, values in measured.items():
+        save_array(file, values, {"networks": made_for})
+    print("Mean correlation of matched channels on the test set:")
+    process.print_table(row_labels(spec), {"unaligned": before, "aligned": after})
     follows = {"epochs_model": args.epochs, "alignment": args.align_name}
     next_command = commands.command("training/train_curve.py", vars(args), "seed_a", "seed_b", **follows)
-    process.closing_words(files, next_command)
+    process.closing_words([path, *measured], next_command)
 
 
 if __name__ == "__main__":

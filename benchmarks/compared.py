@@ -28,7 +28,8 @@ WEIGHT_DECAY = 5e-4
 
 
 def embedded_data() -> Data:
-    return load_data("FashionMNIST10k", folder=REPOSITORY_DATA, transform="TinyTen")
+    """The images that come with the repository, on the CPU: it is what is compared, whatever else the machine has."""
+    return load_data("FashionMNIST10k", folder=REPOSITORY_DATA, transform="TinyTen", device="cpu")
 
 
 def network(seed: int, classes: int) -> TinyTen:

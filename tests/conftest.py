@@ -1,8 +1,12 @@
 """A small dataset and workspace that the tests share."""
 
+import functools
 import itertools
 import json
+import os
 import shutil
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +17,13 @@ from stages import run
 from utils.datasets import load_data
 from utils.storage.files import save_array, save_arrays
 from utils.storage.layout import Layout
+
+# So that commands that are printed begin with `python`, whether or not an environment is active
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+
+# Tests are of the CPU, whose numbers they know, on every machine
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
+torch.backends.mps.is_available = functools.wraps(torch.backends.mps.is_available)(lambda: False)
 
 CLASSES, SIZE = 4, 16
 

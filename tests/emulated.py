@@ -5,8 +5,8 @@
 
 torch has a key for devices of others, PrivateUse1, and lets Python be one. A tensor on this device says that it is
 there, so that autograd, optimizers and modules take it for one of a GPU; each operation on it comes to `Emulation`,
-which checks what a GPU would refuse or compute wrongly, runs it on the CPU's tensors, and wraps what comes out. So the
-numbers are the CPU's to the last bit, unless a rule makes the code under test take another way.
+which checks what a GPU would refuse or compute wrongly, runs it on the tensors of the CPU, and wraps what comes out.
+So the numbers are those of the CPU to the last bit, unless a rule makes the code under test take another way.
 """
 
 import collections
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch import _prims_common
 from torch.utils import _pytree as pytree
 from torch.utils import backend_registration
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -84,6 +85,9 @@ class Emulated(torch.Tensor):
 
     def __repr__(self) -> str:
         return f"Emulated({self.held!r})"
+
+    def tolist(self) -> list:
+        return self.cpu().tolist()  # torch refuses it to subclasses
 
     @classmethod
     def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
@@ -175,7 +179,7 @@ class Emulation(TorchDispatchMode):
             raise Refused(f"{call.name} of tensors on different devices")
         if not self.rules.channels_last and ("convolution" in call.name or "backward" in call.name):
             for tensor in call.ours:
-                if tensor.dim() == 4 and not tensor.held.is_contiguous() and _has_channels_last(tensor.held):
+                if tensor.dim() == 4 and _prims_common.suggest_memory_format(tensor.held) == torch.channels_last:
                     raise Refused(f"{call.name} of a tensor whose channels lie last")
         if copies and self.is_between_devices(call):
             self.check_copy(call)
@@ -188,10 +192,10 @@ class Emulation(TorchDispatchMode):
         return bool(call.ours) != call.to_device
 
     def check_copy(self, call: Call) -> None:
-        """Conversions are made on the way in and out by the device, so that it must have both types."""
-        types = {tensor.dtype for tensor in (*call.ours, *call.others)} | {call.dtype}
-        if not self.rules.float64 and torch.float64 in types and len(types - {None}) > 1:
-            raise Refused(f"{call.name} converts from or to float64 on the device, which does not have it")
+        """On the way to the CPU the device converts, and so must have the type that is wanted there."""
+        wanted = [call.dtype, *(tensor.dtype for tensor in call.others)]
+        if not self.rules.float64 and not call.to_device and torch.float64 in wanted:
+            raise Refused(f"{call.name} converts to float64 on the device, which does not have it")
         if not call.waits and not call.to_device:
             raise Refused(f"{call.name} to the CPU is read before it has arrived")
         if call.waits:
@@ -209,10 +213,6 @@ def _is_to_device(name: str, args: tuple, kwargs: dict, has_ours: bool) -> bool:
         return isinstance(args[0], Emulated)
     device = kwargs.get("device")
     return has_ours if device is None else is_device(device)
-
-
-def _has_channels_last(tensor: torch.Tensor) -> bool:
-    return tensor.is_contiguous(memory_format=torch.channels_last)
 
 
 def _selects(call: Call) -> bool:
@@ -241,7 +241,8 @@ def rules(which: Rules) -> Iterator[Emulation]:
     known = devices.CHANNELS_LAST
     devices.CHANNELS_LAST = known | {NAME} if which.channels_last else known - {NAME}
     try:
-        with Emulation(which) as emulation:
+        # Backwards in this thread too, where what is refused can be raised
+        with torch.autograd.set_multithreading_enabled(False), Emulation(which) as emulation:
             yield emulation
     finally:
         devices.CHANNELS_LAST = known

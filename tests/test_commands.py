@@ -56,7 +56,8 @@ def named(layout):
 
 def of_path(layout, name, alignment, seeds, epoch, variant):
     pam = alignment.startswith("pam_")
-    own = variant if epoch or pam else USUAL  # a straight line is one for all curves
+    found = Variant(variant.seed) if pam else USUAL  # what PAM finds depends on its seed
+    own = variant if epoch else found  # a straight line is one for all curves between the same ends
     tagged = tag(alignment)
     stem, history = layout.curve_stem(alignment, *seeds, variant), layout.curve_history(alignment, *seeds, variant)
     yield layout.curve(alignment, *seeds, epoch, variant), name("curve", seeds, tagged, epoch, None, own)
@@ -69,13 +70,12 @@ def of_path(layout, name, alignment, seeds, epoch, variant):
             yield history.with_stem(history.stem + suffix), name("curve_history", seeds, tagged, None, None, variant)
     if alignment:
         match = layout.match(tagged, *seeds, variant)
-        found = name("match", seeds, tagged, None, None, variant if pam else USUAL)
-        yield from ((path, found) for path in (match, match.with_suffix(".json")))
+        yield from ((p, name("match", seeds, tagged, None, None, found)) for p in (match, match.with_suffix(".json")))
     path = layout.evaluated(alignment, *seeds, epoch, variant)
     yield from ((p, name("evaluated", seeds, tagged, epoch, None, own)) for p in (path, partial(path)))
     for t in (0.0, 0.25, 1 / 3, 1e-05, 1.0):
-        path, found = layout.along_curve(alignment, *seeds, epoch, t, variant), float(f"{t:g}")
-        yield from ((p, name("along_curve", seeds, tagged, epoch, found, own)) for p in (path, partial(path)))
+        path, at = layout.along_curve(alignment, *seeds, epoch, t, variant), float(f"{t:g}")
+        yield from ((p, name("along_curve", seeds, tagged, epoch, at, own)) for p in (path, partial(path)))
     if not layout.robust:
         path = layout.plane_with_curve(alignment, *seeds, epoch, variant)
         yield from ((p, name("plane_with_curve", seeds, tagged, epoch, None, variant)) for p in (path, partial(path)))
@@ -116,11 +116,7 @@ def parsed(said):
 
 def written_by(script, args):
     """The file with the result of a stage."""
-    names = {name: getattr(args, name, None) for name in ("dir_models", "dir_alignment", "dir_curves", "dir")}
-    replaced = {"models": names["dir_models"], "matches": names["dir_alignment"], "curves": names["dir_curves"]}
-    kind = "models" if script.startswith("training/train_model") else "curves"
-    replaced[kind] = names["dir"] or replaced[kind]
-    layout = Layout(args.root, args.model, args.dataset, args.robust, replaced)
+    layout = Layout(args.root, args.model, args.dataset, args.robust, args.replaced)
     if script.startswith("training/train_model"):
         return layout.endpoint(args.seed, args.epochs)
     pair = (args.seed_a, args.seed_b)
@@ -129,6 +125,7 @@ def written_by(script, args):
     if script == "evaluation/eval_plane_with_alignment.py":
         return layout.plane_with_alignment(args.alignment, *pair)
     variant = Variant(args.seed, args.num_bends, args.curve)
+    assert script != "training/train_curve_pam.py" or variant == Variant(args.seed)
     if script == "training/train_curve_pam.py":
         return layout.curve(f"pam_{tag(args.alignment)}", *pair, args.inner_iters_phi, variant)
     if script.startswith("training/train_curve"):
@@ -239,8 +236,8 @@ def test_where_things_are_is_carried_along(script, tmp_path):
         assert args.transform == "ResNet32"
         if "pam" not in path.name:
             assert written_by(made, args) == path
-        if not made.startswith("training/train_model"):
-            assert (args.dir_models, args.dir_alignment) == (tmp_path / "nets", tmp_path / "m")
+        assert args.replaced["models"] == tmp_path / "nets"
+        assert made.startswith("training/train_model") or args.replaced["matches"] == tmp_path / "m"
 
 
 def test_folders_of_curves_are_carried_along(tmp_path):
@@ -329,18 +326,22 @@ def test_curves_and_results_of_other_epochs(tmp_path):
     assert "there is one of 8 epochs: --epochs 8, or make it with" in said
 
 
-@pytest.mark.parametrize("typed", ["w2", "cor", "CORR", "mine"])
-def test_a_match_of_a_name_that_no_script_gives(typed, tmp_path):
-    """A slip of the pen: no command is said to make a match of this name; those that are there are named."""
+@pytest.mark.parametrize(
+    "typed, meant, left",
+    [("w2", "w2_post or w2_pre", "w2_pre"), ("cor", "corr", ""), ("CORR", "corr", ""), ("mine", "", "")],
+)
+def test_a_match_of_a_name_that_no_script_gives(typed, meant, left, tmp_path):
+    """A slip of the pen: no command is said to make a match of this name; what may be meant and is there is named."""
     layout = Layout(tmp_path, "TinyTen", "bars")
     flags = flags_of("training/train_curve.py", "--root", tmp_path, "--alignment", typed)
     error = FileError(layout.match(typed, 1, 2), "does not exist", "make")
     other = "any other name is given by: align_models.py --align_name"
-    assert explain(error, flags) == f"{error.path} does not exist; {other}"
+    meant, left = (f"{names} may be meant, or " if names else "" for names in (meant, left))
+    assert explain(error, flags) == f"{error.path} does not exist; {meant}{other}"
     touched(*(layout.match(name, 1, 2) for name in ("w2_post", "corr")), layout.match("w2_pre", 3, 4))
     assert explain(error, flags) == (
         f"{error.path} does not exist; there is corr: --alignment corr, "
-        f"or there is w2_post: --alignment w2_post, or {other}"
+        f"or there is w2_post: --alignment w2_post, or {left}{other}"
     )
 
 
@@ -462,8 +463,9 @@ def test_files_that_cannot_be_used_are_never_proposed_for_deletion(tmp_path):
 
 @pytest.mark.parametrize("content", ["a state dict", "a pickle of an array", "a text"])
 def test_a_users_own_file_under_a_published_name(content, capsys, flags, tmp_path):
-    path = Layout(tmp_path, "TinyTen", "bars").endpoint(1, 9)
-    path.parent.mkdir(parents=True)
+    layout = Layout(tmp_path, "TinyTen", "bars")
+    path = layout.endpoint(1, 9)
+    touched(path, layout.endpoint(2, 9))
     if content == "a text":
         path.write_text("a letter")
     else:

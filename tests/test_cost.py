@@ -116,15 +116,34 @@ def test_the_table(capsys, monkeypatch):
     assert lines[-1] == "9 stages: 0.0180 EFLOP, 10.0 hours at a sustained 0.5 TFLOP/s."
 
 
-def test_a_match_by_hand():
-    """Two networks and the products of their activations, on alignment images, a batch that breaks ties, and test."""
+def correlated():
+    """FLOPs of comparing two TinyTens on an image: both networks, and the products of their activations."""
     size, samples = 32, []
     for out, kernel, stride, padding in LAYERS:
         size = (size + 2 * padding - kernel) // stride + 1
         samples.append(out**2 * size**2)
-    image = 2 * by_hand()[0] + 2 * sum(samples) + 2 * 10**2  # the logits are correlated, too
-    counted = counting.match_flops(counting.fake_network("TinyTen", 10), IMAGES, batch_size=512)
-    assert counted == (1_000 + 512 + 100) * image
+    return 2 * by_hand()[0] + 2 * sum(samples) + 2 * 10**2  # the logits are correlated, too
+
+
+@pytest.mark.parametrize("attack", [None, Attack(0.1, 0.1, 4)])
+def test_a_match_by_hand(attack):
+    """On alignment images, on those of them that break ties, and on test images; attacked on both networks."""
+    network = counting.fake_network("TinyTen", 10)
+    counted = counting.match_flops(network, IMAGES, batch_size=512, attack=attack)
+    attacking = 2 * 1_000 * 4 * 2 * by_hand()[0] if attack else 0
+    assert counted == (1_000 + 512 + 100) * correlated() + attacking
+
+
+def test_a_midpoint_by_hand():
+    """Three networks have statistics; the point is correlated with each end and matched to it."""
+    counted = counting.midpoint_flops(counting.fake_network("TinyTen", 10), IMAGES, batch_size=512, bn_images=300)
+    assert counted == 3 * 300 * by_hand()[0] + 2 * (1_000 + 1_000 + 512) * correlated()
+
+
+def test_a_plane_by_hand():
+    network = counting.fake_network("TinyTen", 10)
+    counted = counting.plane_flops(network, IMAGES, num_points=5, batch_size=512, bn_images=None)
+    assert counted == 25 * 1_100 * by_hand()[0]
 
 
 def test_digits():

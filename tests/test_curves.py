@@ -4,7 +4,7 @@ from conftest import randomize
 from scipy.special import comb
 
 from models import MODELS, TinyTen
-from utils.curves import Curve, FlatParameters, bezier, polychain
+from utils.curves import Curve, FlatParameters, bezier, midpoint, network_digest, polychain
 
 
 def networks(count, name="TinyTen"):
@@ -115,3 +115,46 @@ def test_points_of_another_curve_are_refused():
     saved = linear_curve(networks(2), num_bends=4).checkpoint()
     with pytest.raises(ValueError, match="control points"):
         linear_curve(networks(2)).load_checkpoint(saved)
+
+
+def test_a_curve_between_networks_begins_as_the_line():
+    """Any two of one architecture, with as many points as one likes; the ends are exactly theirs."""
+    a, b = networks(2)
+    for num_bends in (2, 3, 6):
+        curve = Curve.between(TinyTen(4), a, b, num_bends)
+        by_hand = linear_curve((a, b), num_bends)
+        assert [torch.equal(curve.row(i), by_hand.row(i)) for i in range(num_bends)] == [True] * num_bends
+        assert torch.equal(curve.point(0.0), curve.flat.flatten(a))
+        assert torch.equal(curve.point(1.0), curve.flat.flatten(b))
+    curve = Curve.between(TinyTen(4), a, b, 4, "PolyChain", fix_start=False)
+    assert (curve.learned_rows, curve.fixed_rows) == ([0, 1, 2], [3])
+
+
+def test_digests_tell_control_points_apart():
+    a, b = networks(2)
+    curve = Curve.between(TinyTen(4), a, b)
+    before = curve.digests()
+    assert len(set(before)) == 3
+    assert curve.fixed_ends() == {0: before[0], 2: before[2]}
+    for state, expected in ((a, before[0]), (b, before[2])):
+        network = TinyTen(4)
+        network.load_state_dict(state)
+        assert network_digest(network) == expected  # by which a match tells for which networks it was made
+    with torch.no_grad():
+        curve.learned[0, 0] += 1e-3
+    assert [one == other for one, other in zip(before, curve.digests(), strict=True)] == [True, False, True]
+
+
+def test_the_midpoint_is_the_mean():
+    a, b = networks(2)
+    a["layers.0.bn.num_batches_tracked"] += 3
+    middle = midpoint(a, b)
+    assert middle.keys() == a.keys()
+    for name, value in middle.items():
+        expected = (a[name] + b[name]) / 2 if value.is_floating_point() else a[name]  # batches are counted, not mixed
+        torch.testing.assert_close(value, expected)
+
+
+def test_a_curve_needs_two_points():
+    with pytest.raises(ValueError, match="at least 2 control points, not 1"):
+        Curve(TinyTen(4), num_bends=1)

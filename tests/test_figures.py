@@ -2,6 +2,7 @@
 
 import importlib
 import itertools
+import json
 import os
 import subprocess
 import sys
@@ -15,8 +16,10 @@ from matplotlib.text import Text
 from PIL import Image
 
 from utils.cli import process
+from utils.errors import UserError
 from utils.reporting import figures, paths
-from utils.storage.layout import Layout
+from utils.storage.files import save_arrays
+from utils.storage.layout import Layout, Variant
 from visualization import viz_curve
 
 SCRIPTS = {
@@ -288,7 +291,7 @@ def test_figures_are_shown_where_there_are_windows(tmp_path, monkeypatch, capsys
         ("viz_adversarial_curve", ["--alignment", "pam_corr"], "PAM is for plain networks"),
         ("layerwise_mean_correlation.viz_align_models", ["--alignment", "pam_corr"], "no correlations belong"),
         ("viz_plane", ["--alignment", ""], "there is no plane"),
-        ("viz_plane", ["--cmap", "rainbows"], "invalid choice: 'rainbows'"),
+        ("viz_plane", ["--cmap", "rainbows"], "matplotlib has no colour map 'rainbows'; there is rainbow"),
         ("viz_curve", ["--seed_a", "1", "1", "--seed_b", "2", "2"], "name a pair twice"),
     ],
 )
@@ -298,3 +301,133 @@ def test_bad_arguments(script, flags, message, capsys):
         module.parse_args(flags)
     assert caught.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_curves_of_several_kinds_have_words_and_strokes_of_their_own(tmp_path, drawn):
+    """Seeds, control points, families; the usual curve has plain words."""
+    layout = write_results(tmp_path, pairs=((1, 2),))
+    kinds = {
+        Variant(2): "curve, aligned, curve seed 2",
+        Variant(2, 5): "curve of 5 bends, aligned, curve seed 2",
+        Variant(2, 3, "PolyChain"): "PolyChain curve, aligned, curve seed 2",
+        Variant(2, 5, "PolyChain"): "PolyChain curve of 5 bends, aligned, curve seed 2",
+    }
+    for number, variant in enumerate(kinds):
+        table = dict(np.load(layout.evaluated("corr", 1, 2, 250)))
+        save_arrays(layout.evaluated("corr", 1, 2, 250, variant), **table | {"accuracy": table["accuracy"] - number})
+        history = np.load(layout.curve_history("corr", 1, 2))
+        save_arrays(layout.curve_history("corr", 1, 2, variant), **history)
+    flags = ["--alignment", "corr", "--num_bends", "3", "5", "--curve", "Bezier", "PolyChain", "--curve_seed", "2"]
+    draw("viz_curve", tmp_path, *flags, pairs="one")
+    lines = {line.get_label(): line for line in drawn["curve"].axes[0].lines}
+    assert sorted(lines) == sorted(kinds.values())
+    for variant, words in kinds.items():
+        expected = np.load(layout.evaluated("corr", 1, 2, 250, variant))["accuracy"]
+        np.testing.assert_array_equal(lines[words].get_ydata(), expected)
+    assert len({line.get_linestyle() for line in lines.values()}) == 3  # as many as can be told apart
+    draw("viz_curve", tmp_path, "--alignment", "corr", pairs="one")
+    assert [line.get_label() for line in drawn["curve"].axes[0].lines] == ["curve, aligned"]
+
+
+def test_each_pair_with_a_curve_seed_of_its_own(tmp_path, drawn):
+    layout = write_results(tmp_path)
+    other = dict(np.load(layout.evaluated("corr", 3, 4, 250))) | {"accuracy": np.full(9, 50.0)}
+    save_arrays(layout.evaluated("corr", 3, 4, 250, Variant(7)), **other)
+    save_arrays(layout.curve_history("corr", 3, 4, Variant(7)), **np.load(layout.curve_history("corr", 3, 4)))
+    draw("viz_curve", tmp_path, "--alignment", "corr", "--curve_seed", "1", "7")
+    (container,) = drawn["curve"].axes[0].containers
+    first = np.load(layout.evaluated("corr", 1, 2, 250))["accuracy"]
+    np.testing.assert_allclose(container[0].get_ydata(), (first + 50) / 2)
+    assert container.get_label() == "curve, aligned, curve seeds 1, 7"
+
+
+def test_robust_curves_are_marked_where_they_are_worst_and_best(tmp_path, drawn):
+    """On both accuracies, at the places of the robust one's mean; and there is the better network to compare with."""
+    layout = write_results(tmp_path, robust=True, alignments=("corr",))
+    robust = {(1, 2): [50, 51, 52, 49, 40, 45, 55, 53, 52], (3, 4): [54, 50, 52, 49, 44, 41, 58, 53, 51]}
+    for pair, values in robust.items():
+        path = layout.evaluated("corr", *pair, 250)
+        save_arrays(path, **dict(np.load(path)) | {"accuracy_robust": np.array(values, float)})
+    draw("viz_adversarial_curve", tmp_path, "--alignment", "corr", "--epochs", "250")
+    clean = [np.load(layout.evaluated("corr", *pair, 250))["accuracy"] for pair in robust]
+    better = {"accuracy": (clean[0][8] + clean[1][0]) / 2, "accuracy_robust": (52 + 54) / 2}
+    for axis, (name, values) in zip(
+        drawn["curve"].axes, {"accuracy": clean, "accuracy_robust": list(robust.values())}.items(), strict=False
+    ):
+        lines = {line.get_label(): line for line in axis.lines}
+        mean = np.mean(values, axis=0)
+        for words, place in (("lowest robust accuracy", 4), ("highest robust accuracy", 6)):
+            np.testing.assert_allclose(lines[words].get_xydata(), [[place / 8, mean[place]]])
+        np.testing.assert_allclose(lines["the more robust network"].get_ydata(), better[name])
+    assert not any(line.get_label() == "lowest robust accuracy" for line in drawn["curve"].axes[2].lines)
+
+
+def test_the_spectrum_is_of_equally_spaced_points(tmp_path, drawn, capsys):
+    """k times what the transform of the loss is, scaled to unit energy; a path of other points is left out."""
+    layout = write_results(tmp_path, pairs=((1, 2),))
+    path = layout.evaluated("null", 1, 2, 250)
+    table = dict(np.load(path))
+    save_arrays(path, **table | {"t": table["t"] ** 2})
+    draw("viz_curve", tmp_path, pairs="one")
+    (line,) = drawn["spectrum"].axes[0].lines
+    transform = np.abs(np.fft.rfft(np.load(layout.evaluated("corr", 1, 2, 250))["loss"]))
+    np.testing.assert_array_equal(line.get_xdata(), [1, 2, 3, 4])
+    np.testing.assert_allclose(line.get_ydata(), [1, 2, 3, 4] * transform[1:] / np.linalg.norm(transform))
+    assert "is not in the figure of spectra: its points are not equally spaced" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("height, is_marked", [(7, True), (12, False)])
+def test_a_turning_point_beyond_the_plane_is_not_marked(height, is_marked, tmp_path, drawn):
+    """A grid that goes one and a half times as high as the curve ends below the turning point."""
+    path = write_results(tmp_path, pairs=((1, 2),)).plane_with_curve("corr", 1, 2, 250)
+    plane = dict(np.load(path))
+    assert plane["y"].max() == 8
+    plane["corners"][2, 1] = height
+    save_arrays(path, **plane)
+    draw("viz_curve_on_plane", tmp_path, "--alignment", "corr", pairs="one")
+    words = {line.get_label() for line in drawn["plane_with_curve_loss"].axes[0].lines}
+    assert {"A", "B", "curve"} <= words
+    assert ("turning point" in words) == is_marked
+
+
+def test_planes_of_another_reach_are_not_averaged(tmp_path, capsys):
+    layout = write_results(tmp_path)
+    path = layout.plane_with_curve("corr", 3, 4, 250)
+    plane = dict(np.load(path))
+    settings = json.loads(str(plane["settings"])) | {"height": "midpoint"}
+    save_arrays(path, **plane | {"settings": np.array(json.dumps(settings))})
+    with pytest.raises(UserError, match="reaches not as far as that of the first pair"):
+        draw("viz_curve_on_plane", tmp_path, "--alignment", "corr")
+
+
+MIDPOINTS = "layerwise_mean_correlation.viz_align_along_curves"
+
+
+def test_midpoints_of_lines_are_drawn_too(tmp_path, drawn, capsys):
+    """Where they have been measured; otherwise a line says how they are."""
+    layout = write_results(tmp_path, pairs=((1, 2),))
+    layout.along_curve("null", 1, 2, 0, 0.5).unlink()
+    draw(MIDPOINTS, tmp_path, pairs="one")
+    lines = [line.get_label() for line in drawn["correlation_along_curve"].axes[0].lines]
+    assert lines == ["curve, unaligned", "curve, aligned", "line, aligned"]
+    said = capsys.readouterr().out
+    assert "Not in the figure: " in said
+    assert "align_along_curve.py" in said
+    assert "--epochs_curve 0" in said
+
+
+def test_activations_matched_by_themselves_have_a_row(tmp_path, drawn):
+    """Where all that is drawn has them: of networks in which activations share channels."""
+    layout = write_results(tmp_path, pairs=((1, 2),))
+    for number, (alignment, epochs) in enumerate(itertools.product(("null", "corr"), (0, 250))):
+        path = layout.along_curve(alignment, 1, 2, epochs, 0.5)
+        apart = {f"noid_{end}": np.full(9, number + i) for i, end in enumerate("ab")}
+        save_arrays(path, **np.load(path), **apart)
+        draw(MIDPOINTS, tmp_path, pairs="one")
+        assert len(drawn["correlation_along_curve"].axes) == (4 if number < 3 else 6)
+    with_a, with_b = drawn["correlation_along_curve"].axes[4:]
+    assert with_a.get_ylabel().replace("\n", " ") == "mean correlation, each layer aligned by itself"
+    for axis, shift in ((with_a, 0), (with_b, 1)):
+        values = {line.get_label(): line.get_ydata()[0] - shift for line in axis.lines}
+        expected = {"curve, unaligned": 1, "curve, aligned": 3, "line, unaligned": 0, "line, aligned": 2}
+        assert values == expected

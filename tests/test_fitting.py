@@ -272,6 +272,32 @@ def test_a_run_learns_what_is_learned_in_memory(points, tmp_path):
     assert same_state(in_memory, saved)
 
 
+def test_a_run_that_continues_another_takes_over_its_momentum(points, tmp_path):
+    """The first step of the second is not one from rest."""
+    train, _ = points
+    moving, how = small(), {"rates": [0.1], "batch_size": 96}
+    first = Run(tmp_path / "first", {}, 1, 9, tmp_path / "first.npz")
+    fit(NetworkTask(moving), train, first, **how)
+    resting = copy.deepcopy(moving)
+    velocity = load_checkpoint(first.checkpoint)["optimizer_state"]["state"]
+    seen = []
+
+    class Task(NetworkTask):
+        def forward(self, *args):
+            seen.append(copy.deepcopy(self.module))
+            return super().forward(*args)
+
+    steps = []
+    for model, after in ((moving, first.checkpoint), (resting, None)):
+        run = Run(tmp_path / f"after_{after is not None}", {}, 1, 9, tmp_path / "second.npz", after=after)
+        fit(Task(model), train, run, **how)
+        steps.append([now - before for now, before in zip(model.parameters(), seen[-1].parameters(), strict=True)])
+    # Of Nesterov's step η (g + m v) with v = m v₀ + g, v₀ has the part η m² v₀
+    for index, (one, other) in enumerate(zip(*steps, strict=True)):
+        expected = -0.1 * 0.9**2 * velocity[index]["momentum_buffer"]
+        torch.testing.assert_close((one - other).detach(), expected, rtol=1e-4, atol=1e-6)
+
+
 def test_a_finished_run_is_read_back(points, tmp_path, capsys):
     train, _ = points
     model, other = small(), small(seed=5)
@@ -286,7 +312,7 @@ def test_a_finished_run_is_read_back(points, tmp_path, capsys):
 def test_a_checkpoint_of_something_else(points, tmp_path):
     train, _ = points
     fit(NetworkTask(small()), train, a_run(tmp_path), **HOW)
-    with pytest.raises(UserError, match=r"c-5.pt does not hold this run \(.*size mismatch") as caught:
+    with pytest.raises(UserError, match=r"c-5.pt does not hold this run \(.*of another shape") as caught:
         fit(NetworkTask(small(width=9)), train, a_run(tmp_path), **HOW)
     assert "\n" not in str(caught.value)
 

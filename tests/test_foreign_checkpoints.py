@@ -88,6 +88,29 @@ def test_a_state_pickled_without_torch(tmp_path):
     expect_loaded(tmp_path / "c.pt")
 
 
+class AttributeDict(dict):
+    """As of easydict, and of others."""
+
+
+class OtherOrder(collections.OrderedDict):
+    pass
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        AttributeDict(model=STATE, epoch=3),
+        {"state_dict": OtherOrder(STATE)},
+        AttributeDict(prefixed("module.")),
+        (STATE, 3),
+        [{"epoch": 3}, {"net": prefixed("net.")}],
+    ],
+    ids=["dictionary", "ordered", "bare", "tuple", "list"],
+)
+def test_states_in_containers_of_other_kinds(tmp_path, content):
+    expect_loaded(saved(tmp_path / "c.pt", content))
+
+
 def test_the_network_is_taken_and_not_its_average(tmp_path, capsys):
     ema = {name: value + 1 for name, value in STATE.items()}
     expect_loaded(saved(tmp_path / "c.pt", {"ema_state_dict": ema, "teacher": 3, "network": STATE}))
@@ -290,6 +313,7 @@ def test_a_whole_network(tmp_path, legacy):
             "its `state_dict` has an entry that is no tensor: b, a pathlib.",
         ),
         (torch.zeros(3), "it holds a Tensor"),
+        (argparse.Namespace(model=STATE), "it holds an object (argparse.Namespace); save its"),
     ],
 )
 def test_checkpoints_that_are_none(tmp_path, content, words):

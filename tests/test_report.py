@@ -12,7 +12,8 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from utils.storage.layout import Layout
+from utils.storage.files import save_arrays
+from utils.storage.layout import Layout, Variant
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 DRIVER = shutil.which("chromedriver")
@@ -92,6 +93,61 @@ def test_robust_networks_alone(tmp_path):
     assert "python evaluation/eval_adversarial_curve.py" in page
     assert "python evaluation/eval_curve.py" not in page
     assert "there are no figures yet; draw them with: python visualization/viz_curve.py" in page
+
+
+def plots(page):
+    """What Plotly draws, by the name of each plot, of the first section that there is."""
+    found = re.findall(r'data-plot="(\w+)">(.*?)</script>', page, re.DOTALL)
+    return {name: json.loads(text) for name, text in found}
+
+
+def test_robust_curves_are_marked_where_they_are_worst_and_best(tmp_path):
+    layout = write_results(tmp_path, pairs=((1, 2),), alignments=("corr",), robust=True)
+    path = layout.evaluated("corr", 1, 2, 250)
+    table = dict(np.load(path)) | {"accuracy_robust": np.array([50, 51, 52, 49, 40, 45, 55, 53, 52.0])}
+    save_arrays(path, **table)
+    run("evaluation.make_report", tmp_path)
+    page = (tmp_path / "figures/report.html").read_text()
+    marks = [trace for trace in plots(page)["lines"]["data"] if "highest robust accuracy" in trace.get("text", ())]
+    of_curve = [trace for trace in marks if trace["legendgroup"] == "curve, aligned"]
+    assert len(marks) == 4  # a line and a curve, on clean and on robust accuracy
+    for trace, name in zip(of_curve, ("accuracy", "accuracy_robust"), strict=True):
+        np.testing.assert_allclose(trace["x"], [0.5, 0.75])
+        np.testing.assert_allclose(trace["y"], table[name][[4, 6]])
+    for words in (
+        "robust accuracy, maximum",
+        "clean accuracy, where robust accuracy is highest",
+        "the more robust of",
+    ):
+        assert words in page
+
+
+def test_curves_of_other_seeds_are_told_apart(tmp_path, capsys):
+    """Each in the table, under the slider, and in the commands that made them."""
+    layout = write_results(tmp_path)
+    for variant, pair in ((Variant(1, 5), (1, 2)), (Variant(1, 5), (3, 4)), (Variant(3), (3, 4))):
+        save_arrays(layout.evaluated("corr", *pair, 250, variant), **np.load(layout.evaluated("corr", *pair, 250)))
+        plane = np.load(layout.plane_with_curve("corr", *pair, 250))
+        save_arrays(layout.plane_with_curve("corr", *pair, 250, variant), **plane)
+    run("evaluation.make_report", tmp_path)
+    page = (tmp_path / "figures/report.html").read_text()
+    curves = {"curve, aligned", "curve of 5 bends, aligned", "curve, aligned, curve seed 3"}
+    assert curves <= {trace["name"] for trace in plots(page)["lines"]["data"] if trace.get("mode") == "lines"}
+    assert "<th>curve, aligned, curve seed 3 (1 of 2 pairs)</th>" in page
+    assert re.search("eval_curve.py [^<]*--num_bends 5", page)
+    assert re.search("eval_plane_with_curve.py [^<]*--seed_a 3[^<]*--seed 3", page)
+    assert not re.search("--(height|points|trained|images) ", page)  # no flags, though settings tell them
+    run("evaluation.make_report", tmp_path, "--num_bends", "5")
+    page = (tmp_path / "figures/report.html").read_text()
+    assert "curve, aligned" not in page.split("<h2>Figures</h2>")[0]
+    assert re.search("make_tables.py [^<]*--num_bends 5", page)
+    capsys.readouterr()
+    flags = ["--epochs", "250", "--alignment", "corr", "--num_bends", "3"]
+    run("evaluation.make_report", tmp_path, "--curve_seed", "1", "3", *flags)
+    page = (tmp_path / "figures/report.html").read_text()
+    assert "<th>curve, aligned, curve seeds 1, 3</th>" in page
+    missing = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Not in the report")]
+    assert all("no figures yet" in line for line in missing)
 
 
 def test_it_can_be_of_one_dataset(root, tmp_path):

@@ -62,6 +62,7 @@ def test_a_run_can_be_made_longer(small, workspace, tmp_path):
 def kill_and_resume(script, flags, root, kills, last):
     """Start a stage again and again with --resume, kill -9 it at random moments, and at last let it finish."""
     command = [sys.executable, str(REPOSITORY / script), *map(str, flags), "--root", str(root), "--resume"]
+    command += ["--device", "cpu"]
     generator = random.Random(7)
 
     def progress():

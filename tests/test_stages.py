@@ -1,6 +1,7 @@
 """The stages as a user runs them: the files they write, and that these agree with each other."""
 
 import importlib
+import json
 import shlex
 import shutil
 import subprocess
@@ -12,6 +13,8 @@ import torch
 from stages import REPOSITORY, STAGES, fails, run, run_as_process
 
 from models import MODELS
+from utils.attack import Attack
+from utils.storage.files import save_arrays
 
 
 def test_published_files(trained):
@@ -24,7 +27,7 @@ def test_published_files(trained):
         for quantity in ("loss", "accuracy")
         for split in ("train", "test")
     }
-    expected |= {m.format("paired_models") + f"match_corr_seeds_01_02.{suffix}" for suffix in ("npy", "json")}
+    expected.add(m.format("paired_models") + "match_corr_seeds_01_02.npy")
     for which in ("aligned", "unaligned"):
         expected.add(d.format("paired_models") + f"corr_{which}_mean_seeds_01_02.npy")
     for tag in ("null", "corr"):
@@ -185,7 +188,36 @@ def test_planes_agree_with_the_evaluated_curve(small, workspace):
     t = curve["t"][:, None]
     np.testing.assert_allclose(2 * t * (1 - t) * middle + t**2 * b, curve["coordinates"], atol=1e-4)
     np.testing.assert_allclose([plane["x"][0, 0], plane["x"][0, -1]], [-0.05 * b[0], 1.05 * b[0]])
-    np.testing.assert_allclose([plane["y"][0, 0], plane["y"][-1, 0]], [-0.1 * middle[1], 1.5 * middle[1]])
+    heights = np.interp(0.5, curve["t"], curve["coordinates"][:, 1]) * np.array([-0.1, 1.5])  # of the point t = ½
+    np.testing.assert_allclose([plane["y"][0, 0], plane["y"][-1, 0]], heights, rtol=1e-5)
+    np.testing.assert_allclose(heights[1], 1.5 * middle[1] / 2, rtol=1e-5)
+
+
+def test_a_plane_of_another_reach_is_not_continued(small, workspace, capsys):
+    """Planes once reached as far above the turning point as they now do above the curve, and did not say so."""
+    flags = [*small, *CURVE, "--num_points", 2, "--bn_images", 64]
+    run("evaluation/eval_plane_with_curve.py", *flags)
+    path = workspace / "model_data/loss_planes_with_curve/TinyTen/bars/plane_align_corr_seeds_01_02-2.npz"
+    arrays = dict(np.load(path))
+    settings = json.loads(str(arrays["settings"]))
+    assert settings.pop("height") == "midpoint"
+    arrays["settings"] = np.array(json.dumps(settings))
+    save_arrays(path, **arrays)
+    code, line = fails(capsys, "evaluation/eval_plane_with_curve.py", *flags)
+    assert code == 1
+    assert f"{path} was made with height turning point (now midpoint)" in line
+    run("evaluation/eval_plane_with_curve.py", *flags, "--overwrite")
+    run(
+        "visualization/viz_curve_on_plane.py",
+        "--dataset",
+        "bars",
+        "--root",
+        workspace,
+        "--alignment",
+        "corr",
+        "--epochs",
+        2,
+    )
 
 
 @pytest.mark.parametrize("alignment", ["", "corr"])
@@ -208,6 +240,10 @@ def test_midpoints_of_a_curve_and_of_a_line(small, workspace, capsys):
     assert "unaligned with A" in capsys.readouterr().out
     run("alignment/align_along_curve.py", *small, *CURVE)
     assert "done already" in capsys.readouterr().out
+    folder = workspace / "model_data/paired_models/TinyTen/bars"
+    table = np.load(folder / "curve_align_corr_seeds_01_02-2_t_0.5.npz")
+    assert json.loads(str(table["settings"]))["measured_on"] == "alignment images"
+    assert not any("noid" in name for name in table)  # TinyTen's activations share no channels
     flags = ["--dataset", "bars", "--root", workspace, "--alignment", "corr", "--epochs", 0, 2]
     run("visualization/layerwise_mean_correlation/viz_align_along_curves.py", *flags)
     run("visualization/layerwise_mean_correlation/viz_align_models.py", *flags[:-3])
@@ -221,8 +257,7 @@ def test_plane_of_a_match_that_pam_found(capsys, small, workspace):
     assert code == 1
     assert "make it with: python training/train_curve_pam.py" in line
     folder = workspace / "model_dicts/paired_models/TinyTen/bars"
-    for suffix in ("npy", "json"):
-        shutil.copy(folder / f"match_corr_seeds_01_02.{suffix}", folder / f"match_pam_corr_seeds_01_02.{suffix}")
+    shutil.copy(folder / "match_corr_seeds_01_02.npy", folder / "match_pam_corr_seeds_01_02.npy")
     run("evaluation/eval_plane_with_alignment.py", *flags)
 
 
@@ -299,6 +334,11 @@ def test_other_architectures(name, small, workspace):
     run("evaluation/eval_plane_with_curve.py", *small, *few, "--epochs_curve", 1, "--num_points", 2)
     run("evaluation/eval_plane_with_alignment.py", *small, *few, "--num_points", 2)
     run("alignment/align_along_curve.py", *small, *few, "--epochs_curve", 1)
+    table = np.load(workspace / f"model_data/paired_models/{name}/bars/curve_align_corr_seeds_01_02-1_t_0.5.npz")
+    assert ("noid_a" in table) == (name == "ResNet32")  # whose blocks share streams of channels
+    for end in "ab" if name == "ResNet32" else "":
+        assert (table[f"noid_{end}"] > table[f"aligned_{end}"] - 0.01).all()
+        assert table[f"match_noid_{end}"].shape == table[f"match_{end}"].shape
     asked = ["--dataset", "bars", "--root", workspace, "--model", name, "--alignment", "corr", "--epochs", 1]
     for script in ("viz_curve_on_plane", "viz_plane", "layerwise_mean_correlation/viz_align_models"):
         run(f"visualization/{script}.py", *asked)
@@ -322,6 +362,40 @@ def test_alignment_by_distance(capsys, small, workspace, flags, name):
         assert sign * after[:-1].mean() > sign * before[:-1].mean()
         assert after[-1] == pytest.approx(before[-1])  # logits are not permuted
     run("training/train_curve.py", *small, *curve, "--epochs", 1)
+
+
+def parsed(script, *flags):
+    return importlib.import_module(script).parse_args(list(flags))
+
+
+@pytest.mark.parametrize("model, epochs", [("TinyTen", 200), ("ResNet32", 200), ("GoogLeNet", 20)])
+def test_robust_curves_are_learned_as_long_as_is_published(model, epochs, capsys):
+    """By default; and what evaluates curves looks for those."""
+    flags = ["--model", model]
+    assert parsed("training.train_model_adversarial", *flags).epochs == 200
+    assert parsed("training.train_curve_adversarial", *flags).epochs == epochs
+    assert parsed("training.train_curve_adversarial", *flags, "--epochs", "7").epochs == 7
+    robust = parsed("evaluation.eval_adversarial_curve", *flags)
+    assert (robust.epochs_model, robust.epochs_curve) == (200, epochs)
+    assert parsed("evaluation.eval_adversarial_curve", *flags, "--epochs", "7").epochs_curve == 7
+    assert parsed("training.train_curve", *flags).epochs == 200
+    assert parsed("evaluation.eval_curve", *flags).epochs_curve == 200
+    for script in ("training.train_curve_adversarial", "evaluation.eval_adversarial_curve"):
+        with pytest.raises(SystemExit):
+            parsed(script, "--help")
+        assert "for robust GoogLeNets 20" in " ".join(capsys.readouterr().out.split())
+
+
+def test_robust_googlenets_are_aligned_on_attacked_images():
+    """With the published budget, and they alone."""
+    robust = ["--dataset", "CIFAR100", "--adversarial"]
+    assert parsed("alignment.align_googlenet", *robust).attack == Attack(8 / 255, 2 / 255, 5)
+    assert parsed("alignment.align_models", *robust, "--model", "GoogLeNet").attack == Attack(8 / 255, 2 / 255, 5)
+    tiny = ["--dataset", "TINY-IMAGENET-200", "--adversarial"]
+    assert parsed("alignment.align_googlenet", *tiny).attack == Attack(4 / 255, 1 / 255, 5)
+    for flags in (robust, [*robust, "--model", "ResNet32"]):
+        assert parsed("alignment.align_models", *flags).attack is None
+    assert parsed("alignment.align_googlenet", "--dataset", "CIFAR100").attack is None
 
 
 def test_epochs_stands_for_what_is_not_given():

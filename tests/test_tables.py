@@ -158,6 +158,18 @@ def test_networks_are_said_to_be_measured_otherwise_than_in_training(tmp_path):
         assert "batch-norm statistics re-estimated, so their accuracy is not quite what training printed" in text
 
 
+def test_published_curves_of_another_network_are_said_to_be(tmp_path):
+    """TinyTen's on Tiny ImageNet; the numbers stand there all the same."""
+    evaluation(tmp_path, THREE)
+    evaluation(tmp_path, THREE, dataset="TINY-IMAGENET-200")
+    words = "the published curves of TinyTen are of a network with another seventh layer"
+    for dataset, is_said in (("CIFAR10", False), ("TINY-IMAGENET-200", True)):
+        make(tmp_path, "--dataset", dataset)
+        text = texts(tmp_path, f"table_{dataset}_TinyTen")["md"]
+        assert (words in text) == is_said
+        assert "published |" in text
+
+
 def test_curves_of_all_variants_are_rows_of_their_own(tmp_path):
     """Seeds, control points, families; the usual curves first, and each in words and in columns of the CSV file."""
     kinds = {

@@ -24,7 +24,7 @@ SNAKEMAKE = [
 JOBS = {
     "demo": {"images": 1, "network": 2, "match": 1, "curve": 2, "evaluation": 4},
     "cifar10-cpu": {"images": 1, "network": 6, "match": 3, "curve": 6, "evaluation": 12},
-    # 3 models × 3 datasets × 6 seeds, plain and robust. 5 curves: of 3 pairs with one seed, and of 2 with another one.
+    # 3 models × 3 datasets × 6 seeds, plain and robust. 5 curves: of 3 pairs with one seed, of 2 with another one too.
     "paper": {
         "images": 3,
         "network": 2 * 3 * 3 * 6,
@@ -59,11 +59,21 @@ def test_dry_runs(preset, tmp_path):
         if line.startswith(f"Shell command: {sys.executable}")
     ]
     assert len(commands) == sum(JOBS[preset].values())
+    matches = set()
     for _, script, *flags in commands:
         module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
         args = module.parse_args(flags)
         assert args.root == tmp_path
         assert getattr(args, "alignment", "") != "null"  # as a user would say it
+        matches.add(getattr(args, "align_name", "corr"))
+        if preset == "paper" and "curve" in script:
+            lengths = [vars(args).get(flag) for flag in ("epochs_curve", "inner_iters_phi", "epochs")]
+            epochs = next(length for length in lengths if length is not None)
+            robust = 20 if args.model == "GoogLeNet" else 200
+            assert epochs in (0, robust if "adversarial" in script else 250)
+            assert args.epochs_model == (200 if "adversarial" in script else 250)
+            assert args.seed in (1, {1: 1, 3: 2, 5: 3}[args.seed_a])
+    assert matches == ({"corr", "w2_pre", "w2_post"} if preset == "paper" else {"corr"})
 
 
 CONFIG = """
@@ -87,7 +97,7 @@ epochs_curve: 1
 robust_epochs_model: 1
 robust_epochs_curve: {{ TinyTen: 2 }}
 flags:
-  all: --batch_size 32
+  all: --batch_size 32 --device cpu
   pam: --inner_iters_perm 1
   evaluation: --num_points 3
   plane: --num_points 2
@@ -119,3 +129,29 @@ def test_a_small_experiment(tmp_path, data_path):
     dry = snakemake("-n", "--configfile", preset).stdout
     assert "evaluation" in dry
     assert "network" not in dry
+
+
+PROBES = """
+include: "{snakefile}"
+
+rule probe:
+    output: "{root}/probe_{{number}}"
+    shell: "echo $CUDA_VISIBLE_DEVICES $(date +%s%N) > {{output}}; sleep 1; date +%s%N >> {{output}}"
+"""
+
+
+def test_jobs_share_gpus_out(tmp_path):
+    """Two at once on two GPUs, each on one of its own; a third one waits for either."""
+    preset, snakefile = tmp_path / "small.yaml", tmp_path / "Snakefile"
+    preset.write_text(CONFIG.format(root=tmp_path, data_path=tmp_path) + "gpus: [3, 5]\n")
+    snakefile.write_text(PROBES.format(snakefile=REPOSITORY / "Snakefile", root=tmp_path))
+    probes = [tmp_path / f"probe_{number}" for number in range(3)]
+    flags = ("--snakefile", snakefile, "--cores", 3, "--nolock", "--configfile", preset, "--directory", tmp_path)
+    command = [sys.executable, "-m", "snakemake", *map(str, (*flags, "--", *probes))]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    jobs = sorted((start, int(end), gpu) for gpu, start, end in (probe.read_text().split() for probe in probes))
+    assert {gpu for *_, gpu in jobs} == {"3", "5"}
+    for start, end, gpu in jobs:
+        others = [job for job in jobs if job != (start, end, gpu) and job[2] == gpu]
+        assert all(end <= int(other[0]) or other[1] <= int(start) for other in others)

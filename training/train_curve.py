@@ -42,6 +42,8 @@ def parse_args(argv=None, description=__doc__, robust=False):
     parser.add_argument("--val_freq", type=types.frequency, help="test every so many epochs, or none")
     places.add_flags(parser, "training/train_curve.py")
     args = flags.parse(parser, argv)
+    if args.init_linear_off and args.num_bends == 2:
+        parser.error("--init_linear_off: a curve of 2 control points has none between its ends")
     if args.epochs is None:
         args.epochs = flags.curve_epochs(args.model, args.robust)
     return args
@@ -50,7 +52,8 @@ def parse_args(argv=None, description=__doc__, robust=False):
 def main(args):
     layout = Layout(args.root, args.model, args.dataset, args.robust, args.replaced)
     names = (args.alignment, args.seed_a, args.seed_b)
-    expect_pair(layout, (args.seed_a, args.seed_b), args.epochs_model, args.alignment)
+    variant = Variant(args.seed, args.num_bends, args.curve)
+    expect_pair(layout, (args.seed_a, args.seed_b), args.epochs_model, args.alignment, variant)
     expect_writable(layout.folder("curves"), layout.folder("curve_history"))
     data = load_data(
         args.dataset,
@@ -69,6 +72,7 @@ def main(args):
         args.epochs_model,
         alignment=args.alignment,
         transform=args.transform,
+        variant=variant,
     )
     state_a, state_b = network_a.state_dict(), network_b.state_dict()
 
@@ -76,8 +80,7 @@ def main(args):
     base = build().to(args.device, memory_format=memory_format(args.device))
     check_input(base, data.train, args.batch_size)
     curve = Curve.between(base, state_a, state_b, args.num_bends, args.curve, args.fix_start, args.fix_end)
-    linear = layout.curve(*names, 0)
-    variant = Variant(args.seed, args.num_bends, args.curve)
+    linear = layout.curve(*names, 0, variant)
     next_command = commands.command(
         "evaluation/eval_curve.py",
         vars(args),

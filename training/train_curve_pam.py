@@ -95,7 +95,7 @@ def main(args):
     iterations = [f"{name}_iter{i}" for i in range(1, args.outer_iters)]
     matches = [layout.match(iteration, *seeds, variant) for iteration in (*iterations, name)]
     distributed.from_main(lambda: hold(stem))  # until its last phase, which has this name, is done
-    is_there = distributed.from_main(lambda: found(stem, matches, args.overwrite))
+    is_there = distributed.from_main(lambda: found(stem, history_file, matches, args.overwrite))
     # A later phase depends on where an earlier one ended.
     names = (*SETTINGS, "inner_iters_phi") if args.outer_iters > 1 else SETTINGS
     settings = flags.run_settings(vars(args), *names)
@@ -159,13 +159,20 @@ def off_the_line(curve, end, turning_point):
     return (curve.row(1) - torch.lerp(curve.row(0), curve.row(2), 0.5)).detach()
 
 
-def found(stem, matches, overwrite):
+def found(stem, history, matches, overwrite):
     """Which of the matches an earlier run left; to overwrite, all that it left is removed first, at once."""
     if overwrite:
-        phases = [path for kind in ("-", "_perm", "_phi") for path in stem.parent.glob(f"{stem.name}{kind}*.pt")]
-        for path in [*phases, *matches, *(match.with_suffix(".json") for match in matches)]:
+        left = [history, *(path for kind in ("perm", "phi") for path in of_phases(history, kind))]
+        left += [*stem.parent.glob(f"{stem.name}-*.pt"), *of_phases(stem, "perm"), *of_phases(stem, "phi")]
+        for path in [*left, *matches, *(match.with_suffix(".json") for match in matches)]:
             path.unlink(missing_ok=True)
     return [match.exists() for match in matches]
+
+
+def of_phases(path, kind):
+    """The files of all phases of a kind, whose names are that of `path`, without a suffix, and the kind's."""
+    name = path.name.removesuffix(".npz")
+    return sorted(path.parent.glob(f"{name}_{kind}[0-9]*"))
 
 
 if __name__ == "__main__":

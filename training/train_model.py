@@ -83,7 +83,9 @@ def main(args):
         seed_a, seed_b = sorted((args.seed, other))
         next_command = commands.align_command(vars(args), epochs=args.epochs, seed_a=seed_a, seed_b=seed_b)
     else:
-        names = ("epochs", "batch_size", "lr", "wd", "lr_drop")
+        names = ["epochs", "batch_size", "lr", "wd", "lr_drop"]
+        names += [name for name, usual in (("lr_decay", 0.9996), ("precision", "fp32")) if vars(args)[name] != usual]
+        names += ["momentum", "epsilon", "attack_step", "attack_steps"] if args.robust else []
         next_command = commands.command("training/train_model.py", vars(args), *names, seed=other)
     process.closing_words(run.files(history), next_command)
 

@@ -255,9 +255,10 @@ def _load_arrays(name: str, folder: Path, threads: int, size: int | None) -> Arr
         raise UserError(f"{name!r} is not the name of a dataset: {why}", exit_code=2)
     here, make = folder / name, known(name).arrays
     if (here / "train").is_dir():
+        arrays = image_folder(here, threads, size)
         if (here / "val" / ANNOTATIONS).is_file() and name != TINY_IMAGENET:
             print(f"{here} has Tiny ImageNet's form; only a folder {TINY_IMAGENET} is augmented as published for it")
-        return image_folder(here, threads, size)
+        return arrays
     if deeper := _datasets_in(here):
         raise FileError(here, f"holds no train folder, but {here / deeper[0]} does: it is one level too deep")
     if make is not None:

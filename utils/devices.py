@@ -26,8 +26,11 @@ def memory_format(device: torch.device | str) -> torch.memory_format:
 
 
 def as_weight(view: torch.Tensor) -> torch.Tensor:
-    """A weight whose channels lie last, as they may lie on its device: itself, or a copy in another order."""
-    return view if view.device.type in CHANNELS_LAST else view.contiguous()
+    """A weight whose channels lie last, as they may lie on its device: itself, or a copy in another order.
+
+    `contiguous` would not do: it returns a 1×1 kernel as it is, which torch goes on to take for one of channels last.
+    """
+    return view if view.device.type in CHANNELS_LAST else view.clone(memory_format=torch.contiguous_format)
 
 
 def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -116,9 +116,9 @@ def _test_folder(folder: Path) -> tuple[Path, list[str]]:
 
 def _has_no_classes(split: Path, train: Path) -> bool:
     """Whether a folder holds images, or a folder `images`, and no folders of classes."""
-    if (split / ANNOTATIONS).is_file():
-        return False
     entries = _entries(split)
+    if split / ANNOTATIONS in entries:
+        return False
     folders = [path.name for path in entries if path.is_dir()]
     if folders == ["images"]:
         return not (train / "images").is_dir() and bool(_images(_entries(split / "images")))

@@ -179,7 +179,7 @@ class Images:
         return self.pixels.device
 
     def subset(self, index: torch.Tensor) -> "Images":
-        index = index.to(self.device)
+        index = send(index, self.device)
         return replace(self, pixels=self.pixels[index], labels=self.labels[index])
 
     @property
@@ -208,7 +208,7 @@ class Images:
 
         Of several processes, each gets its part of every batch. `generator` is a CPU generator, the same in all.
         """
-        order = torch.randperm(len(self), generator=generator).to(self.device)
+        order = send(torch.randperm(len(self), generator=generator), self.device)
         parameters = self.augmentation.draw(len(self), generator).to(self.device)
         for part in _parts(len(self), batch_size):
             yield self.augment(order[part], parameters.take(part)), self.labels[order[part]]
@@ -293,7 +293,7 @@ class Samples(_AsTheyAre):
 
     def augmented(self, batch_size: int, generator: torch.Generator) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """As `batches`, but shuffled by `generator`, a CPU generator, the same in all processes."""
-        order = torch.randperm(len(self), generator=generator).to(self.device)
+        order = send(torch.randperm(len(self), generator=generator), self.device)
         for part in _parts(len(self), batch_size):
             yield self.x[order[part]], self.labels[order[part]]
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import torch
 
+from utils.devices import send
 from utils.symmetries import Activation, Axis, PermutationSpec, Segment, permutation_spec
 
 __all__ = [
@@ -44,7 +45,7 @@ def permute(
     permuted = dict(state)
     for name, axes in spec.axes.items():
         for dimension, axis in axes.items():
-            index = torch.as_tensor(axis_index(axis, permutations), device=permuted[name].device)
+            index = send(torch.as_tensor(axis_index(axis, permutations)), permuted[name].device)
             permuted[name] = permuted[name].index_select(dimension, index)
     return permuted
 

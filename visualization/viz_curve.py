@@ -36,6 +36,7 @@ def main(args):
             # All is read before anything is drawn, so that there is no figure where another is refused.
             evaluated = {s: results.load_paths(s, args.pairs) for s in lines}
             learned = {s: results.load_histories(s, args.pairs) for s in lines if not s.is_line}
+            learned = {s: histories for s, histories in learned.items() if histories}
             drawn = [along_curve(layout, evaluated)]
             if waves := having_spectra(evaluated, args.pairs):
                 drawn.append(loss_spectrum(layout, waves))

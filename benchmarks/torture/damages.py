@@ -2,6 +2,7 @@
 
 import collections
 import random
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -40,11 +41,12 @@ def damage(path: Path, generator: random.Random) -> str:
 def set_up(t: Torture, reader: Reader) -> tuple[Path, list[object]]:
     """The folder in which the reader's file is, and the flags of the reader."""
     t.fresh(reader.workspace)
-    folder = t.trial
-    if reader.is_of_images:
-        folder = clone(t.images, t.trial / "images")
-    images = folder if reader.is_of_images else None
-    return folder, t.flags(t.trial, reader.script, *reader.flags, images=images)
+    if not reader.is_of_images:
+        return t.trial, t.flags(t.trial, reader.script, *reader.flags)
+    images = clone(t.images, t.trial / "images", shutil.copyfile)
+    decoded = run("data/prepare.py", t.flags(t.trial, "data/prepare.py", images=images))  # of files of these times
+    assert decoded.code == 0, decoded
+    return images, t.flags(t.trial, reader.script, *reader.flags, images=images)
 
 
 def files_for(reader: Reader, folder: Path) -> list[Path]:

@@ -3,22 +3,23 @@
 `flags` are always the flags of the running stage, by name (vars of what its parser returned).
 """
 
+import contextlib
+import difflib
+import json
+import os
 import shlex
+import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from utils.cli import places
+from utils.cli.places import ROBUST_SCRIPTS
 from utils.errors import FileError, UserError
-from utils.storage.layout import USUAL, Layout, Name, Variant, kept_epochs, read_name, tag
+from utils.storage.files import load_arrays, load_checkpoint
+from utils.storage.layout import Layout, Name, Variant, kept_epochs, partial, read_name, rolling, tag
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
-
-# The twins of stages for adversarially robust networks
-ROBUST_SCRIPTS = {
-    "training/train_model.py": "training/train_model_adversarial.py",
-    "training/train_curve.py": "training/train_curve_adversarial.py",
-    "evaluation/eval_curve.py": "evaluation/eval_adversarial_curve.py",
-    "visualization/viz_curve.py": "visualization/viz_adversarial_curve.py",
-}
 
 
 def default_transform(model: str | None, robust: bool) -> str:
@@ -30,7 +31,7 @@ def default_transform(model: str | None, robust: bool) -> str:
 def command(script: str, flags: Mapping[str, object], *names: str, **values: object) -> str:
     """The command line of a stage with the flags `names` as they are in `flags`, and `values` on top.
 
-    For robust networks, that of its twin.
+    For robust networks, that of its twin. It works in the folder and with the interpreter of this process.
     """
     given = {name: flags[name] for name in ("model", "dataset", *names) if name in flags} | values
     robust = flags.get("robust", False)
@@ -39,17 +40,32 @@ def command(script: str, flags: Mapping[str, object], *names: str, **values: obj
     if script.startswith(("training/", "alignment/", "evaluation/eval_")):
         if flags.get("transform") not in (None, default_transform(given.get("model"), robust)):
             given["transform"] = flags["transform"]
-        folders = () if script.startswith("training/train_model") else ("dir_models", "dir_alignment")
-        for name in ("data_path", "image_size", *folders):
-            if flags.get(name) is not None:
-                given.setdefault(name, flags[name])
+        for name, told in (("data_path", "data_path"), ("image_size", "image_size"), ("device", "asked_device")):
+            if flags.get(told) is not None:
+                given.setdefault(name, flags[told])
         if not flags.get("use_test", True):
             words.append("--no-use_test")
+    for name, folder in places.told(script, flags.get("replaced", {})).items():
+        given.setdefault(name, folder)
     if flags["root"] != REPOSITORY:
         given["root"] = flags["root"]
     if robust and script not in ROBUST_SCRIPTS.values():
         words.append("--adversarial")
-    return " ".join(["python", script, *_words(given), *words])
+    return " ".join([_python(), _place(script), *_words(given), *words])
+
+
+def _python() -> str:
+    """The interpreter of this process as a shell calls it: python, if that name leads to it, or its path."""
+    named, own, called = shutil.which("python"), Path(sys.executable), sys.orig_argv[0]
+    if named and Path(named).parent.resolve() == own.parent.resolve() and Path(named).samefile(own):
+        return "python"
+    return shlex.quote(called if os.sep in called and Path(called).is_file() else str(own))
+
+
+def _place(script: str) -> str:
+    """The path of a script from the folder that this process is in."""
+    path = REPOSITORY / script
+    return shlex.quote(os.path.relpath(path) if REPOSITORY.is_relative_to(Path.cwd()) else str(path))
 
 
 def _words(flags: Mapping[str, object]) -> list[str]:
@@ -57,7 +73,10 @@ def _words(flags: Mapping[str, object]) -> list[str]:
 
 
 def made_with(script: str, settings: Mapping[str, object], *, root: Path, robust: bool = False) -> str:
-    """The command line that the stored settings of a run or a result amount to; flags that are off are left out."""
+    """The command line that the stored settings of a run or a result amount to; flags that are off are left out.
+
+    It is for documents, and so for the repository's folder.
+    """
     script = ROBUST_SCRIPTS.get(script, script) if robust else script
     words = [] if root == REPOSITORY else ["--root", shlex.quote(str(root))]
     words += ["--adversarial"] if robust and script not in ROBUST_SCRIPTS.values() else []
@@ -100,8 +119,11 @@ def align_command(flags: Mapping[str, object], name: str = "corr", **values: obj
 
 
 def curve_command(flags: Mapping[str, object], alignment: str, epochs: int, **values: object) -> str:
-    """The command that learns a curve for `epochs` epochs: PAM's, for an alignment that PAM finds."""
-    if not tag(alignment).startswith("pam_"):
+    """The command that learns a curve for `epochs` epochs: PAM's, for an alignment that PAM finds.
+
+    values: further flags. PAM's curves are quadratic Bézier curves; others have only their ends from PAM.
+    """
+    if not tag(alignment).startswith("pam_") or {"num_bends", "curve"} & values.keys():
         return command("training/train_curve.py", flags, **values, alignment=alignment, epochs=epochs)
     start = tag(alignment).removeprefix("pam_").removeprefix("null")
     return command("training/train_curve_pam.py", flags, **values, alignment=start, inner_iters_phi=epochs)
@@ -109,7 +131,7 @@ def curve_command(flags: Mapping[str, object], alignment: str, epochs: int, **va
 
 def of_variant(variant: Variant) -> dict[str, object]:
     """The flags that name a curve which is not the usual one."""
-    return {flag: value for flag, value in variant._asdict().items() if value != getattr(USUAL, flag)}
+    return variant.differing
 
 
 def of_drawn_variant(variant: Variant) -> dict[str, object]:
@@ -149,20 +171,53 @@ def explain(error: UserError, flags: Mapping[str, object], script: str = "") -> 
     # What the error says comes before what the running stage was told.
     made = _maker(name, {**flags, **error.flags, "robust": name.robust or flags.get("robust", False)})
     if error.mend == "make":
+        if made and (begun := _run_begun(error.path, name)):
+            return f"{error}; it is under way; go on with: {_with_settings(made, begun)} --resume"
         there = _there_is(error.path, name, flags)
         make = f"make it with: {made}" if made else "any other name is given by: align_models.py --align_name"
         return f"{error}; " + ", or ".join([*there, make])
     if made is None:
         return f"{error}; move it away" if error.mend == "remake" else str(error)
-    untold = {flag: value for flag, value in error.flags.items() if f" --{flag} " not in f"{made} "}
-    made = " ".join([made, *_setting_words(untold)])
+    made = _with_settings(made, error.flags)
     if error.mend == "continue":
-        return f"{error}; go on with: {made}" + (" --resume" if made.startswith("python training/") else "")
+        is_run = name.kind in ("endpoint", "model_history", "curve", "curve_history")
+        made = _with_settings(made, _table_begun(error.path))
+        return f"{error}; go on with: {made}" + (" --resume" if is_run else "")
     if error.mend == "resume":
         return f"{error}; go on with: {made} --resume"
     if error.mend == "replace":
         return f"{error}; make it anew with: {made} --overwrite"
     return f"{error}; move it away, and make it anew with: {made}"
+
+
+def _with_settings(made: str, settings: Mapping[str, object]) -> str:
+    """A command with the settings that it does not tell."""
+    untold = {name: value for name, value in settings.items() if f" --{name} " not in f"{made} "}
+    return " ".join([made, *_setting_words(untold)])
+
+
+# Stored settings that are flags, and not told by the names of files
+FLAGS_OF_TABLES = ("batch_size", "precision", "bn_images", "attack", "num_points", "eval_train")
+FLAGS_OF_RUNS = ("batch_size", "precision", "lr", "wd", "lr_decay", "lr_drop")
+FLAGS_OF_RUNS += ("momentum", "epsilon", "attack_step", "attack_steps", "fix_start", "fix_end", "init_linear_off")
+
+
+def _table_begun(path: Path) -> dict[str, object]:
+    """The flags of the evaluation that began what is to be at `path`."""
+    with contextlib.suppress(UserError, OSError, KeyError):
+        settings = json.loads(str(load_arrays(partial(path))["settings"]))
+        return {name: settings[name] for name in FLAGS_OF_TABLES if name in settings}
+    return {}
+
+
+def _run_begun(path: Path, name: Name) -> dict[str, object]:
+    """The flags of the run under way that is to end with the checkpoint at `path`; {} if there is none."""
+    if name.kind not in ("endpoint", "curve") or name.epoch is None:
+        return {}
+    with contextlib.suppress(UserError, OSError, KeyError):
+        settings = load_checkpoint(rolling(path.with_name(path.name.removesuffix(f"-{name.epoch}.pt"))))["settings"]
+        return {flag: settings[flag] for flag in FLAGS_OF_RUNS if flag in settings}
+    return {}
 
 
 def _makes(script: str, name: Name) -> bool:
@@ -190,7 +245,13 @@ def _there_is(path: Path, name: Name, flags: Mapping[str, object]) -> list[str]:
     if name.kind == "match":
         pattern = f"match_*_seeds_{name.seeds[0]:02d}_{name.seeds[1]:02d}.npy"
         there = sorted(filter(None, map(read_name, path.parent.glob(pattern))))
-        return [f"there is {one.alignment}: --alignment {one.alignment}" for one in there]
+        found = [f"there is {one.alignment}: --alignment {one.alignment}" for one in there]
+        if name.alignment in MATCHERS or name.alignment.startswith("pam_"):
+            return found
+        typed = name.alignment.casefold()
+        close = difflib.get_close_matches(typed, MATCHERS)
+        meant = {one for one in MATCHERS if one in close or one.startswith(typed)} - {one.alignment for one in there}
+        return found + ([f"{' or '.join(sorted(meant))} may be meant"] if meant else [])
     if name.kind not in ("endpoint", "curve", "evaluated", "plane_with_curve"):
         return []
     flag = "--epochs_model" if name.kind == "endpoint" and "epochs_model" in flags else "--epochs"
@@ -233,6 +294,6 @@ def _epochs_model(name: Name, flags: Mapping[str, object]) -> int:
     said = flags.get("epochs_model")
     if isinstance(said, int):
         return said
-    layout = Layout(flags["root"], name.model, name.dataset, flags["robust"], {"models": flags.get("dir_models")})
+    layout = Layout(flags["root"], name.model, name.dataset, flags["robust"], flags.get("replaced", {}))
     newest: Sequence[int] = kept_epochs(layout.endpoint_stem(name.seeds[0]))[-1:]
     return newest[0] if newest else name.epoch or 250

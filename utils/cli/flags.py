@@ -302,6 +302,7 @@ def add_variant_flags(parser: argparse.ArgumentParser, *, of_all: bool = False) 
     bends_help = "control points of the curves, the two ends included"
     add("--num_bends", nargs="+", type=types.at_least_two, default=usual["num_bends"], help=bends_help)
     add("--curve", nargs="+", choices=CURVES, default=usual["curve"], help="families of the curves")
+    aliases.add_curve_type(parser, nargs="+", choices=CURVES)
 
 
 def add_figure_flags(parser: argparse.ArgumentParser) -> None:
@@ -309,10 +310,8 @@ def add_figure_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def add_plane_flags(parser: argparse.ArgumentParser) -> None:
-    from matplotlib import colormaps  # slow to import, and most stages do without
-
     help_text = "colour map of matplotlib (default: viridis; reversed for losses, so that bright is good)"
-    parser.add_argument("--cmap", choices=list(colormaps), metavar="NAME", help=help_text)
+    parser.add_argument("--cmap", type=types.colour_map, metavar="NAME", help=help_text)
 
 
 def parse_results(

@@ -2,6 +2,7 @@
 
 import codecs
 import os
+import select
 import signal
 import sys
 import unicodedata
@@ -44,12 +45,10 @@ def _spelled(error: UnicodeError) -> tuple[str | bytes, int]:
 
 def is_unread() -> bool:
     """Whether whoever reads what this process prints has gone, as `head` does when it has its lines."""
+    poll = select.poll()
     for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except BrokenPipeError:
-            return True
-    return False
+        poll.register(stream.fileno(), 0)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 
 def abandon() -> None:

@@ -9,14 +9,19 @@ from pathlib import Path
 from utils.cli import types
 from utils.storage.layout import FOLDERS, ROBUST_FOLDERS
 
+# The twins of stages for adversarially robust networks
+ROBUST_SCRIPTS = {
+    "training/train_model.py": "training/train_model_adversarial.py",
+    "training/train_curve.py": "training/train_curve_adversarial.py",
+    "evaluation/eval_curve.py": "evaluation/eval_adversarial_curve.py",
+    "visualization/viz_curve.py": "visualization/viz_adversarial_curve.py",
+}
+
 # Scripts that have the flags of another one
 TWINS = {
-    "training/train_model_adversarial.py": "training/train_model.py",
-    "training/train_curve_adversarial.py": "training/train_curve.py",
+    **{robust: plain for plain, robust in ROBUST_SCRIPTS.items()},
     "alignment/align_googlenet.py": "alignment/align_models.py",
     "alignment/align_models_w2.py": "alignment/align_models.py",
-    "evaluation/eval_adversarial_curve.py": "evaluation/eval_curve.py",
-    "visualization/viz_adversarial_curve.py": "visualization/viz_curve.py",
 }
 
 _NETWORKS = {"models": "--dir_models", "matches": "--dir_alignment"}

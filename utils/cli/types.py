@@ -1,6 +1,7 @@
 """What the flags may be: types for argparse, each of which says in a phrase what it wants."""
 
 import argparse
+import difflib
 import math
 import re
 import shlex
@@ -14,8 +15,8 @@ from utils.folders import TEST_FOLDERS
 # Torch's generator on the CPU begins from the lower 32 bits of a seed: beyond them, two seeds give one network.
 LARGEST_SEED = 2**32 - 1
 
-# Names under which matches are saved by the stages themselves, and the beginnings that belong to one of them
-OF_STAGES = ("null", "corr", "w2_pre", "w2_post")
+# The names that methods of alignment give to their matches
+METHODS = ("corr", "w2_pre", "w2_post")
 
 
 def positive_int(text: str) -> int:
@@ -130,6 +131,23 @@ def dataset_name(text: str, with_folder: bool = True) -> str:
         folder = f"--data_path {shlex.quote(str(path.parent))} " if with_folder else ""
         advice = f"; use: {folder}--dataset {shlex.quote(path.name)}"
     raise argparse.ArgumentTypeError(f"{text!r} is not the name of a dataset: {why}{advice}")
+
+
+def is_free(name: str, method: str) -> bool:
+    """Whether a match by a method of alignment may have this name: that of no other method, in capitals or not."""
+    lower = name.casefold()
+    return name == method or (lower not in METHODS and (method != "corr" or not lower.startswith("w2_")))
+
+
+def colour_map(text: str) -> str:
+    """A colour map of matplotlib, by name."""
+    from matplotlib import colormaps  # slow to import, and most stages do without
+
+    if text not in colormaps:
+        close = difflib.get_close_matches(text, colormaps)
+        hint = f"; there is {', '.join(close)}" if close else ""
+        raise argparse.ArgumentTypeError(f"matplotlib has no colour map {text!r}{hint}")
+    return text
 
 
 def _number(kind: type, text: str, is_valid: Callable, meaning: str):

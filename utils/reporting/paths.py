@@ -74,7 +74,7 @@ class Series(NamedTuple):
 def combined(epochs: Iterable[int], alignments: Sequence[str], variants: Sequence[Variant] = (USUAL,)) -> list[Route]:
     """The paths of every number of epochs with every alignment and variant; lines have no variants."""
     routes = (
-        Route(number, alignment, variant if _has_variant(number, alignment) else USUAL)
+        Route(number, alignment, _of_path(number, alignment, variant))
         for number in sorted(set(epochs))
         for alignment in alignments
         for variant in variants
@@ -82,13 +82,12 @@ def combined(epochs: Iterable[int], alignments: Sequence[str], variants: Sequenc
     return list(dict.fromkeys(routes))
 
 
-def differing(variant: Variant) -> dict[str, object]:
-    """What of a variant is not the usual, by name."""
-    return {name: value for name, value in variant._asdict().items() if value != getattr(USUAL, name)}
+def _of_path(epochs: int, alignment: str, variant: Variant) -> Variant:
+    """The variant of a path. A line has none, unless PAM, with the seed of a curve, found its end."""
+    return variant if epochs else Variant(variant.seed) if _has_seed(epochs, alignment) else USUAL
 
 
-def _has_variant(epochs: int, alignment: str) -> bool:
-    """Whether a path is one of several variants. A line is not, unless its end was found with a curve (by PAM)."""
+def _has_seed(epochs: int, alignment: str) -> bool:
     return bool(epochs) or alignment.startswith("pam_")
 
 
@@ -98,7 +97,7 @@ def named(layout: Layout, routes: Sequence[Route], seeds: Mapping[Pair, int] | N
     several = len({epochs for epochs, _ in kinds}) > 1
     series = []
     for epochs, alignment, variant in routes:
-        own = tuple(seeds.items()) if seeds and _has_variant(epochs, alignment) else ()
+        own = tuple(seeds.items()) if seeds and _has_seed(epochs, alignment) else ()
         words = [_curve_words(epochs if several else None, variant) if epochs else "line", alignment_words(alignment)]
         if own:
             words.append(f"curve seeds {', '.join(str(seed) for _, seed in own)}")
@@ -202,13 +201,13 @@ class Selection:
             (tags, one.alignment),
             (self.epochs, one.epochs),
         ]
-        if _has_variant(one.epochs, one.alignment):
-            seed = one.variant.seed if self.seeds is None else (one.pair, one.variant.seed)
-            wanted += [
-                (self.curve_seeds if self.seeds is None else self.seeds.items(), seed),
-                (self.num_bends, one.variant.num_bends),
-                (self.curves, one.variant.curve),
-            ]
+        if one.epochs:
+            wanted += [(self.num_bends, one.variant.num_bends), (self.curves, one.variant.curve)]
+        if _has_seed(one.epochs, one.alignment):
+            own = self.seeds
+            wanted.append(
+                (self.curve_seeds, one.variant.seed) if own is None else ([own.get(one.pair)], one.variant.seed)
+            )
         return all(values is None or value in values for values, value in wanted)
 
     def routes(self, found: Iterable[Found]) -> list[Route]:

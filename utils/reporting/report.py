@@ -328,7 +328,7 @@ def _settings(found: Sequence[paths.Found], made_with: MadeWith) -> str:
             continue  # the table misses it too, and says so
         epochs_model = settings.get("epochs_model")
         path = {"model": one.model, "dataset": one.dataset, "seed_a": one.pair[0], "seed_b": one.pair[1]}
-        path |= {"alignment": one.alignment, "epochs_curve": one.epochs, **paths.differing(one.variant)}
+        path |= {"alignment": one.alignment, "epochs_curve": one.epochs, **one.variant.differing}
         evaluation = path | _flags(settings)
         commands[made_with("evaluation/eval_curve.py", evaluation, robust=layout.robust)] = None
         if not (series.is_line or series.robust):

@@ -9,7 +9,7 @@ import numpy as np
 from utils.errors import FileError, UserError
 from utils.geometry import path_average, spectrum
 from utils.reporting.paths import Pair, Series
-from utils.storage.originals import load_array, load_arrays
+from utils.storage.originals import load_array, load_arrays, stand_in
 
 Arrays = dict[str, np.ndarray]  # what a file of results holds, by name
 
@@ -109,7 +109,7 @@ def _load_plane(path: Path, others: Sequence[Arrays]) -> Arrays:
     if others and size != others[0]["loss"].shape:
         count = len(others[0]["loss"])
         raise FileError(path, "has a grid of another size than that of the first pair", "replace", num_points=count)
-    if others and settings_of(plane).get("height") != settings_of(others[0]).get("height"):
+    if others and _differ(plane, others[0], "height"):
         raise FileError(path, "reaches not as far as that of the first pair: one of them was made before", "replace")
     return plane
 
@@ -124,7 +124,7 @@ def load_along_curve(series: Series, pairs: Sequence[Pair], t: float) -> list[Ar
         path = series.layout.along_curve(series.alignment, *pair, series.epochs, t, series.variant_of(pair))
         names = [f"{which}_{end}" for which in ("unaligned", "aligned") for end in "ab"]
         tables.append(load_arrays(path, **dict.fromkeys(names, ("layers",))))
-        if settings_of(tables[-1]).get("measured_on") != settings_of(tables[0]).get("measured_on"):
+        if _differ(tables[-1], tables[0], "measured_on"):
             raise FileError(path, "was measured on other images than that of the first pair", "replace")
     return tables
 
@@ -135,7 +135,14 @@ def load_correlation(series: Series, pair: Pair, which: str) -> np.ndarray:
 
 
 def load_histories(series: Series, pairs: Sequence[Pair]) -> list[Arrays]:
-    return [load_history(series, pair) for pair in pairs]
+    """The history of every pair's curve. None of curves of the original code whose histories are not there too."""
+    try:
+        return [load_history(series, pair) for pair in pairs]
+    except FileError as error:
+        if all(stand_in(path) == path for path in (_evaluation(series, pair) for pair in pairs)):
+            raise
+        print(f"{series.model}: {series.words} is not in the figure of training: {error}.")
+        return []
 
 
 def load_history(series: Series, pair: Pair) -> Arrays:
@@ -150,6 +157,12 @@ def load_history(series: Series, pair: Pair) -> Arrays:
     if len(history["loss_train"]) < series.epochs:
         raise FileError(path, f"has fewer than {series.epochs} epochs", "continue", **untold)
     return history
+
+
+def _differ(one: Arrays, other: Arrays, name: str) -> bool:
+    """Whether two results have different settings of this name, one of which may be older and have none."""
+    settings = [settings_of(one), settings_of(other)]
+    return all(settings) and settings[0].get(name) != settings[1].get(name)
 
 
 def settings_of(arrays: Mapping[str, np.ndarray]) -> dict[str, object]:

@@ -2,7 +2,7 @@
 
 Everything is written under a temporary name in the same folder and renamed when it is complete, so nothing
 half-written is ever found under a final name. Checkpoints and arrays end with their checksum, which is verified when
-they are read. Nothing is unpickled on reading.
+they are read. Nothing of a file is ever run.
 """
 
 import atexit
@@ -249,16 +249,21 @@ def load_checkpoint(path: Path) -> dict:
             checkpoint, notes = as_checkpoint(read_content(read_verified(path)))
         except Unusable as error:
             raise FileError(path, str(error)) from error
-        for note in (f"{path}: {note}" for note in notes):
-            if note not in _noted:
-                print(note)
-            _noted.add(note)
+        for note in notes:
+            tell_once(f"{path}: {note}")
         return checkpoint
 
     return read(path, "a checkpoint", parse)
 
 
-_noted: set[str] = set()  # what was said of files, once each
+_told: set[str] = set()
+
+
+def tell_once(line: str) -> None:
+    """Print something about a file that may be read several times."""
+    if line not in _told:
+        print(line)
+    _told.add(line)
 
 
 def load_arrays(path: Path, **shapes: tuple[int | str, ...]) -> dict[str, np.ndarray]:

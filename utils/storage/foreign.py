@@ -50,7 +50,10 @@ def as_checkpoint(content: object) -> tuple[dict, list[str]]:
     Raises Unusable for what is none.
     """
     if isinstance(content, Inert):
-        raise Unusable(_whole_network(content) if _is_network(content) else f"holds an object ({content.origin})")
+        words = f"is not a checkpoint, which is {EXPECTED}; it holds an object ({content.origin}); {SAVED_RIGHT}"
+        raise Unusable(_whole_network(content) if _is_network(content) else words)
+    if isinstance(content, (list, tuple)) and any(isinstance(entry, dict) for entry in content):
+        content = {str(number): entry for number, entry in enumerate(content)}
     if not isinstance(content, dict):
         raise Unusable(f"is not a checkpoint, which is {EXPECTED}; it holds a {_kind(content)}")
     tensors = {name: value for name, value in content.items() if is_state_dict({name: value})}

@@ -183,7 +183,7 @@ def unpickle_array(stream: io.BytesIO) -> object:
 
 
 def plain(tree: object) -> object:
-    """The tree with dictionaries, lists, numbers, numpy's arrays and torch's tensors made; other objects stay Inert.
+    """The tree with dictionaries, lists, numbers, numpy's arrays and torch's tensors made; others stay Inert.
 
     Tuples and sets become lists, as do arrays of objects. Unreadable for what cannot be made, as an array that lacks
     bytes.
@@ -220,6 +220,8 @@ class _Plain:
         module, _, name = value.origin.rpartition(".")
         module = module.replace("numpy._core", "numpy.core").replace("__builtin__", "builtins")
         make = _MAKERS.get(f"{module}.{name}")
+        if make is None:  # of a dictionary, or a list, of another kind
+            make = _dictionary if value.entries else _list if value.items else None
         return value if make is None else make(self, value)
 
 
@@ -229,7 +231,8 @@ def _dictionary(plainly: _Plain, inert: Inert) -> dict:
 
 
 def _list(plainly: _Plain, inert: Inert) -> list:
-    return [plainly.of(item) for item in [*(item for part in inert.args for item in part), *inert.items]]
+    given = (item for part in inert.args if isinstance(part, (list, tuple, set)) for item in part)
+    return [plainly.of(item) for item in [*given, *inert.items]]
 
 
 def _bytes(plainly: _Plain, inert: Inert) -> bytes:

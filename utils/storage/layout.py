@@ -62,6 +62,11 @@ class Variant(NamedTuple):
     curve: str = "Bezier"  # the family, one of utils.curves.CURVES
 
     @property
+    def differing(self) -> dict[str, object]:
+        """What is not the usual, by name."""
+        return {name: value for name, value in self._asdict().items() if value != getattr(USUAL, name)}
+
+    @property
     def suffix(self) -> str:
         """What a curve's name has after the seeds of its networks, as _bends_5_PolyChain_seed_2."""
         bends = "" if self.num_bends == USUAL.num_bends else f"_bends_{self.num_bends}"
@@ -103,8 +108,8 @@ class Layout:
         return kept(self.curve_stem(alignment, seed_a, seed_b, _of_path(alignment, epoch, variant)), epoch)
 
     def match(self, name: str, seed_a: int, seed_b: int, variant: Variant = USUAL) -> Path:
-        """variant: of the curve with which PAM found the match; others have none."""
-        suffix = variant.suffix if _is_pam(name) else ""
+        """variant: of a curve; a match that PAM found with it has its seed in the name, and others have none."""
+        suffix = _of_line(name, variant).suffix
         return self.folder("matches") / f"match_{name}_seeds_{seed_a:02d}_{seed_b:02d}{suffix}.npy"
 
     def model_history(self, seed: int) -> dict[str, Path]:
@@ -157,12 +162,12 @@ def _path_name(alignment: str, seed_a: int, seed_b: int, variant: Variant = USUA
 
 
 def _of_path(alignment: str, epoch: int, variant: Variant) -> Variant:
-    """A straight line, of epoch 0, has no variants, unless its end depends on how a curve was learned."""
-    return variant if epoch or _is_pam(alignment) else USUAL
+    return variant if epoch else _of_line(alignment, variant)
 
 
-def _is_pam(alignment: str) -> bool:
-    return alignment.startswith("pam_")
+def _of_line(alignment: str, variant: Variant) -> Variant:
+    """A straight line, as a match, has no variants, unless PAM, with the seed of a curve, found where it ends."""
+    return Variant(variant.seed) if alignment.startswith("pam_") else USUAL
 
 
 def kept(stem: Path, epoch: int) -> Path:

@@ -60,7 +60,7 @@ OF_TRAINING += ("momentum", "epsilon", "attack_step", "attack_steps")
 
 def training_settings(path: Path) -> dict[str, object]:
     """How the network or curve of a checkpoint was trained, as far as it tells; nothing, if other code made it."""
-    settings = settings_of(load_checkpoint(path))
+    settings = settings_of(load_checkpoint(stand_in(path)))
     return {name: settings[name] for name in OF_TRAINING if name in settings}
 
 
@@ -96,7 +96,7 @@ def expect_pair(
     """FileError if a file that `load_pair` reads is missing: cheap, and so before anything takes time."""
     name = tag(alignment)
     expect(*(layout.endpoint(seed, epochs) for seed in seeds))
-    expect(*([] if name == "null" else [layout.match(name, *seeds, variant)]))
+    expect(*([] if name == "null" else [stand_in(layout.match(name, *seeds, variant))]))
 
 
 def load_pair(
@@ -136,7 +136,7 @@ def expect_curve(
     """FileError if a file that `load_curve` reads is missing, as `expect_pair`."""
     expect_pair(layout, seeds, epochs_model, alignment, variant)
     if epochs_curve:
-        expect(layout.curve(alignment, *seeds, epochs_curve, variant))
+        expect(stand_in(layout.curve(alignment, *seeds, epochs_curve, variant)))
 
 
 def load_curve(

@@ -26,7 +26,7 @@ def stand_in(path: Path) -> Path:
         return path
     found = next(_candidates(path), path)
     if found != path and found.suffix == ".pt":
-        print(f"{path.name} is not there; the original's {found} is taken for it.")
+        files.tell_once(f"{path.name} is not there; the original's {found} is taken for it.")
     return found
 
 
@@ -95,7 +95,7 @@ def load_arrays(path: Path, **shapes: tuple[int | str, ...]) -> dict[str, np.nda
         content = _content(original)
         arrays = _understood(original, content, meaning)
         if "length" in shapes and "length" not in arrays:
-            print(f"{original} has no lengths, so averages along it are over t.")
+            files.tell_once(f"{original} has no lengths, so averages along it are over t.")
             arrays["length"] = arrays["t"]
         try:
             check_shapes(arrays, shapes)

@@ -74,7 +74,8 @@ class Run:
             raise FileError(path, f"holds no {' and no '.join(lacks)}, without which a run cannot go on from it")
         if not 0 <= state["epoch"] < self.epochs:
             raise FileError(path, f"is at epoch {state['epoch']}; a run of {self.epochs} epochs cannot go on from it")
-        return state
+        kept_of_other_code = ("epoch", "model_state", "optimizer_state")
+        return state if isinstance(settings, dict) else {name: state[name] for name in kept_of_other_code}
 
     def _check(self, state: dict, path: Path) -> None:
         epoch, before = state["epoch"], state["settings"]

@@ -1,0 +1,375 @@
+"""Devices that are not here: all stages on an emulated one, by the rules of CUDA and of mps; what is said of them."""
+
+import collections
+import copy
+
+import emulated
+import numpy as np
+import pytest
+import torch
+from conftest import write_image_folder
+from stages import fails, run, run_as_process
+from torch import nn
+
+from models import MODELS
+from utils import devices, distributed
+from utils.attack import Attack
+from utils.curves import Curve, FlatParameters, digest
+from utils.datasets import load_data
+from utils.fitting import fit
+from utils.measuring import evaluate, reestimate_batch_norm
+from utils.pam import PermutationTask
+from utils.permutations import permutation_spec
+from utils.precision import set_products
+from utils.storage.files import load_checkpoint, save_checkpoint
+from utils.tasks import CurveTask, NetworkTask
+
+needs_emulation = pytest.mark.skipif(emulated.MISSING is not None, reason=str(emulated.MISSING))
+
+RULES = {"cuda": emulated.CUDA, "mps": emulated.MPS}
+DEVICE = emulated.NAME
+
+
+@pytest.fixture(params=RULES)
+def rules(request, monkeypatch):
+    """Rules of a device, with the CPU's weights and images as these want them, so that its numbers are the same."""
+    if not RULES[request.param].channels_last:
+        monkeypatch.setattr(devices, "CHANNELS_LAST", frozenset())
+    return RULES[request.param]
+
+
+# --- whole stages ------------------------------------------------------------------------------------------
+
+PATH = ["--epochs_model", 1, "--epochs_curve", 1, "--alignment", "corr"]
+PIPELINE = (
+    ("training/train_model.py", "--epochs", 1, "--seed", 1),
+    ("training/train_model.py", "--epochs", 1, "--seed", 2),
+    ("alignment/align_models.py", "--epochs", 1),
+    ("alignment/align_models_w2.py", "--epochs", 1),
+    ("training/train_curve.py", "--epochs_model", 1, "--epochs", 1, "--alignment", "corr", "--val_freq", 1),
+    ("training/train_curve_pam.py", "--epochs_model", 1, "--inner_iters_perm", 1, "--inner_iters_phi", 1),
+    ("evaluation/eval_curve.py", *PATH, "--num_points", 3, "--eval_train"),
+    ("evaluation/eval_plane_with_curve.py", *PATH, "--num_points", 2),
+    ("evaluation/eval_plane_with_alignment.py", "--epochs_model", 1, "--num_points", 2),
+    ("alignment/align_along_curve.py", *PATH),
+    ("training/train_model_adversarial.py", "--epochs", 1, "--seed", 1, "--attack_steps", 1),
+    ("training/train_model_adversarial.py", "--epochs", 1, "--seed", 2, "--attack_steps", 1),
+    ("alignment/align_models.py", "--epochs", 1, "--adversarial"),
+    ("training/train_curve_adversarial.py", "--epochs_model", 1, "--epochs", 1, "--attack_steps", 1),
+    ("evaluation/eval_adversarial_curve.py", *PATH[:4], "--num_points", 2, "--attack_steps", 1),
+)
+
+
+def numbers(value, name=""):
+    """Every number in a checkpoint or an archive of arrays, by its place."""
+    if isinstance(value, dict):
+        return {k: v for key, entry in value.items() for k, v in numbers(entry, f"{name}.{key}").items()}
+    if isinstance(value, (list, tuple)):
+        return numbers(dict(enumerate(value)), name)
+    if isinstance(value, torch.Tensor):
+        assert value.device.type == "cpu", name  # or others could not read it
+        return {name: value.double().numpy()}
+    is_number = isinstance(value, (int, float)) or (isinstance(value, np.ndarray) and value.dtype.kind in "fiu")
+    return {name: np.asarray(value, np.float64)} if is_number else {}
+
+
+def read(path):
+    if path.suffix == ".pt":
+        return numbers(torch.load(path, weights_only=True))
+    arrays = np.load(path)
+    return numbers(dict(arrays) if path.suffix == ".npz" else arrays)
+
+
+@needs_emulation
+def test_stages_end_with_the_numbers_of_the_cpu(rules, tmp_path):
+    """All of them unchanged, on a device on which what its rules forbid is an error."""
+    write_image_folder(tmp_path / "data/bars", train=12, test=5)
+    where = ["--dataset", "bars", "--data_path", tmp_path / "data", "--batch_size", 20]
+    for script, *flags in PIPELINE:
+        run(script, *where, *flags, "--root", tmp_path / "cpu", "--device", "cpu")
+        with emulated.rules(rules) as emulation:
+            run(script, *where, *flags, "--root", tmp_path / "device", "--device", emulated.NAME)
+        assert emulation.operations > 500, script
+    files = {path.relative_to(tmp_path / "cpu") for path in (tmp_path / "cpu").rglob("*.[pn]*") if path.is_file()}
+    assert len({path for path in files if path.suffix in (".pt", ".npy", ".npz")}) > 30
+    assert files == {path.relative_to(tmp_path / "device") for path in (tmp_path / "device").rglob("*.[pn]*")} & files
+    for path in files:
+        expected, found = read(tmp_path / "cpu" / path), read(tmp_path / "device" / path)
+        assert expected.keys() == found.keys()
+        for name, value in expected.items():
+            np.testing.assert_array_equal(found[name], value, err_msg=f"{path} {name}")
+
+
+# --- every architecture, and every kind of step ------------------------------------------------------------
+
+
+def small_data(data_path, device):
+    return load_data("bars", folder=data_path, transform="TinyTen", device=device)
+
+
+def task_of(kind, name, device):
+    """What `fit` learns, with everything of it on the device."""
+    torch.manual_seed(0)
+    a, b = (MODELS[name](4) for _ in range(2))
+    layout = {"device": device, "memory_format": devices.memory_format(device)}
+    if kind == "network":
+        return NetworkTask(a.to(**layout))
+    if kind == "robust network":
+        return NetworkTask(a.to(**layout), attack=Attack(8 / 255, 2 / 255, 1))
+    state_b = b.state_dict()
+    curve = Curve.between(a, a.state_dict(), state_b).to(**layout)
+    if kind == "curve":
+        return CurveTask(curve)
+    return PermutationTask(curve, permutation_spec(copy.deepcopy(b)), state_b, torch.zeros_like(curve.row(0)))
+
+
+KINDS = ("network", "robust network", "curve", "permutations")
+
+
+@needs_emulation
+@pytest.mark.parametrize(("kind", "name"), [("network", "ResNet32"), ("curve", "ResNet32"), ("curve", "GoogLeNet")])
+def test_steps_of_every_architecture(kind, name, rules, data_path):
+    def learned(device):
+        train = small_data(data_path, device).train.subset(torch.arange(4) * 40)
+        task = task_of(kind, name, device)
+        for layer in task.module.modules():
+            if isinstance(layer, nn.Dropout):  # another kernel on GPUs, with draws of its own
+                layer.p = 0.0
+        history = fit(task, train, rates=[0.01], batch_size=2)
+        network = task.module if kind == "network" else task.module.place(0.5)
+        reestimate_batch_norm(network, train)
+        loss, _ = evaluate(network, train)
+        return [history["loss_train"][0], loss]
+
+    with emulated.rules(rules):
+        found = learned(DEVICE)
+    assert found == learned("cpu")
+
+
+@needs_emulation
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_step_waits_for_the_device(kind, data_path):
+    """There are as many waits in an epoch of many steps as in one of few. (Projecting P is the exception.)"""
+
+    def waits(batch_size):
+        data = small_data(data_path, DEVICE)
+        task = task_of(kind, "TinyTen", DEVICE)
+        emulation.waits.clear()
+        fit(task, data.train, rates=[0.01], batch_size=batch_size)
+        return collections.Counter({place: n for place, n in emulation.waits.items() if place[0] != "utils/pam.py"})
+
+    with emulated.rules(emulated.CUDA) as emulation:
+        few, many = waits(80), waits(20)
+    assert few == many
+    assert 0 < few.total() < 60
+
+
+@needs_emulation
+def test_no_batch_of_an_evaluation_waits_for_the_device(data_path):
+    def waits(batch_size):
+        data, network = small_data(data_path, DEVICE), task_of("network", "TinyTen", DEVICE).module
+        emulation.waits.clear()
+        reestimate_batch_norm(network, data.train, batch_size=batch_size)
+        evaluate(network, data.test, batch_size=batch_size)
+        return emulation.waits
+
+    with emulated.rules(emulated.CUDA) as emulation:
+        assert waits(80).copy() == waits(20)
+
+
+def test_layouts_of_weights(monkeypatch):
+    """Where convolutions do not take channels last there are none: not even strides that could be taken for them."""
+    network = MODELS["TinyTen"](4)
+    flat, curve = FlatParameters(network), Curve.between(network, network.state_dict(), network.state_dict())
+    vector, known = flat.flatten(network.state_dict()), curve.digests()
+    assert all(view.data_ptr() >= vector.data_ptr() for view in flat.views(vector).values())
+    monkeypatch.setattr(devices, "CHANNELS_LAST", frozenset())
+    for (name, view), weight in zip(flat.views(vector).items(), network.parameters(), strict=True):
+        assert view.stride() == weight.stride(), name
+        assert torch.equal(view, weight)
+    assert curve.digests() == known
+    assert digest(flat.flatten(flat.views(vector))) == digest(vector)
+
+
+# --- the emulation itself ----------------------------------------------------------------------------------
+
+
+@needs_emulation
+def test_what_the_emulation_refuses():
+    with emulated.rules(emulated.MPS):
+        x = torch.ones(2, 3, 4, 4, device=DEVICE)
+        for refused in (
+            lambda: x + torch.ones(4),
+            lambda: x.double(),
+            lambda: x.to("cpu", torch.float64),
+            lambda: torch.zeros(2, dtype=torch.float64, device=DEVICE),
+            lambda: x.to("cpu", non_blocking=True),
+            lambda: nn.functional.conv2d(x.to(memory_format=torch.channels_last), torch.ones(1, 3, 1, 1).to(DEVICE)),
+        ):
+            with pytest.raises(emulated.Refused):
+                refused()
+        assert x.cpu().double().dtype == torch.float64
+        assert (2 * x + torch.tensor(1.0)).tolist()[0][0][0][0] == 3.0
+    with emulated.rules(emulated.CUDA):
+        assert torch.ones(2, device=DEVICE).double().sum().item() == 2.0
+
+
+@needs_emulation
+def test_what_the_emulation_counts(data_path):
+    with emulated.rules(emulated.CUDA) as emulation:
+        x = torch.ones(4, device=DEVICE)
+        x.mul_(2).add(x)
+        assert not emulation.waits
+        for waiting in (x.sum().item, x.cpu, x.nonzero, lambda: x[x > 0], lambda: torch.ones(2).to(DEVICE)):
+            before = emulation.waits.total()
+            waiting()
+            assert emulation.waits.total() == before + 1
+        devices.send(torch.ones(2), torch.device(DEVICE))
+        assert emulation.waits.total() == before + 1
+        evaluate(task_of("network", "TinyTen", DEVICE).module, small_data(data_path, DEVICE).test)
+    assert any(file == "utils/measuring.py" and line > 0 for file, line in emulation.waits)
+
+
+# --- what is said ------------------------------------------------------------------------------------------
+
+
+def test_a_stage_says_on_what_it_runs(flags, capsys):
+    run_as_process("training/train_model.py", *flags, "--device", "cpu", "--epochs", 1, "--precision", "bf16")
+    threads = torch.get_num_threads()
+    said = f"Running on cpu ({threads} thread{'s' * (threads > 1)}), bf16."
+    assert capsys.readouterr().out.splitlines()[0] == said
+
+
+@pytest.mark.parametrize(
+    ("script", "precision", "words"),
+    [
+        ("training/train_model.py", "tf32", "cpu has no tf32"),
+        ("alignment/align_models.py", "bf16", "activations are compared in fp32 only"),
+        ("alignment/align_along_curve.py", "bf16", "activations are compared in fp32 only"),
+    ],
+)
+def test_a_precision_that_cannot_be_had(script, precision, words, flags, capsys, tmp_path):
+    code, line = fails(capsys, script, *flags, "--device", "cpu", "--precision", precision)
+    assert code == 2
+    assert f"--precision {precision}: {words}" in line
+    assert not list(tmp_path.iterdir())
+
+
+@needs_emulation
+def test_a_gpu_without_kernels_is_refused_before_the_work(flags, capsys, monkeypatch):
+    def missing(*_):
+        raise RuntimeError("CUDA error: no kernel image is available for execution on the device\nCUDA kernel errors")
+
+    with emulated.rules(emulated.CUDA):
+        run("training/train_model.py", *flags, "--device", emulated.NAME, "--epochs", 1)
+        monkeypatch.setattr(torch.nn.functional, "conv2d", missing)
+        code, line = fails(capsys, "training/train_model.py", *flags, "--device", emulated.NAME)
+    assert code == 2
+    assert line.endswith(
+        "--device emulated cannot be used here: CUDA error: no kernel image is available for execution on the device; "
+        "--device cpu does without it"
+    )
+
+
+OUT_OF_MEMORY = (
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    RuntimeError("MPS backend out of memory (MPS allocated: 8.00 GB, max allowed: 9.07 GB)"),
+    RuntimeError("Invalid buffer size: 29.53 GB"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+    RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be reported at some other call"),
+    RuntimeError(
+        "[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory: you tried"
+    ),
+    MemoryError("Unable to allocate 10.0 GiB for an array"),
+)
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=lambda error: str(error)[:20])
+def test_out_of_memory_is_one_line(error, flags, capsys, monkeypatch):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr("training.train_model.fit", fail)
+    code, line = fails(capsys, "training/train_model.py", *flags, "--device", "cpu")
+    assert (code, "out of memory; try a smaller --batch_size" in line) == (1, True)
+
+
+def test_other_errors_are_not_out_of_memory():
+    assert not devices.is_out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling x"))
+    assert not devices.is_out_of_memory(ValueError("out of memory"))
+
+
+@pytest.fixture
+def second_of_two(monkeypatch):
+    for name, value in {"RANK": 1, "WORLD_SIZE": 2, "LOCAL_RANK": 1, "LOCAL_WORLD_SIZE": 2}.items():
+        monkeypatch.setenv(name, str(value))
+
+
+NCCL = "NCCL error in: ProcessGroupNCCL.cpp:3690, "
+
+
+@pytest.mark.parametrize(
+    ("error", "of_connection", "lost"),
+    [
+        ("[gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:5823", True, True),
+        ("[gloo/transport/tcp/pair.cc:457] writev [127.0.0.1]:2: Broken pipe", True, True),
+        (f"{NCCL}remote process exited or there was a network error, NCCL version 2.27.5", True, True),
+        ("failed to recv, got 0 bytes. Connection was likely closed. Did the remote server shutdown?", True, True),
+        (f"{NCCL}unhandled cuda error (run with NCCL_DEBUG=INFO for details), NCCL version 2.27.5", True, False),
+        (f"{NCCL}invalid usage, Duplicate GPU detected : rank 0 and rank 1 both on CUDA device 1000", True, False),
+        ("mat1 and mat2 shapes cannot be multiplied (2x3 and 4x5)", False, False),
+    ],
+)
+def test_only_a_lost_connection_is_one(error, of_connection, lost, second_of_two):
+    assert distributed.is_of_connection(RuntimeError(error)) == of_connection
+    assert distributed.is_lost_connection(RuntimeError(error)) == lost
+
+
+def test_more_processes_than_gpus(flags, capsys, monkeypatch, second_of_two):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    code, line = fails(capsys, "training/train_model.py", *flags)
+    assert code == 2
+    assert "2 processes are started on this machine, where torch sees 1 GPU" in line
+
+
+def test_processes_wait_for_each_other_as_long_as_it_takes(monkeypatch, second_of_two):
+    """A process that is a whole point of a curve ahead waits longer than torch would by default."""
+    asked = {}
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda backend, **options: asked.update(options))
+    distributed.start(torch.device("cpu"))
+    assert asked["timeout"].days >= 1
+
+
+def test_convolutions_alone_are_rounded_to_tf32():
+    """θ(t), P·B and correlations are matrix products. torch refuses a mixture of its old and new switches."""
+    conv, products = torch.backends.cudnn.conv, torch.backends.cuda.matmul
+    before = conv.fp32_precision, products.fp32_precision
+    try:
+        for precision, expected in (("tf32", "tf32"), ("bf16", "ieee"), ("fp32", "ieee")):
+            set_products(precision)
+            assert (conv.fp32_precision, products.fp32_precision) == (expected, "ieee")
+            assert products.allow_tf32 is False
+    finally:
+        conv.fp32_precision, products.fp32_precision = before
+
+
+@needs_emulation
+def test_checkpoints_hold_tensors_of_the_cpu(tmp_path):
+    with emulated.rules(emulated.MPS):
+        network = MODELS["TinyTen"](4).to(DEVICE)
+        optimizer = torch.optim.SGD(network.parameters(), 0.1, momentum=0.9)
+        network(torch.ones(2, 3, 16, 16, device=DEVICE)).sum().backward()
+        optimizer.step()
+        state = network.state_dict()
+        entries = {"model_state": state, "points": {1: state}, "optimizer_state": optimizer.state_dict()}
+        save_checkpoint(tmp_path / "c.pt", {"epoch": 1, **entries})
+        loaded = load_checkpoint(tmp_path / "c.pt")
+        assert loaded["points"][1]["dense.weight"].data_ptr() == loaded["model_state"]["dense.weight"].data_ptr()
+        assert all(tensor.device.type == "cpu" for tensor in loaded["model_state"].values())
+        momentum = [entry["momentum_buffer"] for entry in loaded["optimizer_state"]["state"].values()]
+        assert all(torch.equal(m, p.grad.cpu()) for m, p in zip(momentum, network.parameters(), strict=True))
+        optimizer.load_state_dict(loaded["optimizer_state"])
+        assert {entry["momentum_buffer"].device for entry in optimizer.state.values()} == {torch.device(DEVICE, 0)}

@@ -1,0 +1,178 @@
+"""What a process leaves that is killed (kill -9) before any of its file operations, and what becomes of it."""
+
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+
+from utils.errors import FileError
+from utils.storage.files import load_array, load_arrays, load_checkpoint, save_array, save_checkpoint
+from utils.storage.layout import kept, rolling
+from utils.storage.matches import load_match, match_networks, save_match
+from utils.storage.runs import Run
+from utils.storage.tables import GrowingTable
+
+OPERATIONS = ("replace", "rename", "unlink", "fsync", "chmod", "open")  # between which files are as they were
+
+
+def is_killed(act, number):
+    """Whether a fork of this process that does `act` comes to its file operation `number`, before which it dies."""
+    pid = os.fork()
+    if pid:
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        assert code in (0, -signal.SIGKILL)
+        return code != 0
+    seen = 0
+
+    def counting(function):
+        def counted(*args, **options):
+            nonlocal seen
+            seen += 1
+            if seen == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*args, **options)
+
+        return counted
+
+    for name in OPERATIONS:
+        setattr(os, name, counting(getattr(os, name)))
+    code = 1
+    try:
+        act()
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def each_kill(act, prepare):
+    """Prepare, and let `act` be killed before its first, second, … file operation, until it is not."""
+    number = 1
+    prepare()
+    while is_killed(act, number):
+        yield number
+        number += 1
+        prepare()
+    assert number > 4
+
+
+def emptied(folder):
+    for path in folder.iterdir():
+        path.unlink()
+
+
+def names(folder):
+    """The files, but for locks and what a killed process was writing."""
+    return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def test_a_match_and_its_results(tmp_path):
+    """The match always tells for which networks it is, and no result is ever of another match than is there."""
+    path, results = tmp_path / "m.npy", [tmp_path / "unaligned.npy", tmp_path / "aligned.npy"]
+    old, new = ([np.arange(5)], ["a", "b"], 1.0), ([np.arange(5)[::-1]], ["c", "d"], 2.0)
+
+    def save(rows, networks, value):
+        save_match(path, rows, networks, overwrite=True, replaces=results)
+        for result in results:
+            save_array(result, [value], {"networks": networks})
+
+    def prepare():
+        emptied(tmp_path)
+        save(*old)
+
+    outcomes = set()
+    for _ in each_kill(lambda: save(*new), prepare):
+        is_new = match_networks(path) == new[1]
+        rows, networks, value = new if is_new else old
+        assert match_networks(path) == networks
+        np.testing.assert_array_equal(load_match(path), rows)
+        values = [load_array(result)[0] for result in results if result.exists()]
+        assert set(values) <= {value}
+        outcomes.add((is_new, len(values)))
+        save(*new)
+        assert names(tmp_path) == ["aligned.npy", "m.npy", "unaligned.npy"]
+        assert match_networks(path) == new[1]
+    assert {(False, 2), (False, 0), (True, 0), (True, 1)} <= outcomes
+
+
+def a_run(folder, lr, **options):
+    return Run(folder / "c", {"lr": lr}, 3, 2, {n: folder / f"{n}.npy" for n in ("loss", "accuracy")}, **options)
+
+
+def learn(run):
+    """As `fit` goes through a run: its states tell after which epoch, and of which run, they are."""
+    state = run.open()
+    done = state["epoch"] if state else 0
+    series = [run.settings["lr"]] * 3
+    for epoch in range(done + 1, 4):
+        history = {"loss": series[:epoch], "accuracy": series[:epoch]}
+        weights = {"w": torch.full((3,), run.settings["lr"] * epoch)}
+        run.save(epoch, {"epoch": epoch, "model_state": weights, "history": history})
+    run.close({"loss": series, "accuracy": series})
+
+
+def test_a_run_that_replaces_another(tmp_path):
+    """No history is ever of another run than the checkpoint, and going on ends as an undisturbed run does."""
+
+    def prepare():
+        emptied(tmp_path)
+        learn(a_run(tmp_path, 1.0))
+
+    prepare()
+    whole = names(tmp_path)
+    for _ in each_kill(lambda: learn(a_run(tmp_path, 2.0, overwrite=True)), prepare):
+        histories = {load_array(path)[0] for path in tmp_path.glob("[a-z]*.npy")}
+        stored = [path for path in (kept(tmp_path / "c", 3), rolling(tmp_path / "c")) if path.exists()]
+        rates = {load_checkpoint(path)["settings"]["lr"] for path in stored}
+        assert len(rates) <= 1
+        if rates:
+            assert histories <= rates
+        if rates == {1.0}:  # killed before anything was removed, or when histories were: they are mended
+            learn(a_run(tmp_path, 1.0))
+            assert {load_array(path)[0] for path in tmp_path.glob("[a-z]*.npy")} == {1.0}
+            continue
+        learn(a_run(tmp_path, 2.0, resume=True))
+        assert names(tmp_path) == whole
+        assert {load_array(path)[0] for path in tmp_path.glob("[a-z]*.npy")} == {2.0}
+        assert load_checkpoint(kept(tmp_path / "c", 3))["model_state"]["w"].tolist() == [6.0] * 3
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_table_that_grows(tmp_path, overwrite):
+    """One of other settings is refused, and one of the same is gone on with, to the same end."""
+
+    def fill(settings, overwrite=False):
+        table = GrowingTable(tmp_path / "t.npz", settings, overwrite)
+        if not table.finished:
+            for t in np.linspace(0, 1, 3)[len(table) :]:
+                table.add(t=t, loss=settings["of"] + t)
+            table.finish(corners=np.zeros(2))
+
+    def prepare():
+        emptied(tmp_path)
+        if overwrite:
+            fill({"of": 1})
+
+    for _ in each_kill(lambda: fill({"of": 2}, overwrite), prepare):
+        try:
+            fill({"of": 2})
+        except FileError as error:
+            assert overwrite
+            assert error.mend == "replace"
+            fill({"of": 2}, overwrite=True)
+        assert names(tmp_path) == ["t.npz"]
+        arrays = load_arrays(tmp_path / "t.npz", t=("n",), loss=("n",))
+        assert arrays["loss"].tolist() == [2.0, 2.5, 3.0]
+        assert json.loads(str(arrays["settings"])) == {"of": 2}
+
+
+def test_a_checkpoint_is_the_old_or_the_new(tmp_path):
+    path = tmp_path / "c.pt"
+
+    def save(value):
+        save_checkpoint(path, {"model_state": {"w": torch.full((9,), value)}})
+
+    for _ in each_kill(lambda: save(2.0), lambda: save(1.0)):
+        assert load_checkpoint(path)["model_state"]["w"][0] in (1.0, 2.0)

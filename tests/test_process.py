@@ -1,0 +1,280 @@
+"""A stage as a process among others: signals, pipes, encodings, folders that cannot be written, and what it says."""
+
+import contextlib
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from stages import REPOSITORY, STAGES, fails, run, run_as_process
+
+from utils.cli import output
+from utils.errors import FileError
+from utils.storage.files import expect, expect_writable
+
+TRAIN = [sys.executable, str(REPOSITORY / "training/train_model.py")]
+
+
+def started(*command, **options):
+    """A process of its own, with pipes for what it prints."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen([str(word) for word in command], **{**pipes, **options})
+
+
+def ended(*command, **variables):
+    """What a process returns and prints, with these variables in its environment."""
+    environment = {**os.environ, **variables}
+    return subprocess.run([str(word) for word in command], capture_output=True, text=True, env=environment)
+
+
+# --- Ctrl-C ------------------------------------------------------------------------------------------------
+
+
+def test_interrupted_while_it_imports():
+    """Torch takes a second to import; a shell sees that the signal has ended the process, and nobody a traceback."""
+    for wait in (0.15, 0.4):
+        process = started(*TRAIN, "--epochs", 1)
+        time.sleep(wait)
+        assert not imported(process.pid), "it was too fast for this test"
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate()
+        assert process.returncode in (-signal.SIGINT, 130)
+        assert b"Traceback" not in err
+
+
+def imported(pid):
+    """Whether a process has loaded all of torch's library; its last part is Python's."""
+    with contextlib.suppress(FileNotFoundError), open(f"/proc/{pid}/maps") as maps:
+        return "_multiarray_umath" in maps.read()
+    return False
+
+
+def test_interrupted_at_work(flags):
+    process = started(*TRAIN, *flags, "--epochs", 100_000)
+    select.select([process.stdout], [], [], 120)  # it says where it runs
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate()
+    assert process.returncode == 130
+    assert (
+        err.decode()
+        .strip()
+        .splitlines()[-1]
+        .endswith("error: interrupted. Run it with --resume (and without --overwrite) to go on.")
+    )
+    assert b"Traceback" not in err
+
+
+# --- what is printed ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--epochs", "100000"]])
+def test_a_reader_who_goes(words, flags):
+    """Like `head`: the process ends quietly, as one that such a signal ends."""
+    process = started(*TRAIN, *flags, *words)
+    process.stdout.readline()
+    process.stdout.close()
+    err = process.stderr.read().decode()
+    assert process.wait() in ((0, 141) if words == ["--help"] else (141,))  # a help may have been written by then
+    assert "Traceback" not in err
+    assert "Broken pipe" not in err
+
+
+def test_any_encoding(tmp_path):
+    """A table has its ± in the files, and something like it on a screen without; any name of a file is printed."""
+    from conftest import write_results
+
+    write_results(tmp_path, alignments=("null",))
+    table = [sys.executable, REPOSITORY / "evaluation/make_tables.py", "--root", tmp_path]
+    result = ended(*table, PYTHONIOENCODING="ascii")
+    assert result.returncode == 0, result.stderr
+    assert "+-" in result.stdout
+    (file,) = tmp_path.rglob("table*.md")
+    assert "±" in file.read_text(encoding="utf-8")
+    assert result.stdout.isascii()
+    text = "θ½ − 3×4 é … 日 \udcff"
+    assert text.encode("ascii", "spelled") == b"?1/2 - 3x4 e ... ? \xff"
+    assert text.encode("latin-1", "spelled").startswith(b"?\xbd - 3\xd74 \xe9")
+    assert "\udcff".encode("utf-8", "spelled") == b"\xff"
+
+
+output.take_over()  # so that `spelled` is known here
+
+
+def test_without_docstrings():
+    """python -OO: every script parses, and has its help."""
+    code = (
+        "import sys, runpy, contextlib, io\n"
+        f"for script in {STAGES}:\n"
+        f"    sys.argv = [script, '--help']\n"
+        "    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.suppress(SystemExit):\n"
+        f"        runpy.run_path({str(REPOSITORY)!r} + '/' + script, run_name='__main__')\n"
+        "    print(script, 'usage:' in out.getvalue())\n"
+    )
+    result = ended(sys.executable, "-OO", "-c", code)
+    assert result.stdout.splitlines() == [f"{script} True" for script in STAGES], result.stderr
+
+
+@pytest.mark.parametrize("script", ["viz_curve", "viz_plane"])
+def test_a_backend_that_there_is_not(script):
+    result = ended(sys.executable, REPOSITORY / f"visualization/{script}.py", MPLBACKEND="none of them")
+    assert result.returncode == 1
+    assert result.stderr == (
+        f"{script}.py: error: MPLBACKEND=none of them is not one that matplotlib knows; unset it\n"
+    )
+
+
+def test_a_python_without_torch(tmp_path):
+    (tmp_path / "torch.py").write_text("raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')")
+    result = ended(*TRAIN, PYTHONPATH=str(tmp_path))
+    assert result.returncode == 1
+    (line,) = result.stderr.splitlines()
+    assert re.fullmatch(
+        r"train_model\.py: error: .* has no torch; activate the environment .*requirements\.txt", line
+    )
+
+
+# --- before the work starts --------------------------------------------------------------------------------
+
+
+def refuse_to_load(monkeypatch):
+    """Let loading images be a mistake, wherever a stage has it from."""
+    from utils import datasets
+
+    def load(*_, **__):
+        raise AssertionError("images were loaded")
+
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] in ("training", "alignment", "evaluation") and hasattr(module, "load_data"):
+            monkeypatch.setattr(module, "load_data", load)
+    monkeypatch.setattr(datasets, "load_data", load)
+
+
+PAIR = ["--epochs_model", 3, "--alignment", "corr"]
+WRITES = {  # folders that a stage writes to, by script
+    "training/train_model.py": (["--epochs", 9], ("model_dicts/basic_models", "model_data/training/basic_models")),
+    "training/train_curve.py": (PAIR, ("model_dicts/curve_models", "model_data/training/curve_models")),
+    "training/train_curve_pam.py": (
+        PAIR,
+        ("model_dicts/paired_models", "model_dicts/curve_models", "model_data/training/curve_models"),
+    ),
+    "alignment/align_models.py": (["--epochs", 3], ("model_dicts/paired_models", "model_data/paired_models")),
+    "alignment/align_along_curve.py": ([*PAIR, "--epochs_curve", 2], ("model_data/paired_models",)),
+    "evaluation/eval_curve.py": ([*PAIR, "--epochs_curve", 2, "--overwrite"], ("model_data/curves",)),
+    "evaluation/eval_plane_with_curve.py": ([*PAIR, "--epochs_curve", 2], ("model_data/loss_planes_with_curve",)),
+    "evaluation/eval_plane_with_alignment.py": (PAIR, ("model_data/loss_planes_with_alignment",)),
+}
+
+
+@pytest.mark.parametrize("script", WRITES)
+def test_folders_that_cannot_be_written(script, small, workspace, monkeypatch, capsys):
+    """Each is found before images are loaded; nothing is left behind by looking."""
+    flags, folders = WRITES[script]
+    refuse_to_load(monkeypatch)
+    for folder in folders:
+        place = workspace / folder
+        aside = place.with_name("aside")
+        if place.exists():
+            place.rename(aside)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.touch()
+        before = sorted(workspace.rglob("*"))
+        needed = folder == "model_dicts/paired_models" and "corr" in flags  # which is then not found, first
+        code, line = fails(capsys, script, *small, *flags)
+        assert code == 1
+        assert ("does not exist" if needed else f"{place} cannot be written to (Not a directory)") in line
+        assert sorted(workspace.rglob("*")) == before
+        place.unlink()
+        if aside.exists():
+            aside.rename(place)
+
+
+def test_where_nothing_can_be_written(tmp_path, monkeypatch):
+    """By permission or because the file system is read-only: whatever the system says when one tries."""
+    if os.geteuid() == 0:
+        with pytest.raises(FileError, match=r"/proc cannot be written to \(.+\)$"):
+            expect_writable(*[__import__("pathlib").Path("/proc/nothing/there")])
+    else:
+        tmp_path.chmod(0o500)
+        with pytest.raises(FileError, match=r"cannot be written to \(Permission denied\)$"):
+            expect_writable(tmp_path / "a/b")
+        tmp_path.chmod(0o700)
+    expect_writable(tmp_path / "a/b", tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("script", [script for script in WRITES if script != "training/train_model.py"])
+def test_files_that_are_missing(script, small, workspace, monkeypatch, capsys):
+    """Networks, matches and curves are looked for before images are loaded."""
+    flags, _ = WRITES[script]
+    refuse_to_load(monkeypatch)
+    dicts = workspace / "model_dicts"
+    needed = [
+        "basic_models/TinyTen/bars/checkpoint_seed_01-3.pt",
+        "basic_models/TinyTen/bars/checkpoint_seed_02-3.pt",
+    ]
+    needed += ["paired_models/TinyTen/bars/match_corr_seeds_01_02.npy"] if "corr" in flags else []
+    needed += (
+        ["curve_models/TinyTen/bars/checkpoint_align_corr_seeds_01_02-2.pt"] if "--epochs_curve" in flags else []
+    )
+    for name in needed:
+        (dicts / name).rename(dicts / "aside")
+        code, line = fails(capsys, script, *small, *flags)
+        assert code == 1
+        assert f"{dicts / name} does not exist; " in line
+        (dicts / "aside").rename(dicts / name)
+    with pytest.raises(FileError, match="is not finished"):
+        partial = workspace / "x.partial.npz"
+        partial.touch()
+        expect(workspace / "x.npz")
+
+
+# --- what it says at the end -------------------------------------------------------------------------------
+
+
+def closing(capsys, script, *flags):
+    """The files that a stage says were there, and those that it says it wrote."""
+    capsys.readouterr()
+    run_as_process(script, *flags)
+    out = capsys.readouterr().out
+    found = {words: re.findall(rf"{words}\n((?:  .*\n)+)", out) for words in ("There already:", "Wrote:")}
+    return [
+        {line.strip().rpartition("/")[2] for part in parts for line in part.splitlines()} for parts in found.values()
+    ]
+
+
+def test_only_what_was_written_is_said_to_be(small, capsys):
+    line = ["--epochs_model", 3, "--epochs_curve", 2, "--alignment", "corr", "--num_points", 5]
+    name = {"curve_align_corr_seeds_01_02-2.npz"}
+    assert closing(capsys, "evaluation/eval_curve.py", *small, *line) == [name, set()]
+    assert closing(capsys, "evaluation/eval_curve.py", *small, *line, "--overwrite") == [set(), name]
+    train = ["--epochs", 3, "--lr_drop", 1, "--seed", 1]
+    there, wrote = closing(capsys, "training/train_model.py", *small, *train)
+    assert not wrote
+    assert {"checkpoint_seed_01-3.pt", "loss_train_seed_01.npy"} <= there
+    there, wrote = closing(capsys, "training/train_model.py", *small, *train[:-1], 2, "--epochs", 4, "--resume")
+    assert not there
+    assert {"checkpoint_seed_02-4.pt", "loss_train_seed_02.npy"} <= wrote
+
+
+def test_what_is_printed_is_run_elsewhere(small, workspace, tmp_path, monkeypatch, capsys):
+    """From another folder, with folders of the user's own that are told from there."""
+    monkeypatch.chdir(tmp_path)
+    (workspace / "model_dicts/basic_models").rename(tmp_path / "my nets")
+    flags = [*small, "--dir_models", "my nets", "--dir_alignment", "matches"]
+    run("alignment/align_models.py", *flags, "--epochs", 3)
+    for _ in range(3):  # a curve, its evaluation, its figure
+        words = capsys.readouterr().out.splitlines()[-1]
+        program, script, *told = __import__("shlex").split(words)
+        assert program == "python"
+        script = os.path.relpath(script, REPOSITORY)
+        epochs = ["--epochs", 1, "--overwrite"] if script == "training/train_curve.py" else []
+        points = ["--num_points", 3, "--epochs_curve", 1] if script == "evaluation/eval_curve.py" else []
+        run(script, *told, *epochs, *points)
+    assert script == "visualization/viz_curve.py"
+    assert (tmp_path / "matches/TinyTen/bars/match_corr_seeds_01_02.npy").is_file()
+    assert list(workspace.rglob("curve_bars_TinyTen.png"))
