@@ -265,10 +265,8 @@ def test_a_gpu_without_kernels_is_refused_before_the_work(flags, capsys, monkeyp
         monkeypatch.setattr(torch.nn.functional, "conv2d", missing)
         code, line = fails(capsys, "training/train_model.py", *flags, "--device", emulated.NAME)
     assert code == 2
-    assert line.endswith(
-        "--device emulated cannot be used here: CUDA error: no kernel image is available for execution on the device; "
-        "--device cpu does without it"
-    )
+    reason = "CUDA error: no kernel image is available for execution on the device"
+    assert line.endswith(f"--device emulated cannot be used here: {reason}; --device cpu does without it")
 
 
 OUT_OF_MEMORY = (

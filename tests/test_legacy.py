@@ -53,8 +53,7 @@ WRITERS = {"numpy 1": pickled, "numpy 2": of_numpy}
 
 
 def random_rows(spec, seed=0):
-    generator = np.random.default_rng(seed)
-    permutations = [generator.permutation(size) for size in spec.sizes]
+    permutations = spec.random(seed)
     return permutations, rows_from_permutations(spec, permutations)
 
 

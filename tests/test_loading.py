@@ -21,7 +21,7 @@ BUILD = partial(TinyTen, 4)
 
 def swaps(spec):
     """A permutation of every group that is not its own inverse."""
-    return [np.roll(np.arange(size), 1) for size in spec.sizes]
+    return [np.roll(np.arange(group.size), 1) for group in spec.groups]
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ from utils.matching import (
     METHODS,
     Moments,
     _attacked,
-    _samples,
     align,
     align_on,
     assign_groups,
@@ -22,7 +21,7 @@ from utils.matching import (
     mean_correlations,
 )
 from utils.permutations import identity, permutation_spec, permute, rows_from_permutations
-from utils.symmetries import trace
+from utils.symmetries.recording import samples
 
 
 def images(name, count=96):
@@ -34,7 +33,7 @@ def images(name, count=96):
 def test_planted_permutation_comes_back(name):
     """B is a shuffled copy of A: alignment finds exactly the inverse shuffle, and aligned B is A again."""
     model, x = model_and_images(name)
-    spec = permutation_spec(model)
+    spec = permutation_spec(model, x)
     planted = random_permutations(spec)
     shuffled = Unseen() if name == "Unseen" else MODELS[name](5)
     shuffled.load_state_dict(permute(model.state_dict(), spec, planted))
@@ -64,24 +63,27 @@ def lively(model, x):
 
 
 def stored_activations(model, rows, batches):
-    """The definition: all activations of each row kept, as (samples, channels) in float64."""
+    """The definition: all activations of each row kept, as (samples, channels) in float64, taken by plain hooks."""
     kept = {}
-    interpreter_nodes = {row.node for row in rows}
-
-    class Recorder(torch.fx.Interpreter):
-        def run_node(self, node):
-            value = super().run_node(node)
-            if node.name in interpreter_nodes:
-                kept.setdefault(node.name, []).append(value.detach().clone())
-            return value
-
-    module = trace(model).eval()
+    heads = [(module, module.training) for module in model.modules()]
+    for module in model.modules():  # in evaluation, but with heads for training
+        module.training = next(module.children(), None) is not None
+    hooks = [
+        model.get_submodule(row.tap.path).register_forward_hook(
+            lambda module, inputs, output, label=row.label: kept.setdefault(label, []).append(output.detach().clone())
+        )
+        for row in rows
+    ]
     with torch.no_grad():
         for batch in batches:
-            Recorder(module).run(batch)
+            model(batch)
+    for hook in hooks:
+        hook.remove()
+    for module, training in heads:
+        module.training = training
     result = []
     for row in rows:
-        value = torch.cat(kept[row.node]).double()
+        value = torch.cat(kept[row.label]).double()
         if value.dim() == 4:
             value = value.permute(0, 2, 3, 1).flatten(0, 2)
         result.append(value.numpy())
@@ -108,7 +110,7 @@ def test_equals_the_plain_definition(name):
     for matrix, plain in zip(matrices, expected, strict=False):
         np.testing.assert_allclose(matrix, plain, atol=2e-5)
 
-    scores = dict.fromkeys(range(len(spec.sizes)), 0)
+    scores = dict.fromkeys(range(len(spec.groups)), 0)
     for row, plain in zip(spec.rows, expected, strict=True):
         for group in row.votes:
             scores[group] = scores[group] + plain
@@ -174,9 +176,9 @@ def test_pairs_of_dead_channels_do_not_count():
 
 
 def test_large_maps_are_subsampled():
-    assert _samples(torch.zeros(2, 3, 64, 64)).shape == (3, 2 * 32 * 32)
-    assert _samples(torch.zeros(2, 3, 32, 32)).shape == (3, 2 * 32 * 32)
-    assert _samples(torch.zeros(2, 3)).shape == (3, 2)
+    assert samples(torch.zeros(2, 3, 64, 64), (1,)).shape == (2 * 32 * 32, 3)
+    assert samples(torch.zeros(2, 3, 32, 32), (1,)).shape == (2 * 32 * 32, 3)
+    assert samples(torch.zeros(2, 3), (1,)).shape == (2, 3)
 
 
 def test_unaligned_correlation_is_the_diagonal():

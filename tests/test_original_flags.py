@@ -239,6 +239,26 @@ def test_commands(script, flags, meaning, tmp_path):
     assert {name: args[name] for name in meaning} == meaning
 
 
+@pytest.mark.parametrize(
+    "script, dataset, batch_size",
+    [
+        ("training/train_model.py", "FashionMNIST10k", 128),
+        ("training/train_curve_adversarial.py", "FashionMNIST10k", 128),
+        ("alignment/align_models.py", "FashionMNIST10k", 512),
+        ("evaluation/eval_curve.py", "FashionMNIST10k", 512),
+        ("visualization/viz_curve.py", "FashionMNIST10k", None),
+    ],
+)
+def test_defaults(script, dataset, batch_size):
+    """They suit one who tries this code, and are not all the original's."""
+    args = vars(stage(script)[0]([]))
+    assert (args["dataset"], args.get("batch_size")) == (dataset, batch_size)
+    if batch_size is None:
+        assert (args["model"], args["pairs"]) == (["TinyTen"], [(1, 2)])
+    else:
+        assert args["model"] == "TinyTen"
+
+
 def test_no_help_shows_them(capsys):
     for script in sorted({command[0] for command in COMMANDS}):
         with pytest.raises(SystemExit):

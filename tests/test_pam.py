@@ -66,8 +66,8 @@ def test_decomposition_finds_a_planted_mixture():
 
 @pytest.mark.parametrize("name", ALL)
 def test_hard_matrices_permute(name):
-    model, _ = model_and_images(name)
-    spec, state = permutation_spec(model), model.state_dict()
+    model, x = model_and_images(name)
+    spec, state = permutation_spec(model, x), model.state_dict()
     permutations = random_permutations(spec)
     soft = soft_permute(state, spec, [hard(p) for p in permutations])
     for key, value in permute(state, spec, permutations).items():
@@ -104,7 +104,7 @@ def test_matrices_get_gradients_and_fixed_groups_have_none():
     fixed = pam.fixed_groups(spec, model)
     assert len(fixed) == 1
     soft = pam.SoftPermutation(spec, fixed)
-    assert [m is None for m in soft.matrices()] == [group in fixed for group in range(len(spec.sizes))]
+    assert [m is None for m in soft.matrices()] == [group in fixed for group in range(len(spec.groups))]
     flat = FlatParameters(model)
     vector = soft(dict(model.named_parameters()), flat)
     torch.testing.assert_close(vector, flat.flatten(model.state_dict()))

@@ -108,7 +108,7 @@ def test_a_run_made_with_other_settings_is_refused(tmp_path):
     for settings, reason in (
         ({"lr": 0.2, "ends": {0: "a"}}, "lr 0.1 (now 0.2)"),
         ({"lr": 0.1, "ends": {0: "b"}}, "other networks at its ends"),
-        ({"lr": 0.2, "ends": {0: "b"}, "wd": 0}, "lr 0.1 (now 0.2), other networks at its ends"),  # wd: no such flag yet
+        ({"lr": 0.2, "ends": {0: "b"}, "wd": 0}, "lr 0.1 (now 0.2), other networks at its ends"),  # wd: not kept
     ):
         error = refused(a_run(tmp_path, settings, resume=True))
         assert (error.reason, error.mend) == (f"was made with {reason}", "replace")

@@ -149,11 +149,17 @@ def test_robust_stages(small, workspace, capsys):
     capsys.readouterr()
     points = ["--epochs_curve", 1, "--num_points", 3, "--eval_train", "--bn_images", 64]
     run("evaluation/eval_adversarial_curve.py", *small, *curve, *points)
-    assert "visualization/viz_adversarial_curve.py" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "visualization/viz_adversarial_curve.py" in printed
     table = np.load(workspace / "model_data/adversarial_curves/TinyTen/bars/curve_align_corr_seeds_01_02-1.npz")
     for split in ("", "_train"):
         assert (table[f"loss_robust{split}"] >= table[f"loss{split}"] - 1e-6).all()
         assert (table[f"accuracy_robust{split}"] <= table[f"accuracy{split}"]).all()
+    robust = table["accuracy_robust"]
+    numbers = (robust[[0, -1]].mean(), robust.min(), robust.max(), max(robust[0], robust[-1]))
+    (line,) = (line for line in printed.splitlines() if line.startswith("accuracy robust   "))
+    told = line.removeprefix("accuracy robust").replace("%", "").split()
+    assert [told[i] for i in (0, 2, 3, 4)] == [f"{number:.1f}" for number in numbers]
     run(
         "visualization/viz_adversarial_curve.py",
         "--dataset",

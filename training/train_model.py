@@ -78,14 +78,16 @@ def main(args):
         val_freq=args.val_freq,
     )
 
-    other = args.seed + 1 if args.seed % 2 else abs(args.seed - 1)
+    other = args.seed + 1 if args.seed % 2 and args.seed < types.LARGEST_SEED else abs(args.seed - 1)
     if layout.endpoint(other, args.epochs).exists():
         seed_a, seed_b = sorted((args.seed, other))
         next_command = commands.align_command(vars(args), epochs=args.epochs, seed_a=seed_a, seed_b=seed_b)
     else:
         names = ["epochs", "batch_size", "lr", "wd", "lr_drop"]
-        names += [name for name, usual in (("lr_decay", 0.9996), ("precision", "fp32")) if vars(args)[name] != usual]
-        names += ["momentum", "epsilon", "attack_step", "attack_steps"] if args.robust else []
+        usual = {"lr_decay": 0.9996, "precision": "fp32", "momentum": 0.9}
+        names += [name for name, value in usual.items() if vars(args)[name] != value]
+        if args.robust and args.attack != flags.published_attack(args.dataset):
+            names += ["epsilon", "attack_step", "attack_steps"]
         next_command = commands.command("training/train_model.py", vars(args), *names, seed=other)
     process.closing_words(run.files(history), next_command)
 

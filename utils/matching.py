@@ -5,58 +5,29 @@ not grow with the number of images: with x_i and y_j the channels of A and B, th
 """
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
-from torch import fx, nn
+from torch import nn
 
 from utils import distributed
 from utils.attack import Attack
 from utils.datasets import Data
 from utils.images import Images
-from utils.permutations import PermutationSpec, axis_index, identity
+from utils.outputs import main_output
+from utils.permutations import PermutationSpec, axis_index, identity, places_of
 from utils.progress import track
-from utils.symmetries import Activation, modes_restored, trace
+from utils.symmetries import Group, Recording
+from utils.symmetries.recording import samples
+from utils.symmetries.spec import groups_in
 
 # Networks run on so many images at once. All activations of one chunk are alive together.
 CHUNK = 64
-
-MAX_POSITIONS = 32  # larger maps are subsampled by 2, as published
-
-
-def tapped(model: nn.Module, rows: Sequence[Activation], before: bool = False) -> fx.GraphModule:
-    """The model in eval mode, giving (activations of the rows, logits). It shares the model's modules.
-
-    before: take what goes into each activation function, and not what comes out.
-    """
-    module = trace(model).eval()
-    graph = module.graph
-    nodes = {node.name: node for node in graph.nodes}
-    modules = dict(module.named_modules())
-    taps = []
-    for row in rows:
-        node = nodes[row.before if before else row.node]
-        if any(_works_in_place(user, modules) for user in node.users):
-            with graph.inserting_after(node):
-                node = graph.call_method("clone", (node,))
-        taps.append(node)
-    logits = nodes["output"].args[0]
-    logits = logits[0] if isinstance(logits, tuple) else logits  # the auxiliary ones are not compared
-    nodes["output"].args = ((taps, logits),)
-    module.recompile()
-    return module
-
-
-def _works_in_place(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
-    """Whether a node changes what it is given."""
-    if node.op == "call_module":
-        return getattr(modules[node.target], "inplace", False)
-    name = node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
-    return name.endswith("_") or name in ("iadd", "imul", "isub") or bool(node.kwargs.get("inplace"))
 
 
 @dataclass
@@ -169,19 +140,16 @@ def cross_moments(
     """
     moments: list[Moments] = []
     device = next(network_a.parameters()).device
-    with modes_restored(network_a, network_b):
-        taps_a, taps_b = (tapped(network, spec.rows, before) for network in (network_a, network_b))
-        for views in _chunks(batches):
-            (activations_a, logits_a), (activations_b, logits_b) = (
-                taps_a(views.a.to(device)),
-                taps_b(views.b.to(device)),
-            )
-            pairs = zip([*activations_a, logits_a], [*activations_b, logits_b], strict=True)
-            for layer, (x, y) in enumerate((_samples(x), _samples(y)) for x, y in pairs):
-                if layer == len(moments):
-                    # This process may have no part of a small batch, and so no means
-                    moments.append(Moments(x.mean(1).nan_to_num(), y.mean(1).nan_to_num()))
-                moments[layer].add(x, y)
+    record_a, record_b = (Recording(network, spec, before) for network in (network_a, network_b))
+    for views in _chunks(batches):
+        rows_a, output_a = record_a(views.a.to(device))
+        rows_b, output_b = record_b(views.b.to(device))
+        pairs = zip([*rows_a, _logits(output_a)], [*rows_b, _logits(output_b)], strict=True)
+        for layer, (x, y) in enumerate((x.T, y.T) for x, y in pairs):
+            if layer == len(moments):
+                # This process may have no part of a small batch, and so no means
+                moments.append(Moments(x.mean(1).nan_to_num(), y.mean(1).nan_to_num()))
+            moments[layer].add(x, y)
     for moment in moments:
         moment.sum_over_all()
     return moments
@@ -202,20 +170,17 @@ def _chunks(batches: Iterable[Batch]) -> Iterator[Views]:
         yield rest
 
 
+def _logits(output: object) -> torch.Tensor:
+    """(samples, classes) in float32; those of auxiliary heads are not compared."""
+    logits = main_output(output)
+    return samples(logits, (1,) if logits.dim() > 1 else (0,))
+
+
 def _views(batch: Batch) -> Views:
     if isinstance(batch, Views):
         return batch
     images = batch if isinstance(batch, torch.Tensor) else batch[0]
     return Views(images, images)
-
-
-def _samples(activation: torch.Tensor) -> torch.Tensor:
-    """An activation (n, C) or (n, C, H, W) as (C, samples) in float32."""
-    if activation.dim() == 4:
-        if max(activation.shape[2:]) > MAX_POSITIONS:
-            activation = activation[:, :, ::2, ::2]
-        activation = activation.permute(0, 2, 3, 1).flatten(0, 2)
-    return activation.float().T
 
 
 def assign(score: np.ndarray) -> np.ndarray:
@@ -313,18 +278,55 @@ def _attacked(
 def assign_groups(spec: PermutationSpec, scores: Sequence[np.ndarray]) -> list[np.ndarray]:
     """The best permutation of each group from a matrix (C_a, C_b) of scores of each row of the spec.
 
-    A group that several activations show (a residual stream) is decided by the sum of those that vote.
+    A group that several activations show (a residual stream) is decided by the sum of those that vote. Units in
+    blocks are matched exactly: the best assignment of units for each pair of blocks, and of blocks on top of it.
     """
-    totals = [np.zeros((size, size)) for size in spec.sizes]
-    for row, matrix in zip(spec.rows, scores[: len(spec.rows)], strict=True):  # what follows are the logits
-        start = 0
-        for segment in row.axis:
-            end = start + segment.length
-            if segment.group in row.votes:
-                block = matrix[start:end, start:end].reshape(2 * (segment.channels, segment.repeat))
-                totals[segment.group] += np.einsum("irjr->ij", block)
-            start = end
-    return [assign(total) for total in totals]
+    totals = group_scores(spec, scores)
+    children: dict[int, list[int]] = {number: [] for number in range(len(spec.groups))}
+    for number, group in enumerate(spec.groups):
+        if group.depends_on:
+            children[group.depends_on[-1]].append(number)
+    permutations = spec.identity()
+
+    def best(group: int, a: int, b: int) -> tuple[float, np.ndarray, list]:
+        """For block b of B on block a of A: the score, the order, and for each child its results by places."""
+        score = totals[group][a, b]
+        size, inner = len(score), []
+        for child in children[group]:
+            results = [[best(child, a * size + i, b * size + j) for j in range(size)] for i in range(size)]
+            score = score + np.array([[value for value, *_ in line] for line in results])
+            inner.append((child, results))
+        order = assign(score)
+        return score[np.arange(size), order].sum(), order, inner
+
+    def write(group: int, block: tuple[int, ...], order: np.ndarray, inner: list) -> None:
+        permutations[group][block] = order
+        for child, results in inner:
+            for i, j in enumerate(order):
+                write(child, (*block, i), *results[i][j][1:])
+
+    for number, group in enumerate(spec.groups):
+        if not group.depends_on:
+            write(number, (), *best(number, 0, 0)[1:])
+    return permutations
+
+
+def group_scores(spec: PermutationSpec, scores: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """For each group the sum of what its rows say, (blocks of A, blocks of B, size, size).
+
+    scores: for each row how alike each two channels are, (C_a, C_b); what follows the rows (the logits) says nothing.
+    """
+    totals = []
+    for number, group in enumerate(spec.groups):
+        blocks = math.prod(spec.blocks(number))
+        totals.append(np.zeros((blocks, blocks, group.size, group.size)))
+    for row, matrix in zip(spec.rows, scores[: len(spec.rows)], strict=True):
+        for number in row.votes:
+            total = totals[number]
+            places = places_of(number, row.axis, spec).reshape(len(total), total.shape[-1], -1)
+            for copy in np.moveaxis(places, -1, 0):
+                total += matrix[copy[:, None, :, None], copy[None, :, None, :]]
+    return totals
 
 
 def each_by_itself(spec: PermutationSpec) -> PermutationSpec | None:
@@ -333,17 +335,19 @@ def each_by_itself(spec: PermutationSpec) -> PermutationSpec | None:
     In a residual stream its permutations differ from activation to activation, so they are nothing that a network can
     be permuted by: they tell how well the channels of each activation could be matched if nothing tied them.
     """
-    sizes, rows = [], []
+    groups: list[Group] = []
+    rows = []
     for row in spec.rows:
-        axis, own = [], []
-        for segment in row.axis:
-            if segment.group is not None:
-                own.append(len(sizes))
-                segment = segment._replace(group=len(sizes))
-                sizes.append(segment.channels)
-            axis.append(segment)
-        rows.append(replace(row, axis=tuple(axis), votes=frozenset(own)))
-    return PermutationSpec(tuple(sizes), {}, tuple(rows)) if len(sizes) > len(spec.sizes) else None
+        number = {group: len(groups) + i for i, group in enumerate(sorted(groups_in(row.axis)))}
+        for group in number:
+            size, depends_on = spec.groups[group]
+            groups.append(Group(size, tuple(number[other] for other in depends_on)))
+        axis = tuple(
+            tuple(factor._replace(groups=tuple(number.get(g) for g in factor.groups)) for factor in segment)
+            for segment in row.axis
+        )
+        rows.append(replace(row, axis=axis, votes=frozenset(number.values())))
+    return PermutationSpec(tuple(groups), {}, tuple(rows), ()) if len(groups) > len(spec.groups) else None
 
 
 def mean_correlations(
@@ -374,4 +378,4 @@ def _orders(
     spec: PermutationSpec, matrices: Sequence[np.ndarray], permutations: Sequence[np.ndarray]
 ) -> list[np.ndarray]:
     """For each row, and for the logits, which are as they were, the channel of B at each place of A."""
-    return [*(axis_index(row.axis, permutations) for row in spec.rows), np.arange(len(matrices[-1]))]
+    return [*(axis_index(row.axis, spec, permutations) for row in spec.rows), np.arange(len(matrices[-1]))]

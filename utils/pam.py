@@ -6,6 +6,7 @@ P is then rounded to permutations; the other phase learns φ as any curve is lea
 they started by a proximal step.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -22,6 +23,7 @@ from utils.measuring import EVALUATION_SEED, use_batch_statistics, validate_curv
 from utils.permutations import PermutationSpec, permute, soft_permute
 from utils.precision import autocast
 from utils.storage.runs import Run
+from utils.symmetries.spec import groups_in
 from utils.tasks import CurveTask, draw_t
 
 NU = 1000.0  # strength of the proximal step: the larger, the weaker
@@ -35,7 +37,7 @@ SCREENED_IMAGES = 2_500  # training images on which roundings are compared; the 
 
 
 class SoftPermutation(nn.Module):
-    """A doubly stochastic matrix for each permutation group of a spec, the identity at first.
+    """A doubly stochastic matrix for each permutation group of a spec, and each of its blocks, the identity at first.
 
     Matrices of one size are learned as one stack (k, n, n), so that all of them are projected at once.
     fixed: groups that stay as they are.
@@ -45,18 +47,23 @@ class SoftPermutation(nn.Module):
         super().__init__()
         self.spec = spec
         groups: dict[int, list[int]] = {}
-        for group, size in enumerate(spec.sizes):
-            if group not in fixed:
-                groups.setdefault(size, []).append(group)
+        for number, group in enumerate(spec.groups):
+            if number not in fixed:
+                groups.setdefault(group.size, []).append(number)
         self.groups = list(groups.values())
-        self.stacks = nn.ParameterList(torch.eye(size).repeat(len(g), 1, 1) for size, g in groups.items())
+        self.stacks = nn.ParameterList(
+            torch.eye(size).repeat(sum(math.prod(spec.blocks(group)) for group in g), 1, 1)
+            for size, g in groups.items()
+        )
 
     def matrices(self) -> list[torch.Tensor | None]:
-        """P (C, C) of each group; None for fixed ones."""
-        matrices: list[torch.Tensor | None] = [None] * len(self.spec.sizes)
+        """P (*blocks, C, C) of each group; None for fixed ones."""
+        matrices: list[torch.Tensor | None] = [None] * len(self.spec.groups)
         for groups, stack in zip(self.groups, self.stacks, strict=True):
-            for group, matrix in zip(groups, stack, strict=True):
-                matrices[group] = matrix
+            blocks = [self.spec.blocks(group) for group in groups]
+            parts = stack.split([math.prod(shape) for shape in blocks])
+            for group, shape, part in zip(groups, blocks, parts, strict=True):
+                matrices[group] = part.view(*shape, *stack.shape[1:])
         return matrices
 
     def forward(self, parameters: Mapping[str, torch.Tensor], flat: FlatParameters) -> torch.Tensor:
@@ -75,7 +82,7 @@ class SoftPermutation(nn.Module):
 def fixed_groups(spec: PermutationSpec, model: nn.Module) -> frozenset[int]:
     """The groups of the activations that the model names in `fixed_in_pam`."""
     names = getattr(model, "fixed_in_pam", ())
-    return frozenset(segment.group for row in spec.rows if row.label in names for segment in row.axis)
+    return frozenset(group for row in spec.rows if row.label in names for group in groups_in(row.axis))
 
 
 def point_between(t: float, a: torch.Tensor, b: torch.Tensor, phi: torch.Tensor) -> torch.Tensor:
@@ -93,6 +100,7 @@ def project(matrices: torch.Tensor) -> torch.Tensor:
 
     ROUNDS times, and then as long as an entry is below −TOLERANCE (at most 100 × ROUNDS times): clip at 0, then the
     nearest matrix with row and column sums of 1. Sums are exact but for rounding; a permutation is a fixed point.
+    Whether to go on is a number that the host has to read: no other part of a training step waits for the device.
     """
     n = matrices.shape[-1]
     matrices = matrices.clone()
@@ -135,16 +143,36 @@ def birkhoff(
     return np.array(weights) / np.sum(weights), np.array(permutations)
 
 
+# Rounding looks at every matrix by itself: a piece is a group, or one of its blocks.
+
 Terms = tuple[np.ndarray, np.ndarray]  # weights (k,) and index arrays (k, C)
+
+
+def pieces_of(spec: PermutationSpec, matrices: Sequence[np.ndarray | None]) -> list[np.ndarray | None]:
+    """The matrices (C, C) of all blocks of all groups, from those (*blocks, C, C) of groups."""
+    pieces: list[np.ndarray | None] = []
+    for group, matrix in enumerate(matrices):
+        count = math.prod(spec.blocks(group))
+        pieces += [None] * count if matrix is None else list(matrix.reshape(count, *matrix.shape[-2:]))
+    return pieces
+
+
+def from_pieces(spec: PermutationSpec, pieces: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Permutations of groups, (*blocks, C), from those of all their blocks."""
+    rest, permutations = iter(pieces), []
+    for group, identity in enumerate(spec.identity()):
+        own = [next(rest) for _ in range(math.prod(spec.blocks(group)))]
+        permutations.append(np.array(own).reshape(identity.shape))
+    return permutations
 
 
 def roundings(
     matrices: Sequence[np.ndarray | None], terms: Sequence[Terms | None], sizes: Sequence[int], seed: int
 ) -> Iterator[list[np.ndarray]]:
-    """Candidates for the permutations near soft ones, an index array a group.
+    """Candidates for the permutations near soft ones, an index array a piece.
 
     First the old permutation (the identity), then the assignment nearest to each P, then DRAWS that take, for each
-    group, one of the `terms`, the largest of P's decomposition, with probability by weight.
+    piece, one of the `terms`, the largest of P's decomposition, with probability by weight.
     """
     identity = [np.arange(size) for size in sizes]
     yield identity
@@ -175,16 +203,16 @@ def best_rounding(
 ) -> tuple[list[np.ndarray], float, float]:
     """The best permutations found, with their loss and that of the first candidate, which it never exceeds.
 
-    The best of the candidates by `screen`, a cheap estimate, is refined: group by group, it takes the first of that
-    group's `terms` (k, C) that lower the estimate. The result has to beat the first candidate by `loss` itself.
+    The best of the candidates by `screen`, a cheap estimate, is refined: piece by piece, it takes the first of that
+    piece's `terms` (k, C) that lower the estimate. The result has to beat the first candidate by `loss` itself.
     """
     first = candidates[0]
     estimates = [screen(candidate) for candidate in candidates]
     best, lowest = candidates[int(np.argmin(estimates))], min(estimates)
-    for group, permutations in enumerate(terms):
+    for piece, permutations in enumerate(terms):
         for permutation in () if permutations is None else permutations[:REFINED]:
-            tried = [*best[:group], permutation, *best[group + 1 :]]
-            if not np.array_equal(permutation, best[group]) and (estimate := screen(tried)) < lowest:
+            tried = [*best[:piece], permutation, *best[piece + 1 :]]
+            if not np.array_equal(permutation, best[piece]) and (estimate := screen(tried)) < lowest:
                 best, lowest = tried, estimate
     old, new = loss(first), loss(best)
     return (best, new, old) if new < old else (first, old, old)
@@ -304,8 +332,8 @@ def round_permutations(
     curve = task.curve
 
     def loss_on(images: Images) -> Callable[[list[np.ndarray]], float]:
-        def loss(permutations: list[np.ndarray]) -> float:
-            b = curve.flat.flatten(permute(task.state_b, task.spec, permutations))
+        def loss(pieces: list[np.ndarray]) -> float:
+            b = curve.flat.flatten(permute(task.state_b, task.spec, from_pieces(task.spec, pieces)))
             return path_loss(
                 curve,
                 lambda t: point_between(t, curve.row(0), b, task.phi),
@@ -318,17 +346,22 @@ def round_permutations(
 
     def propose() -> tuple[list[list[np.ndarray]], list[Terms | None]]:
         matrices = [None if m is None else m.detach().cpu().double().numpy() for m in task.soft.matrices()]
-        terms = [None if matrix is None else largest_terms(matrix) for matrix in matrices]
-        return unique(roundings(matrices, terms, task.spec.sizes, seed)), terms
+        pieces = pieces_of(task.spec, matrices)
+        terms = [None if matrix is None else largest_terms(matrix) for matrix in pieces]
+        sizes = [
+            group.size for n, group in enumerate(task.spec.groups) for _ in range(math.prod(task.spec.blocks(n)))
+        ]
+        return unique(roundings(pieces, terms, sizes, seed)), terms
 
     # Processes on unlike machines could differ by a rounding error.
     candidates, terms = distributed.from_main(propose)
-    return best_rounding(
+    best, after, before = best_rounding(
         candidates,
         [None if term is None else term[1] for term in terms],
         screen=loss_on(images.subset(images.spread(SCREENED_IMAGES))),
         loss=loss_on(images),
     )
+    return from_pieces(task.spec, best), after, before
 
 
 @torch.no_grad()

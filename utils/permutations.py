@@ -1,92 +1,90 @@
-"""Permutations of hidden units: applied to state dicts, hard and soft, and as the rows of a match.
+"""Permutations of hidden units: what may be permuted, applied to state dicts, and as the rows of a match.
 
-Convention throughout (as published): a permutation p of B says that B's channel p[i] goes to A's place i. What may be
-permuted in a network is found by `permutation_spec`; nothing here knows an architecture.
+Convention throughout (as published): a permutation p of B says that B's channel p[i] goes to A's place i. A group of
+units that stand in blocks has such a row for each block, by the place to which the block goes. What there is to
+permute is found by `permutation_spec`; nothing here knows an architecture.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-import torch
 
-from utils.devices import send
-from utils.symmetries import Activation, Axis, PermutationSpec, Segment, permutation_spec
+from utils.symmetries import (
+    Activation,
+    PermutationSpec,
+    axis_index,
+    moved_share,
+    permutation_spec,
+    permute,
+    soft_permute,
+)
+from utils.symmetries.spec import groups_in, segment_size
 
 __all__ = [
     "PermutationSpec",
     "axis_index",
+    "compose",
     "identity",
+    "moved_share",
     "permutation_spec",
     "permutations_from_rows",
     "permute",
+    "places_of",
     "row_labels",
     "rows_from_permutations",
     "soft_permute",
 ]
 
-
-def axis_index(axis: Axis, permutations: Sequence[np.ndarray]) -> np.ndarray:
-    """The permutations of an axis' groups as one index array over all of its entries."""
-    parts, start = [], 0
-    for group, channels, repeat in axis:
-        order = np.arange(channels) if group is None else np.asarray(permutations[group])
-        parts.append(start + (order[:, None] * repeat + np.arange(repeat)).ravel())
-        start += channels * repeat
-    return np.concatenate(parts)
+Permutations = list[np.ndarray]  # of each group of a spec, an index array (*blocks, size)
 
 
-def permute(
-    state: Mapping[str, torch.Tensor], spec: PermutationSpec, permutations: Sequence[np.ndarray]
-) -> dict[str, torch.Tensor]:
-    """The state dict with its channels reordered: a network that computes the same function.
-
-    permutations: one index array a group; new channel i is old channel permutations[g][i].
-    """
-    permuted = dict(state)
-    for name, axes in spec.axes.items():
-        for dimension, axis in axes.items():
-            index = send(torch.as_tensor(axis_index(axis, permutations)), permuted[name].device)
-            permuted[name] = permuted[name].index_select(dimension, index)
-    return permuted
+def identity(spec: PermutationSpec) -> Permutations:
+    """The permutations that change nothing."""
+    return spec.identity()
 
 
-def soft_permute(
-    parameters: Mapping[str, torch.Tensor], spec: PermutationSpec, matrices: Sequence[torch.Tensor | None]
-) -> dict[str, torch.Tensor]:
-    """`permute` with a matrix P (C, C) for each group: new channel i is Σ_j P[i, j] · old channel j. Differentiable.
-
-    The matrix of a permutation p has P[i, p[i]] = 1. None leaves a group as it is.
-    """
-    permuted = dict(parameters)
-    # In the order of the spec, in every process: gradients are summed in this order.
-    for name in (name for name in spec.axes if name in parameters):
-        for dimension, axis in spec.axes[name].items():
-            if all(segment.group is None or matrices[segment.group] is None for segment in axis):
-                continue
-            parts = permuted[name].movedim(dimension, 0).split([segment.length for segment in axis])
-            mixed = [_mix(part, segment, matrices) for part, segment in zip(parts, axis, strict=True)]
-            permuted[name] = (torch.cat(mixed) if len(mixed) > 1 else mixed[0]).movedim(0, dimension)
-    return permuted
+def compose(spec: PermutationSpec, first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> Permutations:
+    """The permutations that do what `first` and then `second` do: without blocks, first[second]."""
+    composed = []
+    for number, group in enumerate(spec.groups):
+        blocks = spec.blocks(number)
+        grid = np.indices(blocks)
+        # Where the block that second puts there was before: what it does to the outer blocks comes first.
+        before = [second[other][tuple(grid[: len(spec.groups[other].depends_on) + 1])] for other in group.depends_on]
+        composed.append(first[number][(*(index[..., None] for index in before), second[number])])
+    return composed
 
 
-def _mix(part: torch.Tensor, segment: Segment, matrices: Sequence[torch.Tensor | None]) -> torch.Tensor:
-    matrix = None if segment.group is None else matrices[segment.group]
-    if matrix is None:
-        return part
-    return (matrix @ part.reshape(segment.channels, -1)).view(part.shape)
+def places_of(group: int, axis: tuple, spec: PermutationSpec) -> np.ndarray:
+    """Where a group's units stand on an axis, (*blocks, size, copies); no copies if it is not there."""
+    blocks, size = spec.blocks(group), spec.groups[group].size
+    found, start = [np.zeros((*blocks, size, 0), np.int64)], 0
+    for segment in axis:
+        places = start + np.arange(segment_size(segment)).reshape([factor.size for factor in segment])
+        start += segment_size(segment)
+        for position, factor in enumerate(segment):
+            for case in (k for k, g in enumerate(factor.groups) if g == group):
+                here, unit = places, position
+                if factor.over is not None:
+                    here, unit = places.take(case, factor.over[1]), position - (factor.over[1] < position)
+                order = [
+                    next(i for i, f in enumerate(segment) if other in f.groups)
+                    for other in spec.groups[group].depends_on
+                ]
+                here = np.moveaxis(here, [*order, unit], range(len(order) + 1))
+                found.append(here.reshape(*blocks, size, -1))
+    return np.concatenate(found, -1)
 
 
-def identity(spec: PermutationSpec) -> list[np.ndarray]:
-    """The permutations that change nothing, one index array a group."""
-    return [np.arange(size) for size in spec.sizes]
+# --- as the rows of a match --------------------------------------------------------------------------------
 
 
 def rows_from_permutations(spec: PermutationSpec, permutations: Sequence[np.ndarray]) -> list[np.ndarray]:
     """A match: for each activation, in forward order, the index array over its channels."""
-    return [axis_index(row.axis, permutations) for row in spec.rows]
+    return [axis_index(row.axis, spec, permutations) for row in spec.rows]
 
 
-def permutations_from_rows(spec: PermutationSpec, rows: Sequence[np.ndarray]) -> list[np.ndarray]:
+def permutations_from_rows(spec: PermutationSpec, rows: Sequence[np.ndarray]) -> Permutations:
     """The permutation of each group from the rows of a match.
 
     Of the rows on one stream those that vote decide: the original code leaves in the others what they by themselves
@@ -102,28 +100,32 @@ def permutations_from_rows(spec: PermutationSpec, rows: Sequence[np.ndarray]) ->
     decided: dict[int, np.ndarray] = {}
     others: dict[int, np.ndarray] = {}
     for number, (row, values) in enumerate(zip(spec.rows, rows, strict=True)):
-        for group, order in _parts(row, np.asarray(values)):
-            if order is None:
-                raise ValueError(f"row {number} ({row.label}) is not a permutation")
+        own = _orders_in(row, spec, np.asarray(values))
+        if own is None:
+            raise ValueError(f"row {number} ({row.label}) is not a permutation")
+        for group, order in own.items():
             known = (decided if group in row.votes else others).setdefault(group, order)
             if group in row.votes and not np.array_equal(known, order):
                 raise ValueError(f"row {number} ({row.label}) disagrees with another row of the same stream")
-    return [{**others, **decided}[group] for group in range(len(spec.sizes))]
+    return [{**others, **decided}[group] for group in range(len(spec.groups))]
 
 
-def _parts(row: Activation, values: np.ndarray) -> Iterator[tuple[int, np.ndarray | None]]:
-    """The order of each group in a row of a match; None for one that is not a permutation of its channels."""
-    start = 0
-    for group, channels, repeat in row.axis:
-        part = values[start : start + channels * repeat] - start
-        order = part[::repeat] // repeat
-        expected = axis_index((Segment(0, channels, repeat),), [order])
-        fits = np.array_equal(np.sort(order), np.arange(channels)) and np.array_equal(part, expected)
-        if group is not None:
-            yield group, order if fits else None
-        elif not np.array_equal(part, np.arange(channels * repeat)):
-            yield -1, None
-        start += channels * repeat
+def _orders_in(row: Activation, spec: PermutationSpec, values: np.ndarray) -> dict[int, np.ndarray] | None:
+    """The order of each group that a row of a match tells; None if it is not a permutation of its channels."""
+    if not np.array_equal(np.sort(values), np.arange(row.channels)):
+        return None
+    orders = {}
+    for group in groups_in(row.axis):
+        places = places_of(group, row.axis, spec)
+        unit_at = np.full(row.channels, -1)
+        unit_at[places] = np.arange(spec.groups[group].size)[:, None]
+        orders[group] = unit_at[values[places[..., 0]]]
+        if not np.array_equal(np.sort(orders[group], axis=-1), spec.identity()[group]):
+            return None
+    everything = spec.identity()
+    for group, order in orders.items():
+        everything[group] = order
+    return orders if np.array_equal(axis_index(row.axis, spec, everything), values) else None
 
 
 def _brief(numbers: Sequence[int]) -> str:

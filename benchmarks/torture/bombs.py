@@ -35,7 +35,7 @@ def bombs_for(path: Path, mark: Path) -> Iterator[tuple[str, bytes]]:
     if path.suffix == ".pt":
         whole = torch.load(path, weights_only=True)
         states = {
-            "beside model_state": whole | {"settings": bomb},
+            "beside model_state": whole | {"bomb": bomb},
             "in model_state": whole | {"model_state": whole["model_state"] | {"bomb": bomb}},
         }
         for words, state in states.items():

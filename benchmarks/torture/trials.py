@@ -19,7 +19,7 @@ ENDS = {
     "and the stage ended well",
     "identical": "after the disturbance the same command was given again, and ended with the same files, bit for "
     "bit, as one that was never disturbed",
-    "harmless": "the stage wrote and printed what it does without the damage",
+    "harmless": "the stage ended well, with the files that it makes without the damage",
     "other picture": "a damaged image still decodes; formats of images have no checksum",
     "failed": "anything else: a traceback, a wrong result, a lost file",
 }

@@ -28,8 +28,12 @@ def add_dataset_flags(parser: argparse.ArgumentParser) -> None:
     size_help = "make images square: shorter side to this size, and the middle of it (default: as they are)"
     add("--image_size", type=types.positive_int, help=size_help)
     add("--num-workers", "--num_workers", type=types.nonnegative_int, default=4, help="threads that decode images")
-    add("--data_path", type=Path, help="folder that holds the datasets (default: ROOT/data, else the repository's)")
-    add("--root", type=Path, default=REPOSITORY, help="folder under which all results are written and found")
+    add(
+        "--data_path",
+        type=types.folder,
+        help="folder that holds the datasets (default: ROOT/data, else the repository's)",
+    )
+    add("--root", type=types.folder, default=REPOSITORY, help="folder under which all results are written and found")
 
 
 def stage_parser(description: str | None, batch_size: int, model: str | None = None) -> Parser:
@@ -282,7 +286,7 @@ def results_parser(description: str | None, *, robust: bool = False, of_all: boo
     epochs_help = "epochs of the curves, where there are any; 0: straight lines"
     epochs_help += "" if of_all else "; as many numbers as models (2 or more): one for each model"
     add("--epochs", nargs="+", type=types.nonnegative_int, default=usual(250), help=epochs_help)
-    add("--root", type=Path, default=REPOSITORY, help="folder under which results are found and written")
+    add("--root", type=types.folder, default=REPOSITORY, help="folder under which results are found and written")
     add(
         "--name",
         type=types.word,

@@ -45,6 +45,8 @@ def _spelled(error: UnicodeError) -> tuple[str | bytes, int]:
 
 def is_unread() -> bool:
     """Whether whoever reads what this process prints has gone, as `head` does when it has its lines."""
+    if not hasattr(select, "poll"):  # on Windows
+        return True
     poll = select.poll()
     for stream in (sys.stdout, sys.stderr):
         poll.register(stream.fileno(), 0)

@@ -229,7 +229,7 @@ def corners_of_curve(plane: results.Arrays) -> dict[str, np.ndarray]:
 def mark(axis: Axes, places: Mapping[str, np.ndarray]) -> None:
     """Points of a plane, by what they are, each with a symbol of its own."""
     for (words, place), symbol in zip(places.items(), "osD", strict=False):
-        axis.plot(*place, symbol, color="white", label=words, **OUTLINE)
+        axis.plot(*place, symbol, color="white", label=words, clip_on=False, **OUTLINE)
 
 
 # --- saving and showing ------------------------------------------------------------------------------------

@@ -1,0 +1,265 @@
+"""The permutation symmetries of any network, found by running it once and proved by running it again.
+
+`permutation_spec` is the way in. No architecture is known here by name.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import nn
+
+from utils.symmetries.axes import Atom, Axis, Product, atoms_of, axis_of, is_fixed, product_size, size_of
+from utils.symmetries.proof import prove
+from utils.symmetries.spec import Activation, Factor, Fixed, Group, PermutationSpec, Tap, groups_in
+from utils.symmetries.spec import Axis as SpecAxis
+from utils.symmetries.tracing import ONE_IMAGE, Network, Trace, follow, tree_map_tensors
+
+
+def permutation_spec(model: nn.Module, *example, proof: bool = True, **keywords) -> PermutationSpec:
+    """What may be permuted in `model`, as it runs on the example.
+
+    A model may carry `aligned_by`, a dictionary {activation: node}: the activation is then measured at that node,
+    a module path, and it alone decides its permutation. The model is left as it was.
+
+    Raises ValueError, naming the model, if permutations change what it computes: its run depends on data.
+    """
+    try:
+        return _spec(model, example, keywords, proof)
+    except ValueError as error:
+        if ONE_IMAGE not in str(error):
+            raise
+        return _spec(model, *tree_map_tensors(_doubled, (example, keywords)), proof)
+
+
+def _spec(model: nn.Module, example: tuple, keywords: dict, proof: bool) -> PermutationSpec:
+    if not example and not keywords:
+        example = (torch.zeros(2, 3, 32, 32),)
+    network, trace = follow(model, example, keywords)
+    spec = _Builder(network).spec(trace, getattr(model, "aligned_by", {}))
+    if proof:
+        prove(model, spec, *example, **keywords)
+    return spec
+
+
+def _doubled(tensor: torch.Tensor) -> torch.Tensor:
+    """A batch of one as a batch of two."""
+    return torch.cat([tensor, tensor]) if tensor.dim() and len(tensor) == 1 else tensor
+
+
+class _Builder:
+    """Turns the axes of a run into groups, state axes and rows."""
+
+    def __init__(self, network: Network):
+        self.network = network
+        self._finish()
+        atoms: dict[Atom, None] = {}
+        for axes in network.entries.values():
+            for axis in axes:
+                for atom in atoms_of(axis):
+                    atoms |= dict.fromkeys(self._members(atom))
+        free = sorted((atom for atom in atoms if atom.reason is None), key=lambda atom: atom.born)
+        self.numbers = {atom: number for number, atom in enumerate(free)}
+        self.groups = tuple(Group(atom.size, self._depends_on(atom)) for atom in free)
+
+    def _members(self, atom: Atom) -> list[Atom]:
+        """The atoms that an atom may be: itself, or the members of a family."""
+        if atom.members is None:
+            return [atom]
+        return [part for member in atom.members for part in atoms_of(self.network.resolve(axis_of(member)))]
+
+    def _depends_on(self, atom: Atom) -> tuple[int, ...]:
+        others = sorted(self._free_dependences(atom), key=lambda a: (len(self._free_dependences(a)), a.born))
+        return tuple(self.numbers[other] for other in others)
+
+    def _free_dependences(self, atom: Atom) -> set[Atom]:
+        return {other for other in self.network.depends(atom) or () if other.reason is None}
+
+    # --- bringing axes into a form that a gather can follow ----------------------------------------------------
+
+    def _finish(self) -> None:
+        """Forget dependences that cannot be written down, until nothing changes."""
+        network, before = self.network, None
+        while before != (now := self._snapshot()):
+            before = now
+            for owner in network.entries:
+                axes = network.settle(network.entries[owner])
+                for axis in axes:
+                    for atom in atoms_of(network.resolve(axis)):
+                        self._simplify(atom)
+                network.entries[owner] = [self._write_blocks(axis) for axis in axes]
+
+    def _snapshot(self) -> list:
+        free = [
+            (atom, frozenset(self.network.depends(atom) or ()))
+            for axes in self.network.entries.values()
+            for axis in axes
+            for atom in atoms_of(self.network.resolve(axis))
+            if atom.reason is None
+        ]
+        return [(id(atom), frozenset(map(id, depends))) for atom, depends in free]
+
+    def _write_blocks(self, axis: Axis) -> Axis:
+        """A product whose first factor is fixed and tells the others apart, as a concatenation."""
+        network, written = self.network, ()
+        for product in network.resolve(axis):
+            if len(product) > 1 and any(
+                a.members and network.leaf(a.over) == axis_of(product[0]) for a in product[1:]
+            ):
+                written += self._write_blocks(sum(network.members((product[1:],), product[0]), ()))
+            else:
+                written += (product,)
+        return network.resolve(written)
+
+    def _simplify(self, atom: Atom) -> None:
+        """Families have members that are atoms; dependences are a chain of groups, each in all before it."""
+        network = self.network
+        if atom.bound is not None or atom.reason is not None:
+            return
+        for other in sorted(network.depends(atom) or (), key=lambda a: a.born):
+            if other.reason is not None and atom.bound is None:
+                network.write_out(atom, other)
+        if atom.bound is not None:
+            return
+        if atom.members is not None:
+            for member in atom.members:
+                axis = network.resolve(axis_of(member))
+                if len(axis) > 1:
+                    network.split_sum(atom, product_size(axis[0]))
+                    return
+                if len(axis[0]) > 1:
+                    network.split_product(atom, [part.size for part in axis[0]])
+                    return
+        for part in self._members(atom):
+            self._chain(part)
+
+    def _chain(self, atom: Atom) -> None:
+        network, kept = self.network, set()
+        others = self._free_dependences(atom)
+        for other in sorted(others, key=lambda a: (len(self._free_dependences(a)), a.born)):
+            if network.depends_on(other, atom) and atom.born < other.born:
+                network.forget(atom, other)
+            elif self._free_dependences(other) - {atom} == kept:
+                network.forget(other, atom)
+                kept.add(other)
+            else:
+                network.forget(atom, other)
+
+    # --- writing them down --------------------------------------------------------------------------------------
+
+    def spec(self, trace: Trace, aligned_by: Mapping[str, str]) -> PermutationSpec:
+        network, axes, fixed = self.network, {}, []
+        for name in network.state:
+            owner, order = network.aliases[name]
+            if owner not in network.entries:
+                fixed += [Fixed(name, d, "never used") for d in range(network.state[name].dim())]
+                continue
+            if order is None:
+                fixed += [Fixed(name, d, "overlaps another entry") for d in range(network.state[name].dim())]
+                continue
+            whole = [network.entries[owner][d] for d in order]
+            written = self.written(whole)
+            for d, axis in enumerate(whole):
+                reasons = {atom.reason: None for atom in atoms_of(axis) if atom.reason is not None}
+                fixed += [Fixed(name, d, reason) for reason in reasons]
+            if any(map(groups_in, written)):
+                axes[name] = written
+        rows = self.rows(trace, aligned_by)
+        return PermutationSpec(self.groups, axes, rows, tuple(fixed), trace.modes)
+
+    def written(self, axes: Sequence[Axis]) -> tuple[SpecAxis, ...]:
+        """Axes in groups."""
+        return tuple(
+            tuple(tuple(self._factor(atom, product, axes, d) for atom in product) for product in axis)
+            for d, axis in enumerate(axes)
+        )
+
+    def _factor(self, atom: Atom, product: Product, axes: Sequence[Axis], dimension: int) -> Factor:
+        if atom.reason is not None or (atom.members is None and atom not in self.numbers):
+            return Factor(atom.size)
+        if atom.members is None:
+            return Factor(atom.size, (self.numbers[atom],))
+        over = atoms_of(self.network.leaf(atom.over))[0]
+        groups = tuple(self.numbers.get(member) for member in self._members(atom))
+        if over in product:
+            return Factor(atom.size, groups, (dimension, product.index(over)))
+        for d, axis in enumerate(axes):
+            if d != dimension and len(axis) == 1 and over in axis[0]:
+                return Factor(atom.size, groups, (d, axis[0].index(over)))
+        raise ValueError("a family without what it depends on")
+
+    def rows(self, trace: Trace, aligned_by: Mapping[str, str]) -> tuple[Activation, ...]:
+        """Activations that show groups, and the first place where a group is made that none of them shows."""
+        taken = {id(call): self._channels(call.axes) for call in trace.activations}
+        made = [(id(call), self._channels(call.axes)) for call in trace.producers]
+        for groups_shown in (self._alone, groups_in):
+            shown = {group for _, axis in taken.values() for group in groups_shown(axis)}
+            for key, (dims, axis) in made:
+                if new := groups_shown(axis) - shown:
+                    taken[key] = dims, axis
+                    shown |= new
+        alone = {group for _, axis in taken.values() for group in self._alone(axis)}
+        calls = [call for call in trace.order if id(call) in taken and groups_in(taken[id(call)][1])]
+        labels = _numbered([call.label for call in calls])
+        taps = {label: Tap(call.path, call.operation, call.number) for label, call in zip(labels, calls, strict=True)}
+        deciders: dict[int, str] = {}
+        for label, node in aligned_by.items():
+            if label not in labels or (node not in taps and (node, 0) not in trace.modules):
+                raise ValueError(f"aligned_by names {label!r} and {node!r}; the network lacks one of them")
+            axis = taken[id(calls[labels.index(label)])][1]
+            if node not in taps and self._channels(trace.modules[node, 0])[1] != axis:
+                raise ValueError(f"aligned_by: {label!r} and {node!r} do not have the same channels")
+            deciders |= dict.fromkeys(groups_in(axis), label)
+        rows = []
+        for label, call in zip(labels, calls, strict=True):
+            dims, axis = taken[id(call)]
+            votes = self._alone(axis) | (groups_in(axis) - alone)
+            votes = frozenset(g for g in votes if deciders.get(g, label) == label)
+            node = aligned_by.get(label, label)
+            rows.append(Activation(label, taps[label], taps.get(node, Tap(node, "", 0)), dims, axis, votes))
+        return tuple(rows)
+
+    def _alone(self, axis: SpecAxis) -> set[int]:
+        """The groups of an axis whose units are told apart without knowing the order of any other group.
+
+        Where a group stands in a product with one that is neither around it nor in it, its units are seen only
+        through an unknown order of the other.
+        """
+        found = groups_in(axis)
+        for segment in axis:
+            inside = groups_in((segment,))
+            for group in inside:
+                nested = {*self.groups[group].depends_on, *(g for g in inside if group in self.groups[g].depends_on)}
+                if any(
+                    f.over is None and g not in (group, None) and g not in nested for f in segment for g in f.groups
+                ):
+                    found.discard(group)
+        return found
+
+    def _channels(self, axes: Sequence[Axis]) -> tuple[tuple[int, ...], SpecAxis]:
+        """The dimensions of a tensor that show groups, and these as one axis."""
+        axes = self.network.settle(axes)
+        for axis in axes:
+            for atom in atoms_of(axis):
+                if atom.reason is None and atom.members is None and atom not in self.numbers:
+                    atom.reason = "no state entry has it"
+        axes = [self._write_blocks(axis) for axis in axes]
+        dims = [d for d, axis in enumerate(axes) if not all(map(is_fixed, axis))]
+        if len(dims) > 1 and any(len(axes[d]) > 1 for d in dims):
+            dims = [max(dims, key=lambda d: (size_of(axes[d]), d))]
+        overs = {atom.over for d in dims for atom in atoms_of(axes[d]) if atom.members is not None}
+        dims = sorted({*dims, *(d for d, axis in enumerate(axes) if overs & set(atoms_of(axis)))})
+        if not dims:
+            return (), ()
+        (axis,) = self.written([self.network.merge([axes[d] for d in dims])])
+        around = {other for group in groups_in(axis) for other in self.groups[group].depends_on}
+        return (tuple(dims), axis) if around <= groups_in(axis) else ((), ())
+
+
+def _numbered(labels: Sequence[str]) -> list[str]:
+    """Labels with :2, :3, … where one comes again."""
+    counts: dict[str, int] = {}
+    numbered = []
+    for label in labels:
+        counts[label] = counts.get(label, 0) + 1
+        numbered.append(label if counts[label] == 1 else f"{label}:{counts[label]}")
+    return numbered

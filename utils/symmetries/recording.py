@@ -1,0 +1,91 @@
+"""The activations of a match's rows, in normal runs on data."""
+
+from collections import Counter
+
+import torch
+from torch import nn
+
+from utils.symmetries.proof import Calm
+from utils.symmetries.spec import Activation, PermutationSpec, Tap
+from utils.symmetries.tracing import PRODUCERS, Places, modes, modes_restored, plain_run, tensors_in
+
+MAX_POSITIONS = 32  # larger maps are subsampled by 2, as published
+
+
+class Recording:
+    """Runs a network, in evaluation but with its heads for training, and keeps the channels of every row of its spec.
+
+    before: keep what goes into each activation function, and not what comes out.
+    """
+
+    def __init__(self, model: nn.Module, spec: PermutationSpec, before: bool = False):
+        self.model, self.spec, self.before = model, spec, before
+        self.places = Places(model)
+
+    @torch.no_grad()
+    def __call__(self, *inputs, **keywords) -> tuple[list[torch.Tensor], object]:
+        """The channels of each row, (samples, channels) in float32, and the network's output."""
+        recorder = _Recorder(self.spec, self.places, self.before)
+        with modes_restored(self.model), plain_run():
+            next(modes(self.model))
+            with self.places.watch(recorder.leaving), recorder:
+                output = self.model(*inputs, **keywords)
+        found = [recorder.found.get(number) for number in range(len(self.spec.rows))]
+        missing = [row.label for row, tensor in zip(self.spec.rows, found, strict=True) if tensor is None]
+        if missing:
+            raise ValueError(f"{type(self.model).__name__} did not run {missing[0]!r} on this input")
+        return [samples(tensor, row.dims) for row, tensor in zip(self.spec.rows, found, strict=True)], output
+
+
+class _Recorder(Calm):
+    """Counts the calls of operations in each module, as the trace did, and keeps the outputs of the rows."""
+
+    def __init__(self, spec: PermutationSpec, places: Places, before: bool):
+        super().__init__()
+        self.places, self.before, self.counts = places, before, Counter()
+        self.rows: dict[Tap, list[tuple[int, Activation]]] = {}
+        for number, row in enumerate(spec.rows):
+            self.rows.setdefault(row.call if before else row.tap, []).append((number, row))
+        self.operations = {tap.operation for tap in self.rows}
+        self.found: dict[int, torch.Tensor] = {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func._schema.name.removeprefix("aten::").rstrip("_")
+        rows = []
+        if name in self.operations:
+            path = self.places.stack[-1]
+            rows = self.rows.get(Tap(path, name, self.counts[path, name]), [])
+            self.counts[path, name] += 1
+        if self.before:
+            self.keep(rows, next((a for a in args if isinstance(a, torch.Tensor)), None), is_output=False)
+        if func._schema.is_mutable and self.found:
+            self.save_from(tensors_in([args, kwargs or {}]))
+        out = super().__torch_dispatch__(func, types, args, kwargs)
+        self.keep(rows, out[0] if isinstance(out, (tuple, list)) else out, is_output=True)
+        return out
+
+    def keep(self, rows: list, tensor: torch.Tensor | None, is_output: bool) -> None:
+        """Keep a tensor for rows that have none yet. What makes units has them only in its output."""
+        for number, row in rows:
+            if number not in self.found and (is_output or row.call.operation not in PRODUCERS):
+                self.found[number] = tensor
+
+    def save_from(self, changed: list[torch.Tensor]) -> None:
+        """Copy what is kept, and is now to be changed in place. Most is not, so that nothing else is copied."""
+        memories = {tensor.untyped_storage()._cdata for tensor in changed}
+        for number, tensor in self.found.items():
+            if tensor.untyped_storage()._cdata in memories:
+                self.found[number] = tensor.clone()
+
+    def leaving(self, module: nn.Module, path: str, output: object) -> None:
+        if isinstance(output, torch.Tensor):
+            self.keep(self.rows.get(Tap(path, "", self.counts[path, ""]), []), output, is_output=True)
+            self.counts[path, ""] += 1
+
+
+def samples(tensor: torch.Tensor, dims: tuple[int, ...]) -> torch.Tensor:
+    """(samples, channels) in float32, with the dimensions `dims` as channels; maps above 32 × 32 are subsampled."""
+    if tensor.dim() == 4 and dims == (1,) and max(tensor.shape[2:]) > MAX_POSITIONS:
+        tensor = tensor[:, :, ::2, ::2]
+    channels = tensor.movedim(dims, tuple(range(-len(dims), 0))).flatten(-len(dims))
+    return channels.reshape(-1, channels.shape[-1]).float()

@@ -1,0 +1,398 @@
+"""Run a network once and follow the axes of all its tensors.
+
+The run is on meta tensors (shapes without values), under a dispatch mode that sees every operation after all Python
+control flow. A network that looks at values is run on real ones.
+"""
+
+import contextlib
+import copy
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, is_dataclass
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_map
+from torch.utils.weak import WeakIdKeyDictionary
+
+from utils.symmetries import views  # noqa: F401  its rules join the table
+from utils.symmetries.algebra import Algebra
+from utils.symmetries.axes import Axis
+from utils.symmetries.operations import accepts, bind, fixed_like, rule_for
+
+# Nonlinear functions of one entry, after which a network's units are compared.
+ACTIVATIONS = frozenset(
+    """
+    relu hardtanh leaky_relu elu celu gelu silu mish softplus sigmoid log_sigmoid_forward tanh hardswish hardsigmoid
+    _prelu_kernel threshold softshrink hardshrink rrelu_with_noise clamp_min
+    """.split()  # noqa: SIM905 (a list of strings would be a column)
+)
+ONE_IMAGE = "more than 1 value per channel"  # batch normalization's complaint about a batch of one
+# What makes new units out of old ones.
+PRODUCERS = frozenset(["convolution", "mm", "addmm", "bmm", "baddbmm", "embedding", "_trilinear"])
+
+
+# --- models and their tensors ------------------------------------------------------------------------------------
+
+
+def tensors_in(value) -> list[torch.Tensor]:
+    """All tensors in nested lists, dictionaries, dataclasses and other plain objects."""
+    found = []
+    for leaf in tree_flatten(value)[0]:
+        if isinstance(leaf, torch.Tensor):
+            found.append(leaf)
+        elif is_dataclass(leaf) or isinstance(leaf, Mapping):
+            found += tensors_in(dict(leaf) if isinstance(leaf, Mapping) else dict(vars(leaf)))
+    return found
+
+
+def copy_with(model: nn.Module, convert: Callable[[torch.Tensor], torch.Tensor]) -> nn.Module:
+    """A copy of the model whose tensors are `convert` of the original's; what was shared stays shared."""
+    memo: dict[int, object] = {}
+    for module in model.modules():
+        for tensor in tensors_in([module._parameters, module._buffers, list(vars(module).values())]):
+            if id(tensor) not in memo:
+                new = convert(tensor.detach())
+                if isinstance(tensor, nn.Parameter):
+                    new = nn.Parameter(new, requires_grad=tensor.requires_grad)
+                memo[id(tensor)] = new
+    return copy.deepcopy(model, memo)
+
+
+def cpu_clone(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().cpu().clone()
+
+
+def to_meta(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+
+
+def state_of(model: nn.Module) -> dict[str, torch.Tensor]:
+    state = model.state_dict(keep_vars=True)
+    return {name: tensor for name, tensor in state.items() if isinstance(tensor, torch.Tensor)}
+
+
+@contextlib.contextmanager
+def plain_run() -> Iterator[None]:
+    """No fused attention, no gradients, and the generators of random numbers as they were after it."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 (what a network may draw from)
+    try:
+        # The CPU's generator alone: what is run is there, or is meta, and others may not even be restored (mps)
+        with torch.random.fork_rng(devices=[]), torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+            torch.default_generator.manual_seed(0)
+            random.seed(0)
+            np.random.seed(0)  # noqa: NPY002
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
+
+
+@contextlib.contextmanager
+def modes_restored(model: nn.Module) -> Iterator[None]:
+    """After this block each of the model's modules is in training or evaluation mode as before it."""
+    before = [(module, module.training) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, training in before:
+            module.training = training
+
+
+def modes(model: nn.Module) -> Iterator[str]:
+    """The model in each of the modes in which its function must be kept.
+
+    "heads": modules that contain others train, so that heads for training run; the others evaluate.
+    """
+    for mode in ("heads", "train", "eval"):
+        model.train(mode != "eval")
+        if mode == "heads":
+            for module in model.modules():
+                if next(module.children(), None) is None:
+                    module.eval()
+        yield mode
+
+
+class Places:
+    """Knows in which module's call a run is: a stack of module paths."""
+
+    def __init__(self, model: nn.Module):
+        self.paths = {id(module): path for path, module in model.named_modules()}
+        self.stack: list[str] = [""]
+
+    @contextlib.contextmanager
+    def watch(self, leaving: Callable[[nn.Module, str, object], object]) -> Iterator[None]:
+        """Within, calls of modules are followed; `leaving(module, path, output)` at the end of each."""
+
+        def enter(module, _):
+            self.stack.append(self.paths.get(id(module), self.stack[-1]))
+
+        def leave(module, _, output):
+            leaving(module, self.stack.pop(), output)
+
+        hooks = (
+            nn.modules.module.register_module_forward_pre_hook(enter),
+            nn.modules.module.register_module_forward_hook(leave),
+        )
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+
+# --- following axes ----------------------------------------------------------------------------------------------
+
+
+class Network(Algebra):
+    """The axes of all tensors of a run. Axes of state entries stay from run to run."""
+
+    def __init__(self, state: Mapping[str, torch.Tensor]):
+        super().__init__()
+        self.state = state
+        self.aliases = find_aliases(state)
+        self.entries: dict[str, list[Axis]] = {}  # by owner, as far as a run has touched them
+        self.known = WeakIdKeyDictionary()
+        self.when_read = WeakIdKeyDictionary()
+        self.names: dict[int, str] = {}
+        self.operation = ""
+
+    def enter(self, model: nn.Module) -> None:
+        """Begin a run of `model`, a copy of the one whose state this is."""
+        self.known.clear()
+        self.when_read.clear()
+        self.names = {tensor.untyped_storage()._cdata: name for name, tensor in state_of(model).items()}
+
+    def axes(self, tensor: torch.Tensor) -> list[Axis]:
+        for axis in self.when_read.pop(tensor, ()):
+            self.fix(axis)
+        axes = self.known.get(tensor)
+        if axes is None:
+            axes = self._first_seen(tensor)
+        self.known[tensor] = axes = [self.resolve(axis) for axis in axes]
+        return axes
+
+    def _first_seen(self, tensor: torch.Tensor) -> list[Axis]:
+        name = self.names.get(tensor.untyped_storage()._cdata)
+        if name is not None and (tensor.is_floating_point() or tensor.is_complex()):
+            axes = self.entry(name)
+            if tensor.shape == self.state[name].shape and tensor.stride() == self.state[name].stride():
+                return axes
+            for axis in axes:
+                self.fix(axis)
+        where, self.where = self.where, "a constant"
+        axes = fixed_like(self, tensor)
+        self.where = where
+        return axes
+
+    def entry(self, name: str) -> list[Axis]:
+        """The axes of a state entry; entries that share memory share axes."""
+        owner, order = self.aliases[name]
+        if owner not in self.entries:
+            self.entries[owner] = self.parameter(self.state[owner].shape)
+        if order is None:
+            for axis in self.entries[owner]:
+                self.fix(axis)
+            return fixed_like(self, self.state[name])
+        return [self.entries[owner][d] for d in order]
+
+    def put(self, tensor: torch.Tensor, axes: list[Axis]) -> None:
+        """Note the axes of an output, which may be an input that was changed in place."""
+        before = self.known.get(tensor)
+        for axis, other in zip(before or (), axes if before else (), strict=True):
+            self.unify(axis, other)
+        self.known[tensor] = self.settle(axes)
+
+    def fix_when_read(self, tensor: torch.Tensor, axes: list[Axis]) -> None:
+        self.when_read[tensor] = axes
+
+
+def find_aliases(state: Mapping[str, torch.Tensor]) -> dict[str, tuple[str, list[int] | None]]:
+    """For each entry the first one in the same memory, and its dimensions as dimensions of that one.
+
+    None instead of dimensions: the memory overlaps in another way.
+    """
+    owners: dict[int, list[str]] = {}
+    aliases: dict[str, tuple[str, list[int] | None]] = {}
+    for name, tensor in state.items():
+        aliases[name] = (name, list(range(tensor.dim())))
+        first, last = _extent(tensor)
+        for owner in owners.setdefault(tensor.untyped_storage()._cdata, []):
+            other = state[owner]
+            begin, end = _extent(other)
+            if last < begin or first > end:
+                continue
+            mine, its = (
+                sorted(range(t.dim()), key=lambda d, t=t: (t.stride(d), t.shape[d])) for t in (tensor, other)
+            )
+            same = first == begin and [(tensor.stride(d), tensor.shape[d]) for d in mine] == [
+                (other.stride(d), other.shape[d]) for d in its
+            ]
+            order = [its[mine.index(d)] for d in range(tensor.dim())] if same else None
+            aliases[name] = (owner, order)
+            break
+        else:
+            owners[tensor.untyped_storage()._cdata].append(name)
+    return aliases
+
+
+def _extent(tensor: torch.Tensor) -> tuple[int, int]:
+    first = tensor.storage_offset()
+    return first, first + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
+
+
+@dataclass
+class Call:
+    """An operation, or a module, and the axes of its output.
+
+    path, operation, number: in which module's call it was, which operation, and the how manieth such one in the run.
+    """
+
+    path: str
+    operation: str
+    number: int
+    axes: list[Axis]
+    label: str = ""
+
+
+@dataclass
+class Trace:
+    """What a run showed, in forward order; unknown: operations without a rule."""
+
+    modes: tuple[str, ...] = ()  # in which the model runs
+    activations: list[Call] = field(default_factory=list)
+    producers: list[Call] = field(default_factory=list)
+    modules: dict[tuple[str, int], list[Axis]] = field(default_factory=dict)
+    unknown: Counter = field(default_factory=Counter)
+    order: list[Call] = field(default_factory=list)
+
+
+class Tracer(TorchDispatchMode):
+    """Calls the rule of every operation that runs."""
+
+    def __init__(self, network: Network, places: Places):
+        super().__init__()
+        self.network, self.places = network, places
+        self.trace = Trace()
+        self.counts: Counter = Counter()
+        self.last: tuple[torch.Tensor | None, Call | None] = (None, None)
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if torch.Tag.inplace_view in func.tags:  # squeeze_ and the like: the rule is for the tensor as it was
+            before, tensor = to_meta(args[0]), args[0]
+            self.network.known[before] = self.network.axes(tensor)
+            out = func(*args, **(kwargs or {}))
+            self.network.known.pop(tensor)
+            self.follow(func, (before, *args[1:]), kwargs or {}, out)
+            return out
+        out = func(*args, **(kwargs or {}))
+        self.follow(func, args, kwargs or {}, out)
+        return out
+
+    def follow(self, func, args, kwargs, out) -> None:
+        network, path = self.network, self.places.stack[-1]
+        name = func._schema.name.removeprefix("aten::")
+        network.operation = name
+        network.where = f"{name} in {path}" if path else name
+        function = rule_for(func)
+        result = None
+        if function is not None:
+            given = {"tensors": tensors_in([args, kwargs]), "out": out, **bind(func, args, kwargs)}
+            with contextlib.suppress(
+                IndexError, KeyError, TypeError, ValueError
+            ):  # a form that the rule does not know
+                result = function(network, **{name: given[name] for name in accepts(function) if name in given})
+        inputs, outputs = tensors_in([args, kwargs]), tensors_in(out)
+        if result is None:
+            self._not_understood(name, inputs, outputs)
+            return
+        for tensor in outputs:
+            if any(tensor is other for other in inputs):  # changed in place: it keeps the axes it has
+                network.axes(tensor)
+        axes = list(result) if isinstance(out, (tuple, list)) else [result]
+        for tensor, its in zip(outputs, axes, strict=False):
+            network.put(tensor, its)
+        self._note(name.rstrip("_"), path, outputs)
+
+    def _not_understood(self, name: str, inputs: list[torch.Tensor], outputs: list[torch.Tensor]) -> None:
+        """Nothing that an unknown operation reads or makes may move."""
+        for tensor in inputs:
+            for axis in self.network.axes(tensor):
+                self.network.fix(axis)
+        for tensor in outputs:
+            self.network.put(tensor, fixed_like(self.network, tensor))
+        self.trace.unknown[name] += 1
+
+    def _note(self, name: str, path: str, outputs: list[torch.Tensor]) -> None:
+        kind = self.trace.activations if name in ACTIVATIONS else self.trace.producers if name in PRODUCERS else None
+        if kind is None:
+            return
+        key = (path, name)
+        call = Call(path, name, self.counts[key], self.network.axes(outputs[0]), f"{path}.{name}".lstrip("."))
+        self.counts[key] += 1
+        kind.append(call)
+        self.trace.order.append(call)
+        self.last = (outputs[0], call)
+
+    def leaving(self, module: nn.Module, path: str, output: object) -> None:
+        """A module without modules in it whose last operation this was gives its name to the call."""
+        if not isinstance(output, torch.Tensor):
+            return
+        tensor, call = self.last
+        if output is tensor and call.path == path and next(module.children(), None) is None:
+            call.label = path
+        number = self.counts[(path, "")]
+        self.counts[(path, "")] += 1
+        self.trace.modules[path, number] = self.network.axes(output)
+
+
+def follow(model: nn.Module, example: tuple, keywords: dict) -> tuple[Network, Trace]:
+    """Run a copy of the model in all its modes; the trace is the one with training heads.
+
+    Meta tensors come first. A network that looks at values gets some; one that needs targets to train evaluates only.
+    Raises what the model raises, if it does not run on the example.
+    """
+    first = None
+    for chosen in (("heads", "train", "eval"), ("eval",)):
+        for convert in (to_meta, cpu_clone):
+            network = Network(state_of(model))
+            values = tree_map_tensors(convert, (example, keywords))
+            try:
+                return network, _follow(network, copy_with(model, convert), *values, chosen)
+            except Exception as error:  # what a model raises when it cannot run can be of any kind
+                if ONE_IMAGE in str(error):
+                    raise
+                first = error if convert is cpu_clone and first is None else first
+    raise first
+
+
+def tree_map_tensors(convert: Callable, value):
+    return tree_map(lambda leaf: convert(leaf) if isinstance(leaf, torch.Tensor) else leaf, value)
+
+
+def _follow(network: Network, model: nn.Module, example: tuple, keywords: dict, chosen: tuple) -> Trace:
+    found: Trace | None = None
+    meta = any(tensor.is_meta for tensor in tensors_in([example, keywords, dict(model.named_parameters())]))
+    for mode in modes(model):
+        if mode not in chosen:
+            continue
+        places = Places(model)
+        tracer = Tracer(network, places)
+        network.enter(model)
+        device = torch.device("meta") if meta else contextlib.nullcontext()
+        with plain_run(), device, places.watch(tracer.leaving), tracer:
+            output = model(*example, **keywords)
+        network.where = "the network's output"
+        for tensor in tensors_in(output):
+            for axis in network.axes(tensor):
+                network.fix(axis)
+        found = found or tracer.trace
+    found.modes = tuple(mode for mode in chosen if mode != "heads")
+    return found
