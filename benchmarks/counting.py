@@ -159,7 +159,7 @@ def match_flops(network: nn.Module, images: Dataset, *, batch_size: int, attack:
 
 def comparison(network: nn.Module, images: Dataset, batch_size: int) -> tuple[int, Callable[[int, int], int]]:
     """FLOPs of `matching.align`; and a function (images, batch size) → FLOPs of correlating so many images."""
-    spec = permutation_spec(network)
+    spec = permutation_spec(network, proof=False)
     after, before = (
         passes(
             lambda x, labels, before=before: matching.cross_moments(network, network, spec, [x], before=before),
@@ -178,7 +178,7 @@ def midpoint_flops(network: nn.Module, images: Dataset, *, batch_size: int, bn_i
     Where activations share a stream of channels it is matched a second time, each activation by itself.
     """
     aligned, measured = comparison(network, images, batch_size)
-    matches = 1 if matching.each_by_itself(permutation_spec(network)) is None else 2
+    matches = 1 if matching.each_by_itself(permutation_spec(network, proof=False)) is None else 2
     correlated = measured(min(datasets.ALIGNMENT_IMAGES, images.train), batch_size)
     statistics = passes(forward_step(network, measuring.use_batch_statistics), images)
     estimated = statistics(min(bn_images or images.train, images.train), batch_size)
@@ -214,7 +214,7 @@ def pam_flops(
 ) -> int:
     """Both phases, and between them the rounding, of which the most is counted that it may try."""
     phi = torch.zeros_like(curve.row(0))
-    task = pam.PermutationTask(curve, permutation_spec(curve.base), curve.base.state_dict(), phi)
+    task = pam.PermutationTask(curve, permutation_spec(curve.base, proof=False), curve.base.state_dict(), phi)
     soft_epoch = passes(training_step(task), images, mixes=True)(images.train, batch_size)
     turning_point = pam.TurningPointTask(curve, phi, 5e-4)
     curve_epoch = passes(training_step(turning_point), images, mixes=True)(images.train, batch_size)

@@ -15,7 +15,8 @@ FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 
 ROOF = "utils.cli"  # what the stages alone import
 LINES_OF_A_FILE, LINES_OF_A_FUNCTION, PARAMETERS, FLOORS = 400, 80, 8, 9
-MANY_PARAMETERS = {"utils.fitting.fit"}  # what may be said of learning is many things
+# What may be said of learning is many things; the other has the parameters of ATen's operation.
+MANY_PARAMETERS = {"utils.fitting.fit", "utils.symmetries.operations.trilinear"}
 
 
 def module_of(path):
@@ -78,7 +79,9 @@ def imported(module):
 def test_command_lines_end_at_the_roof(module):
     """Below it no function is given a Namespace, or anything that goes by the name of one, and nobody makes one."""
     for name, function in functions(module).items():
-        assert "args" not in parameters(function), name
+        names = parameters(function)
+        # The arguments of a call, which torch hands on as a pair, are something else.
+        assert "args" not in names or "kwargs" in names, name
     for node in ast.walk(tree(module)):
         names = {getattr(node, name, None) for name in ("id", "attr", "module")}
         names |= {alias.name for alias in getattr(node, "names", ()) if isinstance(alias, ast.alias)}

@@ -130,12 +130,12 @@ def test_a_match_is_for_its_networks(layout):
 
 
 def test_a_network_that_cannot_be_aligned():
-    class Odd(torch.nn.Module):
-        def forward(self, x):
-            return x if x.sum() > 0 else -x
+    class Odd(torch.nn.Sequential):
+        aligned_by = {"1": "none such"}
 
-    with pytest.raises(UserError, match="^Odd cannot be aligned: "):
-        spec_of(Odd())
+    layers = torch.nn.Conv2d(3, 4, 1), torch.nn.ReLU(), torch.nn.Conv2d(4, 2, 1)
+    with pytest.raises(UserError, match="^Odd cannot be aligned: aligned_by names '1' and 'none such'"):
+        spec_of(Odd(*layers))
 
 
 # --- curves ------------------------------------------------------------------------------------------------

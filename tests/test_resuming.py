@@ -85,7 +85,7 @@ KILLED = {
     "training/train_model.py": (["--seed", 5, "--epochs", 40], "basic_models/TinyTen/bars/checkpoint_seed_05-40.pt"),
     "training/train_curve.py": (
         ["--seed", 5, "--num_bends", 4, "--val_freq", 7, "--epochs", 40],
-        "curve_models/TinyTen/bars/checkpoint_align_corr_seeds_01_02-40.pt",
+        "curve_models/TinyTen/bars/checkpoint_align_corr_seeds_01_02_bends_4_seed_5-40.pt",
     ),
     "training/train_curve_pam.py": (
         ["--outer_iters", 2, "--inner_iters_perm", 8, "--inner_iters_phi", 12, "--lr", 0.5],

@@ -9,8 +9,7 @@ from utils.attack import Attack
 from utils.curves import Curve
 from utils.images import Images
 from utils.measuring import evaluate, validate_curve
-from utils.storage.loading import load_points
-from utils.storage.states import load_state
+from utils.storage.states import load_points, load_state
 
 
 class NetworkTask:

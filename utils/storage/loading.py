@@ -10,11 +10,10 @@ from utils.curves import Curve, network_digest
 from utils.errors import FileError, UserError
 from utils.permutations import PermutationSpec, permutation_spec, permutations_from_rows, permute
 from utils.storage.files import expect, load_checkpoint
-from utils.storage.foreign import is_state_dict
 from utils.storage.layout import USUAL, Layout, Variant, tag
 from utils.storage.matches import load_match, match_networks
 from utils.storage.originals import stand_in
-from utils.storage.states import fitted, load_state
+from utils.storage.states import load_points, load_state
 
 
 def load_network(path: Path, network: nn.Module, *, transform: str, robust: bool = False) -> nn.Module:
@@ -179,14 +178,3 @@ def load_curve(
     if not curve.learned.isfinite().all():
         raise FileError(path, "holds weights that are not finite numbers", "remake")
     return curve
-
-
-def load_points(curve: Curve, checkpoint: Mapping[str, object]) -> None:
-    """Put the learned control points of a checkpoint in place. ValueError, in one line, if they are others.
-
-    Points are called and stored as states of networks may be (`states.fitted`).
-    """
-    points = checkpoint.get("points") or {curve.num_bends // 2: checkpoint["model_state"]}
-    if not isinstance(points, dict) or not all(map(is_state_dict, points.values())):
-        raise ValueError("its points are no state dicts")
-    curve.load_checkpoint({"points": {index: fitted(curve.base, state) for index, state in points.items()}})

@@ -5,6 +5,9 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import nn
 
+from utils.curves import Curve
+from utils.storage.foreign import is_state_dict
+
 # Modules that wrap a model, or a part of it: of DataParallel, compile, FSDP and checkpointing
 WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 COUNTERS = {"total_ops", "total_params", "n_averaged"}  # what profilers, and averages of weights, add to a state
@@ -15,6 +18,17 @@ State = Mapping[str, torch.Tensor]
 def load_state(model: nn.Module, state: State) -> None:
     """Put a state dict into a model. ValueError, in one line, if it does not fit."""
     model.load_state_dict(fitted(model, state))
+
+
+def load_points(curve: Curve, checkpoint: Mapping[str, object]) -> None:
+    """Put the learned control points of a checkpoint in place. ValueError, in one line, if they are others.
+
+    Points are called and stored as states of networks may be (`fitted`).
+    """
+    points = checkpoint.get("points") or {curve.num_bends // 2: checkpoint["model_state"]}
+    if not isinstance(points, dict) or not all(map(is_state_dict, points.values())):
+        raise ValueError("its points are no state dicts")
+    curve.load_checkpoint({"points": {index: fitted(curve.base, state) for index, state in points.items()}})
 
 
 def fitted(model: nn.Module, state: State) -> dict[str, torch.Tensor]:

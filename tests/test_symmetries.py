@@ -1,0 +1,199 @@
+"""Small networks of every kind: what they compute is kept, and as much moves as should."""
+
+import functools
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from networks import IMAGES, NETWORKS, VECTORS, Run, build, conv
+from torch import nn
+from torch.nn import functional as F
+
+from utils.matching import TIE, assign_groups
+from utils.permutations import permutation_spec, permute, soft_permute
+from utils.symmetries import Recording, moved_share, operations
+from utils.symmetries.proof import prove
+from utils.symmetries.spec import groups_in
+from utils.symmetries.tracing import tree_map_tensors
+
+
+def record(model, spec, *inputs, before=False):
+    return Recording(model, spec, before)(*inputs)[0]
+
+
+def correlation(x, y):
+    """Cross-correlation (C_a, C_b) of channels, from samples (n, C_a) and (n, C_b); 0 for one that never varies."""
+    x, y = (values.double() - values.double().mean(0) for values in (x, y))
+    x, y = (
+        torch.where((norm := values.norm(dim=0)) > 1e-12, values / norm.clamp(min=1e-300), 0) for values in (x, y)
+    )
+    return (x.T @ y).numpy()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_function_is_kept_and_what_should_move_moves(name):
+    model, example = build(name)
+    _, _, share, blocks = NETWORKS[name]
+    spec = permutation_spec(model, *example, proof=False)
+    assert prove(model, spec, *example) <= 1e-5
+    assert moved_share(model.state_dict(), spec) >= share - 1e-9, spec
+    assert any(group.depends_on for group in spec.groups) >= blocks, spec
+
+
+# --- the rules ----------------------------------------------------------------------------------------------
+
+FUNCTIONS = sorted({rule.__name__ for rule in operations.RULES.values()} - {"alike"})  # alike: breaking frees no more
+
+
+@functools.cache
+def networks_by_rule() -> dict[str, list[str]]:
+    """The names of the networks in whose runs each rule is called."""
+    found: dict[str, list[str]] = {}
+    current = []
+
+    def spy(function):
+        @functools.wraps(function)
+        def wrapper(*args, **kwargs):
+            names = found.setdefault(function.__name__, [])
+            if current[0] not in names:
+                names.append(current[0])
+            return function(*args, **kwargs)
+
+        return wrapper
+
+    with mock.patch.dict(operations.RULES, {name: spy(rule) for name, rule in operations.RULES.items()}):
+        for name in NETWORKS:
+            current[:] = [name]
+            model, example = build(name)
+            permutation_spec(model, *example, proof=False)
+    return found
+
+
+def broken(n, out):
+    """No demands, and outputs of which anything may move."""
+    axes = [[n.free(size) for size in tensor.shape] for tensor in (out if isinstance(out, (tuple, list)) else [out])]
+    return tuple(axes) if isinstance(out, (tuple, list)) else axes[0]
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_a_broken_rule_is_refused(function):
+    rules = {name: broken for name, rule in operations.RULES.items() if rule.__name__ == function}
+    refused = []
+    for name in networks_by_rule().get(function, []):
+        model, example = build(name)
+        with mock.patch.dict(operations.RULES, rules):
+            try:
+                permutation_spec(model, *example)
+            except ValueError as error:
+                assert type(model).__name__ in str(error)
+                refused.append(name)
+                break
+    assert refused, networks_by_rule().get(function)
+
+
+# --- applying and finding ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", ["group_norm", "grouped_twice", "attention_packed", "shuffled", "depthwise_multiplier"]
+)
+def test_soft_permutations_of_permutation_matrices_permute(name):
+    model, example = build(name)
+    spec = permutation_spec(model, *example)
+    permutations = spec.random(1)
+    matrices = [torch.eye(p.shape[-1])[torch.as_tensor(p)] for p in permutations]
+    state = dict(model.named_parameters())
+    hard, soft = permute(state, spec, permutations), soft_permute(state, spec, matrices)
+    assert all(torch.allclose(hard[key], soft[key]) for key in state)
+    assert all(torch.equal(state[key], soft_permute(state, spec, [None] * len(matrices))[key]) for key in state)
+
+
+# On the CPU an LSTM runs as one kernel, inside which there is nothing to measure: it is refused by name.
+MEASURABLE = [name for name in NETWORKS if name != "lstm"]
+
+
+@pytest.mark.parametrize("name", MEASURABLE)
+def test_planted_permutations_are_found(name):
+    """From what rows and what goes into them show, wherever channels vary and differ."""
+    model, example = build(name)
+    model.eval()
+    spec = permutation_spec(model, *example, proof=False)
+    planted = build(name)[0].eval()
+    planted.load_state_dict(permute(model.state_dict(), spec, spec.random(3)))
+    torch.manual_seed(1)
+
+    def draw(tensor):
+        return torch.randn_like(tensor) if tensor.is_floating_point() else torch.randint_like(tensor, 0, 11)
+
+    batches = [tree_map_tensors(draw, example) for _ in range(8)]
+
+    def recorded(network, before=False):
+        parts = [record(network, spec, *batch, before=before) for batch in batches]
+        return [torch.cat(row) for row in zip(*parts, strict=True)]
+
+    pairs = [
+        [correlation(x, y) for x, y in zip(recorded(model, before), recorded(planted, before), strict=True)]
+        for before in (False, True)
+    ]
+    scores = [matrix + TIE * tie for matrix, tie in zip(*pairs, strict=True)]
+    found = assign_groups(spec, scores)
+    again = [correlation(x, x) for x in recorded(model)]
+    clear = [np.count_nonzero(c > 1 - 1e-6, axis=0).max(initial=1) == 1 for c in again]
+    shown = set().union(*(row.votes for row, ok in zip(spec.rows, clear, strict=True) if ok))
+    moved = permute(planted.state_dict(), spec, found)
+    for key, axes in spec.axes.items():
+        if all(groups_in(axis) <= shown for axis in axes):
+            assert torch.equal(moved[key], model.state_dict()[key]), key
+
+
+def test_the_model_is_left_as_it_was():
+    model, example = build("stochastic_parts")
+    model.train()
+    model.head.eval()
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    modes_before, hooks = [m.training for m in model.modules()], len(nn.modules.module._global_forward_hooks)
+    random = torch.get_rng_state()
+    spec = permutation_spec(model, *example)
+    record(model, spec, *example)
+    assert [m.training for m in model.modules()] == modes_before
+    assert torch.equal(random, torch.get_rng_state())
+    assert len(nn.modules.module._global_forward_hooks) == hooks
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+
+
+def test_rows_are_calls():
+    model, example = build("module_used_twice")
+    spec = permutation_spec(model, *example)
+    assert [row.label for row in spec.rows] == ["relu", "relu:2", "relu:3"]
+    model = nn.Sequential(nn.Linear(8, 6), relu := nn.ReLU(), nn.Linear(6, 6), relu, nn.Linear(6, 2))
+    spec = permutation_spec(model, *VECTORS)
+    assert [row.label for row in spec.rows] == ["1", "1:2"]
+    first, second = record(model, spec, *VECTORS)
+    assert torch.equal(first, F.relu(model[0](*VECTORS))) and torch.equal(second, F.relu(model[2](first)))
+    before = record(model, spec, *VECTORS, before=True)
+    assert torch.equal(before[1], model[2](first))
+
+
+def test_a_batch_of_one_is_doubled_where_batch_statistics_need_it():
+    model = nn.Sequential(conv(3, 8), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(8), nn.Linear(8, 3))
+    spec = permutation_spec(model, IMAGES[0][:1])
+    assert [group.size for group in spec.groups] == [8] and set(spec.modes) == {"eval", "train"}
+
+
+def test_a_network_that_needs_targets_to_train_is_seen_in_evaluation():
+    def run(self, x):
+        if self.training:
+            raise ValueError("targets should not be none")
+        return self.b(F.relu(self.a(x)))
+
+    spec = permutation_spec(Run(run, a=nn.Linear(8, 6), b=nn.Linear(6, 3)), *VECTORS)
+    assert len(spec.groups) == 1 and spec.modes == ("eval",)
+
+
+def test_a_network_that_depends_on_data_is_refused():
+    def run(self, x):
+        return self.b(torch.from_numpy(F.relu(self.a(x)).numpy()))
+
+    with pytest.raises(ValueError, match="Run"):
+        permutation_spec(Run(run, a=nn.Linear(8, 6), b=nn.Linear(6, 3)), *VECTORS)
