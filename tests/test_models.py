@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from models import MODELS, GoogLeNet
+from models import MODELS, GoogLeNet, build
+from utils.storage.layout import model_folder, model_of
 
 PARAMETERS = {
     "TinyTen": (86_778, 92_628, 99_128),
@@ -60,3 +61,30 @@ def test_googlenet_has_auxiliary_logits_in_training_only():
 @pytest.mark.parametrize("size", [32, 64])
 def test_sizes_of_images(name, size):
     assert MODELS[name](5).eval()(torch.zeros(1, 3, size, size)).shape == (1, 5)
+
+
+def test_networks_by_name(tmp_path):
+    """torchvision's, and what a factory in a file makes; a folder of its own for each."""
+    file = tmp_path / "mine.py"
+    file.write_text("from torch import nn\n\n\ndef net(num_classes):\n    return nn.Linear(4, num_classes)\n")
+    assert build("torchvision:resnet18", 7).fc.out_features == 7
+    assert build(f"{file}:net", 5).out_features == 5
+    assert build("TinyTen", 3).dense.out_features == 3
+    names = ["TinyTen", "torchvision:resnet18", "timm:resnet18", f"{file}:net", f"{tmp_path / 'other/mine.py'}:net"]
+    folders = [model_folder(name) for name in names]
+    assert len(set(folders)) == len(names)
+    assert not any(set(folder) & set("/:\\") for folder in folders)
+    assert [model_of(folder) for folder in folders[:3]] == names[:3]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("Nope", "there is no network 'Nope'"),
+        ("torchvision:nope", "torchvision has no network 'nope'"),
+        ("nowhere.py:net", "does not exist"),
+    ],
+)
+def test_networks_that_are_none_are_refused(name, message):
+    with pytest.raises(ValueError, match=message):
+        build(name, 3)
