@@ -331,3 +331,17 @@ def test_an_array_whose_end_is_other_bytes(tmp_path):
     path.write_bytes(content[:150] + bytes(len(content) - 150))
     with pytest.raises(FileError, match="something else follows"):
         load_array(path)
+
+
+@pytest.mark.parametrize("pickled", ["array", "plain"])
+def test_a_pickle_among_results_is_refused_without_advice_to_trust_it(tmp_path, pickled):
+    path = tmp_path / "series.npy"
+    if pickled == "array":
+        np.save(path, np.array([{}, None], dtype=object), allow_pickle=True)
+    else:
+        path.write_bytes(pickle.dumps([1.0, 2.0]))
+    with pytest.raises(FileError) as error:
+        load_array(path)
+    assert "it holds pickled objects" in str(error.value)
+    assert "allow_pickle" not in str(error.value)
+    assert "trust" not in str(error.value)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from benchmarks.torture.judging import Failure, differences, error_lines, expect_good_end, expect_refusal
 from benchmarks.torture.readers import Reader
-from benchmarks.torture.running import Outcome, run
+from benchmarks.torture.running import REPOSITORY, Outcome, run
 from benchmarks.torture.trials import Torture
 from benchmarks.torture.workspaces import PLANE
 
@@ -53,11 +53,12 @@ def read(line: str, ran: Command, images: Path) -> Advice | None:
     images: the folder of the dataset, of which stages that draw do not know.
     """
     path = Path(line.split(" ")[0])
-    wrong, _, advice = line.partition("; ")
+    _, _, advice = line.partition("; ")
     moved = path if "move it away" in advice else None
-    given = re.search(r"(?:make it with|make it anew with|go on with): (python \S+\.py.*)$", advice)
+    given = re.search(r"(?:make it with|make it anew with|go on with): (.*)$", advice)
     if given:
-        _, script, *flags = shlex.split(given[1])
+        _, place, *flags = shlex.split(given[1])  # the first word is the interpreter
+        script = str(Path(place).resolve().relative_to(REPOSITORY))
         more = [] if "--num_points" in flags else SMALL.get(script, [])
         if "--data_path" not in flags:
             more = [*more, "--data_path", images]

@@ -234,7 +234,9 @@ def read(path: Path, what: str, parse: Callable[[], Content]) -> Content:
     except (PermissionError, UserError):
         raise
     except Exception as error:  # what a parser raises on a damaged file can be anything
-        raise FileError(path, f"is not {what}, or it is damaged ({first_line(error)})", "remake") from error
+        # numpy's own words for a pickle advise to trust it.
+        reason = "it holds pickled objects" if "allow_pickle" in str(error) else first_line(error)
+        raise FileError(path, f"is not {what}, or it is damaged ({reason})", "remake") from error
 
 
 def load_checkpoint(path: Path) -> dict:
