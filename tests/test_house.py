@@ -15,8 +15,8 @@ FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 
 ROOF = "utils.cli"  # what the stages alone import
 LINES_OF_A_FILE, LINES_OF_A_FUNCTION, PARAMETERS, FLOORS = 400, 80, 8, 9
-# What may be said of learning is many things; the other has the parameters of ATen's operation.
-MANY_PARAMETERS = {"utils.fitting.fit", "utils.symmetries.operations.trilinear"}
+# What may be said of learning is many things.
+MANY_PARAMETERS = {"utils.fitting.fit"}
 
 
 def module_of(path):

@@ -225,7 +225,7 @@ def mv(n, self, vec=None, tensor=None, other=None) -> list[Axis]:
 
 
 @rule("_trilinear")
-def trilinear(n, out, i1, i2, i3, expand1, expand2, expand3, sumdim):
+def trilinear(n, i1, i2, i3, expand1, expand2, expand3, sumdim):
     """Three tensors broadcast after unsqueezing, their product summed over some dimensions."""
     wide = [t.reshape(_unsqueezed(t.shape, dims)) for t, dims in ((i1, expand1), (i2, expand2), (i3, expand3))]
     for tensor, source, dims in zip(wide, (i1, i2, i3), (expand1, expand2, expand3), strict=True):
