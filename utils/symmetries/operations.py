@@ -69,10 +69,10 @@ def is_pointwise(name: str) -> bool:
     return name in ELEMENTWISE or any(torch.Tag.pointwise in form.tags for form in forms)
 
 
-def bind(func: torch._ops.OpOverload, args: tuple, kwargs: dict) -> dict:
+def bind(func: torch._ops.OpOverload, operands: tuple, keywords: dict) -> dict:
     """The arguments of a call by name, those with default values included."""
     arguments = {a.name: a.default_value for a in func._schema.arguments if a.has_default_value()}
-    return arguments | dict(zip((a.name for a in func._schema.arguments), args, strict=False)) | kwargs
+    return arguments | dict(zip((a.name for a in func._schema.arguments), operands, strict=False)) | keywords
 
 
 def accepts(function: Callable) -> frozenset[str]:

@@ -17,18 +17,18 @@ TOLERANCE = 1e-5  # of the largest output: rounding in float64 stays far below i
 class Calm(TorchDispatchMode):
     """Replaces what is drawn by chance by its mean, so that two runs can be compared."""
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
+    def __torch_dispatch__(self, func, types, operands=(), keywords=None):
+        keywords = keywords or {}
         name = func._schema.name.removeprefix("aten::")
         if torch.Tag.nondeterministic_seeded not in func.tags:
-            return func(*args, **kwargs)
-        given = bind(func, args, kwargs)
+            return func(*operands, **keywords)
+        given = bind(func, operands, keywords)
         if name in ("native_dropout", "_fused_dropout"):
-            return args[0].clone(), torch.ones_like(args[0], dtype=torch.bool)
+            return operands[0].clone(), torch.ones_like(operands[0], dtype=torch.bool)
         if name.startswith("rrelu_with_noise"):
             slope = (given["lower"] + given["upper"]) / 2
-            return torch.where(args[0] > 0, args[0], args[0] * slope)
-        out = func(*args, **kwargs)
+            return torch.where(operands[0] > 0, operands[0], operands[0] * slope)
+        out = func(*operands, **keywords)
         return out.copy_(mean(name.rstrip("_"), out, given)) if isinstance(out, torch.Tensor) else out
 
 

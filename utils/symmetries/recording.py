@@ -49,7 +49,7 @@ class _Recorder(Calm):
         self.operations = {tap.operation for tap in self.rows}
         self.found: dict[int, torch.Tensor] = {}
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(self, func, types, operands=(), keywords=None):
         name = func._schema.name.removeprefix("aten::").rstrip("_")
         rows = []
         if name in self.operations:
@@ -57,10 +57,10 @@ class _Recorder(Calm):
             rows = self.rows.get(Tap(path, name, self.counts[path, name]), [])
             self.counts[path, name] += 1
         if self.before:
-            self.keep(rows, next((a for a in args if isinstance(a, torch.Tensor)), None), is_output=False)
+            self.keep(rows, next((a for a in operands if isinstance(a, torch.Tensor)), None), is_output=False)
         if func._schema.is_mutable and self.found:
-            self.save_from(tensors_in([args, kwargs or {}]))
-        out = super().__torch_dispatch__(func, types, args, kwargs)
+            self.save_from(tensors_in([operands, keywords or {}]))
+        out = super().__torch_dispatch__(func, types, operands, keywords)
         self.keep(rows, out[0] if isinstance(out, (tuple, list)) else out, is_output=True)
         return out
 

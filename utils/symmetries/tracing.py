@@ -284,19 +284,19 @@ class Tracer(TorchDispatchMode):
         self.counts: Counter = Counter()
         self.last: tuple[torch.Tensor | None, Call | None] = (None, None)
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(self, func, types, operands=(), keywords=None):
         if torch.Tag.inplace_view in func.tags:  # squeeze_ and the like: the rule is for the tensor as it was
-            before, tensor = to_meta(args[0]), args[0]
+            before, tensor = to_meta(operands[0]), operands[0]
             self.network.known[before] = self.network.axes(tensor)
-            out = func(*args, **(kwargs or {}))
+            out = func(*operands, **(keywords or {}))
             self.network.known.pop(tensor)
-            self.follow(func, (before, *args[1:]), kwargs or {}, out)
+            self.follow(func, (before, *operands[1:]), keywords or {}, out)
             return out
-        out = func(*args, **(kwargs or {}))
-        self.follow(func, args, kwargs or {}, out)
+        out = func(*operands, **(keywords or {}))
+        self.follow(func, operands, keywords or {}, out)
         return out
 
-    def follow(self, func, args, kwargs, out) -> None:
+    def follow(self, func, operands, keywords, out) -> None:
         network, path = self.network, self.places.stack[-1]
         name = func._schema.name.removeprefix("aten::")
         network.operation = name
@@ -304,12 +304,12 @@ class Tracer(TorchDispatchMode):
         function = rule_for(func)
         result = None
         if function is not None:
-            given = {"tensors": tensors_in([args, kwargs]), "out": out, **bind(func, args, kwargs)}
+            given = {"tensors": tensors_in([operands, keywords]), "out": out, **bind(func, operands, keywords)}
             with contextlib.suppress(
                 IndexError, KeyError, TypeError, ValueError
             ):  # a form that the rule does not know
                 result = function(network, **{name: given[name] for name in accepts(function) if name in given})
-        inputs, outputs = tensors_in([args, kwargs]), tensors_in(out)
+        inputs, outputs = tensors_in([operands, keywords]), tensors_in(out)
         if result is None:
             self._not_understood(name, inputs, outputs)
             return
