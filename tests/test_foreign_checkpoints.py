@@ -296,8 +296,8 @@ def test_a_whole_network(tmp_path, legacy):
     words = "(models.tinyten.TinyTen), which only its own code can read; " + SAVE_IT
     assert refusal(tmp_path / "c.pt") == f"holds a whole network {words}"
     with warnings.catch_warnings(action="ignore"):
-        save({"epoch": 3, "model": nn.DataParallel(TinyTen(4)), "args": argparse.Namespace()})
-    assert "holds a whole network as its entry model (torch.nn.parallel.data_parallel" in refusal(tmp_path / "c.pt")
+        save({"epoch": 3, "model": nn.Sequential(TinyTen(4)), "args": argparse.Namespace()})
+    assert "holds a whole network as its entry model (torch.nn.modules.container.Sequential" in refusal(tmp_path / "c.pt")
 
 
 @pytest.mark.parametrize(
