@@ -9,6 +9,9 @@ import shlex
 import sys
 from pathlib import Path
 
+sys.path.insert(0, workflow.basedir)
+from utils.storage.layout import model_folder, model_of
+
 if not config:
     raise WorkflowError("name a preset, as in: snakemake --configfile presets/demo.yaml --cores all")
 if lacking := {"root", "datasets", "pairs", "alignments", "epochs_model", "epochs_curve"} - config.keys():
@@ -34,7 +37,7 @@ if "gpus" in config:
 wildcard_constraints:
     robust="(adversarial_)?",
     kind="basic|adversarial",
-    model="[A-Za-z0-9]+",
+    model="[^/]+",
     dataset="[^/]+",
     seed=r"\d\d+",
     a=r"\d\d+",
@@ -85,7 +88,7 @@ def files(kind, pattern, robust="", lines=False, for_tables=False):
         for dataset in config["datasets"]:
             for tag in alignments:
                 for (a, b), table_seed in zip(PAIRS, TABLE_SEEDS):
-                    names = dict(robust=robust, model=model, dataset=dataset, tag=tag, a=f"{a:02d}", b=f"{b:02d}")
+                    names = dict(robust=robust, model=model_folder(model), dataset=dataset, tag=tag, a=f"{a:02d}", b=f"{b:02d}")
                     if lines and not tag.startswith("pam_"):
                         yield pattern.format(**names, variant="", epoch=0)
                     for seed in dict.fromkeys([FIGURE_SEED] + ([table_seed] if for_tables else [])):
@@ -106,7 +109,7 @@ ALL = [
     *files("planes", PLANE),
     *files("midpoints", MIDPOINT, lines=True),
     *(
-        ALIGNED_PLANE.format(model=model, dataset=dataset, match=match, a=f"{a:02d}", b=f"{b:02d}")
+        ALIGNED_PLANE.format(model=model_folder(model), dataset=dataset, match=match, a=f"{a:02d}", b=f"{b:02d}")
         for model, matches in matched("planes").items()
         for dataset in config["datasets"]
         for match in matches
@@ -161,7 +164,7 @@ def flags(stage):
         dataset = config["datasets"][wildcards.dataset] or {}
         known = config.get("flags", {})
         parts = (known.get("all"), known.get(stage), dataset.get("all"), dataset.get(stage))
-        return " ".join([dataset_flags(wildcards), f"--model {wildcards.model}", *filter(None, parts)])
+        return " ".join([dataset_flags(wildcards), f"--model {shlex.quote(model_of(wildcards.model))}", *filter(None, parts)])
 
     return of
 
@@ -381,7 +384,7 @@ rule report:
                 words = " ".join("''" if tag == "null" else tag for tag in names(tags))
                 epochs = epochs_of_curves(robust, model)
                 for dataset in config["datasets"] if words else ():
-                    subject = f"--model {model} --dataset {shlex.quote(dataset)} --alignment {words}"
+                    subject = f"--model {shlex.quote(model)} --dataset {shlex.quote(dataset)} --alignment {words}"
                     shell(f"{{PYTHON}} visualization/{script}.py {of} {subject} {flags.format(epochs=epochs)}")
 
         def not_pam(tags):

@@ -5,7 +5,6 @@ python alignment/align_along_curve.py --dataset CIFAR100 --alignment corr --epoc
 
 import copy
 import sys
-from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -14,7 +13,6 @@ from utils.cli import start
 
 start.quietly()
 
-from models import MODELS
 from utils.cli import commands, flags, machine, places, process, types
 from utils.datasets import load_data
 from utils.devices import memory_format
@@ -54,6 +52,7 @@ def main(args):
         args.dataset,
         folder=args.data_folder,
         transform=args.transform,
+        moments=args.moments,
         use_test=args.use_test,
         image_size=args.image_size,
         threads=args.num_workers,
@@ -61,18 +60,17 @@ def main(args):
     )
     curve = load_curve(
         layout,
-        partial(MODELS[args.model], data.num_classes),
+        data,
         seeds,
         args.epochs_model,
         args.epochs_curve,
         alignment=args.alignment,
-        transform=args.transform,
         variant=variant,
     ).to(args.device, memory_format=memory_format(args.device))
     check_input(curve.base, data.for_batch_norm(args.bn_images), args.batch_size)
     if args.compile:
         curve.compile()
-    spec = spec_of(curve.base)
+    spec = spec_of(curve.base, data.example)
     settings = flags.evaluation_settings(vars(args), curve, "point_t") | {"measured_on": "alignment images"}
     table = GrowingTable(path, settings, args.overwrite)
     if not table.finished:

@@ -14,7 +14,6 @@ start.quietly()
 
 import torch
 
-from models import MODELS
 from utils.cli import aliases, commands, flags, machine, places, process, types
 from utils.curves import network_digest
 from utils.datasets import load_data
@@ -24,7 +23,7 @@ from utils.matching import align_on, cross_moments, mean_distances
 from utils.permutations import identity, row_labels, rows_from_permutations
 from utils.storage.files import expect_writable, save_array
 from utils.storage.layout import Layout
-from utils.storage.loading import expect_pair, load_network, spec_of
+from utils.storage.loading import expect_pair, load_endpoint, spec_of
 from utils.storage.matches import save_match
 
 
@@ -65,25 +64,18 @@ def main(args):
         args.dataset,
         folder=args.data_folder,
         transform=args.transform,
+        moments=args.moments,
         use_test=args.use_test,
         image_size=args.image_size,
         threads=args.num_workers,
         device=args.device,
     )
-    networks = [
-        load_network(
-            layout.endpoint(seed, args.epochs),
-            MODELS[args.model](data.num_classes),
-            transform=args.transform,
-            robust=args.robust,
-        )
-        for seed in seeds
-    ]
+    networks = [load_endpoint(layout, data, seed, args.epochs) for seed in seeds]
     made_for = [network_digest(network) for network in networks]
     for network in networks:
         network.to(args.device, memory_format=memory_format(args.device))
     check_input(networks[1], data.train)
-    spec = spec_of(networks[1])
+    spec = spec_of(networks[1], data.example)
 
     how = {"batch_size": args.batch_size, "method": args.method, "attack": args.attack}
     permutations, before, after = align_on(*networks, spec, data, **how)

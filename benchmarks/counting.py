@@ -15,7 +15,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from models import MODELS
+from models import build
 from utils import datasets, matching, measuring, pam
 from utils.attack import Attack
 from utils.curves import Curve
@@ -41,7 +41,7 @@ class Dataset(NamedTuple):
 
 def fake_network(name: str, classes: int) -> nn.Module:
     with torch.device("meta"):  # initialization that looks at numbers works here, and not on fake tensors
-        model = MODELS[name](classes)
+        model = build(name, classes)
     with FAKE:
         return model.to_empty(device="cpu")
 

@@ -13,7 +13,6 @@ from utils.cli import start
 
 start.quietly()
 
-from models import MODELS
 from utils.cli import aliases, commands, flags, places, process, types
 from utils.curves import Curve
 from utils.datasets import load_data
@@ -22,7 +21,7 @@ from utils.inputs import check_input
 from utils.measuring import evaluate_plane, measure, plane_of
 from utils.storage.files import expect_writable
 from utils.storage.layout import Layout, tag
-from utils.storage.loading import expect_pair, load_network, load_pair
+from utils.storage.loading import expect_pair, load_endpoint, load_pair, new_network
 from utils.storage.tables import GrowingTable
 
 # As fractions of the way from A to B, and of aligned B's height above it
@@ -57,18 +56,16 @@ def main(args):
         args.dataset,
         folder=args.data_folder,
         transform=args.transform,
+        moments=args.moments,
         use_test=args.use_test,
         image_size=args.image_size,
         threads=args.num_workers,
         device=args.device,
     )
-    build = partial(MODELS[args.model], data.num_classes)
-    a, aligned = load_pair(
-        layout, build, seeds, args.epochs_model, alignment=args.alignment, transform=args.transform
-    )
-    b = load_network(layout.endpoint(args.seed_b, args.epochs_model), build(), transform=args.transform)
+    a, aligned = load_pair(layout, data, seeds, args.epochs_model, alignment=args.alignment)
+    b = load_endpoint(layout, data, args.seed_b, args.epochs_model)
     # B as it is spans the plane with A and aligned B: it is the last control point, and aligned B the middle one
-    corners = Curve.between(build(), a.state_dict(), b.state_dict())
+    corners = Curve.between(new_network(layout, data), a.state_dict(), b.state_dict())
     corners.set_point(1, aligned.state_dict())
     corners.to(args.device, memory_format=memory_format(args.device))
     coordinates, *_ = plane_of(corners)

@@ -13,7 +13,6 @@ from utils.cli import start
 
 start.quietly()
 
-from models import MODELS
 from utils.cli import commands, flags, places, process, types
 from utils.datasets import load_data
 from utils.devices import memory_format
@@ -53,6 +52,7 @@ def main(args):
         args.dataset,
         folder=args.data_folder,
         transform=args.transform,
+        moments=args.moments,
         use_test=args.use_test,
         image_size=args.image_size,
         threads=args.num_workers,
@@ -60,12 +60,11 @@ def main(args):
     )
     curve = load_curve(
         layout,
-        partial(MODELS[args.model], data.num_classes),
+        data,
         seeds,
         args.epochs_model,
         args.epochs_curve,
         alignment=args.alignment,
-        transform=args.transform,
         variant=variant,
     ).to(args.device, memory_format=memory_format(args.device))
     height = midpoint_height(curve)

@@ -16,6 +16,7 @@ from utils.cli import commands, flags, process
 from utils.reporting import results, tables
 from utils.reporting.paths import Selection
 from utils.storage.files import write_atomically
+from utils.storage.layout import model_folder
 
 
 def parse_args(argv=None):
@@ -35,7 +36,7 @@ def main(args):
     markdown = tables.to_markdown(table)
     texts = {"md": markdown, "csv": tables.to_csv(table), "tex": tables.to_latex(table, args.command)}
     subjects = ["_".join(dict.fromkeys(column.dataset for column in table.columns))]
-    subjects.append("_".join(dict.fromkeys(row.model for row in table.rows)))
+    subjects.append("_".join(dict.fromkeys(model_folder(row.model) for row in table.rows)))
     files = []
     try:
         for suffix, text in texts.items():

@@ -1,11 +1,13 @@
 """Networks by name: ours, torchvision's, timm's, or what a factory in a file of the user's own makes."""
 
+import difflib
 import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 
 from torch import nn
 
@@ -27,19 +29,16 @@ def build(name: str, num_classes: int, *, pretrained: bool = False) -> nn.Module
 
     Raises ValueError, in one line, if there is no such network or it cannot be built so.
     """
+    check_name(name)
     source, _, rest = name.rpartition(":")
-    if not source:
-        if name not in MODELS:
-            raise ValueError(f"there is no network {name!r}; it is one of {FORMS}")
-        if pretrained:
-            raise ValueError(f"{name} has no published weights; pretrained networks are torchvision's or timm's")
-        return MODELS[name](num_classes)
     if source == "torchvision":
         return _torchvision(rest, num_classes, pretrained)
     if source == "timm":
-        return _timm(rest, num_classes, pretrained)
+        return _timm().create_model(rest, pretrained=pretrained, num_classes=num_classes)
     if pretrained:
         raise ValueError(f"{name} has no published weights; pretrained networks are torchvision's or timm's")
+    if not source:
+        return MODELS[name](num_classes)
     factory = _factory(Path(source), rest)
     known = inspect.signature(factory).parameters
     takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in known.values())
@@ -53,11 +52,37 @@ def build(name: str, num_classes: int, *, pretrained: bool = False) -> nn.Module
     return network
 
 
+def check_name(name: str) -> None:
+    """Raises ValueError, in one line, if there is no network of this name; nothing is built, and no file is run."""
+    source, _, rest = name.rpartition(":")
+    if not source and name not in MODELS:
+        close = difflib.get_close_matches(name, MODELS)
+        meant = f"{close[0]} may be meant" if close else f"it is one of {FORMS}"
+        raise ValueError(f"there is no network {name!r}; {meant}")
+    if source == "torchvision":
+        from torchvision import models  # slow to import, and most runs do without
+
+        _expect_among(rest, models.list_models(module=models), "torchvision has no network {} for classification")
+    elif source == "timm":
+        _expect_among(rest, _timm().list_models(), "timm has no network {}")
+    elif source:
+        path = Path(source).expanduser()
+        if path.suffix != ".py" or not rest.isidentifier():
+            raise ValueError(f"there is no network {name!r}; it is one of {FORMS}")
+        if not path.is_file():
+            raise ValueError(f"there is no file {source}; a network is one of {FORMS}")
+
+
+def _expect_among(name: str, names: Sequence[str], message: str) -> None:
+    if name not in names:
+        close = difflib.get_close_matches(name, names)
+        meant = f"; {', '.join(close)} may be meant" if close else ""
+        raise ValueError(message.format(repr(name)) + meant)
+
+
 def _torchvision(name: str, num_classes: int, pretrained: bool) -> nn.Module:
     from torchvision import models  # slow to import, and most runs do without
 
-    if name not in models.list_models(module=models):
-        raise ValueError(f"torchvision has no network {name!r} for classification")
     # Two of them want to be told that their slow initial weights are wanted
     wants = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
     network = models.get_model(name, weights=None, num_classes=num_classes, **wants)
@@ -71,26 +96,19 @@ def _torchvision(name: str, num_classes: int, pretrained: bool) -> nn.Module:
     return network
 
 
-def _timm(name: str, num_classes: int, pretrained: bool) -> nn.Module:
+def _timm() -> ModuleType:
     try:
-        timm = importlib.import_module("timm")
+        return importlib.import_module("timm")
     except ModuleNotFoundError as error:
         raise ValueError("timm is not installed; install it with: python -m pip install timm") from error
-    if not timm.is_model(name):
-        raise ValueError(f"timm has no network {name!r}")
-    return timm.create_model(name, pretrained=pretrained, num_classes=num_classes)
 
 
 def _factory(path: Path, name: str) -> Callable[..., nn.Module]:
     """The function or class `name` of a Python file, which is run."""
     path = path.expanduser().resolve()
-    if not path.is_file():
-        raise ValueError(f"{path} does not exist; a network is one of {FORMS}")
     module_name = f"network_file_{path.stem}_{abs(hash(path))}"
     if module_name not in sys.modules:
         spec = importlib.util.spec_from_file_location(module_name, path)
-        if spec is None or spec.loader is None:
-            raise ValueError(f"{path} is not a Python file")
         module = importlib.util.module_from_spec(spec)
         sys.modules[module_name] = module
         sys.path.insert(0, str(path.parent))  # what the file imports from beside it

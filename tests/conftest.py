@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 from stages import run
 
-from utils.datasets import load_data
+from utils.datasets import Data, load_data
+from utils.images import Augmentation, Images, pack
 from utils.storage.files import save_array, save_arrays
 from utils.storage.layout import Layout
 
@@ -93,6 +94,13 @@ def workspace(trained, tmp_path):
 def small(workspace, data_path):
     """Flags that make a stage go on in the workspace."""
     return ["--dataset", "bars", "--data_path", data_path, "--root", workspace, "--batch_size", "32"]
+
+
+def data_of(classes: int) -> Data:
+    """Two black images, and so many classes."""
+    pixels = pack(np.zeros((2, SIZE, SIZE, 3), np.uint8))
+    images = Images(pixels, torch.zeros(2, dtype=torch.int64), (SIZE, SIZE), Augmentation(), None, None)
+    return Data(images, images, classes)
 
 
 def randomize(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import randomize
+from conftest import data_of, randomize
 from torch import nn
 
 from models import MODELS, TinyTen
@@ -297,7 +297,9 @@ def test_a_whole_network(tmp_path, legacy):
     assert refusal(tmp_path / "c.pt") == f"holds a whole network {words}"
     with warnings.catch_warnings(action="ignore"):
         save({"epoch": 3, "model": nn.Sequential(TinyTen(4)), "args": argparse.Namespace()})
-    assert "holds a whole network as its entry model (torch.nn.modules.container.Sequential" in refusal(tmp_path / "c.pt")
+    assert "holds a whole network as its entry model (torch.nn.modules.container.Sequential" in refusal(
+        tmp_path / "c.pt"
+    )
 
 
 @pytest.mark.parametrize(
@@ -449,7 +451,7 @@ def layout(tmp_path):
 
 
 def the_curve(layout, epochs=7):
-    return load_curve(layout, partial(TinyTen, 4), (1, 2), 3, epochs, transform="TinyTen")
+    return load_curve(layout, data_of(4), (1, 2), 3, epochs)
 
 
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.base.", "net."])

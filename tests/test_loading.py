@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from conftest import randomize
+from conftest import data_of, randomize
 
 from models import MODELS, TinyTen
 from utils.curves import Curve, FlatParameters, network_digest
@@ -16,7 +16,7 @@ from utils.storage.layout import Layout
 from utils.storage.loading import load_curve, load_network, load_pair, load_permutations, spec_of
 from utils.storage.matches import save_match
 
-BUILD = partial(TinyTen, 4)
+DATA = data_of(4)
 
 
 def swaps(spec):
@@ -91,8 +91,9 @@ def test_a_network_sees_images_normalized_as_those_it_was_trained_on(tmp_path):
     path = stored(tmp_path / "c.pt", transform="TinyTen")
     load_network(path, TinyTen(4), transform="ResNet32")  # alike
     error = refused(load_network, path, TinyTen(4), transform="Adversarial")
-    assert "trained with the transform TinyTen, which normalizes images unlike Adversarial; use the same" in str(
-        error
+    assert (
+        "trained with the transform TinyTen, which normalizes images unlike the transform Adversarial; use the same"
+        in str(error)
     )
 
 
@@ -100,22 +101,22 @@ def test_a_network_sees_images_normalized_as_those_it_was_trained_on(tmp_path):
 
 
 def test_a_pair_is_a_and_the_permuted_b(layout):
-    a, b = load_pair(layout, BUILD, (1, 2), 3, alignment="corr", transform="TinyTen")
-    as_they_are = load_pair(layout, BUILD, (1, 2), 3, transform="TinyTen")
+    a, b = load_pair(layout, DATA, (1, 2), 3, alignment="corr")
+    as_they_are = load_pair(layout, DATA, (1, 2), 3)
     spec = permutation_spec(b)
     expected = permute(as_they_are[1].state_dict(), spec, swaps(spec))
     assert all(torch.equal(value, expected[name]) for name, value in b.state_dict().items())
     assert network_digest(a) == network_digest(as_they_are[0])
     assert network_digest(b) != network_digest(as_they_are[1])
     for name in ("", "null"):
-        _, same = load_pair(layout, BUILD, (1, 2), 3, alignment=name, transform="TinyTen")
+        _, same = load_pair(layout, DATA, (1, 2), 3, alignment=name)
         assert network_digest(same) == network_digest(as_they_are[1])
 
 
 def test_a_match_is_for_its_networks(layout):
     path = layout.match("corr", 1, 2)
-    networks = load_pair(layout, BUILD, (1, 2), 3, transform="TinyTen")
-    spec = spec_of(networks[1])
+    networks = load_pair(layout, DATA, (1, 2), 3)
+    spec = spec_of(networks[1], DATA.example)
     for order, expected in zip(load_permutations(path, spec, networks), swaps(spec), strict=True):
         np.testing.assert_array_equal(order, expected)
     error = refused(load_permutations, path, spec, networks[::-1])
@@ -135,7 +136,7 @@ def test_a_network_that_cannot_be_aligned():
 
     layers = torch.nn.Conv2d(3, 4, 1), torch.nn.ReLU(), torch.nn.Conv2d(4, 2, 1)
     with pytest.raises(UserError, match="^Odd cannot be aligned: aligned_by names '1' and 'none such'"):
-        spec_of(Odd(*layers))
+        spec_of(Odd(*layers), DATA.example)
 
 
 # --- curves ------------------------------------------------------------------------------------------------
@@ -143,7 +144,7 @@ def test_a_network_that_cannot_be_aligned():
 
 def learned(layout, alignment="corr", **shape):
     """A curve between the pair with its points moved, saved as one of seven epochs."""
-    a, b = load_pair(layout, BUILD, (1, 2), 3, alignment=alignment, transform="TinyTen")
+    a, b = load_pair(layout, DATA, (1, 2), 3, alignment=alignment)
     curve = Curve.between(TinyTen(4), a.state_dict(), b.state_dict(), **shape)
     with torch.no_grad():
         curve.learned.add_(0.1)
@@ -153,7 +154,7 @@ def learned(layout, alignment="corr", **shape):
 
 
 def load(layout, epochs=7, alignment="corr"):
-    return load_curve(layout, BUILD, (1, 2), 3, epochs, alignment=alignment, transform="TinyTen")
+    return load_curve(layout, DATA, (1, 2), 3, epochs, alignment=alignment)
 
 
 @pytest.mark.parametrize(
@@ -167,7 +168,7 @@ def test_a_curve_comes_back(layout, shape):
 
 
 def test_no_epochs_are_the_line(layout):
-    a, b = load_pair(layout, BUILD, (1, 2), 3, alignment="corr", transform="TinyTen")
+    a, b = load_pair(layout, DATA, (1, 2), 3, alignment="corr")
     line = load(layout, epochs=0)
     flat = FlatParameters(a)
     ends = [flat.flatten(network.state_dict()) for network in (a, b)]

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from models import MODELS, GoogLeNet, build
-from utils.storage.layout import model_folder, model_of
+from utils.storage.layout import is_network, model_folder, model_of
 
 PARAMETERS = {
     "TinyTen": (86_778, 92_628, 99_128),
@@ -70,11 +70,15 @@ def test_networks_by_name(tmp_path):
     assert build("torchvision:resnet18", 7).fc.out_features == 7
     assert build(f"{file}:net", 5).out_features == 5
     assert build("TinyTen", 3).dense.out_features == 3
-    names = ["TinyTen", "torchvision:resnet18", "timm:resnet18", f"{file}:net", f"{tmp_path / 'other/mine.py'}:net"]
+    names = ["TinyTen", "torchvision:resnet18", "timm:resnet18", f"{file}:net", f"{tmp_path / 'other+/mine.py'}:net"]
+    names.append("models/tinyten.py:TinyTen")
     folders = [model_folder(name) for name in names]
+    assert folders[1::4] == ["torchvision=resnet18", "models+tinyten.py=TinyTen"]
     assert len(set(folders)) == len(names)
     assert not any(set(folder) & set("/:\\") for folder in folders)
-    assert [model_of(folder) for folder in folders[:3]] == names[:3]
+    assert [model_of(folder) for folder in folders] == names
+    assert all(map(is_network, names))
+    assert not any(map(is_network, ("TinyTen_old", "", "notes.txt:a")))
 
 
 @pytest.mark.parametrize(
@@ -82,7 +86,7 @@ def test_networks_by_name(tmp_path):
     [
         ("Nope", "there is no network 'Nope'"),
         ("torchvision:nope", "torchvision has no network 'nope'"),
-        ("nowhere.py:net", "does not exist"),
+        ("nowhere.py:net", "there is no file nowhere.py"),
     ],
 )
 def test_networks_that_are_none_are_refused(name, message):

@@ -4,7 +4,6 @@ python training/train_curve.py --dataset CIFAR100 --seed_a 1 --seed_b 2 --alignm
 """
 
 import sys
-from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -15,7 +14,6 @@ start.quietly()
 
 import torch
 
-from models import MODELS
 from utils.cli import commands, flags, places, process, types
 from utils.curves import Curve, midpoint
 from utils.datasets import load_data
@@ -24,7 +22,7 @@ from utils.fitting import fit, robust_rates, step_rates
 from utils.inputs import check_input
 from utils.storage.files import expect_writable, save_checkpoint
 from utils.storage.layout import Layout, Variant
-from utils.storage.loading import expect_pair, load_pair
+from utils.storage.loading import expect_pair, load_pair, new_network
 from utils.storage.runs import Run
 from utils.tasks import CurveTask
 
@@ -59,25 +57,24 @@ def main(args):
         args.dataset,
         folder=args.data_folder,
         transform=args.transform,
+        moments=args.moments,
         use_test=args.use_test,
         image_size=args.image_size,
         threads=args.num_workers,
         device=args.device,
     )
-    build = partial(MODELS[args.model], data.num_classes)
     network_a, network_b = load_pair(
         layout,
-        build,
+        data,
         (args.seed_a, args.seed_b),
         args.epochs_model,
         alignment=args.alignment,
-        transform=args.transform,
         variant=variant,
     )
     state_a, state_b = network_a.state_dict(), network_b.state_dict()
 
     torch.manual_seed(args.seed)
-    base = build().to(args.device, memory_format=memory_format(args.device))
+    base = new_network(layout, data).to(args.device, memory_format=memory_format(args.device))
     check_input(base, data.train, args.batch_size)
     curve = Curve.between(base, state_a, state_b, args.num_bends, args.curve, args.fix_start, args.fix_end)
     linear = layout.curve(*names, 0, variant)
@@ -96,7 +93,7 @@ def main(args):
         curve.compile()
     if args.init_linear_off:
         for index in range(1, args.num_bends - 1):
-            curve.set_point(index, build().state_dict())
+            curve.set_point(index, new_network(layout, data).state_dict())
 
     settings = flags.run_settings(vars(args), *flags.CURVE_FLAGS, "seed_a", "seed_b", "epochs_model", "alignment")
     run = Run(

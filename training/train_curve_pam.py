@@ -5,7 +5,6 @@ python training/train_curve_pam.py --dataset CIFAR100 --seed_a 1 --seed_b 2 --ep
 
 import argparse
 import sys
-from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -16,7 +15,6 @@ start.quietly()
 
 import torch
 
-from models import MODELS
 from utils import distributed, pam
 from utils.cli import aliases, commands, flags, places, process, types
 from utils.curves import Curve, midpoint, network_digest
@@ -25,10 +23,10 @@ from utils.devices import memory_format
 from utils.errors import FileError
 from utils.fitting import fit, step_rates
 from utils.inputs import check_input
-from utils.permutations import identity, permute, rows_from_permutations
+from utils.permutations import compose, identity, permute, rows_from_permutations
 from utils.storage.files import expect_writable, hold, save_checkpoint
 from utils.storage.layout import Layout, Variant, tag
-from utils.storage.loading import expect_pair, load_pair, load_permutations, spec_of
+from utils.storage.loading import expect_pair, load_pair, load_permutations, new_network, spec_of
 from utils.storage.matches import save_match
 from utils.storage.runs import Run
 
@@ -71,20 +69,20 @@ def main(args):
         args.dataset,
         folder=args.data_folder,
         transform=args.transform,
+        moments=args.moments,
         use_test=args.use_test,
         image_size=args.image_size,
         threads=args.num_workers,
         device=args.device,
     )
-    build = partial(MODELS[args.model], data.num_classes)
-    networks = load_pair(layout, build, seeds, args.epochs_model, transform=args.transform)
+    networks = load_pair(layout, data, seeds, args.epochs_model)
     state_a, state_b = (network.state_dict() for network in networks)
-    spec = spec_of(networks[1])
+    spec = spec_of(networks[1], data.example)
     permutations = identity(spec)
     if start_name != "null":
         permutations = load_permutations(layout.match(start_name, *seeds, variant), spec, networks)
     torch.manual_seed(args.seed)
-    curve = Curve(build().to(args.device, memory_format=memory_format(args.device)))
+    curve = Curve(new_network(layout, data).to(args.device, memory_format=memory_format(args.device)))
     check_input(curve.base, data.train, args.batch_size)
     if args.compile:
         curve.compile()
@@ -112,7 +110,7 @@ def main(args):
     how = {"batch_size": args.batch_size, "seed": args.seed, "precision": args.precision}
     phi, previous = torch.zeros_like(curve.row(0)), None
     if args.init_linear_off:
-        phi = off_the_line(curve, permute(state_b, spec, permutations), build().state_dict())
+        phi = off_the_line(curve, permute(state_b, spec, permutations), new_network(layout, data).state_dict())
     for i, match in enumerate(matches):
         start = permute(state_b, spec, permutations)
         put_end(curve, start)
@@ -126,7 +124,7 @@ def main(args):
             task = pam.PermutationTask(curve, spec, start, phi, data.test)
             rates = perm_rates[i * args.inner_iters_perm :][: args.inner_iters_perm]
             order = pam.learn_permutations(task, data.train, phase, rates=rates, val_freq=args.val_freq[0], **how)
-            permutations = [p[q] for p, q in zip(permutations, order, strict=True)]
+            permutations = compose(spec, permutations, order)
             save_match(match, rows_from_permutations(spec, permutations), list(map(network_digest, networks)))
 
         aligned = permute(state_b, spec, permutations)

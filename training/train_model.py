@@ -14,7 +14,6 @@ start.quietly()
 
 import torch
 
-from models import MODELS
 from utils.cli import commands, flags, places, process, types
 from utils.datasets import load_data
 from utils.devices import memory_format
@@ -22,6 +21,7 @@ from utils.fitting import fit, robust_rates, step_rates
 from utils.inputs import check_input
 from utils.storage.files import expect_writable
 from utils.storage.layout import Layout
+from utils.storage.loading import new_network
 from utils.storage.runs import Run
 from utils.tasks import NetworkTask
 
@@ -31,6 +31,8 @@ def parse_args(argv=None, description=__doc__, robust=False):
     flags.add_training_flags(parser)
     if robust:
         flags.add_attack_flags(parser, training=True)
+    pretrained_help = "begin with torchvision's or timm's published weights, which are downloaded"
+    parser.add_argument("--pretrained", action="store_true", help=pretrained_help)
     parser.add_argument("--val_freq", type=types.frequency, default=1, help="test every so many epochs, or none")
     places.add_flags(parser, "training/train_model.py")
     return flags.parse(parser, argv)
@@ -44,19 +46,22 @@ def main(args):
         args.dataset,
         folder=args.data_folder,
         transform=args.transform,
+        moments=args.moments,
         use_test=args.use_test,
         image_size=args.image_size,
         threads=args.num_workers,
         device=args.device,
     )
     torch.manual_seed(args.seed)
-    model = MODELS[args.model](data.num_classes).to(args.device, memory_format=memory_format(args.device))
+    model = new_network(layout, data, pretrained=args.pretrained).to(
+        args.device, memory_format=memory_format(args.device)
+    )
     check_input(model, data.train, args.batch_size)
     if args.compile:
         model.compile(dynamic=False)
     run = Run(
         layout.endpoint_stem(args.seed),
-        flags.run_settings(vars(args)),
+        flags.run_settings(vars(args), "pretrained"),
         args.epochs,
         args.save_freq,
         layout.model_history(args.seed),

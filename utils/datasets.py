@@ -1,7 +1,7 @@
 """The datasets: what is known of each, where their images come from, and how an experiment divides them."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,13 +17,26 @@ from utils.images import Augmentation, Images, pack
 
 REPOSITORY_DATA = Path(__file__).resolve().parent.parent / "data"
 
-TRANSFORMS = ("TinyTen", "ResNet32", "GoogLeNet", "Adversarial", "Adversarial_GoogLeNet")
+# How images are varied and normalized. Those named after networks are published; `standard` does what TinyTen's does;
+# `none` leaves images as they are, pixels in [0, 1]. Adversarial ones do not normalize.
+TRANSFORMS = ("TinyTen", "ResNet32", "GoogLeNet", "standard", "none", "Adversarial", "Adversarial_GoogLeNet")
+
+# Mean and standard deviation of the three channels of pixels in [0, 1]
+Moments = Sequence[Sequence[float]]
 
 ALIGNMENT_IMAGES = 10_000
 HELD_OUT_IMAGES = 5_000
 
 
 # --- what is known of each ---------------------------------------------------------------------------------
+
+
+NO_AUGMENTATION = Augmentation(degrees=0.0, padding=0, flip=False)
+
+
+def is_normalizing(transform: str) -> bool:
+    """Whether a transform normalizes images by the moments of their dataset."""
+    return transform != "none" and not transform.startswith("Adversarial")
 
 
 def _as_for_cifar(size: tuple[int, int]) -> Augmentation:
@@ -110,6 +123,7 @@ def known(name: str) -> Known:
 class Data:
     """The images of one experiment: `test` is the test set, or the held-out images without `use_test`.
 
+    transform, moments: as `load_data` was told.
     digest: tells datasets apart, whatever their names are: sha256 (hex) of the pixels that the networks see, before
         augmentation and normalization, of their sizes, and of the labels, of the whole training and test set (also
         if images are held out of it). It is taken once, when the images are loaded.
@@ -119,6 +133,15 @@ class Data:
     test: Images
     num_classes: int
     digest: str = ""
+    transform: str = "standard"
+    moments: Moments | None = None
+
+    @property
+    def example(self) -> torch.Tensor:
+        """The first images as a network sees them, float32 (1 or 2, 3, H, W), on the CPU."""
+        with distributed.alone():
+            images, _ = next(self.test.subset(torch.arange(min(2, len(self.test)))).batches(2))
+        return images.cpu()
 
     @property
     def alignment(self) -> Images:
@@ -135,6 +158,7 @@ def load_data(
     *,
     folder: Path,
     transform: str,
+    moments: Moments | None = None,
     use_test: bool = True,
     image_size: int | None = None,
     threads: int = 4,
@@ -143,7 +167,8 @@ def load_data(
     """The dataset `name` on the device: folder/NAME/{train,test}/CLASS/, or one that is known (see DATASETS).
 
     folder: holds the datasets; those that are downloaded come here.
-    transform: one of TRANSFORMS. Only Adversarial ones leave the pixels in [0, 1]; the others normalize them.
+    transform: one of TRANSFORMS. Adversarial ones and `none` leave the pixels in [0, 1]; the others normalize them.
+    moments: mean and standard deviation by which to normalize, whatever the transform; None: as it does.
     use_test: whether `test` is the test set, or else training images held out for it.
     image_size: makes images square: shorter side to this size, then the middle; and not to what `transform` resizes.
     threads: how many decode images.
@@ -157,12 +182,12 @@ def load_data(
         for split in ("train_images", "test_images"):
             arrays[split] = _resized(arrays[split], resized)
     size = arrays["train_images"].shape[1:3]
-    augmentation = about.augmentation(size)
+    augmentation = NO_AUGMENTATION if transform == "none" else about.augmentation(size)
     mean = std = None
-    if not transform.startswith("Adversarial"):
+    if moments is not None or is_normalizing(transform):
         mean, std = (
             torch.tensor(values, dtype=torch.float32, device=device).view(1, 3, 1, 1)
-            for values in about.moments or _moments(arrays["train_images"])
+            for values in moments or about.moments or _moments(arrays["train_images"])
         )
 
     def images(split: str) -> Images:
@@ -175,7 +200,7 @@ def load_data(
         if len(train) < 10:
             raise UserError(f"{name} has {len(train)} training images: a tenth, to be held out for testing, is none")
         train, test = _hold_out(train)
-    return Data(train, test, num_classes, _digest(arrays))
+    return Data(train, test, num_classes, _digest(arrays), transform, moments)
 
 
 def _hold_out(train: Images) -> tuple[Images, Images]:

@@ -60,6 +60,7 @@ class Augmentation:
     scale: tuple[float, float] | None = None
     padding: int = 4
     affine_last: bool = False
+    flip: bool = True
     jitter: float = 0.0  # contrast and saturation factors in 1 ± jitter
 
     def draw(self, count: int, generator: torch.Generator) -> Parameters:
@@ -72,7 +73,7 @@ class Augmentation:
         return Parameters(
             angle=uniform(-self.degrees, self.degrees),
             scale=uniform(*self.scale) if self.scale else torch.ones(count, dtype=torch.float64),
-            flip=integers(2).bool(),
+            flip=integers(2).bool() & self.flip,
             top=integers(2 * self.padding + 1),
             left=integers(2 * self.padding + 1),
             contrast=uniform(1 - self.jitter, 1 + self.jitter),

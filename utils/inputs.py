@@ -8,13 +8,15 @@ from torch import nn
 from utils import distributed
 from utils.errors import UserError
 from utils.images import Images
+from utils.outputs import main_output
 
 LARGEST_TRIED = 256  # side of an image, in the search for one that a network can take
 
 
 @torch.no_grad()
 def check_input(model: nn.Module, images: Images, batch_size: int | None = None) -> None:
-    """UserError if a network cannot take images of this size, or not in batches of this size. It stays as it is.
+    """UserError if a network cannot take images of this size or shape, or not in batches of this size, or does not
+    classify them. It stays as it is.
 
     batch_size: of batches on which batch norm takes statistics, as in training; None if there are none.
     """
@@ -23,8 +25,8 @@ def check_input(model: nn.Module, images: Images, batch_size: int | None = None)
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        model(x)
-    except (RuntimeError, ValueError) as error:
+        _check_logits(model, model(x), images)
+    except (RuntimeError, ValueError, AssertionError) as error:
         smallest = _smallest_size(model)
         if smallest is None:  # the images' size is not what is wrong
             raise
@@ -40,13 +42,25 @@ def check_input(model: nn.Module, images: Images, batch_size: int | None = None)
         _check_single(model, images, batch_size)
 
 
+def _check_logits(model: nn.Module, output: object, images: Images) -> None:
+    """UserError if what a network puts out for one image is not a logit for each class."""
+    try:
+        shape = tuple(main_output(output).shape)
+    except TypeError as error:
+        raise UserError(f"{type(model).__name__} is no classifier: {error}") from error
+    classes = int(images.labels.max()) + 1
+    if len(shape) != 2 or shape[1] < classes:
+        wanted = f"a logit for each of {classes} classes, as (1, {classes})"
+        raise UserError(f"{type(model).__name__} puts out {shape} for one image, where {wanted}, is wanted")
+
+
 def _smallest_size(model: nn.Module) -> int | None:
     """The side of the smallest square images that a network can take, if any of moderate size can be found."""
     shapes_only = copy.deepcopy(model).to("meta")
     for side in range(1, LARGEST_TRIED + 1):
         try:
             shapes_only(torch.empty(1, 3, side, side, device="meta"))
-        except (RuntimeError, ValueError):
+        except (RuntimeError, ValueError, AssertionError):
             continue
         return side
     return None

@@ -14,6 +14,7 @@ from utils.curves import Curve
 from utils.errors import UserError
 from utils.geometry import ROUNDING, plane_basis, plane_coordinates
 from utils.images import Images, as_images
+from utils.outputs import main_output
 from utils.precision import autocast
 from utils.progress import Progress, in_words
 
@@ -43,7 +44,7 @@ def evaluate(
         with autocast(images.device, precision):
             if attack is not None:
                 x = attack(model, x, labels, images, generator)
-            logits = model(x)
+            logits = main_output(model(x))
         loss += F.cross_entropy(logits.float(), labels, reduction="sum")
         correct += (logits.argmax(1) == labels).sum()
     sums = distributed.sum_over_all(torch.stack([loss, correct.to(loss.dtype)]))
@@ -97,11 +98,15 @@ def reestimate_batch_norm(
     model.eval()
 
 
+# Batch norm of all kinds; and instance norm, which can have running statistics too
+_WITH_STATISTICS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
+
+
 def use_batch_statistics(model: nn.Module) -> list[nn.Module]:
-    """Put a model in eval mode but for its batch-norm layers, which normalize by the batch; returns these."""
+    """Put a model in eval mode but for its layers with running statistics, which it returns; they use the batch's."""
     model.eval()
     distributed.batch_norm(model)
-    layers = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    layers = [m for m in model.modules() if isinstance(m, _WITH_STATISTICS) and m.running_mean is not None]
     for layer in layers:
         layer.train()
     return layers

@@ -13,19 +13,29 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from models import MODELS
 from utils.cli import places
 from utils.cli.places import ROBUST_SCRIPTS
 from utils.errors import FileError, UserError
 from utils.storage.files import load_arrays, load_checkpoint
-from utils.storage.layout import Layout, Name, Variant, kept_epochs, partial, read_name, rolling, tag
-
-REPOSITORY = Path(__file__).resolve().parent.parent.parent
+from utils.storage.layout import (
+    REPOSITORY,
+    Layout,
+    Name,
+    Variant,
+    kept_epochs,
+    model_folder,
+    partial,
+    read_name,
+    rolling,
+    tag,
+)
 
 
 def default_transform(model: str | None, robust: bool) -> str:
     if robust:
         return "Adversarial_GoogLeNet" if model == "GoogLeNet" else "Adversarial"
-    return model
+    return model if model is None or model in MODELS else "standard"
 
 
 def command(script: str, flags: Mapping[str, object], *names: str, **values: object) -> str:
@@ -43,6 +53,7 @@ def command(script: str, flags: Mapping[str, object], *names: str, **values: obj
         for name, told in (("data_path", "data_path"), ("image_size", "image_size"), ("device", "asked_device")):
             if flags.get(told) is not None:
                 given.setdefault(name, flags[told])
+        words += _setting_words({"moments": flags.get("moments")})
         if not flags.get("use_test", True):
             words.append("--no-use_test")
     for name, folder in places.told(script, flags.get("replaced", {})).items():
@@ -89,6 +100,9 @@ def _setting_words(settings: Mapping[str, object]) -> list[str]:
     for name, value in settings.items():
         if name in on_unless_told:
             words += [] if value else [f"--no-{name}"]
+        elif name == "moments" and value is not None:
+            for flag, numbers in zip(("--mean", "--std"), value, strict=True):
+                words.append(" ".join([flag, *map(str, numbers)]))
         elif name == "attack" and value is not None:
             numbers = zip(("--epsilon", "--attack_step", "--attack_steps"), value, strict=True)
             words += [f"{flag} {number!r}" for flag, number in numbers]
@@ -264,7 +278,10 @@ def _there_is(path: Path, name: Name, flags: Mapping[str, object]) -> list[str]:
 
 def _maker(name: Name, flags: Mapping[str, object]) -> str | None:
     """The command that makes a file of this name; None if no command alone does."""
-    where = {"model": name.model, "dataset": name.dataset}
+    # The name of a network in a file of the user's own is told as it was, since it is a path from where it is told.
+    told = str(flags.get("model"))
+    model = told if model_folder(told) == model_folder(name.model) else name.model
+    where = {"model": model, "dataset": name.dataset}
     if name.kind in ("endpoint", "model_history"):
         epochs = name.epoch or flags.get("epochs_model") or flags.get("epochs")
         return command("training/train_model.py", flags, **where, seed=name.seeds[0], epochs=epochs)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from models import MODELS
+from models import FORMS
 from utils.attack import Attack
 from utils.cli import aliases, machine, places, types
 from utils.cli.commands import REPOSITORY, default_transform
@@ -44,10 +44,16 @@ def stage_parser(description: str | None, batch_size: int, model: str | None = N
     add(
         "--transform",
         choices=TRANSFORMS,
-        help="augmentation and normalization (default: the model's, or Adversarial)",
+        help="augmentation and normalization (default: the model's, standard, or Adversarial)",
     )
+    moments = {"nargs": 3, "type": types.number, "metavar": ("R", "G", "B")}
+    add("--mean", help="of pixels in [0, 1], by which images are normalized (default: the dataset's)", **moments)
+    add("--std", help="the deviations that go with it", **moments)
     add("--batch_size", type=types.positive_int, default=batch_size, help="images in a batch")
-    add("--model", choices=[model] if model else list(MODELS), default=model or "TinyTen", help="architecture")
+    if model:
+        add("--model", choices=[model], default=model, help="architecture")
+    else:
+        add("--model", type=types.network, default="TinyTen", help=f"the network: {FORMS}")
     add(
         "--use_test",
         action=argparse.BooleanOptionalAction,
@@ -180,6 +186,12 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
         parser.error(f"--seed_a and --seed_b are both {args.seed_a}: a pair needs two networks")
     if getattr(args, "transform", "") is None:
         args.transform = default_transform(args.model, args.robust)
+    if hasattr(args, "mean"):
+        if (args.mean is None) != (args.std is None):
+            parser.error("--mean and --std go together: give both, or none")
+        if args.std and min(args.std) <= 0:
+            parser.error("--std: a deviation is above 0")
+        args.moments = [args.mean, args.std] if args.mean else None
     if hasattr(args, "epochs_curve"):
         given = {args.epochs_model, args.epochs_curve}
         if args.epochs is not None and None not in given and args.epochs not in given:
@@ -247,7 +259,7 @@ def published_attack(dataset: str) -> Attack:
 
 def run_settings(flags: Mapping[str, object], *names: str) -> dict[str, object]:
     """The flags that decide a run's outcome, which a resumed run must share; `names` are beyond the usual ones."""
-    shared = ("dataset", "image_size", "transform", "model", "batch_size", "use_test", "precision")
+    shared = ("dataset", "image_size", "transform", "moments", "model", "batch_size", "use_test", "precision")
     sgd = ("lr", "wd", "lr_decay", "lr_drop", "seed")
     robust = ("momentum", "epsilon", "attack_step", "attack_steps", "epochs") if flags["robust"] else ()
     return {name: flags[name] for name in (*shared, *sgd, *robust, *names)}
@@ -255,7 +267,8 @@ def run_settings(flags: Mapping[str, object], *names: str) -> dict[str, object]:
 
 def evaluation_settings(flags: Mapping[str, object], curve: Curve, *names: str) -> dict[str, object]:
     """The flags that decide a result's numbers, and the control points it is of; `names` beyond the usual ones."""
-    shared = ("transform", "image_size", "batch_size", "use_test", "precision", "epochs_model", "bn_images", "attack")
+    shared = ("transform", "moments", "image_size", "batch_size", "use_test", "precision", "epochs_model")
+    shared += ("bn_images", "attack")
     return {name: flags[name] for name in (*shared, *names)} | {"points": curve.digests()}
 
 
@@ -279,7 +292,7 @@ def results_parser(description: str | None, *, robust: bool = False, of_all: boo
         add("--dataset", type=name, nargs="+")
     else:
         add("--dataset", type=name, default="FashionMNIST10k")
-    add("--model", nargs="+", choices=list(MODELS), default=usual("TinyTen"))
+    add("--model", nargs="+", type=types.network, default=usual("TinyTen"), help=f"networks: {FORMS}")
     add("--seed_a", nargs="+", type=types.seed, default=usual(1), help="networks A, one a pair")
     add("--seed_b", nargs="+", type=types.seed, default=usual(2), help="networks B, one a pair")
     add("--alignment", nargs="+", type=types.word, default=usual("", "corr"), help="names of matches; '' for none")

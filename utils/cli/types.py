@@ -9,6 +9,7 @@ from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
+from models import check_name
 from utils.datasets import why_no_name
 from utils.folders import TEST_FOLDERS
 
@@ -66,6 +67,19 @@ def seed(text: str) -> int:
             f"{text!r} is beyond {LARGEST_SEED}, the last seed that the random number generators tell from others"
         )
     return value
+
+
+def number(text: str) -> float:
+    return _number(float, text, math.isfinite, "a number")
+
+
+def network(text: str) -> str:
+    """The name of a network: ours, a library's, or a file and what makes the network in it (`models.build`)."""
+    try:
+        check_name(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text
 
 
 def truth(text: str) -> bool:

@@ -29,7 +29,7 @@ from matplotlib.ticker import MaxNLocator
 
 from utils.reporting import paths, results
 from utils.storage.files import write_atomically
-from utils.storage.layout import Layout
+from utils.storage.layout import Layout, model_folder
 
 WIDTH = 3.4  # inches
 
@@ -253,7 +253,7 @@ def save(drawings: Sequence[Drawing], *, pairs: Sequence[paths.Pair], command: s
             "pdf": {"Title": title, "Subject": command, "CreationDate": None},  # the same results, the same file
         }
         for suffix, note in notes.items():
-            subjects = (drawing.kind, suffix, layout.dataset, layout.model)
+            subjects = (drawing.kind, suffix, layout.dataset, model_folder(layout.model))
             files.append(results.output_path(layout.root, *subjects, robust=layout.robust, name=name))
             buffer = io.BytesIO()
             drawing.figure.savefig(buffer, format=suffix, dpi=300, metadata=note)

@@ -12,7 +12,17 @@ from typing import NamedTuple
 
 from models import MODELS
 from utils.errors import UserError
-from utils.storage.layout import FOLDERS, ROBUST_FOLDERS, USUAL, Layout, Variant, read_name, tag
+from utils.storage.layout import (
+    FOLDERS,
+    ROBUST_FOLDERS,
+    USUAL,
+    Layout,
+    Variant,
+    is_network,
+    model_folder,
+    read_name,
+    tag,
+)
 
 # Alignments in the order of the paper's table, then others that scripts here make: their name in words and their
 # colour everywhere (Okabe and Ito's colours, which stay apart for colour-blind readers and in grey print).
@@ -126,6 +136,12 @@ def alignment_order(alignment: str) -> tuple[int, str]:
     return known.index(alignment) if alignment in known else len(known), alignment
 
 
+def model_order(model: str) -> tuple[int, str]:
+    """By which networks are sorted: the paper's first, then by name."""
+    known = list(MODELS)
+    return known.index(model) if model in known else len(known), model
+
+
 def _order(route: Route) -> tuple:
     """By which paths are sorted: as in the paper's tables, and then the usual curves before others."""
     seed, num_bends, curve = route.variant
@@ -194,9 +210,10 @@ class Selection:
 
     def includes(self, one: Found) -> bool:
         tags = None if self.alignments is None else [tag(alignment) for alignment in self.alignments]
+        folders = None if self.models is None else [model_folder(model) for model in self.models]
         wanted = [
             (self.datasets, one.dataset),
-            (self.models, one.model),
+            (folders, model_folder(one.model)),
             (self.pairs, one.pair),
             (tags, one.alignment),
             (self.epochs, one.epochs),
@@ -238,14 +255,13 @@ def evaluated(root: Path, *, robust: bool = False) -> list[Found]:
     found = {
         Found(Layout(root, name.model, name.dataset, robust), name.alignment, name.epoch, name.seeds, name.variant)
         for name in names
-        if name.kind == "evaluated" and name.model in MODELS
+        if name.kind == "evaluated" and is_network(name.model)
     }
-    models = list(MODELS)
     return sorted(
         found,
         key=lambda one: (
             one.dataset,
-            models.index(one.model),
+            model_order(one.model),
             _order(Route(one.epochs, one.alignment, one.variant)),
             one.pair,
         ),

@@ -18,7 +18,7 @@ from utils.errors import FileError, UserError
 from utils.reporting import paths, results, tables
 from utils.reporting.figures import PLANE_QUANTITIES, corners_of_curve, mean_plane
 from utils.storage.files import load_checkpoint, write_atomically
-from utils.storage.layout import USUAL
+from utils.storage.layout import USUAL, model_folder
 
 try:
     import plotly.graph_objects as go
@@ -106,7 +106,7 @@ def _table(table: tables.Table, command: str, *, robust: bool) -> str:
     lines = [f"<thead><tr>{head}</tr></thead>"]
     for row, texts in rows:
         words = html.escape(row.words)
-        head = f"<b>{row.model}</b>, {words}" if row.is_first else words
+        head = f"<b>{html.escape(row.model)}</b>, {words}" if row.is_first else words
         lines.append(f"<tr><th>{head}</th>" + "".join(f"<td>{text}</td>" for text in texts) + "</tr>")
     title = "Robust networks" if robust else "Networks"
     notes = html.escape(" ".join(table.notes))
@@ -157,7 +157,7 @@ def _walks(found: Sequence[paths.Found], selection: paths.Selection, missing: Mi
 def _explorer(walks: Sequence[Walk]) -> str:
     """Planes and lines under one slider: it moves a point along every path to the same t."""
     layout = walks[0].series.layout
-    name = "_".join(["robust" if layout.robust else "plain", layout.dataset, layout.model])
+    name = "_".join(["robust" if layout.robust else "plain", layout.dataset, model_folder(layout.model)])
     figures, moving = {}, []
     with_planes = [walk for walk in walks if walk.plane is not None]
     if with_planes:
@@ -178,7 +178,7 @@ def _explorer(walks: Sequence[Walk]) -> str:
     middle = min(range(len(steps)), key=lambda i: abs(steps[i] - 0.5))
     kind = ", robust" if layout.robust else ""
     return f"""<section class=explorer id="{html.escape(name)}">
-<h3>{layout.model} on {html.escape(layout.dataset)}{kind}</h3>
+<h3>{html.escape(layout.model)} on {html.escape(layout.dataset)}{kind}</h3>
 <label>Position t on the path from A to B: <output></output><br>
 <input type=range min=0 max={len(steps) - 1} value={middle}></label>
 {plots}

@@ -7,11 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from models import MODELS
 from utils.errors import FileError, UserError
 from utils.reporting import paths, results
 from utils.reporting.published import EPOCHS, SOURCE, Number, Published, is_as_published, load_published
-from utils.storage.layout import USUAL, Layout, tag
+from utils.storage.layout import USUAL, Layout, model_folder, tag
 
 # The numbers of a path, by their names in the CSV file, in words
 STATISTICS = {
@@ -84,7 +83,7 @@ def build(root: Path, selection: paths.Selection, *, robust: bool = False) -> Ta
     selection = selection.with_pairs(there)
     found = [one for one in there if selection.includes(one)]
     datasets = selection.datasets or list(dict.fromkeys(one.dataset for one in found))
-    models = selection.models or [model for model in MODELS if any(one.model == model for one in found)]
+    models = selection.models or sorted({one.model for one in found}, key=paths.model_order)
     columns = [
         Column(dataset, quantity, words, statistic)
         for dataset in datasets
@@ -95,7 +94,7 @@ def build(root: Path, selection: paths.Selection, *, robust: bool = False) -> Ta
     published = load_published()
     for model in models if datasets else ():
         layouts = [Layout(root, model, dataset, robust) for dataset in datasets]
-        here = [one for one in found if one.model == model]
+        here = [one for one in found if model_folder(one.model) == model_folder(model)]
         _add_model(table, layouts, here, selection=selection, published=published)
     for dataset in datasets:
         if not any(one.dataset == dataset for one in found):
@@ -293,7 +292,7 @@ def to_latex(table: Table, command: str) -> str:
     for row, texts in rows:
         if row.is_first:
             lines.append(r"\midrule")
-        words = rf"\textbf{{{_escaped(row.model)}}}, {row.words}" if row.is_first else _escaped(row.words)
+        words = rf"\textbf{{{_escaped(row.model)}}}, {_escaped(row.words)}" if row.is_first else _escaped(row.words)
         lines.append(" & ".join([words, *(text.replace("–", "--") for text in texts)]) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
 

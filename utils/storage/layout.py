@@ -1,11 +1,16 @@
 """Where files are: the published layout of networks, matches, curves and results under one root."""
 
-import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import quote, unquote
+
+from models import MODELS
+
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
+NAMED = ("torchvision", "timm")  # libraries whose networks go by LIBRARY:NAME
 
 FOLDERS = {
     "models": "model_dicts/basic_models",
@@ -32,21 +37,31 @@ ROBUST_FOLDERS = {
 
 
 def model_folder(model: str) -> str:
-    """The folder of a network's files by its name: a safe one, and another for another network.
+    """The folder of a network's files, by its name: a safe one, and another for another network (`model_of`).
 
-    torchvision:resnet18 is in torchvision-resnet18, path/to/FILE.py:FACTORY in FILE.FACTORY- and a hash of the path.
+    torchvision:resnet18 is in torchvision=resnet18, and my/net.py:Net in my+net.py=Net. Files have their path in it,
+    from the repository on if they lie in it.
     """
     source, _, name = model.rpartition(":")
-    if not source or source in ("torchvision", "timm"):
-        return model.replace(":", "-")
+    if not source or source in NAMED:
+        return model.replace(":", "=")
     path = Path(source).expanduser().resolve()
-    return f"{path.stem}.{name}-{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    path = path.relative_to(REPOSITORY) if path.is_relative_to(REPOSITORY) else path
+    return quote(f"{path.as_posix()}:{name}", safe="/: ").replace("/", "+").replace(":", "=")
 
 
 def model_of(folder: str) -> str:
-    """The name of the network whose files are in a folder; of a user's own file, the folder's name itself."""
-    source, dash, name = folder.partition("-")
-    return f"{source}:{name}" if dash and source in ("torchvision", "timm") else folder
+    """The name of the network whose files are in a folder."""
+    source, _, name = folder.rpartition("=")
+    if not source or source in NAMED:
+        return folder.replace("=", ":")
+    return unquote(folder.replace("+", "/").replace("=", ":"))
+
+
+def is_network(model: str) -> bool:
+    """Whether what `model_of` tells can be a network, and not any folder that somebody has put there."""
+    source, _, name = model.rpartition(":")
+    return model in MODELS or (bool(name) and (source in NAMED or source.endswith(".py")))
 
 
 def tag(alignment: str) -> str:
@@ -235,7 +250,7 @@ def read_name(path: Path) -> Name | None:
             epoch, t = found.get("epoch"), found.get("t")
             return Name(
                 kind,
-                model,
+                model_of(model),
                 dataset,
                 robust=any(part.startswith("adversarial_") for part in path.parts[-4:-3]),
                 seeds=tuple(int(found[end]) for end in "ab" if found.get(end)),

@@ -1,12 +1,15 @@
 """Networks, matches and curves from their files, each checked against what it is to be used with."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import nn
 
+from models import build
 from utils.curves import Curve, network_digest
+from utils.datasets import Data, Moments, is_normalizing
 from utils.errors import FileError, UserError
 from utils.permutations import PermutationSpec, permutation_spec, permutations_from_rows, permute
 from utils.storage.files import expect, load_checkpoint
@@ -16,11 +19,21 @@ from utils.storage.originals import stand_in
 from utils.storage.states import load_points, load_state
 
 
-def load_network(path: Path, network: nn.Module, *, transform: str, robust: bool = False) -> nn.Module:
+def new_network(layout: Layout, data: Data, *, pretrained: bool = False) -> nn.Module:
+    """An untrained network for the classes of a dataset (`models.build`). UserError if it cannot be built."""
+    try:
+        return build(layout.model, data.num_classes, pretrained=pretrained)
+    except ValueError as error:
+        raise UserError(str(error), exit_code=2) from error
+
+
+def load_network(
+    path: Path, network: nn.Module, *, transform: str, moments: Moments | None = None, robust: bool = False
+) -> nn.Module:
     """Put a checkpoint into `network`, which is returned in eval mode.
 
     FileError if there is none or it does not fit: another architecture, a plain network where a robust one is wanted
-    or the other way round, or one trained on images normalized unlike those of `transform`.
+    or the other way round, or one trained on images normalized unlike those of `transform` and `moments`.
     """
     stored = load_checkpoint(path)
     try:
@@ -36,13 +49,23 @@ def load_network(path: Path, network: nn.Module, *, transform: str, robust: bool
     if ("epsilon" in settings) != robust:
         kind, wanted = ("plain", "robust") if robust else ("robust", "plain")
         raise FileError(path, f"is a {kind} network, not a {wanted} one", "remake")
-    if _is_normalized(settings["transform"]) != _is_normalized(transform):
+    before = settings["transform"], settings.get("moments")
+    if _normalized_by(*before) != _normalized_by(transform, moments):
         raise FileError(
             path,
-            f"was trained with the transform {settings['transform']}, which normalizes images unlike {transform}; "
+            f"was trained with {_in_words(*before)}, which normalizes images unlike {_in_words(transform, moments)}; "
             "use the same",
         )
     return network.eval()
+
+
+def _normalized_by(transform: str, moments: Moments | None) -> object:
+    return [list(values) for values in moments] if moments else is_normalizing(transform)
+
+
+def _in_words(transform: str, moments: Moments | None) -> str:
+    numbers = [" ".join(f"{value:g}" for value in values) for values in moments or ()]
+    return f"the transform {transform}" + (" --mean {} --std {}".format(*numbers) if numbers else "")
 
 
 def settings_of(checkpoint: Mapping[str, object]) -> dict[str, object]:
@@ -52,7 +75,8 @@ def settings_of(checkpoint: Mapping[str, object]) -> dict[str, object]:
 
 
 # What of a run's settings decides whether its result is comparable with another, seeds left out
-OF_TRAINING = ("transform", "image_size", "batch_size", "use_test", "precision", "lr", "wd", "lr_decay", "lr_drop")
+OF_TRAINING = ("transform", "moments", "image_size", "batch_size", "use_test", "precision")
+OF_TRAINING += ("lr", "wd", "lr_decay", "lr_drop")
 OF_TRAINING += ("epochs_model", "fix_start", "fix_end", "init_linear_off", "outer_iters", "inner_iters_perm")
 OF_TRAINING += ("momentum", "epsilon", "attack_step", "attack_steps")
 
@@ -63,14 +87,10 @@ def training_settings(path: Path) -> dict[str, object]:
     return {name: settings[name] for name in OF_TRAINING if name in settings}
 
 
-def _is_normalized(transform: str) -> bool:
-    return not transform.startswith("Adversarial")
-
-
-def spec_of(network: nn.Module) -> PermutationSpec:
-    """`permutation_spec`, with what it refuses as a UserError."""
+def spec_of(network: nn.Module, example: torch.Tensor) -> PermutationSpec:
+    """`permutation_spec` for images such as `example` (n, 3, H, W), with what it refuses as a UserError."""
     try:
-        return permutation_spec(network)
+        return permutation_spec(network, example.to(next(network.parameters()).device))
     except ValueError as error:
         raise UserError(f"{type(network).__name__} cannot be aligned: {error}") from error
 
@@ -98,27 +118,29 @@ def expect_pair(
     expect(*([] if name == "null" else [stand_in(layout.match(name, *seeds, variant))]))
 
 
+def load_endpoint(layout: Layout, data: Data, seed: int, epochs: int) -> nn.Module:
+    """The network of a seed after `epochs`, in eval mode (`load_network`)."""
+    how = {"transform": data.transform, "moments": data.moments, "robust": layout.robust}
+    return load_network(layout.endpoint(seed, epochs), new_network(layout, data), **how)
+
+
 def load_pair(
     layout: Layout,
-    build: Callable[[], nn.Module],
+    data: Data,
     seeds: tuple[int, int],
     epochs: int,
     *,
     alignment: str = "",
-    transform: str,
     variant: Variant = USUAL,
 ) -> tuple[nn.Module, nn.Module]:
     """Networks A and B of two seeds after `epochs`, B permuted by the match `alignment` ('' or null: as it is).
 
-    build: makes an untrained network. variant: of the curve with which PAM found the match, if PAM did.
+    data: the images on which they are to work. variant: of the curve with which PAM found the match, if PAM did.
     """
-    a, b = (
-        load_network(layout.endpoint(seed, epochs), build(), transform=transform, robust=layout.robust)
-        for seed in seeds
-    )
+    a, b = (load_endpoint(layout, data, seed, epochs) for seed in seeds)
     name = tag(alignment)
     if name != "null":
-        spec = spec_of(b)
+        spec = spec_of(b, data.example)
         permutations = load_permutations(stand_in(layout.match(name, *seeds, variant)), spec, (a, b))
         b.load_state_dict(permute(b.state_dict(), spec, permutations))
     return a, b
@@ -140,22 +162,20 @@ def expect_curve(
 
 def load_curve(
     layout: Layout,
-    build: Callable[[], nn.Module],
+    data: Data,
     seeds: tuple[int, int],
     epochs_model: int,
     epochs_curve: int,
     *,
     alignment: str = "",
-    transform: str,
     variant: Variant = USUAL,
 ) -> Curve:
     """The curve that was learned for `epochs_curve` between a pair (`load_pair`), on the CPU; for 0, the line.
 
     FileError if a file is missing, or the curve was learned between other networks.
     """
-    ends = {"alignment": alignment, "transform": transform, "variant": variant}
-    a, b = load_pair(layout, build, seeds, epochs_model, **ends)
-    base = build()
+    a, b = load_pair(layout, data, seeds, epochs_model, alignment=alignment, variant=variant)
+    base = new_network(layout, data)
     if epochs_curve == 0:
         return Curve.between(base, a.state_dict(), b.state_dict(), num_bends=2)
     path = stand_in(layout.curve(alignment, *seeds, epochs_curve, variant))
