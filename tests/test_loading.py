@@ -91,10 +91,14 @@ def test_a_network_sees_images_normalized_as_those_it_was_trained_on(tmp_path):
     path = stored(tmp_path / "c.pt", transform="TinyTen")
     load_network(path, TinyTen(4), transform="ResNet32")  # alike
     error = refused(load_network, path, TinyTen(4), transform="Adversarial")
-    assert (
-        "trained with the transform TinyTen, which normalizes images unlike the transform Adversarial; use the same"
-        in str(error)
+    words = (
+        "was trained with the transform TinyTen, which normalizes images unlike the transform Adversarial; use the"
     )
+    assert words in str(error)
+    told = stored(tmp_path / "d.pt", transform="none", moments=[[0.5] * 3, [0.25] * 3])
+    load_network(told, TinyTen(4), transform="standard", moments=((0.5,) * 3, (0.25,) * 3))
+    error = refused(load_network, told, TinyTen(4), transform="none")
+    assert "the transform none --mean 0.5 0.5 0.5 --std 0.25 0.25 0.25, which normalizes" in str(error)
 
 
 # --- pairs and matches -------------------------------------------------------------------------------------

@@ -31,9 +31,9 @@ def check_input(model: nn.Module, images: Images, batch_size: int | None = None)
         if smallest is None:  # the images' size is not what is wrong
             raise
         height, width = images.size
+        takes = "the smallest image size that it takes is" if smallest > min(height, width) else "it takes"
         raise UserError(
-            f"{type(model).__name__} cannot take images of {width}×{height}; "
-            f"the smallest image size that it takes is {smallest}×{smallest}"
+            f"{type(model).__name__} cannot take images of {width}×{height}; {takes} {smallest}×{smallest}"
         ) from error
     finally:
         for module, mode in modes.items():

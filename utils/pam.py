@@ -20,6 +20,7 @@ from utils.curves import Curve, FlatParameters
 from utils.fitting import fit
 from utils.images import Images
 from utils.measuring import EVALUATION_SEED, use_batch_statistics, validate_curve
+from utils.outputs import main_output
 from utils.permutations import PermutationSpec, permute, soft_permute
 from utils.precision import autocast
 from utils.storage.runs import Run
@@ -316,7 +317,7 @@ def learn_permutations(
     how = {"batch_size": batch_size, "seed": seed, "precision": precision}
     fit(task, images, run, rates=rates, momentum=0.0, val_freq=val_freq, **how)
     order, after, before = round_permutations(task, images, **how)
-    moved = sum(int((places != np.arange(len(places))).sum()) for places in order)
+    moved = sum(int((places != np.arange(places.shape[-1])).sum()) for places in order)
     print(f"Rounded: {moved} channels moved; training loss along the path {after:.4f}, before {before:.4f}.")
     return order
 
@@ -379,6 +380,6 @@ def path_loss(
     total = torch.zeros((), device=images.device)
     for t, (x, labels) in zip(ts.tolist(), images.augmented(batch_size, generator), strict=True):
         with autocast(images.device, precision):
-            logits = curve(x, point_at(t))
+            logits = main_output(curve(x, point_at(t)))
         total += F.cross_entropy(logits.float(), labels, reduction="sum")
     return distributed.sum_over_all(total).item() / len(images)

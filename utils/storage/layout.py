@@ -47,7 +47,7 @@ def model_folder(model: str) -> str:
         return model.replace(":", "=")
     path = Path(source).expanduser().resolve()
     path = path.relative_to(REPOSITORY) if path.is_relative_to(REPOSITORY) else path
-    return quote(f"{path.as_posix()}:{name}", safe="/: ").replace("/", "+").replace(":", "=")
+    return quote(f"{path.as_posix()}:{name}", safe="/:").replace("/", "+").replace(":", "=")
 
 
 def model_of(folder: str) -> str:
