@@ -20,8 +20,7 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-import models
-from models import TinyTen
+from models import MODELS, TinyTen
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 README = "README.md"
@@ -94,7 +93,7 @@ class Session:
                     for number, words in commands(block):
                         self.do(f"{one}:{number}: {shlex.join(words)}", *words)
                 elif block.language == "python" and one != README:
-                    self.add_network(block)
+                    self.network = block.text
             if one == document:
                 return
 
@@ -120,6 +119,7 @@ class Session:
             case ("python", "benchmarks/cost.py", "presets/paper.yaml", *flags):  # the paper's takes minutes
                 self.run(where, "benchmarks/cost.py", "presets/demo.yaml", *flags)
             case ("python", script, *flags):
+                flags = [self.place_network(flag) for flag in flags]
                 self.run(where, script, *lowered(script, flags), *self.places(script, flags))
             case _:
                 pytest.fail(f"{where}\nno command that this test knows")
@@ -155,12 +155,13 @@ class Session:
         except SystemExit as ended:
             assert not ended.code, f"{where}\n{err.getvalue()}"
 
-    def add_network(self, block: Block) -> None:
-        """A network that a document writes, known by its name as one in models/__init__.py is."""
-        names = {"__name__": "models.own"}
-        exec(compile(block.text, f"{block.document}:{block.number}", "exec"), names)
-        (network,) = (made for made in names.values() if getattr(made, "__module__", "") == "models.own")
-        self.patch.setitem(models.MODELS, network.__name__, network)
+    def place_network(self, word: str) -> str:
+        """FILE.py:NAME of the last network that a document wrote, as a file in this session's folder."""
+        file, colon, name = word.partition(".py:")
+        if not colon:
+            return word
+        (self.root / f"{file}.py").write_text(self.network)
+        return f"{self.root / file}.py:{name}"
 
 
 def stage(script: str, name: str = "stage") -> dict[str, object]:
@@ -327,7 +328,7 @@ def test_what_is_named(document):
     names = {path.name for path in files()} | {str(path.relative_to(REPOSITORY)) for path in files()}
     text = re.sub(r"https://\S+", "", read(document).replace("../", ""))
     named = set(re.findall(r"(?<![\w/.*-])[\w/-]+\.(?:py|yaml|csv|txt|md|png)\b", text))
-    assert named - names <= {"models/smallnet.py"}  # the reader's own
+    assert named - names <= {"path/to/FILE.py", "smallnet.py"}  # the reader's own
     code = "\n".join(path.read_text() for path in files() if path.suffix == ".py" and path != Path(__file__))
     for flag in re.findall(r"--(?:no-)?([a-z_]+)", prose(document)):
         assert f'"--{flag}"' in code or flag == "unlock", flag  # which is snakemake's
@@ -386,7 +387,7 @@ def test_the_costs_are_sums_of_those_of_the_results():
     rows = re.findall(r"^\| (\w+), (robust )?.* \| ([\d,.]+) \|$", read("results/cost/paper.md"), re.MULTILINE)
     text = read("docs/speed.md")
     for is_robust, line in enumerate(re.findall(r"^\| .* EFLOP \|$", text, re.MULTILINE)):
-        for model, number in zip(models.MODELS, re.findall(r"([\d.]+) EFLOP", line), strict=False):
+        for model, number in zip(MODELS, re.findall(r"([\d.]+) EFLOP", line), strict=False):
             costs = (cost for name, robust, cost in rows if name == model and bool(robust) == bool(is_robust))
             assert sum(float(cost.replace(",", "")) for cost in costs) / 1000 == pytest.approx(
                 float(number), rel=0.01
