@@ -1,6 +1,7 @@
 """Small networks of every kind: what they compute is kept, and as much moves as should."""
 
 import functools
+from dataclasses import replace
 from unittest import mock
 
 import numpy as np
@@ -179,6 +180,18 @@ def test_a_batch_of_one_is_doubled_where_batch_statistics_need_it():
     model = nn.Sequential(conv(3, 8), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(8), nn.Linear(8, 3))
     spec = permutation_spec(model, IMAGES[0][:1])
     assert [group.size for group in spec.groups] == [8] and set(spec.modes) == {"eval", "train"}
+
+
+def test_batch_norm_over_two_values_is_no_reason_to_refuse():
+    """Deep in such a network two orders of summation differ visibly; over a larger batch they do not."""
+    torch.manual_seed(0)
+    layers = [part for _ in range(30) for part in (nn.Linear(256, 256), nn.BatchNorm1d(256), nn.ReLU())]
+    model, example = nn.Sequential(*layers, nn.Linear(256, 3)), torch.randn(2, 256)
+    spec = permutation_spec(model, example)
+    assert len(spec.groups) == 30
+    wrong = replace(spec, axes={name: axes for name, axes in spec.axes.items() if name != "0.bias"})
+    with pytest.raises(ValueError, match="could not be followed"):
+        prove(model, wrong, example)
 
 
 def test_a_network_that_needs_targets_to_train_is_seen_in_evaluation():

@@ -1,7 +1,7 @@
 """Proof by running: a network with random weights, and the same one permuted, must compute the same function."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import nn
@@ -89,6 +89,21 @@ def outputs(
     return found
 
 
+LARGER_BATCH = 16
+
+
+def larger_batch(value):
+    """Examples with more samples, of the same kind; as they are if they do not have one batch dimension."""
+    if len({len(tensor) if tensor.dim() else 0 for tensor in tensors_in(value)}) != 1:
+        return value
+
+    def enlarge(tensor: torch.Tensor) -> torch.Tensor:
+        more = torch.cat([tensor] * -(-LARGER_BATCH // max(len(tensor), 1)))
+        return more + more.std() * torch.randn_like(more) if tensor.is_floating_point() else more
+
+    return tree_map_tensors(enlarge, value)
+
+
 @torch.no_grad()
 def prove(model: nn.Module, spec: PermutationSpec, *example, seed: int = 0, **keywords) -> float:
     """Permute a randomized copy and compare what it computes; returns the largest relative difference.
@@ -96,32 +111,43 @@ def prove(model: nn.Module, spec: PermutationSpec, *example, seed: int = 0, **ke
     Raises ValueError, naming the model, if it is more than rounding.
     """
     permutations, state = spec.random(seed), state_of(model)
+
+    def differences(ghost: nn.Module, modes: Sequence[str], example: tuple, keywords: dict) -> dict[str, float]:
+        before, after = (
+            outputs(ghost, modes, lambda reorder=reorder: fill(ghost, state, reorder, seed), example, keywords)
+            for reorder in (
+                lambda name, values: values,
+                lambda name, values: permute({name: values}, spec, permutations)[name],
+            )
+        )
+        return {mode: _largest(map(relative_difference, before[mode], after[mode])) for mode in modes}
+
     kind = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
         with plain_run():
             example, keywords = example_values((example, keywords))
         ghost = copy_with(model, to_double)
-        before, after = (
-            outputs(ghost, spec.modes, lambda reorder=reorder: fill(ghost, state, reorder, seed), example, keywords)
-            for reorder in (
-                lambda name, values: values,
-                lambda name, values: permute({name: values}, spec, permutations)[name],
-            )
-        )
+        found = differences(ghost, spec.modes, example, keywords)
+        if found.get("eval", 0) <= TOLERANCE < found.get("train", 0):
+            # Batch norm over the two values of a channel with one place amplifies rounding without bounds
+            with plain_run():
+                example, keywords = larger_batch((example, keywords))
+            found |= differences(ghost, ["train"], example, keywords)
     finally:
         torch.set_default_dtype(kind)
-    worst = 0.0
-    for mode in before:
-        for x, y in zip(before[mode], after[mode], strict=True):
-            difference = relative_difference(x, y)
-            if not difference <= TOLERANCE:
-                raise ValueError(
-                    f"the symmetries of {type(model).__name__} could not be followed: permuted, it computes "
-                    f"something else in {mode} mode (relative difference {difference:.1e})"
-                )
-            worst = max(worst, difference)
-    return worst
+    for mode, difference in found.items():
+        if not difference <= TOLERANCE:
+            raise ValueError(
+                f"the symmetries of {type(model).__name__} could not be followed: permuted, it computes "
+                f"something else in {mode} mode (relative difference {difference:.1e})"
+            )
+    return max(found.values())
+
+
+def _largest(values: Iterable[float]) -> float:
+    """The largest value, NaN if one is."""
+    return max(values, key=lambda value: (math.isnan(value), value), default=0.0)
 
 
 def relative_difference(x: torch.Tensor, y: torch.Tensor) -> float:
