@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import warm
 from PIL import Image
 from stages import run
 
@@ -48,6 +49,13 @@ def data_path(tmp_path_factory):
     path = tmp_path_factory.mktemp("data")
     write_image_folder(path / "bars")
     return path
+
+
+@pytest.fixture(scope="session")
+def warm_python():
+    """An executable that runs stages as the interpreter does, and at once."""
+    with warm.interpreter() as python:
+        yield python
 
 
 @pytest.fixture(scope="session")

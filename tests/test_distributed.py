@@ -16,15 +16,16 @@ from stages import REPOSITORY, run
 PROCESSES = 2
 
 
-def torchrun(script, *flags):
+def torchrun(script, *flags, python=sys.executable):
     """The command line that starts a stage as two processes."""
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(PROCESSES))
-    return [sys.executable, *launcher, str(REPOSITORY / script), *map(str, flags)]
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", PROCESSES)
+    return list(map(str, [python, *launcher, REPOSITORY / script, *flags]))
 
 
-def run_together(script, *flags):
+def run_together(script, *flags, **options):
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    result = subprocess.run(torchrun(script, *flags), capture_output=True, text=True, env=environment)
+    command = torchrun(script, *flags, **options)
+    result = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert result.returncode == 0, result.stderr
     return result.stdout
 
@@ -111,7 +112,7 @@ WRITES = {
 
 
 @pytest.mark.parametrize("case", WRITES)
-def test_two_processes_equal_one(case, one, tmp_path):
+def test_two_processes_equal_one(case, one, tmp_path, warm_python):
     root, where = one
     script = case.split()[0]
     written = [path.relative_to(root) for path in root.rglob("*") if path.suffix in (".pt", ".npy", ".npz")]
@@ -121,7 +122,7 @@ def test_two_processes_equal_one(case, one, tmp_path):
     shutil.copytree(root, two)
     for path in filter(is_of_pam, written) if case.endswith("permutations") else made:
         (two / path).unlink()
-    printed = run_together(script, *where, "--root", two, *STAGES[script])
+    printed = run_together(script, *where, "--root", two, *STAGES[script], python=warm_python)
     assert printed.count("Wrote:") == 1
     for path in made:
         expected, found = numbers(root / path), numbers(two / path)

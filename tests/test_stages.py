@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from conftest import write_image_folder
 from stages import REPOSITORY, STAGES, fails, run, run_as_process
 
 from models import MODELS
@@ -322,12 +323,13 @@ def test_a_curve_of_the_original_code_is_evaluated(small, workspace):
 
 
 @pytest.mark.parametrize("name", ["ResNet32", "GoogLeNet"])
-def test_other_architectures(name, small, workspace):
-    small = [*small, "--model", name]
+def test_other_architectures(name, workspace, tmp_path):
+    write_image_folder(tmp_path / "bars", train=8, test=4)
+    small = ["--dataset", "bars", "--data_path", tmp_path, "--root", workspace, "--model", name, "--batch_size", "32"]
     for seed in (1, 2):
         run("training/train_model.py", *small, "--epochs", 1, "--seed", seed)
     script = "align_googlenet" if name == "GoogLeNet" else "align_models"
-    flags = small[:-2] if name == "GoogLeNet" else small
+    flags = [*small[:6], *small[8:]] if name == "GoogLeNet" else small
     run(f"alignment/{script}.py", *flags, "--epochs", 1)
     match = np.load(workspace / f"model_dicts/paired_models/{name}/bars/match_corr_seeds_01_02.npy")
     assert len(match) == {"ResNet32": 31, "GoogLeNet": 61}[name]
@@ -421,15 +423,17 @@ def test_a_dataset_is_prepared(capsys, flags):
 
 
 @pytest.mark.parametrize("script", STAGES)
-def test_help_and_plain_running(script):
+def test_help_and_plain_running(script, warm_python):
     """Each stage runs as a file from any folder."""
-    command = [sys.executable, str(REPOSITORY / script), "--help"]
+    python = sys.executable if script == "training/train_model.py" else warm_python
+    command = [python, REPOSITORY / script, "--help"]
     result = subprocess.run(command, capture_output=True, text=True, cwd="/", check=True)
     assert "--dataset" in result.stdout
 
 
 def test_compiled_stages(small, workspace, tmp_path):
     """A compiled curve learns what one does that is not compiled, but for rounding, and evaluates to the same."""
+    small = [*small, "--batch_size", 16]  # one size of all batches, for which to compile
     other = [tmp_path / "compiled" if flag == workspace else flag for flag in small]
     shutil.copytree(workspace, tmp_path / "compiled")
     pair = ["--epochs_model", 3, "--alignment", "corr"]

@@ -10,15 +10,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-SNAKEMAKE = [
-    sys.executable,
-    "-m",
-    "snakemake",
-    "--directory",
-    str(REPOSITORY),
-    "--snakefile",
-    str(REPOSITORY / "Snakefile"),
-]
+SNAKEMAKE = ["-m", "snakemake", "--directory", REPOSITORY, "--snakefile", REPOSITORY / "Snakefile"]
 
 # Jobs of each kind: pairs, networks, datasets and alignments multiplied out
 JOBS = {
@@ -39,9 +31,10 @@ JOBS = {
 }
 
 
-def snakemake(*flags, **options):
-    command = [*SNAKEMAKE, "--cores", "1", "--nolock", *map(str, flags)]
-    return subprocess.run(command, capture_output=True, text=True, **options)
+def snakemake(*flags, python=sys.executable):
+    """Run it; python: the interpreter with which it runs stages."""
+    command = [python, *SNAKEMAKE, "--cores", 1, "--nolock", *flags]
+    return subprocess.run(list(map(str, command)), capture_output=True, text=True)
 
 
 @pytest.mark.parametrize("preset", JOBS)
@@ -104,11 +97,11 @@ flags:
 """
 
 
-def test_a_small_experiment(tmp_path, data_path):
+def test_a_small_experiment(tmp_path, data_path, warm_python):
     """From nothing to the report; then nothing is left to do, and what is lost is made again."""
     preset = tmp_path / "small.yaml"
     preset.write_text(CONFIG.format(root=tmp_path / "runs", data_path=data_path))
-    result = snakemake("--configfile", preset)
+    result = snakemake("--configfile", preset, python=warm_python)
     assert result.returncode == 0, result.stdout + result.stderr
     page = (tmp_path / "runs/figures/report.html").read_text()
     paths = ("line, aligned", "curve, PAM unaligned, curve seed 2", "curve, aligned, curve seed 2")
