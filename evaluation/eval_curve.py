@@ -20,7 +20,7 @@ from utils.datasets import load_data
 from utils.devices import memory_format
 from utils.inputs import check_input
 from utils.measuring import evaluate_path, measure
-from utils.reporting.results import summary
+from utils.reporting.results import is_loss, summary
 from utils.storage.files import expect_writable
 from utils.storage.layout import Layout, Variant
 from utils.storage.loading import expect_curve, load_curve, training_settings
@@ -91,17 +91,23 @@ def main(args):
             table.add(**row)
         table.finish()
 
-    columns = {"ends": "endpoints", "average": "average", "minimum": "minimum"}
-    if args.robust:
-        columns |= {"maximum": "maximum", "better": "more robust end"}
-    print(f"{'':<32}" + "".join(f"{words:>17}" for words in columns.values()))
-    for name in (name for name in table.arrays if name.startswith("accuracy")):
-        numbers = summary(table.arrays, name)
-        print(f"{name.replace('_', ' '):<32}" + "".join(f"{numbers[column]:15.1f} %" for column in columns))
+    print_summary(table.arrays, args.robust)
     follows = {"epochs": args.epochs_curve, **commands.of_drawn_variant(variant)}
     names = ("seed_a", "seed_b", "alignment")
     next_command = commands.command("visualization/viz_curve.py", vars(args), *names, **follows)
     process.closing_words([path], next_command)
+
+
+def print_summary(arrays, robust):
+    """What there is to say of a path in a few numbers, a line for each loss and accuracy."""
+    columns = {"ends": "endpoints", "average": "average", "minimum": "minimum", "maximum": "maximum"}
+    columns |= {"barrier": "barrier"} | ({"better": "more robust end"} if robust else {})
+    print(f"{'':<24}" + "".join(f"{words:>17}" for words in columns.values()))
+    for name in sorted(name for name in arrays if name.startswith(("accuracy", "loss"))):
+        numbers = summary(arrays, name)
+        unit = "17.4f" if is_loss(name) else "15.1f"
+        cells = (f"{numbers[column]:{unit}}" + ("" if is_loss(name) else " %") for column in columns)
+        print(f"{name.replace('_', ' '):<24}" + "".join(cells))
 
 
 if __name__ == "__main__":

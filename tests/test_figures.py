@@ -92,13 +92,18 @@ def test_every_figure(script, pairs, tmp_path, drawn):
     assert any("deviation" in kind for kind in drawn) == (pairs == "several" and "plane" in script)
 
 
+def name_of(artist):
+    """What a path in the figure of curves is called; its barrier follows."""
+    return artist.get_label().partition(" (barrier")[0]
+
+
 def test_lines_are_the_evaluations(tmp_path, drawn):
     write_results(tmp_path)
     draw("viz_curve", tmp_path, "--epochs", "0", "250", pairs="one")
     layout = Layout(tmp_path, "TinyTen", "CIFAR10")
     accuracy, loss = drawn["curve"].axes
     for axis, name in ((accuracy, "accuracy"), (loss, "loss")):
-        lines = {line.get_label(): line for line in axis.lines}
+        lines = {name_of(line): line for line in axis.lines}
         assert list(lines) == ["line, unaligned", "line, aligned", "curve, unaligned", "curve, aligned"]
         for (path, epochs), (words, alignment) in (
             (path, alignment)
@@ -109,6 +114,8 @@ def test_lines_are_the_evaluations(tmp_path, drawn):
             np.testing.assert_array_equal(line.get_xdata(), table["t"])
             np.testing.assert_array_equal(line.get_ydata(), table[name])
             assert line.get_color() == paths.ALIGNMENTS[alignment][1]
+            barrier = (table["loss"] - table["loss"][0]).max()  # of made-up losses that are the same at both ends
+            assert line.get_label() == f"{path}, {words} (barrier {barrier:.2f})"
     assert not accuracy.collections  # no bars for one pair
 
 
@@ -319,14 +326,14 @@ def test_curves_of_several_kinds_have_words_and_strokes_of_their_own(tmp_path, d
         save_arrays(layout.curve_history("corr", 1, 2, variant), **history)
     flags = ["--alignment", "corr", "--num_bends", "3", "5", "--curve", "Bezier", "PolyChain", "--curve_seed", "2"]
     draw("viz_curve", tmp_path, *flags, pairs="one")
-    lines = {line.get_label(): line for line in drawn["curve"].axes[0].lines}
+    lines = {name_of(line): line for line in drawn["curve"].axes[0].lines}
     assert sorted(lines) == sorted(kinds.values())
     for variant, words in kinds.items():
         expected = np.load(layout.evaluated("corr", 1, 2, 250, variant))["accuracy"]
         np.testing.assert_array_equal(lines[words].get_ydata(), expected)
     assert len({line.get_linestyle() for line in lines.values()}) == 3  # as many as can be told apart
     draw("viz_curve", tmp_path, "--alignment", "corr", pairs="one")
-    assert [line.get_label() for line in drawn["curve"].axes[0].lines] == ["curve, aligned"]
+    assert [name_of(line) for line in drawn["curve"].axes[0].lines] == ["curve, aligned"]
 
 
 def test_each_pair_with_a_curve_seed_of_its_own(tmp_path, drawn):
@@ -338,7 +345,7 @@ def test_each_pair_with_a_curve_seed_of_its_own(tmp_path, drawn):
     (container,) = drawn["curve"].axes[0].containers
     first = np.load(layout.evaluated("corr", 1, 2, 250))["accuracy"]
     np.testing.assert_allclose(container[0].get_ydata(), (first + 50) / 2)
-    assert container.get_label() == "curve, aligned, curve seeds 1, 7"
+    assert name_of(container) == "curve, aligned, curve seeds 1, 7"
 
 
 def test_robust_curves_are_marked_where_they_are_worst_and_best(tmp_path, drawn):

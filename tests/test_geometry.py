@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from utils.geometry import path_average, plane_basis, plane_coordinates, spectrum
+from utils.geometry import barrier, path_average, plane_basis, plane_coordinates, spectrum
 
 
 def points(count=1000):
@@ -18,6 +18,15 @@ def test_basis_is_orthonormal_and_holds_the_points():
         x, y = plane_coordinates(point, a, u, v)
         torch.testing.assert_close(a + x * u + y * v, point.double(), atol=1e-5, rtol=0)
     assert plane_coordinates(b, a, u, v) == pytest.approx([(b - a).norm().item(), 0], rel=1e-5, abs=1e-9)
+
+
+def test_a_barrier_is_above_the_line_between_the_ends():
+    t = np.linspace(0, 1, 5)
+    line = 2 - t
+    assert barrier(t, line) == 0
+    assert barrier(t, line + [0, 0.25, 3, 0.5, 0]) == 3
+    assert barrier(t, line - [0, 0.25, 3, 0.5, 0]) == 0  # a valley is none
+    assert barrier(t, -(80 + 5 * t - [0, 4, 1, 2, 0])) == 4  # of an accuracy
 
 
 def test_a_bend_on_the_line_spans_no_plane():

@@ -59,6 +59,16 @@ def test_it_holds_tables_figures_and_their_commands(page, root):
     assert "<li>Nothing.</li>" in page
 
 
+def test_it_begins_with_the_barriers(tmp_path):
+    """In its first sentence, those of every path."""
+    layout = write_results(tmp_path, pairs=((1, 2),))
+    run("evaluation.make_report", tmp_path)
+    page = (tmp_path / "figures/report.html").read_text()
+    loss = np.load(layout.evaluated("null", 1, 2, 0))["loss"]
+    words = f"Barriers of the loss between networks TinyTen on CIFAR10: line, unaligned {np.ptp(loss):.3f};"
+    assert page.split("<p>")[1].startswith(words)
+
+
 def test_it_says_what_is_missing(tmp_path, capsys):
     layout = write_results(tmp_path)
     layout.plane_with_curve("corr", 3, 4, 250).unlink()

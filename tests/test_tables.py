@@ -63,12 +63,15 @@ def test_means_deviations_and_published_numbers(tmp_path):
     measured = [f"{values.mean():.1f} ± {values.std(ddof=1):.1f}" for values in (averages, minima, ends)]
     assert measured == ["88.0 ± 3.9", "85.0 ± 5.0", "90.8 ± 2.5"]
     text = texts(tmp_path)
-    assert "| curve, unaligned | 88.0 ± 3.9 | 87.4 ± 0.1 | 85.0 ± 5.0 | 82.8 ± 0.5 |" in text["md"]
-    assert "| **TinyTen**, the two networks | 90.8 ± 2.5 | 89.0 ± 0.1 | | |" in text["md"]
+    barriers = f"{np.mean([8, 7.5, 2]):.1f} ± {np.std([8, 7.5, 2], ddof=1):.1f}"  # below the means of the ends
+    measured = f"88.0 ± 3.9 | 87.4 ± 0.1 | 85.0 ± 5.0 | 82.8 ± 0.5 | {barriers} | 0.000 ± 0.000 |"
+    assert f"| curve, unaligned | {measured}" in text["md"]
+    assert "| **TinyTen**, the two networks | 90.8 ± 2.5 | 89.0 ± 0.1 | | | | |" in text["md"]
     assert "standard deviation of 3 pairs" in text["md"]
     assert "Published: Tatro et al." in text["md"]
-    row = r"curve, unaligned & 88.0 $\pm$ 3.9 & 87.4 $\pm$ 0.1 & 85.0 $\pm$ 5.0 & 82.8 $\pm$ 0.5 \\"
+    row = r"curve, unaligned & 88.0 $\pm$ 3.9 & 87.4 $\pm$ 0.1 & 85.0 $\pm$ 5.0 & 82.8 $\pm$ 0.5 & "
     assert row in text["tex"]
+    assert "loss, barrier" in text["md"].splitlines()[0]
     rows = {(row["path"], row["figure"]): row for row in csv.DictReader(text["csv"].splitlines())}
     minimum = rows["curve, unaligned", "minimum"]
     assert float(minimum["mean"]) == 85
@@ -322,7 +325,7 @@ def test_datasets_stand_side_by_side(tmp_path):
     lines = texts(tmp_path, "table_CIFAR10_mine_TinyTen")["md"].splitlines()
     assert "| CIFAR10: accuracy, average | published |" in lines[0]
     assert "| mine: accuracy, average | mine: accuracy, minimum |" in lines[0]
-    assert "| curve, aligned (1 of 3 pairs) | – | | – | | 83.7 | 80.0 |" in lines
+    assert "| curve, aligned (1 of 3 pairs) | – | | – | | – | – | 83.7 | 80.0 | 8.0 | 0.000 |" in lines
     make(tmp_path, "--dataset", "mine")
     assert "83.7" in texts(tmp_path, "table_mine_TinyTen")["md"]
 
@@ -337,7 +340,7 @@ def test_robust_networks(tmp_path):
             "accuracy": accuracy,
             "accuracy_robust": accuracy_robust,
             "loss": np.ones(5),
-            "loss_robust": np.ones(5),
+            "loss_robust": [1, 1, 1.5, 1, 1] if pair == (1, 2) else [1, 1.5, 4, 2.5, 3],
         }
         arrays |= {"t": np.linspace(0, 1, 5), "length": np.linspace(0, 3, 5)}
         save_arrays(layout.evaluated("corr", *pair, 200), **{k: np.asarray(v, float) for k, v in arrays.items()})
@@ -361,17 +364,20 @@ def test_robust_networks(tmp_path):
             (curve, "accuracy_robust", "average"): np.mean([33.625, 42.125]),
             (curve, "accuracy_robust", "minimum"): (20 + 30) / 2,
             (curve, "accuracy_robust", "maximum"): (44 + 50) / 2,
+            (curve, "loss", "barrier"): 0,
+            (curve, "loss_robust", "barrier"): (0.5 + 2) / 2,
         }
     )
     header = text["md"].splitlines()[0]
     assert (
         "clean accuracy, where robust accuracy is lowest | clean accuracy, where robust accuracy is highest" in header
     )
-    assert header.endswith("robust accuracy, average | robust accuracy, minimum | robust accuracy, maximum |")
+    of_robust = "robust accuracy, average | robust accuracy, minimum | robust accuracy, maximum |"
+    assert header.endswith(f"{of_robust} clean loss, barrier | robust loss, barrier |")
     for name in ("md", "tex"):
         assert "47.0" in text[name]
         assert better in text[name]
-    assert f"| {better} | | | | 81.5 ± 0.7 | | | 42.0 ± 1.4 |" in text["md"]
+    assert f"| {better} | | | | 81.5 ± 0.7 | | | 42.0 ± 1.4 | | |" in text["md"]
     assert "published |" not in text["md"]
 
 

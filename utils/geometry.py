@@ -1,4 +1,4 @@
-"""Geometry of curves in parameter space: planes; averages and spectra along a path. All in float64, on the CPU."""
+"""Geometry of curves in parameter space: planes; averages, barriers, spectra. All in float64, on the CPU."""
 
 import numpy as np
 import torch
@@ -42,6 +42,15 @@ def path_average(length: np.ndarray, values: np.ndarray) -> float:
     """
     total = length[-1] - length[0]
     return float(np.trapezoid(values, length) / total) if total > 0 else float(np.mean(values))
+
+
+def barrier(t: np.ndarray, loss: np.ndarray) -> float:
+    """max_t L(t) − ((1−t)·L(0) + t·L(1)): how far the loss rises above the line between its ends; never below 0.
+
+    So defined by Entezari et al. (2022), equation 1; the positions t in [0, 1] (n,) include both ends. Of what is the
+    better the higher it is, as accuracy, give the negative.
+    """
+    return float(np.max(loss - ((1 - t) * loss[0] + t * loss[-1])))
 
 
 FREQUENCIES = 8  # as many as are published

@@ -62,7 +62,7 @@ def write(
     if go is None:
         raise UserError("the report needs Plotly; install it with: python -m pip install -r requirements-report.txt")
     missing: Missing = {}
-    parts = {"tables": "", "explorers": "", "settings": ""}
+    parts = {"barriers": "", "tables": "", "explorers": "", "settings": ""}
     there = {robust: paths.evaluated(root, robust=robust) for robust in (False, True)}
     selection = selection.with_pairs([*there[False], *there[True]])
     kinds = {robust: [one for one in found if selection.includes(one)] for robust, found in there.items()}
@@ -72,6 +72,7 @@ def write(
         table = tables.build(root, selection, robust=robust)
         _note(missing, *table.missing)
         if table.rows:
+            parts["barriers"] += _barriers(table)
             parts["tables"] += _table(table, _table_command(selection, robust, made_with), robust=robust)
         for layout in dict.fromkeys(one.layout for one in found):
             walks = _walks([one for one in found if one.layout == layout], selection, missing)
@@ -98,6 +99,20 @@ def _note(missing: Missing, *errors: UserError) -> None:
 
 def _command(text: str) -> str:
     return f"<pre class=command>{html.escape(text)}</pre>"
+
+
+def _barriers(table: tables.Table) -> str:
+    """In a sentence for each network and loss, how far it rises on every path: what the report is about."""
+    paragraphs = []
+    columns = [one for one in table.columns if one.statistic == "barrier" and results.is_loss(one.quantity)]
+    for model in dict.fromkeys(row.model for row in table.rows):
+        for column in columns:
+            rows = [row for row in table.rows if row.model == model and column in row.cells]
+            told = "; ".join(f"{row.words} {tables.number(row.cells[column].measured, decimals=3)}" for row in rows)
+            if told:
+                words = f"Barriers of the {column.words} between networks {model} on {column.dataset}: {told}."
+                paragraphs.append(f"<p>{html.escape(words)}</p>")
+    return "".join(paragraphs)
 
 
 def _table(table: tables.Table, command: str, *, robust: bool) -> str:

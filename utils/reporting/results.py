@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from utils.errors import FileError, UserError
-from utils.geometry import path_average, spectrum
+from utils.geometry import barrier, path_average, spectrum
 from utils.reporting.paths import Pair, Series
 from utils.storage.originals import load_array, load_arrays, stand_in
 
@@ -188,22 +188,30 @@ def quantities(robust: bool) -> dict[str, str]:
     return words
 
 
+def is_loss(name: str) -> bool:
+    """Whether an array of an evaluation, by its name, is a loss; if it is not, it is an accuracy."""
+    return name.startswith("loss")
+
+
 def summary(table: Mapping[str, np.ndarray], name: str) -> dict[str, float]:
-    """The numbers of the paper's tables: accuracy of the ends, averaged over arc length, and the extremes.
+    """The numbers of tables: an accuracy or loss of the ends, averaged over arc length, its extremes, its barrier.
+
+    The barrier (`utils.geometry.barrier`) is how far a loss rises, or an accuracy falls, on the way.
 
     Of robust networks also the accuracy where the robust one is lowest and highest on the path (at_lowest,
     at_highest), and that of the end which is the more robust (better).
     """
-    accuracy = table[name]
+    values = table[name]
     numbers = {
-        "ends": float(accuracy[[0, -1]].mean()),
-        "average": path_average(table["length"], accuracy),
-        "minimum": float(accuracy.min()),
-        "maximum": float(accuracy.max()),
+        "ends": float(values[[0, -1]].mean()),
+        "average": path_average(table["length"], values),
+        "minimum": float(values.min()),
+        "maximum": float(values.max()),
+        "barrier": barrier(table["t"], values if is_loss(name) else -values),
     }
     if "accuracy_robust" in table:
         places = robust_places(table["accuracy_robust"])
-        numbers |= {name: float(accuracy[place]) for name, place in places.items()}
+        numbers |= {name: float(values[place]) for name, place in places.items()}
     return numbers
 
 
@@ -228,7 +236,7 @@ def no_spectrum(table: Arrays) -> str | None:
 
 def spectra(series: Series, tables: Sequence[Arrays]) -> list[Arrays]:
     """The spectrum of each loss on the path of each pair (`utils.geometry.spectrum`)."""
-    losses = [name for name in quantities(series.robust) if name.startswith("loss")]
+    losses = [name for name in quantities(series.robust) if is_loss(name)]
     return [{name: spectrum(table[name]) for name in losses} for table in tables]
 
 

@@ -17,14 +17,17 @@ STATISTICS = {
     "average": "average",
     "minimum": "minimum",
     "maximum": "maximum",
+    "barrier": "barrier",
     "at_lowest": "where robust accuracy is lowest",
     "at_highest": "where robust accuracy is highest",
 }
-# Which of them are shown of each accuracy: the paper's, of plain and of robust networks
-SHOWN = {False: {"accuracy": ("average", "minimum")}}
+# Which of them are shown of each quantity: the paper's, of plain and of robust networks, and barriers
+SHOWN = {False: {"accuracy": ("average", "minimum", "barrier"), "loss": ("barrier",)}}
 SHOWN[True] = {
     "accuracy": ("average", "minimum", "at_lowest", "at_highest"),
     "accuracy_robust": ("average", "minimum", "maximum"),
+    "loss": ("barrier",),
+    "loss_robust": ("barrier",),
 }
 # The columns of the two networks' mean, and of the more robust one, with which the best point on a path is compared
 OF_NETWORKS = {"ends": ("average",), "better": ("at_highest", "maximum")}
@@ -32,7 +35,7 @@ OF_NETWORKS = {"ends": ("average",), "better": ("at_highest", "maximum")}
 
 class Column(NamedTuple):
     dataset: str
-    quantity: str  # accuracy, or another array of an evaluation
+    quantity: str  # accuracy, loss, or another array of an evaluation
     words: str
     statistic: str  # one of STATISTICS
 
@@ -84,11 +87,12 @@ def build(root: Path, selection: paths.Selection, *, robust: bool = False) -> Ta
     found = [one for one in there if selection.includes(one)]
     datasets = selection.datasets or list(dict.fromkeys(one.dataset for one in found))
     models = selection.models or sorted({one.model for one in found}, key=paths.model_order)
+    words = {name: word.partition(" (")[0] for name, word in results.quantities(robust).items()}
     columns = [
-        Column(dataset, quantity, words, statistic)
+        Column(dataset, quantity, words[quantity], statistic)
         for dataset in datasets
-        for quantity, words in results.accuracies(robust).items()
-        for statistic in SHOWN[robust][quantity]
+        for quantity, statistics in SHOWN[robust].items()
+        for statistic in statistics
     ]
     table = Table(columns, [], [], [])
     published = load_published()
@@ -210,6 +214,10 @@ def _add_notes(table: Table, published: Published, *, robust: bool) -> None:
             row.words += f" ({', '.join(map(str, counts))} of {most} pairs)"
     table.notes.append(f"Test accuracy in percent; {what}.")
     table.notes.append(
+        "A barrier is the most by which loss rises above, or accuracy falls below, the straight line between its "
+        "values at the two ends."
+    )
+    table.notes.append(
         "The networks are measured as every point of a path is, with batch-norm statistics re-estimated, so their "
         "accuracy is not quite what training printed."
     )
@@ -237,11 +245,10 @@ def _add_notes(table: Table, published: Published, *, robust: bool) -> None:
 # --- as text -----------------------------------------------------------------------------------------------
 
 
-def number(value: Number | None, plus_minus: str = "±") -> str:
+def number(value: Number | None, plus_minus: str = "±", decimals: int = 1) -> str:
     if value is None:
         return ""
-    mean, deviation = value
-    return f"{mean:.1f}" if deviation is None else f"{mean:.1f} {plus_minus} {deviation:.1f}"
+    return f" {plus_minus} ".join(f"{part:.{decimals}f}" for part in value if part is not None)
 
 
 def grid(table: Table, plus_minus: str = "±") -> tuple[list[str], list[tuple[Row, list[str]]]]:
@@ -260,9 +267,10 @@ def grid(table: Table, plus_minus: str = "±") -> tuple[list[str], list[tuple[Ro
             cell = row.cells.get(column)
             # The two networks have no minimum; another gap is something that was not evaluated.
             gap = "" if row.networks and column.statistic not in OF_NETWORKS[row.networks] else "–"
-            texts.append(number(cell.measured, plus_minus) if cell else gap)
+            how = {"plus_minus": plus_minus, "decimals": 3 if results.is_loss(column.quantity) else 1}
+            texts.append(number(cell.measured, **how) if cell else gap)
             if table.published(column):
-                texts.append(number(cell.published if cell else None, plus_minus))
+                texts.append(number(cell.published if cell else None, **how))
         rows.append((row, texts))
     return headings, rows
 
