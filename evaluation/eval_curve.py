@@ -19,12 +19,12 @@ from utils.cli import commands, flags, places, process, types
 from utils.datasets import load_data
 from utils.devices import memory_format
 from utils.inputs import check_input
-from utils.measuring import evaluate_path, measure
+from utils.measuring import batch_norm_layers, evaluate_path, measure, measure_as_it_is
 from utils.reporting.results import is_loss, summary
 from utils.storage.files import expect_writable
 from utils.storage.layout import Layout, Variant
 from utils.storage.loading import expect_curve, load_curve, training_settings
-from utils.storage.tables import GrowingTable
+from utils.storage.tables import GrowingTable, write_csv
 
 
 def parse_args(argv=None, description=__doc__, robust=False):
@@ -77,25 +77,31 @@ def main(args):
     settings["trained"] = {name: training_settings(checkpoint) for name, checkpoint in checkpoints.items()}
     table = GrowingTable(path, settings, args.overwrite)
     if not table.finished:
-        measured = partial(
-            measure,
-            for_batch_norm=data.for_batch_norm(args.bn_images),
-            splits={"": data.test, "_train": data.train} if args.eval_train else {"": data.test},
-            batch_size=args.batch_size,
-            precision=args.precision,
-            attack=args.attack,
-        )
+        splits = {"": data.test, "_train": data.train} if args.eval_train else {"": data.test}
+        how = {"batch_size": args.batch_size, "precision": args.precision, "attack": args.attack}
+        # Only on a line do statistics between those of the ends have a meaning; attacks would double the time.
+        interpolates = args.epochs_curve == 0 and batch_norm_layers(curve.base) and not args.attack
+
+        def measured(model, t):
+            metrics = measure(model, data.for_batch_norm(args.bn_images), splits, **how)
+            if interpolates:
+                curve.place_buffers(t)
+                metrics |= measure_as_it_is(model, splits, way="_interpolated", **how)
+            return metrics
+
         ts, done = np.linspace(0, 1, args.num_points), len(table)
         length = table.arrays["length"][-1] if done else 0.0
         for row in evaluate_path(curve, ts, measured, done=done, length=length):
             table.add(**row)
         table.finish()
+    as_text = path.with_suffix(".csv")
+    write_csv(as_text, table.arrays)
 
     print_summary(table.arrays, args.robust)
     follows = {"epochs": args.epochs_curve, **commands.of_drawn_variant(variant)}
     names = ("seed_a", "seed_b", "alignment")
     next_command = commands.command("visualization/viz_curve.py", vars(args), *names, **follows)
-    process.closing_words([path], next_command)
+    process.closing_words([path, as_text], next_command)
 
 
 def print_summary(arrays, robust):

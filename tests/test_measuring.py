@@ -150,7 +150,7 @@ def test_a_plane_and_a_path_go_on_where_they_stopped():
     plane = (evaluate_plane, curve, ((0, 1), (0, 1)), 4, weight)
     assert rows_of(*plane, done=3) == rows_of(*plane)[3:]
     assert rows_of(*plane, done=4) == []
-    path = (evaluate_path, curve, np.linspace(0, 1, 7), weight)
+    path = (evaluate_path, curve, np.linspace(0, 1, 7), lambda model, t: weight(model))
     whole = rows_of(*path)
     assert len(whole) == 7
     assert rows_of(*path, done=5, length=whole[4]["length"]) == whole[5:]
@@ -160,7 +160,7 @@ def test_a_plane_and_a_path_go_on_where_they_stopped():
 def test_points_of_a_path_are_where_they_are_said_to_be():
     curve = curve_through(1, 2, 3)
     ts = np.linspace(0, 1, 5)
-    rows = list(evaluate_path(curve, ts, lambda model: {}))
+    rows = list(evaluate_path(curve, ts, lambda model, t: {}))
     points = [curve.point(t).detach() for t in ts]
     steps = [(q - p).norm().item() for p, q in zip(points, points[1:], strict=False)]
     np.testing.assert_allclose([row["length"] for row in rows], np.cumsum([0, *steps]), rtol=1e-6)
@@ -233,13 +233,13 @@ def test_a_curve_that_does_not_rise_has_no_height():
 def test_a_path_between_a_network_and_itself_has_no_length():
     """To the last bit, whatever rounding does to a mean of equal numbers; and it lies in no plane."""
     curve = curve_through(1, 1, 1)
-    rows = list(evaluate_path(curve, np.linspace(0, 1, 7), lambda model: {}))
+    rows = list(evaluate_path(curve, np.linspace(0, 1, 7), lambda model, t: {}))
     assert [row["length"] for row in rows] == [0] * 7
     np.testing.assert_array_equal([row["coordinates"] for row in rows], np.zeros((7, 2)))
     with pytest.raises(UserError, match="the same weights"):
         plane_of(curve)
     loop = curve_through(1, 2, 1)
-    rows = list(evaluate_path(loop, np.linspace(0, 1, 7), lambda model: {}))
+    rows = list(evaluate_path(loop, np.linspace(0, 1, 7), lambda model, t: {}))
     assert rows[-1]["length"] > 0
     assert rows[3]["coordinates"][0] == rows[6]["coordinates"][0] == 0 < rows[3]["coordinates"][1]
     with pytest.raises(UserError, match="the same weights"):

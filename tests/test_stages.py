@@ -1,5 +1,6 @@
 """The stages as a user runs them: the files they write, and that these agree with each other."""
 
+import csv
 import importlib
 import json
 import shlex
@@ -15,6 +16,8 @@ from stages import REPOSITORY, STAGES, fails, run, run_as_process
 
 from models import MODELS
 from utils.attack import Attack
+from utils.curves import midpoint
+from utils.measuring import evaluate
 from utils.storage.files import save_arrays
 
 
@@ -35,7 +38,8 @@ def test_published_files(trained):
         stem = f"align_{tag}_seeds_01_02"
         expected |= {m.format("curve_models") + f"checkpoint_{stem}-{epoch}.pt" for epoch in (0, 2)}
         expected.add(d.format("training/curve_models") + f"curve_{stem}.npz")
-        expected |= {d.format("curves") + f"curve_{stem}-{epoch}.npz" for epoch in (0, 2)}
+        for epoch in (0, 2):
+            expected |= {d.format("curves") + f"curve_{stem}-{epoch}.{suffix}" for suffix in ("npz", "csv")}
     assert files == expected
 
 
@@ -78,6 +82,38 @@ def test_ends_of_an_evaluated_curve_are_the_networks(trained):
     for curve in (tables[1], tables[3]):
         steps = np.linalg.norm(np.diff(curve["coordinates"], axis=0), axis=1)
         np.testing.assert_allclose(steps.cumsum(), curve["length"][1:], rtol=1e-4)  # three bends: all in a plane
+
+
+def test_evaluations_are_there_as_text(trained):
+    """To the last digit; coordinates in two columns, and not the settings."""
+    path = trained / "model_data/curves/TinyTen/bars/curve_align_corr_seeds_01_02-2.npz"
+    table = np.load(path)
+    rows = list(csv.DictReader(path.with_suffix(".csv").read_text().splitlines()))
+    assert list(rows[0]) == ["t", "coordinates_x", "coordinates_y", "length", "loss", "accuracy"]
+    for name in ("t", "length", "loss", "accuracy"):
+        assert [float(row[name]) for row in rows] == table[name].tolist()
+    assert [float(row["coordinates_y"]) for row in rows] == table["coordinates"][:, 1].tolist()
+
+
+def test_a_line_is_evaluated_with_interpolated_statistics_too(trained, load_bars):
+    """Its ends are the networks with the statistics that they were trained with; curves have none between them."""
+    folder = trained / "model_data/curves/TinyTen/bars"
+    line, curve = (np.load(folder / f"curve_align_null_seeds_01_02-{epoch}.npz") for epoch in (0, 2))
+    assert "loss_interpolated" not in curve
+    test = load_bars().test
+    states = []
+    for seed, end in ((1, 0), (2, -1)):
+        checkpoint = trained / f"model_dicts/basic_models/TinyTen/bars/checkpoint_seed_0{seed}-3.pt"
+        states.append(torch.load(checkpoint, weights_only=True)["model_state"])
+        model = MODELS["TinyTen"](4)
+        model.load_state_dict(states[-1])
+        loss, accuracy = evaluate(model, test, batch_size=32)
+        assert line["loss_interpolated"][end] == pytest.approx(loss, rel=1e-5)
+        assert line["accuracy_interpolated"][end] == pytest.approx(accuracy)
+    model.load_state_dict(midpoint(*states))
+    loss, _ = evaluate(model, test, batch_size=32)
+    assert line["loss_interpolated"][2] == pytest.approx(loss, rel=1e-4)
+    assert abs(line["loss_interpolated"] - line["loss"])[2] > 1e-3
 
 
 def test_alignment_raises_correlation(trained):

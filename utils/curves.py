@@ -109,6 +109,7 @@ class Curve(nn.Module):
         like = next(base.parameters())
         self.register_buffer("fixed", like.new_zeros(len(self.fixed_rows), len(self.flat)), persistent=False)
         self.learned = nn.Parameter(like.new_zeros(len(self.learned_rows), len(self.flat)))
+        self.end_buffers: tuple[Mapping[str, torch.Tensor], ...] = ()  # of the networks at its ends, if they are told
 
     @classmethod
     def between(
@@ -129,6 +130,10 @@ class Curve(nn.Module):
         made.set_point(0, state_a)
         made.set_point(num_bends - 1, state_b)
         made.init_linear()
+        moving = [
+            name for name, value in state_a.items() if name not in made.flat.shapes and value.is_floating_point()
+        ]
+        made.end_buffers = tuple({name: state[name].clone() for name in moving} for state in (state_a, state_b))
         return made
 
     def row(self, index: int) -> torch.Tensor:
@@ -212,6 +217,17 @@ class Curve(nn.Module):
     def place(self, t: float) -> nn.Module:
         """Copy θ(t) into the base model and return it, to be run as any model is."""
         return self.place_vector(self.point(t))
+
+    @torch.no_grad()
+    def place_buffers(self, t: float) -> None:
+        """Give the base model the buffers (1−t)·A + t·B of the ends' networks, as batch norm's running statistics.
+
+        They are those of no network between the two; a line without re-estimated statistics is evaluated so.
+        """
+        buffers_a, buffers_b = self.end_buffers
+        own = dict(self.base.named_buffers())
+        for name, value in buffers_a.items():
+            own[name].copy_(torch.lerp(value, buffers_b[name], t))
 
     @torch.no_grad()
     def place_vector(self, theta: torch.Tensor) -> nn.Module:

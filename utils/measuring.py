@@ -98,18 +98,20 @@ def reestimate_batch_norm(
     model.eval()
 
 
-# Batch norm of all kinds; and instance norm, which can have running statistics too
-_WITH_STATISTICS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
-
-
 def use_batch_statistics(model: nn.Module) -> list[nn.Module]:
     """Put a model in eval mode but for its layers with running statistics, which it returns; they use the batch's."""
     model.eval()
     distributed.batch_norm(model)
-    layers = [m for m in model.modules() if isinstance(m, _WITH_STATISTICS) and m.running_mean is not None]
+    layers = batch_norm_layers(model)
     for layer in layers:
         layer.train()
     return layers
+
+
+def batch_norm_layers(model: nn.Module) -> list[nn.Module]:
+    """The layers with running statistics: batch norm of all kinds, and instance norm that keeps them."""
+    kinds = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
+    return [module for module in model.modules() if isinstance(module, kinds) and module.running_mean is not None]
 
 
 def measure(
@@ -126,13 +128,26 @@ def measure(
     splits: on what, by the suffix that each has in the names of the metrics. With an attack, batch norm is
     re-estimated on attacked images, and clean metrics are followed by those with the suffix _robust.
     """
-    how = {"batch_size": batch_size, "precision": precision}
-    reestimate_batch_norm(model, for_batch_norm, attack=attack, **how)
+    how = {"batch_size": batch_size, "precision": precision, "attack": attack}
+    reestimate_batch_norm(model, for_batch_norm, **how)
+    return measure_as_it_is(model, splits, **how)
+
+
+def measure_as_it_is(
+    model: nn.Module,
+    splits: Mapping[str, Images],
+    *,
+    batch_size: int,
+    precision: str,
+    attack: Attack | None = None,
+    way: str = "",
+) -> Metrics:
+    """As `measure`, with the model's own statistics; `way`, in the names of the metrics, tells what they are."""
     metrics = {}
     for split, images in splits.items():
         for kind, met in {"": None, "_robust": attack}.items() if attack else [("", None)]:
-            loss, accuracy = evaluate(model, images, attack=met, **how)
-            metrics |= {f"loss{kind}{split}": loss, f"accuracy{kind}{split}": accuracy}
+            loss, accuracy = evaluate(model, images, batch_size=batch_size, precision=precision, attack=met)
+            metrics |= {f"loss{kind}{way}{split}": loss, f"accuracy{kind}{way}{split}": accuracy}
     return metrics
 
 
@@ -140,12 +155,19 @@ def measure(
 
 
 def evaluate_path(
-    curve: Curve, ts: np.ndarray, measure: Callable[[nn.Module], Metrics], *, done: int = 0, length: float = 0.0
+    curve: Curve,
+    ts: np.ndarray,
+    measure: Callable[[nn.Module, float], Metrics],
+    *,
+    done: int = 0,
+    length: float = 0.0,
 ) -> Iterator[dict[str, float | np.ndarray]]:
     """What there is to know of each point t of a curve, in order: a row a point, from number `done` on.
 
-    A row has t, what `measure` says of the network at θ(t), coordinates (2,) in the plane through the ends and the
-    middle control point, and the length of the path up to there, which was `length` at the last point that is done.
+    measure: metrics of the network at θ(t), given the network and t.
+
+    A row has t, the metrics, coordinates (2,) in the plane through the ends and the middle control point, and the
+    length of the path up to there, which was `length` at the last point that is done.
     """
     start, end = curve.row(0), curve.row(curve.num_bends - 1)
     u, v = plane_basis(start, end, curve.row(curve.num_bends // 2))
@@ -153,7 +175,7 @@ def evaluate_path(
         while done < len(ts):
             # As many at once as there are processes
             points = range(done, min(done + distributed.size(), len(ts)))
-            measured = distributed.shared_out(lambda i: measure(curve.place(ts[i])), points)
+            measured = distributed.shared_out(lambda i: measure(curve.place(ts[i]), ts[i]), points)
             for i, metrics in zip(points, measured, strict=True):
                 theta = curve.point(ts[i]).detach()
                 step = (theta - curve.point(ts[max(i - 1, 0)])).norm().item()
@@ -181,7 +203,7 @@ def evaluate_curve(
     """
     train, test = (as_images(images, curve.fixed.device) for images in (train, test))
 
-    def measured(model: nn.Module) -> Metrics:
+    def measured(model: nn.Module, _: float) -> Metrics:
         return measure(model, train, {"": test}, batch_size=batch_size, precision=precision)
 
     rows = list(evaluate_path(curve, np.asarray(ts, np.float64), measured))

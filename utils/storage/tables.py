@@ -1,5 +1,7 @@
 """Tables of results that grow row by row, as a long evaluation does, and survive being stopped."""
 
+import csv
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,7 +10,7 @@ import numpy as np
 
 from utils import distributed
 from utils.errors import FileError
-from utils.storage.files import hold, let_go, load_arrays, remove, save_arrays
+from utils.storage.files import hold, let_go, load_arrays, remove, save_arrays, write_atomically
 from utils.storage.layout import partial
 from utils.storage.settings import unlike
 
@@ -61,3 +63,24 @@ class GrowingTable:
         remove(self.partial)
         let_go(self.path)
         self.finished = True
+
+
+def write_csv(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """A table of results as text: a line a row of its arrays (n,), unrounded; of arrays (n, 2) two columns, x and y.
+
+    Arrays of another length, as its settings, are left out. A file that says so already is left alone.
+    """
+    rows = len(next(iter(arrays.values())))
+    columns: dict[str, np.ndarray] = {}
+    for name, values in arrays.items():
+        if values.shape == (rows,):
+            columns[name] = values
+        elif values.shape == (rows, 2):
+            columns |= {f"{name}_{axis}": values[:, i] for i, axis in enumerate("xy")}
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(zip(*(values.tolist() for values in columns.values()), strict=True))
+    text = stream.getvalue().encode()
+    if not path.is_file() or path.read_bytes() != text:
+        write_atomically(path, lambda file: file.write(text))
