@@ -1,0 +1,198 @@
+"""REPAIR: the activations of a network between two others get back the variance that averaging took from them.
+
+Where neurons of two networks are not perfectly correlated, those of a network between vary less, from layer to layer
+ever less, and its outputs collapse (Jordan et al., 2022, section 3). So each channel of what convolutions and linear
+layers put out is rescaled and shifted to the mean and the standard deviation that lie between those of the two
+(section 4): E[x] = (1−t)·E[x_a] + t·E[x_b], and std(x) in the same way. This is an affine map of each channel, which
+is fused into the layer's weight and bias: the network keeps its architecture, and has other weights.
+
+Networks with batch norm need no such thing: re-estimating its statistics (`utils.measuring.reestimate_batch_norm`)
+does the same for them, and repair is refused.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from utils import distributed
+from utils.errors import UserError
+from utils.images import Images
+from utils.measuring import EVALUATION_SEED, batch_norm_layers
+from utils.outputs import main_output
+from utils.precision import autocast
+
+LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+class Moments(NamedTuple):
+    """Mean and standard deviation (C,) of the channels of what a layer puts out, in float64 on the CPU."""
+
+    mean: torch.Tensor
+    deviation: torch.Tensor
+
+
+Statistics = dict[str, Moments]  # by the layer's name in its network, in the order in which the layers run
+
+
+def repair(
+    model: nn.Module,
+    end_a: nn.Module,
+    end_b: nn.Module,
+    t: float,
+    images: Images,
+    *,
+    batch_size: int = 512,
+    precision: str = "fp32",
+) -> None:
+    """Repair the network at position t between two others, in place, by what it makes of the training images.
+
+    At t = 0 and t = 1, where it is one of the two, nothing changes. Images are augmented, as for batch norm. Leaves
+    the networks in eval mode.
+
+    Raises UserError as `activation_statistics` does, or if a layer has no bias to be shifted by.
+    """
+    how = {"batch_size": batch_size, "precision": precision}
+    ends = [activation_statistics(end, images, **how) for end in (end_a, end_b)]
+    set_statistics(model, between(ends, (1 - t, t)), images, **how)
+
+
+def between(statistics: Sequence[Statistics], weights: Sequence[float]) -> Statistics:
+    """The statistics of several networks of one architecture mixed with these weights, which add up to 1."""
+    mixed = {}
+    for name in statistics[0]:
+        of_networks = [one[name] for one in statistics]
+        means, deviations = (torch.stack(values) for values in zip(*of_networks, strict=True))
+        shares = torch.tensor(weights, dtype=torch.float64).view(-1, 1)
+        mixed[name] = Moments((shares * means).sum(0), (shares * deviations).sum(0))
+    return mixed
+
+
+@torch.no_grad()
+def activation_statistics(
+    model: nn.Module, images: Images, *, batch_size: int = 512, precision: str = "fp32"
+) -> Statistics:
+    """What each hidden convolution and linear layer puts out, over the augmented training images.
+
+    The layer whose output is the network's is none of them, nor is one that does not run in eval mode.
+
+    Raises UserError if the network has batch norm, or no such layers.
+    """
+    expect_repairable(model)
+    calls = _calls(model, images)
+    return _measured(model, images, calls, batch_size=batch_size, precision=precision)
+
+
+def expect_repairable(model: nn.Module) -> None:
+    """UserError if a network has batch norm."""
+    if batch_norm_layers(model):
+        raise UserError(
+            f"{type(model).__name__} has batch norm, whose statistics are re-estimated at every point anyway; "
+            "repair is for networks without",
+            exit_code=2,
+        )
+
+
+@torch.no_grad()
+def set_statistics(
+    model: nn.Module, wanted: Statistics, images: Images, *, batch_size: int = 512, precision: str = "fp32"
+) -> None:
+    """Give what each layer puts out these statistics, over the augmented training images, by its weight and bias.
+
+    Layer after layer, each measured on what the repaired ones before it put out, so that all end with the statistics
+    that are wanted: published is one pass over the data, in which every layer is normalized by the batch. A pass goes
+    no further than to the layer that it measures. A channel that never varies is shifted alone.
+    """
+    modules = dict(model.named_modules())
+    if bare := [name for name in wanted if modules[name].bias is None]:
+        raise UserError(
+            f"{type(model).__name__} cannot be repaired: its layer {bare[0]} has no bias to be shifted by"
+        )
+    calls = _calls(model, images)
+    for name, target in wanted.items():
+        one = {name: calls[name]}
+        now = _measured(model, images, one, batch_size=batch_size, precision=precision)[name]
+        varies = now.deviation > 1e-6 * now.mean.abs()
+        scale = torch.where(varies, target.deviation / now.deviation, 1.0)
+        layer = modules[name]
+        weight, bias = (parameter.cpu().double() for parameter in (layer.weight, layer.bias))
+        layer.weight.copy_((weight * scale.view(-1, *[1] * (weight.dim() - 1))).float())
+        # In this order, so that a layer that is right stays as it is to the last bit
+        layer.bias.copy_((bias * scale + (target.mean - scale * now.mean)).float())
+
+
+def _calls(model: nn.Module, images: Images) -> dict[str, int]:
+    """The hidden layers in the order in which they run, and how often each does."""
+    calls: dict[str, int] = {}
+    last: dict[str, torch.Tensor] = {}
+
+    def count(name: str, output: torch.Tensor) -> None:
+        calls[name] = calls.get(name, 0) + 1
+        last[name] = output
+
+    with distributed.alone(), _watched(model, count):
+        x, _ = next(images.batches(2))
+        output = main_output(model.forward(x))
+    hidden = {name: number for name, number in calls.items() if last[name] is not output}
+    if not hidden:
+        raise UserError(f"{type(model).__name__} has no hidden linear layer or convolution that could be repaired")
+    return hidden
+
+
+class _Measured(Exception):
+    """Ends a forward pass of which nothing more is wanted."""
+
+
+def _measured(
+    model: nn.Module, images: Images, calls: Mapping[str, int], *, batch_size: int, precision: str
+) -> Statistics:
+    """The statistics of these layers; a pass ends where all of them have run as often as they do."""
+    modules = dict(model.named_modules())
+    sums = {name: torch.zeros(3, len(modules[name].weight), dtype=torch.float64) for name in calls}
+    left: dict[str, int] = {}
+
+    def add(name: str, output: torch.Tensor) -> None:
+        if not left.get(name):
+            return
+        channel = output.dim() - 1 if isinstance(modules[name], nn.Linear) else 1
+        values = output.float().movedim(channel, 0).flatten(1)
+        if count := values.shape[1]:  # this process may have no part of a small batch
+            variance, mean = (value.cpu().double() for value in torch.var_mean(values, 1, correction=0))
+            sums[name] += count * torch.stack([torch.ones_like(mean), mean, variance + mean.square()])
+        left[name] -= 1
+        if not any(left.values()):
+            raise _Measured
+
+    generator = torch.Generator().manual_seed(EVALUATION_SEED)
+    with _watched(model, add):
+        for x, _ in images.augmented(batch_size, generator):
+            left |= calls
+            with autocast(images.device, precision), contextlib.suppress(_Measured):
+                model.forward(x)
+    statistics = {}
+    for name, total in sums.items():
+        count, first, second = distributed.sum_over_all(total)
+        mean = first / count
+        statistics[name] = Moments(mean, (second / count - mean.square()).clamp(min=0).sqrt())
+    return statistics
+
+
+@contextlib.contextmanager
+def _watched(model: nn.Module, see: Callable[[str, torch.Tensor], None]) -> Iterator[None]:
+    """In this block `see` is told what each layer puts out. The model is in eval mode, and is to be run by `forward`.
+
+    A compiled model would be compiled anew for what is done here.
+    """
+    model.eval()
+    hooks = [
+        module.register_forward_hook(lambda _module, _inputs, output, name=name: see(name, output))
+        for name, module in model.named_modules()
+        if isinstance(module, LAYERS)
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
