@@ -21,6 +21,7 @@ from utils.matching import align, cross_correlations, each_by_itself, mean_corre
 from utils.measuring import reestimate_batch_norm
 from utils.permutations import identity, row_labels, rows_from_permutations
 from utils.progress import track
+from utils.repair import repairing
 from utils.storage.files import expect_writable
 from utils.storage.layout import Layout, Variant
 from utils.storage.loading import expect_curve, load_curve, spec_of
@@ -74,12 +75,16 @@ def main(args):
     settings = flags.evaluation_settings(vars(args), curve, "point_t") | {"measured_on": "alignment images"}
     table = GrowingTable(path, settings, args.overwrite)
     if not table.finished:
-        for_batch_norm = data.for_batch_norm(args.bn_images)
+        images = data.for_batch_norm(args.bn_images)
+        how = {"batch_size": args.batch_size, "precision": args.precision}
+        repair = repairing(map(curve.place, (0.0, 1.0)), images, **how) if args.repair else None
 
         def network(t):
             """The network at t. The ends are points as any other, with batch-norm statistics estimated as theirs."""
             model = curve.place(t)
-            reestimate_batch_norm(model, for_batch_norm, batch_size=args.batch_size, precision=args.precision)
+            if repair:
+                repair(model, (1 - t, t))
+            reestimate_batch_norm(model, images, **how)
             return copy.deepcopy(model)
 
         arrays = {}

@@ -20,6 +20,7 @@ from utils.datasets import load_data
 from utils.devices import memory_format
 from utils.inputs import check_input
 from utils.measuring import batch_norm_layers, evaluate_path, measure, measure_as_it_is
+from utils.repair import repairing
 from utils.reporting.results import is_loss, summary
 from utils.storage.files import expect_writable
 from utils.storage.layout import Layout, Variant
@@ -82,11 +83,19 @@ def main(args):
         # Only on a line do statistics between those of the ends have a meaning; attacks would double the time.
         interpolates = args.epochs_curve == 0 and batch_norm_layers(curve.base) and not args.attack
 
+        if args.repair:
+            images = data.for_batch_norm(args.bn_images)
+            ends = map(curve.place, (0.0, 1.0))
+            repair = repairing(ends, images, batch_size=args.batch_size, precision=args.precision)
+
         def measured(model, t):
             metrics = measure(model, data.for_batch_norm(args.bn_images), splits, **how)
             if interpolates:
                 curve.place_buffers(t)
                 metrics |= measure_as_it_is(model, splits, way="_interpolated", **how)
+            if args.repair:
+                repair(model, (1 - t, t))
+                metrics |= measure_as_it_is(model, splits, way="_repaired", **how)
             return metrics
 
         ts, done = np.linspace(0, 1, args.num_points), len(table)

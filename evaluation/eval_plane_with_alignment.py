@@ -19,6 +19,7 @@ from utils.datasets import load_data
 from utils.devices import memory_format
 from utils.inputs import check_input
 from utils.measuring import evaluate_plane, measure, plane_of
+from utils.repair import repairing
 from utils.storage.files import expect_writable
 from utils.storage.layout import Layout, tag
 from utils.storage.loading import expect_pair, load_endpoint, load_pair, new_network
@@ -74,13 +75,18 @@ def main(args):
         corners.compile()
     table = GrowingTable(path, flags.evaluation_settings(vars(args), corners, "num_points"), args.overwrite)
     if not table.finished:
-        measured = partial(
-            measure,
-            for_batch_norm=data.for_batch_norm(args.bn_images),
-            splits={"": data.test},
-            batch_size=args.batch_size,
-            precision=args.precision,
-        )
+        images = data.for_batch_norm(args.bn_images)
+        how = {"batch_size": args.batch_size, "precision": args.precision}
+        spanning = (corners.place_vector(corners.row(i)) for i in (0, 2, 1))  # A, B, aligned B
+        repair = repairing(spanning, images, **how) if args.repair else None
+        along = coordinates[2, 0] / coordinates[1, 0]  # how far towards B aligned B is
+
+        def measured(model, x, y):
+            if repair:
+                towards_b = x - y * along
+                repair(model, (1 - towards_b - y, towards_b, y))
+            return measure(model, images, {"": data.test}, **how)
+
         for row in evaluate_plane(corners, GRID, args.num_points, measured, done=len(table)):
             table.add(**row)
         table.finish(corners=coordinates)

@@ -19,6 +19,7 @@ from utils.devices import memory_format
 from utils.errors import UserError
 from utils.inputs import check_input
 from utils.measuring import evaluate_plane, measure, midpoint_height, plane_of
+from utils.repair import repairing
 from utils.storage.files import expect_writable
 from utils.storage.layout import Layout, Variant
 from utils.storage.loading import expect_curve, load_curve
@@ -74,13 +75,15 @@ def main(args):
     settings = flags.evaluation_settings(vars(args), curve, "num_points") | {"height": "midpoint"}
     table = GrowingTable(path, settings, args.overwrite)
     if not table.finished:
-        measured = partial(
-            measure,
-            for_batch_norm=data.for_batch_norm(args.bn_images),
-            splits={"": data.test},
-            batch_size=args.batch_size,
-            precision=args.precision,
-        )
+        images = data.for_batch_norm(args.bn_images)
+        how = {"batch_size": args.batch_size, "precision": args.precision}
+        repair = repairing(map(curve.place, (0.0, 1.0)), images, **how) if args.repair else None
+
+        def measured(model, x, _):
+            if repair:
+                repair(model, (1 - x, x))
+            return measure(model, images, {"": data.test}, **how)
+
         for row in evaluate_plane(curve, GRID, args.num_points, measured, height=height, done=len(table)):
             table.add(**row)
         table.finish(corners=plane_of(curve)[0])

@@ -105,7 +105,7 @@ def curve_through(*seeds):
 
 
 def measured(data):
-    return lambda model: measure(model, data.train, {"": data.test}, batch_size=64, precision="fp32")
+    return lambda model, *_: measure(model, data.train, {"": data.test}, batch_size=64, precision="fp32")
 
 
 def test_a_plane_is_made_of_the_networks_at_its_points(data):
@@ -147,7 +147,7 @@ def test_a_plane_and_a_path_go_on_where_they_stopped():
         rows = function(*args, **options)
         return [{name: np.asarray(value).tolist() for name, value in row.items()} for row in rows]
 
-    plane = (evaluate_plane, curve, ((0, 1), (0, 1)), 4, weight)
+    plane = (evaluate_plane, curve, ((0, 1), (0, 1)), 4, lambda model, x, y: weight(model))
     assert rows_of(*plane, done=3) == rows_of(*plane)[3:]
     assert rows_of(*plane, done=4) == []
     path = (evaluate_path, curve, np.linspace(0, 1, 7), lambda model, t: weight(model))
@@ -206,7 +206,7 @@ def test_the_middle_of_a_curve_is_below_its_turning_point(kind, part):
     corners, u, v = plane_of(curve)
     height = midpoint_height(curve)
     assert height == pytest.approx(part * corners[2, 1], rel=1e-5)
-    rows = list(evaluate_plane(curve, ((0, 1), (-0.1, 1.5)), 17, lambda model: {}, height=height))
+    rows = list(evaluate_plane(curve, ((0, 1), (-0.1, 1.5)), 17, lambda *_: {}, height=height))
     assert [row["y"][0] for row in rows] == pytest.approx(np.linspace(-0.1, 1.5, 17) * height)
     # Ten sixteenths up the grid, at height 0.9 · that of θ(½), and the middle of it, are where they should be.
     theta = curve.point(0.5).detach()
@@ -243,7 +243,7 @@ def test_a_path_between_a_network_and_itself_has_no_length():
     assert rows[-1]["length"] > 0
     assert rows[3]["coordinates"][0] == rows[6]["coordinates"][0] == 0 < rows[3]["coordinates"][1]
     with pytest.raises(UserError, match="the same weights"):
-        list(evaluate_plane(loop, ((0, 1), (0, 1)), 3, lambda model: pytest.fail("it was computed")))
+        list(evaluate_plane(loop, ((0, 1), (0, 1)), 3, lambda *_: pytest.fail("it was computed")))
 
 
 def test_validation_of_a_curve_leaves_the_buffers(data):

@@ -245,7 +245,7 @@ def evaluate_plane(
     curve: Curve,
     grid: tuple[tuple[float, float], tuple[float, float]],
     num_points: int,
-    measure: Callable[[nn.Module], Metrics],
+    measure: Callable[[nn.Module, float, float], Metrics],
     *,
     height: float | None = None,
     done: int = 0,
@@ -254,7 +254,8 @@ def evaluate_plane(
 
     grid: the ranges ((x0, x1), (y0, y1)) of `num_points` points each: x as a fraction of the way from the first to
         the last control point, y as a fraction of `height` above it (None: the middle control point's).
-    measure: metrics of the network at a point. done: how many rows of the grid are left out.
+    measure: metrics of the network at a point, given it and the fractions x and y.
+    done: how many rows of the grid are left out.
 
     A row has arrays (num_points,): coordinates x and y (Euclidean, from the first control point), and the metrics.
     Raises UserError if the three points lie on a line.
@@ -265,17 +266,17 @@ def evaluate_plane(
     height = corners[2, 1] if height is None else height
     xs, ys = (np.linspace(*ends, num_points) for ends in grid)
     with Progress(num_points**2, "point", "on the plane", done=done * num_points) as progress:
-        for number, y in enumerate(ys[done:] * height, start=done + 1):
+        for number, y in enumerate(ys[done:], start=done + 1):
 
             def measure_at(x: float, y: float = y) -> Metrics:
-                theta = (origin + x * u + y * v).to(start.dtype).to(start.device)
-                metrics = measure(curve.place_vector(theta))
+                theta = origin + x * corners[1, 0] * u + y * height * v
+                metrics = measure(curve.place_vector(theta.to(start.dtype).to(start.device)), x, y)
                 progress.step()
                 return metrics
 
-            measured = distributed.shared_out(measure_at, xs * corners[1, 0])
+            measured = distributed.shared_out(measure_at, xs)
             row = {name: np.array([metrics[name] for metrics in measured]) for name in measured[0]}
-            yield {"x": xs * corners[1, 0], "y": np.full(len(xs), y), **row}
+            yield {"x": xs * corners[1, 0], "y": np.full(len(xs), y * height), **row}
             progress.reach(number * num_points)
             progress.line(f"row {number}/{num_points}")
 

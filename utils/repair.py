@@ -11,7 +11,7 @@ does the same for them, and repair is refused.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -54,18 +54,33 @@ def repair(
 
     Raises UserError as `activation_statistics` does, or if a layer has no bias to be shifted by.
     """
+    repairing((end_a, end_b), images, batch_size=batch_size, precision=precision)(model, (1 - t, t))
+
+
+def repairing(
+    ends: Iterable[nn.Module], images: Images, *, batch_size: int = 512, precision: str = "fp32"
+) -> Callable[[nn.Module, Sequence[float]], None]:
+    """A function that repairs networks among `ends`, each given with its weights (`between`).
+
+    The ends are measured once, here, one after the other: they may be one module with ever other weights.
+    """
     how = {"batch_size": batch_size, "precision": precision}
-    ends = [activation_statistics(end, images, **how) for end in (end_a, end_b)]
-    set_statistics(model, between(ends, (1 - t, t)), images, **how)
+    statistics = [activation_statistics(end, images, **how) for end in ends]
+    return lambda model, weights: set_statistics(model, between(statistics, weights), images, **how)
 
 
 def between(statistics: Sequence[Statistics], weights: Sequence[float]) -> Statistics:
-    """The statistics of several networks of one architecture mixed with these weights, which add up to 1."""
+    """The statistics of several networks of one architecture, mixed with these weights.
+
+    A network beyond the ends has weights below 0. They count as 0, so that no deviation is below 0, and the others
+    are scaled to add up to 1.
+    """
     mixed = {}
+    shares = torch.tensor(weights, dtype=torch.float64).clamp(min=0).view(-1, 1)
+    shares = shares / shares.sum()
     for name in statistics[0]:
         of_networks = [one[name] for one in statistics]
         means, deviations = (torch.stack(values) for values in zip(*of_networks, strict=True))
-        shares = torch.tensor(weights, dtype=torch.float64).view(-1, 1)
         mixed[name] = Moments((shares * means).sum(0), (shares * deviations).sum(0))
     return mixed
 

@@ -211,7 +211,7 @@ def _with_settings(made: str, settings: Mapping[str, object]) -> str:
 
 
 # Stored settings that are flags, and not told by the names of files
-FLAGS_OF_TABLES = ("batch_size", "precision", "bn_images", "attack", "num_points", "eval_train")
+FLAGS_OF_TABLES = ("batch_size", "precision", "bn_images", "attack", "num_points", "eval_train", "repair")
 FLAGS_OF_RUNS = ("batch_size", "precision", "lr", "wd", "lr_decay", "lr_drop")
 FLAGS_OF_RUNS += ("momentum", "epsilon", "attack_step", "attack_steps", "fix_start", "fix_end", "init_linear_off")
 

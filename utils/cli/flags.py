@@ -157,6 +157,8 @@ def add_evaluation_flags(parser: argparse.ArgumentParser) -> None:
         type=types.positive_int,
         help="re-estimate batch norm on so many training images (default: all)",
     )
+    repair_help = "repair networks without batch norm: activations vary as between the ends (REPAIR)"
+    add("--repair", action="store_true", help=repair_help)
     add("--overwrite", action="store_true", help="evaluate again what has been evaluated otherwise")
 
 
@@ -205,6 +207,8 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
             args.epochs_curve = args.epochs or curve_epochs(args.model, args.robust)
     if args.robust and tag(getattr(args, "alignment", "")).startswith("pam_"):
         parser.error("--alignment: PAM is for plain networks; use corr or ''")
+    if args.robust and getattr(args, "repair", False):
+        parser.error("--repair is for plain networks")
     args.data_folder = data_folder(args.dataset, data_path=args.data_path, root=args.root)
     args.attack = None
     if getattr(args, "attack_steps", None) is not None:
@@ -268,7 +272,7 @@ def run_settings(flags: Mapping[str, object], *names: str) -> dict[str, object]:
 def evaluation_settings(flags: Mapping[str, object], curve: Curve, *names: str) -> dict[str, object]:
     """The flags that decide a result's numbers, and the control points it is of; `names` beyond the usual ones."""
     shared = ("transform", "moments", "image_size", "batch_size", "use_test", "precision", "epochs_model")
-    shared += ("bn_images", "attack")
+    shared += ("bn_images", "attack", "repair")
     return {name: flags[name] for name in (*shared, *names)} | {"points": curve.digests()}
 
 

@@ -1,0 +1,80 @@
+"""What a path between two networks without batch norm is for, by the stages: repaired, exported, as an ensemble."""
+
+import numpy as np
+import pytest
+from stages import fails, run
+from torch import nn
+
+import models
+from evaluation import eval_plane_with_alignment
+
+
+class Plain(nn.Module):
+    """A network without batch norm."""
+
+    def __init__(self, num_classes):
+        super().__init__()
+        first = [nn.AdaptiveAvgPool2d(8), nn.Flatten(), nn.Linear(192, 24), nn.ReLU()]
+        self.hidden = nn.Sequential(*first, nn.Linear(24, 24), nn.ReLU())
+        self.last = nn.Linear(24, num_classes)
+
+    def forward(self, x):
+        return self.last(self.hidden(x))
+
+
+@pytest.fixture(scope="module")
+def plain(data_path, tmp_path_factory):
+    """Flags for two such networks and their match."""
+    root = tmp_path_factory.mktemp("plain")
+    flags = ["--dataset", "bars", "--data_path", data_path, "--root", root, "--batch_size", 32, "--model", "Plain"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(models.MODELS, "Plain", Plain)
+        for seed in (1, 2):
+            run("training/train_model.py", *flags, "--epochs", 2, "--lr", 0.02, "--seed", seed)
+        run("alignment/align_models.py", *flags, "--epochs", 2)
+        yield flags
+
+
+LINE = ["--epochs_model", 2, "--epochs_curve", 0, "--alignment", "corr"]
+
+
+def root_of(flags):
+    return flags[flags.index("--root") + 1]
+
+
+def evaluated(flags, alignment="corr"):
+    return np.load(root_of(flags) / f"model_data/curves/Plain/bars/curve_align_{alignment}_seeds_01_02-0.npz")
+
+
+def test_a_line_is_evaluated_as_it_is_and_repaired(plain, capsys):
+    """At the ends there is nothing to repair, and without batch norm nothing to interpolate."""
+    run("evaluation/eval_curve.py", *plain, *LINE, "--num_points", 3, "--repair")
+    table = evaluated(plain)
+    assert "accuracy_interpolated" not in table
+    for name in ("loss", "accuracy"):
+        np.testing.assert_array_equal(table[name][[0, 2]], table[f"{name}_repaired"][[0, 2]])
+    assert table["loss"][1] != table["loss_repaired"][1]
+    assert "accuracy repaired" in capsys.readouterr().out
+    code, line = fails(capsys, "evaluation/eval_curve.py", *plain, *LINE, "--num_points", 3)
+    assert "was made with repair True (now False)" in line
+
+
+def test_planes_and_correlations_of_repaired_networks(plain):
+    """At the corners of a plane there is nothing to repair, and they are the ends of the line."""
+    run("evaluation/eval_curve.py", *plain, *LINE, "--num_points", 3, "--repair", "--overwrite")
+    line = evaluated(plain)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(eval_plane_with_alignment, "GRID", ((0, 1), (0, 1)))
+        run("evaluation/eval_plane_with_alignment.py", *plain, "--epochs_model", 2, "--num_points", 3, "--repair")
+    folder = root_of(plain) / "model_data/loss_planes_with_alignment/Plain/bars"
+    plane = np.load(folder / "plane_align_corr_seeds_01_02.npz")
+    assert plane["loss"][0, [0, 2]] == pytest.approx(line["loss"][[0, 2]], rel=1e-4)
+    run("alignment/align_along_curve.py", *plain, *LINE, "--repair")
+    folder = root_of(plain) / "model_data/paired_models/Plain/bars"
+    assert "aligned_a" in np.load(folder / "curve_align_corr_seeds_01_02-0_t_0.5.npz")
+
+
+def test_repair_is_for_networks_without_batch_norm(small, capsys):
+    line = ["--epochs_model", 3, "--epochs_curve", 0, "--num_points", 2, "--repair", "--overwrite"]
+    code, line = fails(capsys, "evaluation/eval_curve.py", *small, *line)
+    assert (code, "TinyTen has batch norm" in line) == (2, True)
