@@ -18,10 +18,9 @@ from utils.datasets import load_data
 from utils.devices import memory_format
 from utils.inputs import check_input
 from utils.matching import align, cross_correlations, each_by_itself, mean_correlations
-from utils.measuring import reestimate_batch_norm
 from utils.permutations import identity, row_labels, rows_from_permutations
 from utils.progress import track
-from utils.repair import repairing
+from utils.repair import preparing
 from utils.storage.files import expect_writable
 from utils.storage.layout import Layout, Variant
 from utils.storage.loading import expect_curve, load_curve, spec_of
@@ -77,14 +76,12 @@ def main(args):
     if not table.finished:
         images = data.for_batch_norm(args.bn_images)
         how = {"batch_size": args.batch_size, "precision": args.precision}
-        repair = repairing(map(curve.place, (0.0, 1.0)), images, **how) if args.repair else None
+        prepare = preparing(curve, images, repaired=args.repair, **how)
 
         def network(t):
             """The network at t. The ends are points as any other, with batch-norm statistics estimated as theirs."""
             model = curve.place(t)
-            if repair:
-                repair(model, (1 - t, t))
-            reestimate_batch_norm(model, images, **how)
+            prepare(model, t)
             return copy.deepcopy(model)
 
         arrays = {}

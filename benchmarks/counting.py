@@ -241,7 +241,10 @@ def evaluation_flops(
     eval_train: bool,
     attack: Attack | None = None,
 ) -> int:
-    """At each point batch norm is re-estimated, attacked if the networks are robust; then all that is measured."""
+    """At each point batch norm is re-estimated, attacked if the networks are robust; then all that is measured.
+
+    On straight lines the test images are evaluated with interpolated statistics too, which is left out here.
+    """
     network.requires_grad_(False)
     statistics = passes(forward_step(network, measuring.use_batch_statistics, attack), images)
     point = statistics(min(bn_images or images.train, images.train), batch_size)

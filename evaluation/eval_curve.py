@@ -18,9 +18,10 @@ import numpy as np
 from utils.cli import commands, flags, places, process, types
 from utils.datasets import load_data
 from utils.devices import memory_format
+from utils.ensembles import evaluate_ensemble
 from utils.inputs import check_input
 from utils.measuring import batch_norm_layers, evaluate_path, measure, measure_as_it_is
-from utils.repair import repairing
+from utils.repair import preparing
 from utils.reporting.results import is_loss, summary
 from utils.storage.files import expect_writable
 from utils.storage.layout import Layout, Variant
@@ -38,6 +39,10 @@ def parse_args(argv=None, description=__doc__, robust=False):
     parser.add_argument(
         "--num_points", type=types.at_least_two, default=65, help="points evaluated, the two ends included"
     )
+    parser.set_defaults(ensemble=None)
+    if not robust:
+        ensemble_help = "evaluate the ensemble of so many equally spaced points too, beside that of the ends"
+        parser.add_argument("--ensemble", type=types.at_least_two, metavar="POINTS", help=ensemble_help)
     parser.add_argument("--eval_train", action="store_true", help="on training images too, without augmentation")
     return flags.parse(parser, argv)
 
@@ -47,7 +52,7 @@ def main(args):
     seeds, variant = (args.seed_a, args.seed_b), Variant(args.seed, args.num_bends, args.curve)
     path = layout.evaluated(args.alignment, *seeds, args.epochs_curve, variant)
     expect_curve(layout, seeds, args.epochs_model, args.epochs_curve, args.alignment, variant)
-    if args.overwrite or not path.exists():
+    if args.overwrite or args.ensemble or not path.exists():
         expect_writable(path.parent)
     data = load_data(
         args.dataset,
@@ -68,49 +73,62 @@ def main(args):
         alignment=args.alignment,
         variant=variant,
     ).to(args.device, memory_format=memory_format(args.device))
-    check_input(curve.base, data.for_batch_norm(args.bn_images), args.batch_size)
+    images = data.for_batch_norm(args.bn_images)
+    check_input(curve.base, images, args.batch_size)
     if args.compile:
         curve.compile()
     checkpoints = {end: layout.endpoint(seed, args.epochs_model) for end, seed in zip("ab", seeds, strict=True)}
     if args.epochs_curve:
         checkpoints["curve"] = layout.curve(args.alignment, *seeds, args.epochs_curve, variant)
-    settings = flags.evaluation_settings(vars(args), curve, "num_points", "eval_train")
-    settings["trained"] = {name: training_settings(checkpoint) for name, checkpoint in checkpoints.items()}
+    trained = {name: training_settings(checkpoint) for name, checkpoint in checkpoints.items()}
+    settings = flags.evaluation_settings(vars(args), curve, "num_points", "eval_train") | {"trained": trained}
+    how = {"batch_size": args.batch_size, "precision": args.precision}
     table = GrowingTable(path, settings, args.overwrite)
     if not table.finished:
         splits = {"": data.test, "_train": data.train} if args.eval_train else {"": data.test}
-        how = {"batch_size": args.batch_size, "precision": args.precision, "attack": args.attack}
-        # Only on a line do statistics between those of the ends have a meaning; attacks would double the time.
-        interpolates = args.epochs_curve == 0 and batch_norm_layers(curve.base) and not args.attack
-
-        if args.repair:
-            images = data.for_batch_norm(args.bn_images)
-            ends = map(curve.place, (0.0, 1.0))
-            repair = repairing(ends, images, batch_size=args.batch_size, precision=args.precision)
-
-        def measured(model, t):
-            metrics = measure(model, data.for_batch_norm(args.bn_images), splits, **how)
-            if interpolates:
-                curve.place_buffers(t)
-                metrics |= measure_as_it_is(model, splits, way="_interpolated", **how)
-            if args.repair:
-                repair(model, (1 - t, t))
-                metrics |= measure_as_it_is(model, splits, way="_repaired", **how)
-            return metrics
-
+        measured = measuring(curve, images, splits, repaired=args.repair, attack=args.attack, **how)
         ts, done = np.linspace(0, 1, args.num_points), len(table)
         length = table.arrays["length"][-1] if done else 0.0
         for row in evaluate_path(curve, ts, measured, done=done, length=length):
             table.add(**row)
         table.finish()
-    as_text = path.with_suffix(".csv")
-    write_csv(as_text, table.arrays)
-
+    files = [path, path.with_suffix(".csv")]
+    write_csv(files[-1], table.arrays)
     print_summary(table.arrays, args.robust)
+    if args.ensemble:
+        path = layout.ensemble(args.alignment, *seeds, args.epochs_curve, args.ensemble, variant)
+        settings = flags.evaluation_settings(vars(args), curve) | {"trained": trained}
+        together = GrowingTable(path, settings, args.overwrite)
+        if not together.finished:
+            prepare = preparing(curve, images, repaired=args.repair, **how)
+            ts = np.linspace(0, 1, args.ensemble)
+            together.finish(**evaluate_ensemble(curve, ts, prepare, data.test, data.held_out, **how))
+        files += [path, path.with_suffix(".csv")]
+        write_csv(files[-1], together.arrays)
+        print_ensemble(together.arrays)
     follows = {"epochs": args.epochs_curve, **commands.of_drawn_variant(variant)}
     names = ("seed_a", "seed_b", "alignment")
     next_command = commands.command("visualization/viz_curve.py", vars(args), *names, **follows)
-    process.closing_words([path, as_text], next_command)
+    process.closing_words(files, next_command)
+
+
+def measuring(curve, images, splits, *, repaired, attack, **how):
+    """What is measured of the network at point t, given it and t, in each way in which it can be evaluated."""
+    # Only on a line do statistics between those of the ends have a meaning; attacks would double the time.
+    interpolates = curve.num_bends == 2 and batch_norm_layers(curve.base) and not attack
+    repair = preparing(curve, images, repaired=True, **how) if repaired else None
+
+    def measured(model, t):
+        metrics = measure(model, images, splits, attack=attack, **how)
+        if interpolates:
+            curve.place_buffers(t)
+            metrics |= measure_as_it_is(model, splits, way="_interpolated", **how)
+        if repair:
+            repair(model, t)
+            metrics |= measure_as_it_is(model, splits, way="_repaired", **how)
+        return metrics
+
+    return measured
 
 
 def print_summary(arrays, robust):
@@ -123,6 +141,21 @@ def print_summary(arrays, robust):
         unit = "17.4f" if is_loss(name) else "15.1f"
         cells = (f"{numbers[column]:{unit}}" + ("" if is_loss(name) else " %") for column in columns)
         print(f"{name.replace('_', ' '):<24}" + "".join(cells))
+
+
+def print_ensemble(arrays):
+    """The best point, and the ensembles of the ends and of all points, a line each."""
+    columns = {"accuracy": "accuracy", "calibration_error": "calibration error", "loss": "loss"}
+    print(f"{'':<24}" + "".join(f"{words:>20}" for words in columns.values()))
+    points = int(np.sum(arrays["what"] == "point"))
+    for row in range(points, len(arrays["what"])):
+        what, t = arrays["what"][row], arrays["t"][row]
+        words = {"best point": f"best point, t = {t:.3f}", "ends": "ensemble of the ends"}
+        cells = (f"{arrays[name][row]:{'20.4f' if is_loss(name) else '18.1f'}}" for name in columns)
+        units = ("" if is_loss(name) else " %" for name in columns)
+        print(
+            f"{words.get(what, f'ensemble of {points}'):<24}" + "".join(map("".join, zip(cells, units, strict=True)))
+        )
 
 
 if __name__ == "__main__":

@@ -18,8 +18,8 @@ from utils.datasets import load_data
 from utils.devices import memory_format
 from utils.errors import UserError
 from utils.inputs import check_input
-from utils.measuring import evaluate_plane, measure, midpoint_height, plane_of
-from utils.repair import repairing
+from utils.measuring import evaluate_plane, measure_as_it_is, midpoint_height, plane_of
+from utils.repair import preparing
 from utils.storage.files import expect_writable
 from utils.storage.layout import Layout, Variant
 from utils.storage.loading import expect_curve, load_curve
@@ -77,12 +77,11 @@ def main(args):
     if not table.finished:
         images = data.for_batch_norm(args.bn_images)
         how = {"batch_size": args.batch_size, "precision": args.precision}
-        repair = repairing(map(curve.place, (0.0, 1.0)), images, **how) if args.repair else None
+        prepare = preparing(curve, images, repaired=args.repair, **how)
 
         def measured(model, x, _):
-            if repair:
-                repair(model, (1 - x, x))
-            return measure(model, images, {"": data.test}, **how)
+            prepare(model, x)
+            return measure_as_it_is(model, {"": data.test}, **how)
 
         for row in evaluate_plane(curve, GRID, args.num_points, measured, height=height, done=len(table)):
             table.add(**row)

@@ -2,11 +2,15 @@
 
 import numpy as np
 import pytest
+import torch
 from stages import fails, run
 from torch import nn
 
 import models
 from evaluation import eval_plane_with_alignment
+from utils.datasets import load_data
+from utils.measuring import evaluate
+from utils.storage.loading import load_network
 
 
 class Plain(nn.Module):
@@ -78,3 +82,58 @@ def test_repair_is_for_networks_without_batch_norm(small, capsys):
     line = ["--epochs_model", 3, "--epochs_curve", 0, "--num_points", 2, "--repair", "--overwrite"]
     code, line = fails(capsys, "evaluation/eval_curve.py", *small, *line)
     assert (code, "TinyTen has batch norm" in line) == (2, True)
+
+
+def networks_of(flags, checkpoint):
+    """A checkpoint as the stages load it, on the test images: loss and accuracy."""
+    model = load_network(checkpoint, models.MODELS[flags[-1]](4), transform=flags[-1])
+    return evaluate(model.to(memory_format=torch.channels_last), load_data_of(flags).test, batch_size=32)
+
+
+def load_data_of(flags):
+    return load_data("bars", folder=flags[flags.index("--data_path") + 1], transform=flags[-1])
+
+
+@pytest.mark.parametrize("t, place", [(0.5, 1), (1.0, 2)])
+def test_an_exported_point_is_the_curve_there(plain, tmp_path, capsys, t, place):
+    """The checkpoint of a repaired network evaluates to the number of the path, to the last bit."""
+    run("evaluation/eval_curve.py", *plain, *LINE, "--num_points", 3, "--repair", "--overwrite")
+    out = tmp_path / "point.pt"
+    export = ["evaluation/export_point.py", *plain, *LINE, "--t", t, "--repair", "--out", out]
+    run(*export)
+    table = evaluated(plain)
+    expected = table["loss_repaired"][place], table["accuracy_repaired"][place]
+    assert networks_of(plain, out) == expected
+    before = out.read_bytes()
+    code, line = fails(capsys, *export)
+    assert (code, "is there already; name another file, or add --overwrite" in line) == (2, True)
+    assert out.read_bytes() == before
+
+
+def test_an_exported_point_with_batch_norm(small, workspace, tmp_path, capsys):
+    """Its running statistics are those re-estimated there."""
+    small = [*small, "--model", "TinyTen"]
+    out = tmp_path / "point.pt"
+    path = ["--epochs_model", 3, "--epochs_curve", 2, "--alignment", "corr"]
+    run("evaluation/export_point.py", *small, *path, "--t", 0.75, "--out", out)
+    table = np.load(workspace / "model_data/curves/TinyTen/bars/curve_align_corr_seeds_01_02-2.npz")
+    loss, accuracy = networks_of(small, out)
+    assert (loss, accuracy) == (table["loss"][3], table["accuracy"][3])
+    assert f"loss {loss:.4f}, accuracy {accuracy:.1f} %" in capsys.readouterr().out
+
+
+def test_an_ensemble_stands_beside_the_path(plain, capsys):
+    """Its single points are those of the path, and what it is of is checked when it is there already."""
+    evaluation = ["evaluation/eval_curve.py", *plain, *LINE, "--num_points", 3, "--repair", "--ensemble", 3]
+    run(*evaluation, "--overwrite")
+    table = evaluated(plain)
+    path = root_of(plain) / "model_data/curves/Plain/bars/ensemble_align_corr_seeds_01_02-0_of_3.npz"
+    together = np.load(path)
+    np.testing.assert_allclose(together["accuracy"][:3], table["accuracy_repaired"])
+    np.testing.assert_allclose(together["loss"][:3], table["loss_repaired"], rtol=1e-5)
+    assert path.with_suffix(".csv").read_text().startswith("what,t,loss_held_out,loss,accuracy,calibration_error\n")
+    assert "ensemble of 3" in capsys.readouterr().out
+    before = path.read_bytes()
+    run(*evaluation)
+    assert "This is done already" in capsys.readouterr().out
+    assert path.read_bytes() == before

@@ -148,6 +148,14 @@ class Data:
         """The training images on which activations are compared, to be used under the test transform."""
         return self.train.subset(self.train.spread(ALIGNMENT_IMAGES))
 
+    @property
+    def held_out(self) -> Images:
+        """A part of the training images on which something is chosen that is then measured on `test`.
+
+        With `use_test` it is what networks that were trained without it have never seen.
+        """
+        return self.train.subset(_last(self.train))
+
     def for_batch_norm(self, count: int | None) -> Images:
         """The training images on which batch norm is re-estimated: all, or `count` of them."""
         return self.train if count is None else self.train.subset(self.train.spread(count))
@@ -206,8 +214,13 @@ def load_data(
 def _hold_out(train: Images) -> tuple[Images, Images]:
     """Training images split into those to train on and the last 5,000 (a tenth of a small set) for testing."""
     held_out = torch.zeros(len(train), dtype=torch.bool)
-    held_out[train.spread(min(HELD_OUT_IMAGES, len(train) // 10), from_end=True)] = True
+    held_out[_last(train)] = True
     return train.subset((~held_out).nonzero().flatten()), train.subset(held_out.nonzero().flatten())
+
+
+def _last(train: Images) -> torch.Tensor:
+    """Indices of the training images that are held out, where some are."""
+    return train.spread(min(HELD_OUT_IMAGES, max(len(train) // 10, 1)), from_end=True)
 
 
 def _digest(arrays: Arrays) -> str:

@@ -18,9 +18,10 @@ import torch
 from torch import nn
 
 from utils import distributed
+from utils.curves import Curve
 from utils.errors import UserError
 from utils.images import Images
-from utils.measuring import EVALUATION_SEED, batch_norm_layers
+from utils.measuring import EVALUATION_SEED, batch_norm_layers, reestimate_batch_norm
 from utils.outputs import main_output
 from utils.precision import autocast
 
@@ -67,6 +68,24 @@ def repairing(
     how = {"batch_size": batch_size, "precision": precision}
     statistics = [activation_statistics(end, images, **how) for end in ends]
     return lambda model, weights: set_statistics(model, between(statistics, weights), images, **how)
+
+
+def preparing(
+    curve: Curve, images: Images, *, repaired: bool, batch_size: int = 512, precision: str = "fp32"
+) -> Callable[[nn.Module, float], None]:
+    """A function that prepares the network at point t of a curve, given it and t, to be evaluated.
+
+    It re-estimates its batch-norm statistics; or if networks without batch norm are to be `repaired`, it does that.
+    """
+    how = {"batch_size": batch_size, "precision": precision}
+    mend = repairing(map(curve.place, (0.0, 1.0)), images, **how) if repaired else None
+
+    def prepare(model: nn.Module, t: float) -> None:
+        if mend is not None:
+            mend(model, (1 - t, t))
+        reestimate_batch_norm(model, images, **how)
+
+    return prepare
 
 
 def between(statistics: Sequence[Statistics], weights: Sequence[float]) -> Statistics:

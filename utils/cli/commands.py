@@ -165,6 +165,7 @@ MAKERS = {
     "match": ("align_models.py", "align_googlenet.py", "align_models_w2.py", "train_curve_pam.py"),
     "correlation": ("align_models.py", "align_googlenet.py", "align_models_w2.py"),
     "evaluated": ("eval_curve.py", "eval_adversarial_curve.py"),
+    "ensemble": ("eval_curve.py",),
     "along_curve": ("align_along_curve.py",),
     "plane_with_curve": ("eval_plane_with_curve.py",),
     "plane_with_alignment": ("eval_plane_with_alignment.py",),

@@ -36,6 +36,7 @@ FLAGS = {
     "alignment/align_models.py": {**_NETWORKS, "correlations": "--dir2"},
     "alignment/align_along_curve.py": {**_PATHS, "correlations": "--dir"},
     "evaluation/eval_curve.py": {**_PATHS, "evaluated": "--dir"},
+    "evaluation/export_point.py": _PATHS,
     "evaluation/eval_plane_with_curve.py": {**_PATHS, "planes_with_curve": "--dir"},
     "evaluation/eval_plane_with_alignment.py": {**_NETWORKS, "planes_with_alignment": "--dir"},
     "visualization/viz_curve.py": {**_PATHS, "evaluated": "--dir", "curve_history": "--dir2"},

@@ -162,6 +162,13 @@ class Layout:
         name = _path_name(alignment, seed_a, seed_b, _of_path(alignment, epoch, variant))
         return self.folder("evaluated") / f"curve_{name}-{epoch}.npz"
 
+    def ensemble(
+        self, alignment: str, seed_a: int, seed_b: int, epoch: int, members: int, variant: Variant = USUAL
+    ) -> Path:
+        """The evaluated ensemble of so many points of a path."""
+        name = _path_name(alignment, seed_a, seed_b, _of_path(alignment, epoch, variant))
+        return self.folder("evaluated") / f"ensemble_{name}-{epoch}_of_{members}.npz"
+
     def plane_with_curve(
         self, alignment: str, seed_a: int, seed_b: int, epoch: int, variant: Variant = USUAL
     ) -> Path:
@@ -233,6 +240,7 @@ _NAMES = {
     "model_history": r"(loss|accuracy)_(train|test)_seed_(?P<a>\d+)\.npy",
     "along_curve": rf"curve_align_(?P<alignment>.+)_{_CURVE}-(?P<epoch>\d+)_t_(?P<t>[\d.e-]+?)(\.partial)?\.npz",
     "evaluated": rf"curve_align_(?P<alignment>.+)_{_CURVE}-(?P<epoch>\d+)(\.partial)?\.np[yz]",
+    "ensemble": rf"ensemble_align_(?P<alignment>.+)_{_CURVE}-(?P<epoch>\d+)_of_\d+(\.partial)?\.npz",
     "curve_history": rf"curve_align_(?P<alignment>.+)_{_CURVE}(_(perm|phi)\d+)?\.npz",
     "plane_with_curve": rf"plane_align_(?P<alignment>.+)_{_CURVE}-(?P<epoch>\d+)(\.partial)?\.npz",
     "plane_with_alignment": rf"plane_align_(?P<alignment>.+)_{_PAIR}(\.partial)?\.npz",
