@@ -1,0 +1,86 @@
+"""Write one point of a curve or a straight line as a network's checkpoint, with statistics of its own.
+
+python evaluation/export_point.py --dataset CIFAR100 --alignment corr --epochs_model 250 --epochs_curve 0 --out FILE
+"""
+
+import sys
+from functools import partial
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from utils.cli import start
+
+start.quietly()
+
+import torch
+
+from models import MODELS
+from utils import distributed
+from utils.cli import flags, places, process, types
+from utils.datasets import load_data
+from utils.devices import memory_format
+from utils.errors import UserError
+from utils.inputs import check_input
+from utils.measuring import evaluate
+from utils.repair import preparing
+from utils.storage.files import expect_writable, hold, save_checkpoint
+from utils.storage.layout import Layout, Variant
+from utils.storage.loading import expect_curve, load_curve
+
+
+def parse_args(argv=None):
+    parser = flags.stage_parser(__doc__, batch_size=512)
+    flags.add_path_flags(parser)
+    places.add_flags(parser, "evaluation/export_point.py")
+    flags.add_evaluation_flags(parser)
+    parser.add_argument("--t", type=types.fraction, default=0.5, help="the point, from 0 at A to 1 at B")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the checkpoint that is written")
+    return flags.parse(parser, argv)
+
+
+def main(args):
+    if args.out.exists() and not args.overwrite:
+        raise UserError(f"{args.out} is there already; name another file, or add --overwrite", exit_code=2)
+    layout = Layout(args.root, args.model, args.dataset, args.robust, args.replaced)
+    seeds, variant = (args.seed_a, args.seed_b), Variant(args.seed, args.num_bends, args.curve)
+    expect_curve(layout, seeds, args.epochs_model, args.epochs_curve, args.alignment, variant)
+    expect_writable(args.out.parent)
+    distributed.from_main(lambda: hold(args.out))
+    data = load_data(
+        args.dataset,
+        folder=args.data_folder,
+        transform=args.transform,
+        use_test=args.use_test,
+        image_size=args.image_size,
+        threads=args.num_workers,
+        device=args.device,
+    )
+    curve = load_curve(
+        layout,
+        partial(MODELS[args.model], data.num_classes),
+        seeds,
+        args.epochs_model,
+        args.epochs_curve,
+        alignment=args.alignment,
+        transform=args.transform,
+        variant=variant,
+    ).to(args.device, memory_format=memory_format(args.device))
+    images, how = data.for_batch_norm(args.bn_images), {"batch_size": args.batch_size, "precision": args.precision}
+    check_input(curve.base, images, args.batch_size)
+    if args.compile:
+        curve.compile()
+    prepare = preparing(curve, images, repaired=args.repair, **how)
+    network = curve.place(args.t)
+    prepare(network, args.t)
+    state = {name: value.clone(memory_format=torch.contiguous_format) for name, value in network.state_dict().items()}
+    names = ("model", "dataset", "seed_a", "seed_b", "alignment", "epochs_curve", "seed", "num_bends", "curve", "t")
+    settings = flags.evaluation_settings(vars(args), curve, *names)
+    save_checkpoint(args.out, {"model_state": state, "settings": settings})
+    loss, accuracy = evaluate(network, data.test, **how)
+    print(f"At t = {args.t:g}: loss {loss:.4f}, accuracy {accuracy:.1f} % on test images")
+    process.closing_words([args.out])
+
+
+if __name__ == "__main__":
+    process.run(parse_args, main)
