@@ -4,7 +4,6 @@ python evaluation/eval_curve.py --dataset CIFAR100 --alignment corr --epochs_mod
 """
 
 import sys
-from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))

@@ -4,7 +4,6 @@ python evaluation/eval_plane_with_alignment.py --dataset CIFAR100 --alignment co
 """
 
 import sys
-from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))

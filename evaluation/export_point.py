@@ -4,7 +4,6 @@ python evaluation/export_point.py --dataset CIFAR100 --alignment corr --epochs_m
 """
 
 import sys
-from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -15,7 +14,6 @@ start.quietly()
 
 import torch
 
-from models import MODELS
 from utils import distributed
 from utils.cli import flags, places, process, types
 from utils.datasets import load_data
@@ -51,6 +49,7 @@ def main(args):
         args.dataset,
         folder=args.data_folder,
         transform=args.transform,
+        moments=args.moments,
         use_test=args.use_test,
         image_size=args.image_size,
         threads=args.num_workers,
@@ -58,12 +57,11 @@ def main(args):
     )
     curve = load_curve(
         layout,
-        partial(MODELS[args.model], data.num_classes),
+        data,
         seeds,
         args.epochs_model,
         args.epochs_curve,
         alignment=args.alignment,
-        transform=args.transform,
         variant=variant,
     ).to(args.device, memory_format=memory_format(args.device))
     images, how = data.for_batch_norm(args.bn_images), {"batch_size": args.batch_size, "precision": args.precision}
