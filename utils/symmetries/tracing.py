@@ -164,9 +164,10 @@ class Network(Algebra):
         self.names: dict[int, str] = {}
         self.operation = ""
 
-    def enter(self, model: nn.Module) -> None:
+    def enter(self, model: nn.Module, inputs: list[torch.Tensor]) -> None:
         """Begin a run of `model`, a copy of the one whose state this is."""
-        self.known.clear()
+        self.where = "the network's input"
+        self.known = WeakIdKeyDictionary({tensor: fixed_like(self, tensor) for tensor in inputs})
         self.when_read.clear()
         self.names = {tensor.untyped_storage()._cdata: name for name, tensor in state_of(model).items()}
 
@@ -385,7 +386,7 @@ def _follow(network: Network, model: nn.Module, example: tuple, keywords: dict, 
             continue
         places = Places(model)
         tracer = Tracer(network, places)
-        network.enter(model)
+        network.enter(model, tensors_in([example, keywords]))
         device = torch.device("meta") if meta else contextlib.nullcontext()
         with plain_run(), device, places.watch(tracer.leaving), tracer:
             output = model(*example, **keywords)
