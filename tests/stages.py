@@ -11,6 +11,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 STAGES = (
     "data/prepare.py",
     "training/train_model.py",
+    "training/import_checkpoint.py",
     "training/train_curve.py",
     "training/train_curve_pam.py",
     "training/train_model_adversarial.py",

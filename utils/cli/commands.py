@@ -158,7 +158,7 @@ def of_drawn_variant(variant: Variant) -> dict[str, object]:
 
 # The stages that make each kind of file
 MAKERS = {
-    "endpoint": ("train_model.py", "train_model_adversarial.py"),
+    "endpoint": ("train_model.py", "train_model_adversarial.py", "import_checkpoint.py"),
     "model_history": ("train_model.py", "train_model_adversarial.py"),
     "curve": ("train_curve.py", "train_curve_adversarial.py", "train_curve_pam.py"),
     "curve_history": ("train_curve.py", "train_curve_adversarial.py", "train_curve_pam.py"),

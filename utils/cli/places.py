@@ -31,6 +31,7 @@ _LAYERWISE = "visualization/layerwise_mean_correlation/"
 # By kind of folder, as in utils.storage.layout
 FLAGS = {
     "training/train_model.py": {"models": "--dir", "model_history": "--dir2"},
+    "training/import_checkpoint.py": {"models": "--dir"},
     "training/train_curve.py": {**_NETWORKS, "curves": "--dir", "curve_history": "--dir2"},
     "training/train_curve_pam.py": {**_NETWORKS, "curves": "--dir", "curve_history": "--dir2"},
     "alignment/align_models.py": {**_NETWORKS, "correlations": "--dir2"},

@@ -7,6 +7,7 @@ import base64
 import contextlib
 import html
 import json
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -360,8 +361,11 @@ def _settings(found: Sequence[paths.Found], made_with: MadeWith) -> str:
         for script, checkpoint, epochs in checkpoints:
             settings = _training_settings(checkpoint)
             if settings is not None:
+                file = settings.pop("imported", None)
+                script = "import_checkpoint.py" if file else script
                 length = {"inner_iters_phi" if script == "train_curve_pam.py" else "epochs": epochs}
-                trained[made_with(f"training/{script}", settings | length, robust=layout.robust)] = None
+                made = made_with(f"training/{script}", settings | length, robust=layout.robust)
+                trained[f"{made} {shlex.quote(str(file))}" if file else made] = None
     return "".join(map(_command, [*sorted(trained), *commands]))
 
 

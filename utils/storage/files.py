@@ -239,16 +239,16 @@ def read(path: Path, what: str, parse: Callable[[], Content]) -> Content:
         raise FileError(path, f"is not {what}, or it is damaged ({reason})", "remake") from error
 
 
-def load_checkpoint(path: Path) -> dict:
+def load_checkpoint(path: Path, entry: str | None = None) -> dict:
     """A checkpoint: a dictionary with at least `model_state`, a state dict.
 
     Those of other code may have it under another name, or be a state dict themselves; what cannot be read safely
-    beside it is left aside, and said to be.
+    beside it is left aside, and said to be. entry: that name; None: it is looked for.
     """
 
     def parse() -> dict:
         try:
-            checkpoint, notes = as_checkpoint(read_content(read_verified(path)))
+            checkpoint, notes = as_checkpoint(read_content(read_verified(path)), entry)
         except Unusable as error:
             raise FileError(path, str(error)) from error
         for note in notes:

@@ -44,11 +44,15 @@ def read_content(stream: io.BytesIO) -> object:
         return plain(read_saved(stream))
 
 
-def as_checkpoint(content: object) -> tuple[dict, list[str]]:
+def as_checkpoint(content: object, entry: str | None = None) -> tuple[dict, list[str]]:
     """The content of a file as a checkpoint, with a state dict as `model_state`; and what was left aside, in words.
+
+    entry: where its network is, as "ema.module"; None: where it is looked for.
 
     Raises Unusable for what is none.
     """
+    if entry is not None:
+        return as_checkpoint(_entry(content, entry))
     if isinstance(content, Inert):
         words = f"is not a checkpoint, which is {EXPECTED}; it holds an object ({content.origin}); {SAVED_RIGHT}"
         raise Unusable(_whole_network(content) if _is_network(content) else words)
@@ -65,6 +69,28 @@ def as_checkpoint(content: object) -> tuple[dict, list[str]]:
     notes = [] if place == "model_state" else [f"its network is the entry {place}"]
     notes += [_aside(name, value) for name, value in content.items() if name not in kept]
     return kept | {"model_state": _tensors(state)}, notes
+
+
+def _entry(content: object, path: str) -> object:
+    """What a file has under a name, or under names joined by dots."""
+    names = content if isinstance(content, dict) else {}
+    if path in names:
+        return names[path]
+    for name, value in names.items():
+        if isinstance(name, str) and path.startswith(f"{name}.") and isinstance(value, dict):
+            return _entry(value, path.removeprefix(f"{name}."))
+    raise Unusable(f"has no entry {path}; it holds {', '.join(map(str, list(names)[:6])) or 'none'}")
+
+
+def other_networks(checkpoint: Mapping[str, object]) -> list[str]:
+    """Where a checkpoint, as `as_checkpoint` gives it, holds other networks, as averages of its own."""
+    own = checkpoint["model_state"]
+    states = ((place, state) for place, state in _states(dict(checkpoint)) if is_state_dict(state))
+    return [place for place, state in states if len(state) == len(own) and not _same(_tensors(state), own)]
+
+
+def _same(state: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> bool:
+    return state.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in state.items())
 
 
 EXPECTED = "a dictionary with a state dict as `model_state`, or a state dict"

@@ -13,10 +13,11 @@ from utils.datasets import Data, Moments, is_normalizing
 from utils.errors import FileError, UserError
 from utils.permutations import PermutationSpec, permutation_spec, permutations_from_rows, permute
 from utils.storage.files import expect, load_checkpoint
+from utils.storage.foreign import other_networks
 from utils.storage.layout import USUAL, Layout, Variant, tag
 from utils.storage.matches import load_match, match_networks
 from utils.storage.originals import stand_in
-from utils.storage.states import load_points, load_state
+from utils.storage.states import changes, load_points, load_state
 
 
 def new_network(layout: Layout, data: Data, *, pretrained: bool = False) -> nn.Module:
@@ -57,6 +58,22 @@ def load_network(
             "use the same",
         )
     return network.eval()
+
+
+def import_network(path: Path, network: nn.Module, *, entry: str | None = None) -> list[str]:
+    """Put a network of other code into `network`; returns, in words, what was changed of it or is left in the file.
+
+    entry: where it is in the file, as "ema.module"; None: where it is looked for. FileError if it does not fit.
+    """
+    stored = load_checkpoint(path, entry)
+    try:
+        told = changes(network, stored["model_state"])
+        load_state(network, stored["model_state"])
+    except ValueError as error:
+        raise FileError(path, f"does not fit {type(network).__name__}: {error}") from error
+    if not all(value.isfinite().all() for value in network.state_dict().values()):
+        raise FileError(path, "holds weights that are not finite numbers")
+    return told + [f"the network in its entry {place} left in the file" for place in other_networks(stored)]
 
 
 def _normalized_by(transform: str, moments: Moments | None) -> object:

@@ -51,24 +51,44 @@ def _last(name: str) -> str:
     return name.rpartition(".")[2]
 
 
+def changes(model: nn.Module, state: State) -> list[str]:
+    """In words, what `fitted` changes of a state dict that fits."""
+    own, names = model.state_dict(), _names(state, model.state_dict())
+    told = []
+    if renamed := [name for name, short in names.items() if short in own and short != name]:
+        told.append(f"{_count(renamed)} renamed, as {renamed[0]} to {names[renamed[0]]}")
+    for dtype in dict.fromkeys(value.dtype for value in state.values()):
+        kept = [n for n, short in names.items() if short in own and state[n].dtype == dtype != own[short].dtype]
+        if kept:
+            now = str(own[names[kept[0]]].dtype).removeprefix("torch.")
+            told.append(f"{_count(kept)} of {_kind(state[kept[0]])} converted to {now}")
+    if added := [name for name in own if name not in names.values()]:
+        told.append(f"{_count(added)} added, as {added[0]}")
+    return told
+
+
 def _without_wrappers(state: State, own: Collection[str]) -> dict[str, torch.Tensor]:
-    """The state under the names that it had before its model was wrapped, or was made a part of something."""
+    return {short: state[name] for name, short in _names(state, own).items()}
+
+
+def _names(state: State, own: Collection[str]) -> dict[str, str]:
+    """For each entry its name before the model was wrapped, or was made a part of something."""
     wrappers = WRAPPERS - {part for name in own for part in name.split(".")}
-    bare: dict[str, torch.Tensor] = {}
-    for name, value in state.items():
+    bare: dict[str, str] = {}  # by that name
+    for name in state:
         short = ".".join(part for part in name.split(".") if part not in wrappers)
         if short in bare:
             raise ValueError(f"it has {short} twice")
-        bare[short] = value
+        bare[short] = name
     first = next(iter(own), "")
     if first in bare:
-        return bare
+        return {name: short for short, name in bare.items()}
     prefixes = {name.removesuffix(first) for name in bare if name.endswith(f".{first}")}
     whole = sorted(prefix for prefix in prefixes if all(prefix + name in bare for name in own))
     if len(whole) > 1:
         raise ValueError(f"it holds several networks ({', '.join(prefix[:-1] for prefix in whole)})")
     prefix = max(prefixes, key=lambda prefix: sum(prefix + name in bare for name in own), default="")
-    return {name.removeprefix(prefix): value for name, value in bare.items()}
+    return {name: short.removeprefix(prefix) for short, name in bare.items()}
 
 
 def _misfit(state: State, own: State) -> str:

@@ -1,0 +1,82 @@
+"""Bring a network that other code has trained to where a network of this seed and so many epochs is looked for.
+
+python training/import_checkpoint.py --model torchvision:resnet18 --dataset CIFAR100 --seed 7 --epochs 90 FILE
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from utils.cli import start
+
+start.quietly()
+
+from utils.cli import commands, flags, places, process, types
+from utils.datasets import load_data
+from utils.errors import FileError
+from utils.inputs import check_input
+from utils.measuring import evaluate
+from utils.storage.files import expect_writable, hold, let_go, remove, save_checkpoint
+from utils.storage.layout import Layout
+from utils.storage.loading import import_network, new_network
+
+
+def parse_args(argv=None):
+    parser = flags.stage_parser(__doc__, batch_size=512)
+    add = parser.add_argument
+    add("file", type=types.file, metavar="FILE", help="a checkpoint: a state dict, or what holds one")
+    add("--key", help="where in the file the network is, as model_ema or ema.module (default: it is looked for)")
+    add("--seed", type=types.seed, default=1, help="by which the network is to be known")
+    add("--epochs", type=types.positive_int, default=200, help="for which it was trained")
+    add("--overwrite", action="store_true", help="replace a network that is there")
+    places.add_flags(parser, "training/import_checkpoint.py")
+    return flags.parse(parser, argv)
+
+
+def main(args):
+    layout = Layout(args.root, args.model, args.dataset, replaced=args.replaced)
+    stem, path = layout.endpoint_stem(args.seed), layout.endpoint(args.seed, args.epochs)
+    hold(stem)
+    if path.exists() and not args.overwrite:
+        raise FileError(path, "is there already", "replace")
+    expect_writable(layout.folder("models"))
+    data = load_data(
+        args.dataset,
+        folder=args.data_folder,
+        transform=args.transform,
+        moments=args.moments,
+        use_test=args.use_test,
+        image_size=args.image_size,
+        threads=args.num_workers,
+        device=args.device,
+    )
+    network = new_network(layout, data)
+    for words in import_network(args.file, network, entry=args.key):
+        print(f"{args.file}: {words}.")
+    network.to(args.device)
+    check_input(network, data.test)
+    loss, accuracy = evaluate(network, data.test, batch_size=args.batch_size, precision=args.precision)
+    print(f"On the test set: loss {loss:.4f}, accuracy {accuracy:.2f} %.")
+    if accuracy < 2 * 100 / data.num_classes:
+        print("That is close to chance: is it --transform, or --mean and --std, with which it was trained?")
+
+    names = ("dataset", "image_size", "transform", "moments", "model", "use_test", "seed")
+    settings = {name: vars(args)[name] for name in names}
+    settings |= {"images": data.digest, "imported": str(args.file.absolute()), "key": args.key}
+    if args.overwrite:
+        for history in layout.model_history(args.seed).values():  # of the network that is replaced
+            remove(history)
+    save_checkpoint(path, {"model_state": network.state_dict(), "settings": settings})
+    let_go(stem)
+    other = args.seed + 1 if args.seed % 2 and args.seed < types.LARGEST_SEED else abs(args.seed - 1)
+    seed_a, seed_b = sorted((args.seed, other))
+    next_command = None
+    if layout.endpoint(other, args.epochs).exists():
+        pair = {"epochs": args.epochs, "seed_a": seed_a, "seed_b": seed_b}
+        next_command = commands.align_command(vars(args), **pair)
+    process.closing_words([path], next_command)
+
+
+if __name__ == "__main__":
+    process.run(parse_args, main)
