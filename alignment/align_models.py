@@ -1,4 +1,4 @@
-"""Align network B to network A by the correlation of their activations, and save the match.
+"""Align network B to network A, by the correlation of their activations or otherwise, and save the match.
 
 python alignment/align_models.py --dataset CIFAR100 --model TinyTen --seed_a 1 --seed_b 2 --epochs 250
 """
@@ -23,8 +23,9 @@ from utils.matching import align_on, cross_moments, mean_distances
 from utils.permutations import identity, row_labels, rows_from_permutations
 from utils.storage.files import expect_writable, save_array
 from utils.storage.layout import Layout
-from utils.storage.loading import expect_pair, load_endpoint, spec_of
+from utils.storage.loading import expect_pair, load_endpoint, load_permutations, spec_of
 from utils.storage.matches import save_match
+from utils.storage.originals import stand_in
 
 
 def parse_args(argv=None, description=__doc__, model=None, method="corr"):
@@ -32,21 +33,26 @@ def parse_args(argv=None, description=__doc__, model=None, method="corr"):
     flags.add_pair_flags(parser)
     parser.add_argument("--epochs", type=types.positive_int, default=250, help="epochs the networks were trained")
     flags.add_robust_flag(parser, "align robust networks, in their own folders; GoogLeNets on attacked images")
-    parser.add_argument(
-        "--align_name", type=types.new_name, help="name of the match (default: corr, w2_pre or w2_post)"
-    )
-    if method != "corr":
+    parser.add_argument("--align_name", type=types.new_name, help="name of the match (default: that of the method)")
+    parser.set_defaults(init=None)
+    if method == "corr":
+        parser.add_argument("--method", choices=types.METHODS, default=method, help="what is compared")
+        parser.add_argument("--init", type=types.word, help="name of a match with which --method weight begins")
+    else:
         # Published so: what the flag does is the opposite of what it says.
         help_text = "compare activations themselves, and not what goes into the activation functions"
         parser.add_argument("--pre_act", action="store_false", help=help_text)
-    parser.add_argument("--seed", type=types.seed, default=1, help="of torch's random numbers")
+    parser.add_argument("--seed", type=types.seed, default=1, help="of random orders and permutations")
     places.add_flags(parser, "alignment/align_models.py")
     aliases.add_to_alignment(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace a match that is there and is another")
     args = flags.parse(parser, argv)
     if args.robust and args.model == "GoogLeNet":  # as published, for this network alone
         args.attack = flags.published_attack(args.dataset)
-    args.method = method if getattr(args, "pre_act", True) else "w2_post"
+    if method == "w2_pre":
+        args.method = "w2_pre" if args.pre_act else "w2_post"
+    if args.init and args.method != "weight":
+        parser.error(f"--init {args.init} is for --method weight; {args.method} does not begin with a match")
     args.align_name = args.align_name or args.method
     if not types.is_free(args.align_name, args.method):
         parser.error(f"--align_name {args.align_name} is the name of a match of another kind than {args.method}")
@@ -58,7 +64,7 @@ def main(args):
     torch.manual_seed(args.seed)
     layout = Layout(args.root, args.model, args.dataset, args.robust, args.replaced)
     seeds = (args.seed_a, args.seed_b)
-    expect_pair(layout, seeds, args.epochs)
+    expect_pair(layout, seeds, args.epochs, args.init or "")
     expect_writable(layout.folder("matches"), layout.folder("correlations"))
     data = load_data(
         args.dataset,
@@ -75,13 +81,15 @@ def main(args):
     for network in networks:
         network.to(args.device, memory_format=memory_format(args.device))
     check_input(networks[1], data.train)
-    spec = spec_of(networks[1], data.example)
+    spec, start = spec_of(networks[1], data.example), None
+    if args.init:
+        start = load_permutations(stand_in(layout.match(args.init, *seeds)), spec, networks)
 
-    how = {"batch_size": args.batch_size, "method": args.method, "attack": args.attack}
-    permutations, before, after = align_on(*networks, spec, data, **how)
+    how = {"batch_size": args.batch_size, "method": args.method, "attack": args.attack, "seed": args.seed}
+    permutations, before, after = align_on(*networks, spec, data, **how, start=start)
     measured = {layout.correlation(args.align_name, "unaligned", *seeds): before}
     measured |= {layout.correlation(args.align_name, "aligned", *seeds): after}
-    if args.method != "corr":
+    if args.method.startswith("w2_"):
         test = (x for x, _ in data.test.batches(args.batch_size))
         moments = cross_moments(*networks, spec, test, before=args.method == "w2_pre")
         for which, order in (("unaligned", identity(spec)), ("aligned", permutations)):

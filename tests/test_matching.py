@@ -273,7 +273,7 @@ def test_networks_are_left_in_the_modes_they_were_in():
 
 def test_an_unknown_method_is_refused():
     model = randomize(MODELS["TinyTen"](5))
-    with pytest.raises(ValueError, match="the methods are corr, w2_post, w2_pre, not 'l2'"):
+    with pytest.raises(ValueError, match="the methods are corr, w2_pre, w2_post, weight, identity, random, not 'l2'"):
         align(model, model, permutation_spec(model), images("TinyTen"), method="l2")
 
 

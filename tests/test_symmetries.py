@@ -11,7 +11,8 @@ from networks import IMAGES, NETWORKS, VECTORS, Run, build, conv
 from torch import nn
 from torch.nn import functional as F
 
-from utils.matching import TIE, assign_groups
+from utils.assignment import assign_groups
+from utils.moments import TIE
 from utils.permutations import permutation_spec, permute, soft_permute
 from utils.symmetries import Recording, moved_share, operations
 from utils.symmetries.proof import prove

@@ -18,13 +18,14 @@ from utils.symmetries import (
     permute,
     soft_permute,
 )
-from utils.symmetries.spec import groups_in, segment_size
+from utils.symmetries.spec import compose, groups_in, inverse, places_of
 
 __all__ = [
     "PermutationSpec",
     "axis_index",
     "compose",
     "identity",
+    "inverse",
     "moved_share",
     "permutation_spec",
     "permutations_from_rows",
@@ -41,39 +42,6 @@ Permutations = list[np.ndarray]  # of each group of a spec, an index array (*blo
 def identity(spec: PermutationSpec) -> Permutations:
     """The permutations that change nothing."""
     return spec.identity()
-
-
-def compose(spec: PermutationSpec, first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> Permutations:
-    """The permutations that do what `first` and then `second` do: without blocks, first[second]."""
-    composed = []
-    for number, group in enumerate(spec.groups):
-        blocks = spec.blocks(number)
-        grid = np.indices(blocks)
-        # Where the block that second puts there was before: what it does to the outer blocks comes first.
-        before = [second[other][tuple(grid[: len(spec.groups[other].depends_on) + 1])] for other in group.depends_on]
-        composed.append(first[number][(*(index[..., None] for index in before), second[number])])
-    return composed
-
-
-def places_of(group: int, axis: tuple, spec: PermutationSpec) -> np.ndarray:
-    """Where a group's units stand on an axis, (*blocks, size, copies); no copies if it is not there."""
-    blocks, size = spec.blocks(group), spec.groups[group].size
-    found, start = [np.zeros((*blocks, size, 0), np.int64)], 0
-    for segment in axis:
-        places = start + np.arange(segment_size(segment)).reshape([factor.size for factor in segment])
-        start += segment_size(segment)
-        for position, factor in enumerate(segment):
-            for case in (k for k, g in enumerate(factor.groups) if g == group):
-                here, unit = places, position
-                if factor.over is not None:
-                    here, unit = places.take(case, factor.over[1]), position - (factor.over[1] < position)
-                order = [
-                    next(i for i, f in enumerate(segment) if other in f.groups)
-                    for other in spec.groups[group].depends_on
-                ]
-                here = np.moveaxis(here, [*order, unit], range(len(order) + 1))
-                found.append(here.reshape(*blocks, size, -1))
-    return np.concatenate(found, -1)
 
 
 # --- as the rows of a match --------------------------------------------------------------------------------

@@ -120,14 +120,28 @@ MATCHERS = {
     "corr": "alignment/align_models.py",
     "w2_post": "alignment/align_models_w2.py",
     "w2_pre": "alignment/align_models_w2.py",
+    "weight": "alignment/align_models.py",
+    "identity": "alignment/align_models.py",
+    "random": "alignment/align_models.py",
+    **{
+        f"{to}_{method}": "alignment/align_many.py"
+        for to in ("reference", "universe")
+        for method in ("corr", "weight")
+    },
 }
 
 
 def align_command(flags: Mapping[str, object], name: str = "corr", **values: object) -> str:
     """The command that makes the match `name`, one of MATCHERS."""
     script = MATCHERS[name]
-    if name == "corr" and values.get("model", flags["model"]) == "GoogLeNet":
+    if script == "alignment/align_models.py" and values.get("model", flags["model"]) == "GoogLeNet":
         script = "alignment/align_googlenet.py"
+    if script == "alignment/align_many.py":
+        to, method = name.split("_")
+        seeds = f" --seeds {values.pop('seed_a')} {values.pop('seed_b')}"
+        return command(script, flags, **values, method=method, to=to) + seeds
+    if not name.startswith("w2_") and name != "corr":
+        values["method"] = name
     made = command(script, flags, **values)
     return made + " --pre_act" if name == "w2_post" else made
 
@@ -162,7 +176,7 @@ MAKERS = {
     "model_history": ("train_model.py", "train_model_adversarial.py"),
     "curve": ("train_curve.py", "train_curve_adversarial.py", "train_curve_pam.py"),
     "curve_history": ("train_curve.py", "train_curve_adversarial.py", "train_curve_pam.py"),
-    "match": ("align_models.py", "align_googlenet.py", "align_models_w2.py", "train_curve_pam.py"),
+    "match": ("align_models.py", "align_googlenet.py", "align_models_w2.py", "align_many.py", "train_curve_pam.py"),
     "correlation": ("align_models.py", "align_googlenet.py", "align_models_w2.py"),
     "evaluated": ("eval_curve.py", "eval_adversarial_curve.py"),
     "ensemble": ("eval_curve.py",),
@@ -181,7 +195,8 @@ def explain(error: UserError, flags: Mapping[str, object], script: str = "") -> 
     name = read_name(error.path)
     if name is None:
         return str(error)
-    if _makes(Path(script).name, name):
+    is_other = name.kind == "match" and flags.get("align_name", name.alignment) != name.alignment
+    if not is_other and _makes(Path(script).name, name):
         return f"{error}; {_own_mending(error, name)}"
     # What the error says comes before what the running stage was told.
     made = _maker(name, {**flags, **error.flags, "robust": name.robust or flags.get("robust", False)})
@@ -260,7 +275,8 @@ def _there_is(path: Path, name: Name, flags: Mapping[str, object]) -> list[str]:
     if name.kind == "match":
         pattern = f"match_*_seeds_{name.seeds[0]:02d}_{name.seeds[1]:02d}.npy"
         there = sorted(filter(None, map(read_name, path.parent.glob(pattern))))
-        found = [f"there is {one.alignment}: --alignment {one.alignment}" for one in there]
+        flag = "--init" if flags.get("init") else "--alignment"
+        found = [f"there is {one.alignment}: {flag} {one.alignment}" for one in there]
         if name.alignment in MATCHERS or name.alignment.startswith("pam_"):
             return found
         typed = name.alignment.casefold()
@@ -309,7 +325,7 @@ def _maker(name: Name, flags: Mapping[str, object]) -> str | None:
 
 def _epochs_model(name: Name, flags: Mapping[str, object]) -> int:
     """The epochs of the networks: as the flags say, or of those that are there, or those of the curve."""
-    said = flags.get("epochs_model")
+    said = flags["epochs"] if "align_name" in flags else flags.get("epochs_model")
     if isinstance(said, int):
         return said
     layout = Layout(flags["root"], name.model, name.dataset, flags["robust"], flags.get("replaced", {}))

@@ -238,8 +238,8 @@ def _without_effect(flags: Mapping[str, object], default: Callable[[str], object
     if is_line and (curve := sorted(told & {"seed", "num_bends", "curve"})):
         words = " and ".join(f"--{name}" for name in curve)
         notes.append(f"{words}: the straight line is the same for all curves.")
-    if "align_name" in flags and "seed" in told:
-        notes.append("--seed: nothing in an alignment is drawn at random.")
+    if "align_name" in flags and "seed" in told and flags.get("method") not in ("weight", "random"):
+        notes.append("--seed: nothing in an alignment is drawn at random, but for --method weight and random.")
     return notes
 
 

@@ -17,7 +17,9 @@ from utils.folders import TEST_FOLDERS
 LARGEST_SEED = 2**32 - 1
 
 # The names that methods of alignment give to their matches
-METHODS = ("corr", "w2_pre", "w2_post")
+METHODS = ("corr", "w2_pre", "w2_post", "weight", "identity", "random")
+# What comes before it in the names of matches of many networks
+OF_MANY = ("reference_", "universe_")
 
 
 def positive_int(text: str) -> int:
@@ -150,7 +152,11 @@ def dataset_name(text: str, with_folder: bool = True) -> str:
 def is_free(name: str, method: str) -> bool:
     """Whether a match by a method of alignment may have this name: that of no other method, in capitals or not."""
     lower = name.casefold()
-    return name == method or (lower not in METHODS and (method != "corr" or not lower.startswith("w2_")))
+    if lower.startswith("w2_") and not method.startswith("w2_"):
+        return False
+    for prefix in OF_MANY:
+        lower = lower.removeprefix(prefix)
+    return name == method or lower not in METHODS
 
 
 def colour_map(text: str) -> str:

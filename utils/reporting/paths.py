@@ -33,6 +33,7 @@ ALIGNMENTS = {
     "corr": ("aligned", "#0072B2"),
     "w2_post": ("aligned by L2", "#CC79A7"),
     "w2_pre": ("aligned by L2 before activation", "#56B4E9"),
+    "weight": ("aligned by weights", "#882255"),
 }
 OTHER_COLOURS = ("#7A7A7A", "#000000", "#8C564B", "#6A3D9A", "#A6761D")
 

@@ -209,6 +209,64 @@ def permute(
     return permuted
 
 
+# --- composing ---------------------------------------------------------------------------------------------------
+
+
+def compose(spec: PermutationSpec, first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The permutations that do what `first` and then `second` do: without blocks, first[second]."""
+    composed = []
+    for number in range(len(spec.groups)):
+        # Where the block that second puts there was before: what it does to the outer blocks comes first.
+        blocks = _blocks_before(spec, number, second)
+        composed.append(first[number][(*(index[..., None] for index in blocks), second[number])])
+    return composed
+
+
+def inverse(spec: PermutationSpec, permutations: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The permutations that undo others: `compose` of both, in either order, changes nothing."""
+    undone = spec.identity()
+    for number in sorted(range(len(spec.groups)), key=lambda number: len(spec.groups[number].depends_on)):
+        # A block goes back to where it was; what is done in it there is undone here.
+        undone[number] = np.argsort(permutations[number][_blocks_before(spec, number, undone)], axis=-1)
+    return undone
+
+
+def _blocks_before(spec: PermutationSpec, group: int, permutations: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
+    """For each new block of a group the places at which it was before, an array (*blocks) for each outer group."""
+    depends_on, grid = spec.groups[group].depends_on, np.indices(spec.blocks(group))
+    return tuple(permutations[other][tuple(grid[: len(spec.groups[other].depends_on) + 1])] for other in depends_on)
+
+
+def dependents(spec: PermutationSpec, group: int, *, direct: bool = False) -> list[int]:
+    """The groups whose units stand in blocks that this group moves; direct: in no blocks within those."""
+    return [
+        number
+        for number, (_, depends_on) in enumerate(spec.groups)
+        if (group == depends_on[-1] if direct and depends_on else group in depends_on)
+    ]
+
+
+def places_of(group: int, axis: tuple, spec: PermutationSpec) -> np.ndarray:
+    """Where a group's units stand on an axis, (*blocks, size, copies); no copies if it is not there."""
+    blocks, size = spec.blocks(group), spec.groups[group].size
+    found, start = [np.zeros((*blocks, size, 0), np.int64)], 0
+    for segment in axis:
+        places = start + np.arange(segment_size(segment)).reshape([factor.size for factor in segment])
+        start += segment_size(segment)
+        for position, factor in enumerate(segment):
+            for case in (k for k, g in enumerate(factor.groups) if g == group):
+                here, unit = places, position
+                if factor.over is not None:
+                    here, unit = places.take(case, factor.over[1]), position - (factor.over[1] < position)
+                order = [
+                    next(i for i, f in enumerate(segment) if other in f.groups)
+                    for other in spec.groups[group].depends_on
+                ]
+                here = np.moveaxis(here, [*order, unit], range(len(order) + 1))
+                found.append(here.reshape(*blocks, size, -1))
+    return np.concatenate(found, -1)
+
+
 # --- soft permutations -------------------------------------------------------------------------------------------
 
 

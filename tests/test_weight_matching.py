@@ -1,0 +1,239 @@
+"""Weight matching: shuffled copies are found exactly, and nothing that is begun with gets worse."""
+
+import networks
+import numpy as np
+import pytest
+import torch
+from conftest import randomize
+from stages import fails, run
+from torch import nn
+
+from models import MODELS
+from utils import weight_matching
+from utils.assignment import assign
+from utils.cli import types
+from utils.matching import METHODS, align
+from utils.permutations import compose, identity, inverse, permutation_spec, permutations_from_rows, permute
+from utils.storage.layout import Layout
+from utils.storage.matches import load_match
+from utils.weight_matching import match_weights, weight_similarity
+
+
+def random_state(model, seed=5):
+    """Random numbers under the names of a state dict."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: torch.randn(value.shape, generator=generator) if value.is_floating_point() else value
+        for name, value in model.state_dict().items()
+    }
+
+
+def spec_and_states(name):
+    """Of a network of tests/networks.py or models: what may be permuted, and two sets of random weights."""
+    if name in MODELS:
+        model = MODELS[name](5)
+        return permutation_spec(model), *(randomize(MODELS[name](5), seed).state_dict() for seed in (1, 2))
+    model, example = networks.build(name)
+    return permutation_spec(model, *example, proof=False), random_state(model), random_state(model, 6)
+
+
+def searched(spec, a, b, start, seed=0):
+    """One search from a start, by its permutations."""
+    cells = [
+        cell
+        for name in weight_matching.counted(a, spec)
+        for cell in weight_matching._cells(a[name], b[name], spec, spec.axes[name])
+    ]
+    return weight_matching._search(cells, spec, start, np.random.default_rng(seed))
+
+
+@pytest.mark.parametrize("name", networks.NETWORKS)
+def test_planted_permutations_are_found(name, monkeypatch):
+    """In every network, blocks included: B is a shuffled copy of A, and aligned B is A again."""
+    monkeypatch.setattr(weight_matching, "ORDERS", 1)  # that of the invariants finds it
+    spec, state, _ = spec_and_states(name)
+    shuffled = permute(state, spec, spec.random(3))
+    back = permute(shuffled, spec, match_weights(state, shuffled, spec))
+    assert all(
+        torch.equal(back[key], state[key]) for key in state if not key.endswith(("running_mean", "running_var"))
+    )
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_planted_permutations_of_the_published_networks(name, monkeypatch):
+    monkeypatch.setattr(weight_matching, "ORDERS", 1)
+    spec, state, _ = spec_and_states(name)
+    planted = spec.random(3)
+    found = match_weights(state, permute(state, spec, planted), spec)
+    for expected, permutation in zip(inverse(spec, planted), found, strict=True):
+        np.testing.assert_array_equal(expected, permutation)
+
+
+@pytest.mark.parametrize(
+    "name", ["grouped_twice", "grouped_unlike", "attention_packed", "shuffled", "depthwise_multiplier", "group_norm"]
+)
+def test_the_inverse_undoes(name):
+    spec, state, _ = spec_and_states(name)
+    permutations = spec.random(1)
+    for both in ((permutations, inverse(spec, permutations)), (inverse(spec, permutations), permutations)):
+        for permutation, same in zip(compose(spec, *both), identity(spec), strict=True):
+            np.testing.assert_array_equal(permutation, same)
+    there = permute(state, spec, permutations)
+    back = permute(there, spec, inverse(spec, permutations))
+    assert all(torch.equal(back[key], state[key]) for key in state)
+
+
+SOME = [
+    "TinyTen",
+    "ResNet32",
+    "grouped_twice",
+    "grouped_unlike",
+    "attention_packed",
+    "layer_scale",
+    "lstm",
+    "shuffled",
+]
+
+
+@pytest.mark.parametrize("name", SOME)
+def test_cells_make_up_the_weights(name):
+    """The objective over cells of permuted B is that of permuted weights."""
+    spec, a, b = spec_and_states(name)
+    permutations, total = spec.random(1), 0.0
+    for key in weight_matching.counted(a, spec):
+        for cell in weight_matching._cells(a[key], b[key], spec, spec.axes[key]):
+            total += (cell.a * weight_matching._permuted(cell, spec, permutations)).sum().item()
+    permuted = permute(b, spec, permutations)
+    expected = sum((a[key] * permuted[key]).sum().item() for key in weight_matching.counted(a, spec))
+    assert total == pytest.approx(expected, rel=1e-4, abs=1e-3)
+    assert weight_similarity(a, b, spec, permutations) == pytest.approx(expected, rel=1e-4, abs=1e-3)
+
+
+@pytest.mark.parametrize("name", SOME)
+def test_no_turn_makes_it_worse(name, monkeypatch):
+    """The objective grows with every turn that is taken, whatever a search begins with."""
+    spec, a, b = spec_and_states(name)
+    gains, is_better = [], weight_matching._is_better
+
+    def watched(cells, before):
+        if better := is_better(cells, before):
+            pairs = zip(cells, before, strict=True)
+            gains.append(sum((c.a.double() * (c.b.double() - old.b.double())).sum().item() for c, old in pairs))
+        return better
+
+    monkeypatch.setattr(weight_matching, "_is_better", watched)
+    start = spec.random(4)
+    found = searched(spec, a, b, start)
+    assert gains and min(gains) > 0
+    before, after = (weight_similarity(a, b, spec, permutations) for permutations in (start, found))
+    assert after > before
+    again = searched(spec, a, b, found)
+    assert weight_similarity(a, b, spec, again) == pytest.approx(after, rel=1e-6)  # a fixed point
+
+
+def plain_matching(spec, a, b, seed):
+    """The published algorithm for groups without blocks that no weight has twice, written from its definition."""
+    order, permutations, moved = np.random.default_rng(seed), spec.identity(), True
+    axes = {
+        key: [axis[0][0].groups[0] if len(axis[0]) == 1 else None for axis in spec.axes[key]] for key in spec.axes
+    }
+    while moved:
+        moved = False
+        for group in order.permutation(len(spec.groups)):
+            others = [p if g != group else np.arange(len(p)) for g, p in enumerate(permutations)]
+            score, permuted = 0.0, permute(b, spec, others)
+            for key in weight_matching.counted(a, spec):
+                for dimension in (d for d, g in enumerate(axes[key]) if g == group):
+                    x, y = (
+                        value.movedim(dimension, 0).reshape(value.shape[dimension], -1)
+                        for value in (a[key], permuted[key])
+                    )
+                    score = score + (x @ y.T).double().numpy()
+            best, places = assign(score), np.arange(len(score))
+            old, new = (score[places, p].sum() for p in (permutations[group], best))
+            if new > old + 1e-6:
+                permutations[group], moved = best, True
+    return permutations
+
+
+@pytest.mark.parametrize("name", ["TinyTen", "ResNet32", "mlp"])
+def test_no_worse_than_the_plain_algorithm(name):
+    spec, a, b = spec_and_states(name)
+    ours = weight_similarity(a, b, spec, match_weights(a, b, spec))
+    for seed in range(3):
+        assert ours >= weight_similarity(a, b, spec, plain_matching(spec, a, b, seed)) * (1 - 1e-6)
+
+
+def test_a_match_to_begin_with_gets_no_worse():
+    spec, a, b = spec_and_states("TinyTen")
+    start = match_weights(a, b, spec)
+    found = match_weights(a, b, spec, start=start, seed=7)
+    assert weight_similarity(a, b, spec, found) >= weight_similarity(a, b, spec, start) * (1 - 1e-6)
+    again = match_weights(a, b, spec)
+    assert all(map(np.array_equal, start, again))  # the same seed, the same match
+
+
+def test_a_large_network_is_searched_less(monkeypatch):
+    spec, a, _ = spec_and_states("TinyTen")
+    b = permute(a, spec, spec.random(3))
+    monkeypatch.setattr(weight_matching, "MULTIPLICATIONS", 1)
+    back = permute(b, spec, match_weights(a, b, spec))
+    assert all(torch.equal(back[key], a[key]) for key in weight_matching.counted(a, spec))
+
+
+def test_running_statistics_do_not_count():
+    model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 2))
+    spec, a = permutation_spec(model, torch.randn(3, 4)), random_state(model)
+    b = permute(a, spec, spec.random(1))
+    odd = {key: value * 0 + 1e6 * torch.arange(6.0) if "running" in key else value for key, value in b.items()}
+    found = [match_weights(a, other, spec)[0] for other in (b, odd)]
+    np.testing.assert_array_equal(*found)
+
+
+# --- as a method of alignment ------------------------------------------------------------------------------
+
+
+def test_methods_without_images():
+    a, b = (randomize(MODELS["TinyTen"](5), seed) for seed in (1, 2))
+    spec = permutation_spec(a)
+    found = align(a, b, spec, method="weight", seed=3)
+    expected = match_weights(dict(a.named_parameters()), dict(b.named_parameters()), spec, seed=3)
+    assert all(map(np.array_equal, found, expected))
+    assert all(map(np.array_equal, align(a, b, spec, None, method="identity"), spec.identity()))
+    assert all(map(np.array_equal, align(a, b, spec, method="random", seed=2), spec.random(2)))
+    for method in ("corr", "w2_pre"):
+        with pytest.raises(ValueError, match="no images"):
+            align(a, b, spec, method=method)
+        with pytest.raises(ValueError, match="does not begin with a match"):
+            align(a, b, spec, [torch.randn(4, 3, 12, 12)], method=method, start=spec.identity())
+    assert set(METHODS) == set(types.METHODS)
+
+
+def test_stages(small, workspace, capsys):
+    """A match by each method, named after it; what begins with one that is not there is told how to make it."""
+    layout, flags = Layout(workspace, "TinyTen", "bars"), [*small, "--epochs", 3]
+    code, line = fails(capsys, "alignment/align_models.py", *flags, "--method", "weight", "--init", "weight2")
+    assert code == 1
+    assert "there is corr: --init corr" in line
+    code, line = fails(capsys, "evaluation/eval_curve.py", *small, "--epochs_model", 3, "--alignment", "weight")
+    assert code == 1
+    assert "alignment/align_models.py" in line and "--method weight" in line
+    code, line = fails(capsys, "alignment/align_models.py", *flags, "--init", "corr")
+    assert code == 2
+    assert "--init corr is for --method weight; corr does not begin with a match" in line
+    for method in ("weight", "identity", "random"):
+        run("alignment/align_models.py", *flags, "--method", method)
+        assert layout.correlation(method, "aligned", 1, 2).exists()
+    run("alignment/align_models.py", *flags, "--method", "weight", "--init", "corr", "--align_name", "mine")
+    spec = permutation_spec(MODELS["TinyTen"](4))
+    states = [torch.load(layout.endpoint(seed, 3), weights_only=True)["model_state"] for seed in (1, 2)]
+
+    def similarity(name):
+        return weight_similarity(*states, spec, permutations_from_rows(spec, load_match(layout.match(name, 1, 2))))
+
+    assert similarity("mine") > similarity("corr")
+    assert similarity("weight") > similarity("identity") != similarity("random")
+    run("evaluation/eval_curve.py", *small, "--epochs_model", 3, "--epochs_curve", 0, "--alignment", "weight")
+    code, line = fails(capsys, "alignment/align_models.py", *flags, "--method", "weight", "--align_name", "corr")
+    assert code == 2
+    assert "--align_name corr is the name of a match of another kind than weight" in line

@@ -1,0 +1,319 @@
+"""Weight matching: which neuron of B has the weights of which neuron of A (Ainsworth et al., 2022, section 3.2).
+
+No image is looked at. With θ the weights, the permutations of B maximize ⟨θ_A, π(θ_B)⟩, and so minimize the distance
+‖θ_A − π(θ_B)‖. Given all other groups the best permutation of one is an assignment: groups are taken in turns, in
+random order, until none can be bettered.
+
+A weight is looked at by cells: views that have a dimension for each factor of the spec's axes, and so one for each
+group that moves them.
+"""
+
+import itertools
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from utils.assignment import assign, assign_blocks
+from utils.devices import send
+from utils.symmetries.spec import Axis, Factor, PermutationSpec, compose, dependents, permute, segment_size
+
+# Random orders in which the groups are gone through. For large networks fewer, whose sweeps of all groups together
+# have not more than so many multiplications; then of all searches the best after one sweep goes on alone.
+ORDERS = 12
+MULTIPLICATIONS = 2e10
+
+# A permutation is better if ⟨θ_A, π(θ_B)⟩ grows by more than rounding, relative to the norms of what it changes.
+ROUNDING = 1e-7
+
+STATISTICS = ("running_mean", "running_var")
+
+
+@torch.no_grad()
+def match_weights(
+    weights_a: Mapping[str, torch.Tensor],
+    weights_b: Mapping[str, torch.Tensor],
+    spec: PermutationSpec,
+    *,
+    seed: int = 1,
+    start: Sequence[np.ndarray] | None = None,
+) -> list[np.ndarray]:
+    """The permutations of B, one a group of `spec`, that match its weights to A's: the best that were found.
+
+    weights_a, weights_b: the parameters of the two networks by name, or their state dicts. All that the permutations
+        move counts, biases and weights of batch norm too, but not its running statistics: these follow from the
+        weights and the images, are in units of activations, and are estimated anew between two networks.
+    seed: of the random orders.
+    start: permutations to begin with, than which the result is no worse. By default searches begin with the identity,
+        and one with what no permutation changes of each unit: so a network finds its own shuffled copy.
+    """
+    names = counted(weights_a, spec)
+    cells = [cell for name in names for cell in _cells(weights_a[name], weights_b[name], spec, spec.axes[name])]
+    generator = np.random.default_rng(seed)
+    sweep = sum(
+        cell.a.numel() * cell.a.shape[k] for cell in cells for k, g in enumerate(cell.groups) if g is not None
+    )
+    orders = int(np.clip(MULTIPLICATIONS // max(sweep, 1), 1, ORDERS))
+    starts = [spec.identity() if start is None else start] * orders
+    if start is None:
+        starts.append(_by_invariants(cells, spec))
+
+    def similarity(permutations: Sequence[np.ndarray]) -> float:
+        return weight_similarity(weights_a, weights_b, spec, permutations)
+
+    if orders < ORDERS:
+        starts = [max((_search(cells, spec, first, generator, sweeps=1) for first in starts), key=similarity)]
+    return max((_search(cells, spec, first, generator) for first in starts), key=similarity)
+
+
+def weight_similarity(
+    weights_a: Mapping[str, torch.Tensor],
+    weights_b: Mapping[str, torch.Tensor],
+    spec: PermutationSpec,
+    permutations: Sequence[np.ndarray],
+) -> float:
+    """⟨θ_A, π(θ_B)⟩ over what `match_weights` counts: the objective, which grows as the distance falls."""
+    names = counted(weights_a, spec)
+    permuted = permute({name: weights_b[name].detach() for name in names}, spec, permutations)
+    return sum(_product(weights_a[name].detach(), permuted[name]) for name in names)
+
+
+def counted(weights: Mapping[str, torch.Tensor], spec: PermutationSpec) -> list[str]:
+    """The names of what weight matching compares."""
+    return [
+        name
+        for name, value in weights.items()
+        if name in spec.axes and value.is_floating_point() and name.rpartition(".")[2] not in STATISTICS
+    ]
+
+
+def _product(a: torch.Tensor, b: torch.Tensor) -> float:
+    return (a * b).flatten(min(a.dim() - 1, 1)).sum(-1).cpu().double().sum().item()
+
+
+# --- cells -------------------------------------------------------------------------------------------------
+
+
+class Cell(NamedTuple):
+    """A part of a weight of A and of B, with a dimension for each factor.
+
+    groups: what moves each dimension, or None. blocks: the dimensions of the blocks in which its units stand.
+    """
+
+    a: torch.Tensor
+    b: torch.Tensor
+    groups: tuple[int | None, ...]
+    blocks: tuple[tuple[int, ...], ...]
+
+
+def _cells(a: torch.Tensor, b: torch.Tensor, spec: PermutationSpec, axes: Sequence[Axis]) -> Iterator[Cell]:
+    """A cell for each choice of one segment of every dimension, and of a member of a family of groups."""
+    a, b = (value.detach() for value in (a, b))
+    sizes = [[segment_size(segment) for segment in axis] for axis in axes]
+    for numbers in itertools.product(*map(range, map(len, axes))):
+        parts = [a, b]
+        for d, k in enumerate(numbers):
+            parts = [part.narrow(d, sum(sizes[d][:k]), sizes[d][k]) for part in parts]
+        factors = [(d, factor) for d, k in enumerate(numbers) for factor in axes[d][k]]
+        parts = [part.reshape([factor.size for _, factor in factors]) for part in parts]
+        yield from _members(*parts, spec, factors)
+
+
+def _members(a: torch.Tensor, b: torch.Tensor, spec, factors: Sequence[tuple[int, Factor]]) -> Iterator[Cell]:
+    """The cells of parts of two weights; factors: for each of their dimensions the weight's, and the factor."""
+    over = next((factor.over for _, factor in factors if factor.over is not None), None)
+    if over is None:
+        groups = tuple(factor.groups[0] for _, factor in factors)
+        # A group's blocks are looked for on its own dimension of the weight first.
+        found = [
+            [
+                next(k for k in sorted(range(len(groups)), key=lambda k: factors[k][0] != d) if groups[k] == g)
+                for g in on
+            ]
+            for (d, _), on in zip(
+                factors, (spec.groups[g].depends_on if g is not None else () for g in groups), strict=True
+            )
+        ]
+        yield Cell(a, b, groups, tuple(map(tuple, found)))
+        return
+    place = [k for k, (d, _) in enumerate(factors) if d == over[0]][over[1]]
+    for member in range(factors[place][1].size):
+        chosen = [
+            (d, factor if factor.over != over else Factor(factor.size, (factor.groups[member],)))
+            for d, factor in factors
+        ]
+        chosen[place] = (chosen[place][0], Factor(1))
+        yield from _members(a.narrow(place, member, 1), b.narrow(place, member, 1), spec, chosen)
+
+
+def _permuted(cell: Cell, spec: PermutationSpec, permutations: Sequence[np.ndarray]) -> torch.Tensor:
+    """B's part, its units reordered: blocks first, then what is in each, in the order for the block's new place."""
+    b, identity = cell.b, range(cell.b.dim())
+    for k in sorted(identity, key=lambda k: len(cell.blocks[k])):
+        if cell.groups[k] is None:
+            continue
+        order = torch.as_tensor(permutations[cell.groups[k]])
+        if torch.equal(order, torch.arange(order.shape[-1]).expand_as(order)):
+            continue
+        if not cell.blocks[k]:
+            b = b.index_select(k, send(order, b.device))
+            continue
+        dimensions = [*cell.blocks[k], k]
+        index = order.permute([dimensions.index(d) for d in sorted(dimensions)])
+        index = index.reshape([b.shape[d] if d in dimensions else 1 for d in identity])
+        b = b.gather(k, send(index, b.device).expand(b.shape))
+    return b
+
+
+# --- scores ------------------------------------------------------------------------------------------------
+
+
+def _units(value: torch.Tensor, cell: Cell, k: int, loose: Collection[int] = ()) -> torch.Tensor:
+    """The weights of each unit along dimension k of a cell, (blocks, size, weights).
+
+    loose: groups of which no order is known. Of the weights that they move, mean and deviation stand for all: so
+        scaled that a product of two units is no less than in any order.
+    """
+    front = [*cell.blocks[k], k]
+    free = [d for d, group in enumerate(cell.groups) if group in loose and d not in front]
+    tied = [d for d in range(value.dim()) if d not in front and d not in free]
+    units = value.permute(*front, *tied, *free)
+    shape = units.shape
+    last = len(front) + len(tied)
+    units = units.reshape(
+        math.prod(shape[: len(front) - 1]), shape[len(front) - 1], math.prod(shape[len(front) : last]), -1
+    )
+    if free:
+        mean = units.mean(-1, keepdim=True)
+        deviation = torch.linalg.vector_norm(units - mean, dim=-1)
+        units = torch.stack([mean[..., 0] * units.shape[-1] ** 0.5, deviation], -1)
+    return units.flatten(2)
+
+
+def _scores(cells: Sequence[Cell], group: int) -> np.ndarray:
+    """How alike each two units of a group are, all other groups staying as they are: (blocks, size, size).
+
+    Less what is common to a row or a column: the assignment is the same, and is found twice as fast.
+    """
+    total = 0.0
+    for cell in cells:
+        for k in (k for k, other in enumerate(cell.groups) if other == group):
+            total = total + _units(cell.a, cell, k) @ _units(cell.b, cell, k).mT
+    total = total - total.amax(-1, keepdim=True)
+    return (total - total.amax(-2, keepdim=True)).cpu().double().numpy()
+
+
+def _totals(cells: Sequence[Cell], spec: PermutationSpec, loose: Collection[int]) -> dict[int, np.ndarray]:
+    """How alike each two units of each two blocks are in `loose` groups, whatever the order of the others of these.
+
+    All other groups stay as they are. A cell counts for its innermost loose groups, in equal parts.
+    """
+    totals = {}
+    for group in loose:
+        blocks, size = math.prod(spec.blocks(group)), spec.groups[group].size
+        totals[group] = np.zeros((blocks, blocks, size, size))
+    for cell in cells:
+        outer = {d for blocks in cell.blocks for d in blocks}
+        inner = [k for k, group in enumerate(cell.groups) if group in totals and k not in outer]
+        for k in inner:
+            a, b = (_units(value, cell, k, loose) for value in (cell.a, cell.b))
+            # What all units share decides nothing, and would cost precision.
+            mean = a.mean((0, 1))
+            scores = (a - mean).flatten(0, 1) @ (b - mean).flatten(0, 1).T
+            scores = scores.view(*a.shape[:2], *b.shape[:2]).transpose(1, 2)
+            totals[cell.groups[k]] += scores.cpu().double().numpy() / len(inner)
+    return totals
+
+
+def _by_invariants(cells: Sequence[Cell], spec: PermutationSpec) -> list[np.ndarray]:
+    """The permutations that match units by what no permutation of others changes."""
+    return assign_blocks(spec, _totals(cells, spec, range(len(spec.groups))))
+
+
+# --- search ------------------------------------------------------------------------------------------------
+
+
+Turn = tuple[int, ...]  # a group that is permuted, and what is inside its blocks if that is permuted with it
+
+
+def _search(
+    cells: Sequence[Cell],
+    spec: PermutationSpec,
+    start: Sequence[np.ndarray],
+    generator: np.random.Generator,
+    sweeps: float = math.inf,
+) -> list[np.ndarray]:
+    """Permutations no worse than `start`; after enough sweeps, none of them can be bettered alone."""
+    turns: list[Turn] = [(group,) for group in range(len(spec.groups))]
+    for group, (_, depends_on) in enumerate(spec.groups):
+        if not depends_on and (inside := dependents(spec, group)):
+            turns.append((group, *inside))
+    return compose(spec, start, _ascend(_moved(cells, spec, start), spec, turns, generator, sweeps))
+
+
+def _ascend(
+    cells: list[Cell],
+    spec: PermutationSpec,
+    turns: Sequence[Turn],
+    generator: np.random.Generator,
+    sweeps: float = math.inf,
+) -> list[np.ndarray]:
+    """Take turns in random order until none betters anything. Returns what was done to B, as is done to `cells`."""
+    touched: dict[int, list[int]] = {group: [] for group in range(len(spec.groups))}
+    for number, cell in enumerate(cells):
+        for group in set(cell.groups) - {None}:
+            touched[group].append(number)
+    done, stale = spec.identity(), set(turns)
+    while stale and sweeps > 0:
+        sweeps -= 1
+        for turn in [turns[i] for i in generator.permutation(len(turns))]:
+            if turn not in stale:
+                continue
+            stale.remove(turn)
+            numbers = sorted({number for group in turn for number in touched[group]})
+            here = [cells[number] for number in numbers]
+            move, moved = _best_move(here, spec, turn, generator)
+            if not _is_better(moved, here):
+                continue
+            done = compose(spec, done, move)
+            for number, cell in zip(numbers, moved, strict=True):
+                cells[number] = cell
+            near = {group for cell in moved for group in cell.groups}
+            is_optimal = len(turn) == 1 and all(cell.groups.count(*turn) == 1 for cell in moved)
+            stale |= {other for other in turns if other[0] in near and not (other == turn and is_optimal)}
+    return done
+
+
+def _best_move(
+    cells: Sequence[Cell], spec: PermutationSpec, turn: Turn, generator: np.random.Generator
+) -> tuple[list[np.ndarray], list[Cell]]:
+    """The permutations of a turn, and the cells permuted so.
+
+    They are the best where each weight has the group once. Else they are as good as a turn makes them: of a weight
+    that has it twice, each place is matched to the other as it is; of blocks with several groups inside, first
+    the orders of all others inside are left open, and then each is matched in turn.
+    """
+    move = spec.identity()
+    group, *inside = turn
+    if not inside:
+        if cells:
+            move[group] = np.stack(list(map(assign, _scores(cells, group)))).reshape(move[group].shape)
+        return move, _moved(cells, spec, move)
+    move = assign_blocks(spec, _totals(cells, spec, turn))
+    moved = _moved(cells, spec, move)
+    return compose(spec, move, _ascend(moved, spec, [(other,) for other in inside], generator)), moved
+
+
+def _moved(cells: Sequence[Cell], spec: PermutationSpec, move: Sequence[np.ndarray]) -> list[Cell]:
+    return [cell._replace(b=_permuted(cell, spec, move)) for cell in cells]
+
+
+def _is_better(cells: Sequence[Cell], before: Sequence[Cell]) -> bool:
+    gain = scale = 0.0
+    for cell, old in zip(cells, before, strict=True):
+        change = cell.b - old.b
+        gain += _product(cell.a, change)
+        scale += (cell.a.norm() * change.norm()).item()
+    return gain > ROUNDING * scale
