@@ -21,6 +21,7 @@ from utils.matching import align, cross_correlations, each_by_itself, mean_corre
 from utils.permutations import identity, row_labels, rows_from_permutations
 from utils.progress import track
 from utils.repair import preparing
+from utils.storage import sources
 from utils.storage.files import expect_writable
 from utils.storage.layout import Layout, Variant
 from utils.storage.loading import expect_curve, load_curve, spec_of
@@ -72,6 +73,8 @@ def main(args):
         curve.compile()
     spec = spec_of(curve.base, data.example)
     settings = flags.evaluation_settings(vars(args), curve, "point_t") | {"measured_on": "alignment images"}
+    made_of = sources.behind(layout, seeds, args.epochs_model, args.alignment, args.epochs_curve, variant)
+    settings |= {"images": data.digest, "sources": sources.digests(made_of)}
     table = GrowingTable(path, settings, args.overwrite)
     if not table.finished:
         images = data.for_batch_norm(args.bn_images)

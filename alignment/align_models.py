@@ -21,6 +21,7 @@ from utils.devices import memory_format
 from utils.inputs import check_input
 from utils.matching import align_on, cross_moments, mean_distances
 from utils.permutations import identity, row_labels, rows_from_permutations
+from utils.storage import sources
 from utils.storage.files import expect_writable, save_array
 from utils.storage.layout import Layout
 from utils.storage.loading import expect_pair, load_endpoint, load_permutations, spec_of
@@ -95,9 +96,12 @@ def main(args):
         for which, order in (("unaligned", identity(spec)), ("aligned", permutations)):
             measured[layout.distance(args.align_name, which, *seeds)] = mean_distances(spec, moments, order)
     path = layout.match(args.align_name, *seeds)
-    save_match(path, rows_from_permutations(spec, permutations), made_for, args.overwrite, replaces=list(measured))
+    settings = flags.alignment_settings(vars(args)) | {"images": data.digest}
+    rows = rows_from_permutations(spec, permutations)
+    save_match(path, rows, made_for, args.overwrite, replaces=list(measured), settings=settings)
+    made_of = sources.digests(sources.behind(layout, seeds, args.epochs, args.align_name))
     for file, values in measured.items():
-        save_array(file, values, {"networks": made_for})
+        save_array(file, values, {"networks": made_for, "settings": settings | {"sources": made_of}})
     print("Mean correlation of matched channels on the test set:")
     process.print_table(row_labels(spec), {"unaligned": before, "aligned": after})
     follows = {"epochs_model": args.epochs, "alignment": args.align_name}

@@ -22,6 +22,7 @@ from utils.inputs import check_input
 from utils.measuring import batch_norm_layers, evaluate_path, measure, measure_as_it_is
 from utils.repair import preparing
 from utils.reporting.results import is_loss, summary
+from utils.storage import sources
 from utils.storage.files import expect_writable
 from utils.storage.layout import Layout, Variant
 from utils.storage.loading import expect_curve, load_curve, training_settings
@@ -76,11 +77,10 @@ def main(args):
     check_input(curve.base, images, args.batch_size)
     if args.compile:
         curve.compile()
-    checkpoints = {end: layout.endpoint(seed, args.epochs_model) for end, seed in zip("ab", seeds, strict=True)}
-    if args.epochs_curve:
-        checkpoints["curve"] = layout.curve(args.alignment, *seeds, args.epochs_curve, variant)
-    trained = {name: training_settings(checkpoint) for name, checkpoint in checkpoints.items()}
-    settings = flags.evaluation_settings(vars(args), curve, "num_points", "eval_train") | {"trained": trained}
+    made_of = sources.behind(layout, seeds, args.epochs_model, args.alignment, args.epochs_curve, variant)
+    settings = flags.evaluation_settings(vars(args), curve, "num_points", "eval_train")
+    settings |= {"images": data.digest, "sources": sources.digests(made_of)}
+    settings["trained"] = {name: training_settings(file) for name, file in made_of.items() if name != "match"}
     how = {"batch_size": args.batch_size, "precision": args.precision}
     table = GrowingTable(path, settings, args.overwrite)
     if not table.finished:
@@ -96,8 +96,8 @@ def main(args):
     print_summary(table.arrays, args.robust)
     if args.ensemble:
         path = layout.ensemble(args.alignment, *seeds, args.epochs_curve, args.ensemble, variant)
-        settings = flags.evaluation_settings(vars(args), curve) | {"trained": trained}
-        together = GrowingTable(path, settings, args.overwrite)
+        of_ensemble = {name: settings[name] for name in settings.keys() - {"num_points", "eval_train"}}
+        together = GrowingTable(path, of_ensemble, args.overwrite)
         if not together.finished:
             prepare = preparing(curve, images, repaired=args.repair, **how)
             ts = np.linspace(0, 1, args.ensemble)

@@ -19,6 +19,7 @@ from utils.devices import memory_format
 from utils.inputs import check_input
 from utils.measuring import evaluate_plane, measure, plane_of
 from utils.repair import repairing
+from utils.storage import sources
 from utils.storage.files import expect_writable
 from utils.storage.layout import Layout, tag
 from utils.storage.loading import expect_pair, load_endpoint, load_pair, new_network
@@ -72,7 +73,10 @@ def main(args):
     check_input(corners.base, data.for_batch_norm(args.bn_images), args.batch_size)
     if args.compile:
         corners.compile()
-    table = GrowingTable(path, flags.evaluation_settings(vars(args), corners, "num_points"), args.overwrite)
+    made_of = sources.behind(layout, seeds, args.epochs_model, args.alignment)
+    settings = flags.evaluation_settings(vars(args), corners, "num_points")
+    settings |= {"images": data.digest, "sources": sources.digests(made_of)}
+    table = GrowingTable(path, settings, args.overwrite)
     if not table.finished:
         images = data.for_batch_norm(args.bn_images)
         how = {"batch_size": args.batch_size, "precision": args.precision}

@@ -19,6 +19,7 @@ from utils.errors import UserError
 from utils.inputs import check_input
 from utils.measuring import evaluate_plane, measure_as_it_is, midpoint_height, plane_of
 from utils.repair import preparing
+from utils.storage import sources
 from utils.storage.files import expect_writable
 from utils.storage.layout import Layout, Variant
 from utils.storage.loading import expect_curve, load_curve
@@ -72,6 +73,8 @@ def main(args):
     if args.compile:
         curve.compile()
     settings = flags.evaluation_settings(vars(args), curve, "num_points") | {"height": "midpoint"}
+    made_of = sources.behind(layout, seeds, args.epochs_model, args.alignment, args.epochs_curve, variant)
+    settings |= {"images": data.digest, "sources": sources.digests(made_of)}
     table = GrowingTable(path, settings, args.overwrite)
     if not table.finished:
         images = data.for_batch_norm(args.bn_images)

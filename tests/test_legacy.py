@@ -385,7 +385,8 @@ def test_planes_that_are_not_understood(tmp_path):
 def test_correlations(tmp_path, content):
     """Lists in a list for GoogLeNet's blocks, in order."""
     pickled(tmp_path / "model_data/paired_models/TinyTen/CIFAR10/corr_aligned_mean_seeds_01_02.npy", content)
-    np.testing.assert_allclose(results.load_correlation(series_of(tmp_path), (1, 2), "aligned"), np.arange(1, 6) / 10)
+    (found,) = results.load_correlations(series_of(tmp_path), [(1, 2)], "aligned")
+    np.testing.assert_allclose(found, np.arange(1, 6) / 10)
 
 
 @pytest.mark.parametrize("content", [{"a": "b"}, [np.arange(16.0), np.arange(32.0)], [Bomb(), 1.0], [0.1, np.nan]])
@@ -393,7 +394,7 @@ def test_no_correlations(tmp_path, monkeypatch, content):
     monkeypatch.chdir(tmp_path)
     pickled(tmp_path / "model_data/paired_models/TinyTen/CIFAR10/corr_aligned_mean_seeds_01_02.npy", content)
     with pytest.raises(FileError, match="it does not hold a number for each layer|finite"):
-        results.load_correlation(series_of(tmp_path), (1, 2), "aligned")
+        results.load_correlations(series_of(tmp_path), [(1, 2)], "aligned")
     assert not (tmp_path / "bomb").exists()
 
 

@@ -98,7 +98,7 @@ def main(args):
     settings = flags.run_settings(vars(args), *flags.CURVE_FLAGS, "seed_a", "seed_b", "epochs_model", "alignment")
     run = Run(
         layout.curve_stem(*names, variant),
-        settings | {"ends": curve.fixed_ends()},
+        settings | {"ends": curve.fixed_ends(), "images": data.digest},
         args.epochs,
         args.save_freq,
         layout.curve_history(*names, variant),

@@ -96,7 +96,7 @@ def main(args):
     is_there = distributed.from_main(lambda: found(stem, history_file, matches, args.overwrite))
     # A later phase depends on where an earlier one ended.
     names = (*SETTINGS, "inner_iters_phi") if args.outer_iters > 1 else SETTINGS
-    settings = flags.run_settings(vars(args), *names)
+    settings = flags.run_settings(vars(args), *names) | {"images": data.digest}
 
     def run(suffix, epochs, after=None):
         """The files of one phase; they carry the curve's own name, and a suffix for all but the last."""

@@ -61,7 +61,7 @@ def main(args):
         model.compile(dynamic=False)
     run = Run(
         layout.endpoint_stem(args.seed),
-        flags.run_settings(vars(args), "pretrained"),
+        flags.run_settings(vars(args), "pretrained") | {"images": data.digest},
         args.epochs,
         args.save_freq,
         layout.model_history(args.seed),

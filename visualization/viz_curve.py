@@ -37,7 +37,8 @@ def main(args):
             evaluated = {s: results.load_paths(s, args.pairs) for s in lines}
             learned = {s: results.load_histories(s, args.pairs) for s in lines if not s.is_line}
             learned = {s: histories for s, histories in learned.items() if histories}
-            drawn = [along_curve(layout, evaluated)]
+            other = figures.say_images(layout, evaluated)
+            drawn = [along_curve(layout, evaluated, other)]
             if waves := having_spectra(evaluated, args.pairs):
                 drawn.append(loss_spectrum(layout, waves))
             if learned:
@@ -62,7 +63,7 @@ def having_spectra(evaluated, pairs):
     return spectra
 
 
-def along_curve(layout, evaluated):
+def along_curve(layout, evaluated, other):
     quantities = results.quantities(layout.robust)
     figure, axes = figures.panels(len(quantities), height=2.1 if len(quantities) < 3 else 1.7, sharex=True)
     for axis, (name, words) in zip(axes.flat, quantities.items(), strict=True):
@@ -73,7 +74,7 @@ def along_curve(layout, evaluated):
             mark_robust(axis, name, evaluated)
         axis.set(ylabel=label(f"test {words}", layout.robust), xlim=(0, 1))
     axes[-1, 0].set(xlabel="position $t$ on the path from A to B")
-    return figures.Drawing(figure, layout, "curve", "along the path", legend_columns=1)
+    return figures.Drawing(figure, layout, "curve", f"along the path{other}", legend_columns=1)
 
 
 def with_barrier(series, tables):

@@ -35,8 +35,9 @@ def main(args):
             layout = Layout(args.root, model, args.dataset, replaced=args.replaced)
             curves = paths.combined(args.epochs_of[model], args.alignment, args.variants)
             curves = paths.named(layout, curves, args.curve_seeds)
-            planes = {s: figures.mean_plane(results.load_planes_with_curve(s, args.pairs)) for s in curves}
-            words = ("plane_with_curve", "the planes of curves")
+            of_pairs = {s: results.load_planes_with_curve(s, args.pairs) for s in curves}
+            planes = {s: figures.mean_plane(found) for s, found in of_pairs.items()}
+            words = ("plane_with_curve", f"the planes of curves{figures.say_images(layout, of_pairs)}")
             drawn = figures.plane_figures(planes, *words, paint, cmap=args.cmap, legend_columns=4)
             files += figures.save(drawn, pairs=args.pairs, command=args.command, name=args.name)
             drawings += drawn

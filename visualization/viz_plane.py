@@ -33,11 +33,12 @@ def main(args):
     with figures.style():
         for model in args.model:
             layout = Layout(args.root, model, args.dataset, replaced=args.replaced)
-            planes = {}
+            of_pairs = {}
             for s in paths.named(layout, paths.combined([0], args.alignment)):
                 s = s._replace(words=f"B as it is, and {paths.alignment_words(s.alignment)}")
-                planes[s] = figures.mean_plane(results.load_planes_with_alignment(s, args.pairs))
-            words = ("plane_with_alignment", "what alignment does")
+                of_pairs[s] = results.load_planes_with_alignment(s, args.pairs)
+            planes = {s: figures.mean_plane(found) for s, found in of_pairs.items()}
+            words = ("plane_with_alignment", f"what alignment does{figures.say_images(layout, of_pairs)}")
             drawn = figures.plane_figures(planes, *words, paint, cmap=args.cmap, legend_columns=3)
             files += figures.save(drawn, pairs=args.pairs, command=args.command, name=args.name)
             drawings += drawn

@@ -222,7 +222,8 @@ def explain(error: UserError, flags: Mapping[str, object], script: str = "") -> 
 
 def _with_settings(made: str, settings: Mapping[str, object]) -> str:
     """A command with the settings that it does not tell."""
-    untold = {name: value for name, value in settings.items() if f" --{name} " not in f"{made} "}
+    told = {name for name in settings if f" --{name} " in f"{made} "} | {"epochs_model"}  # for some scripts, --epochs
+    untold = {name: value for name, value in settings.items() if name not in told}
     return " ".join([made, *_setting_words(untold)])
 
 

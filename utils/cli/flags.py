@@ -266,14 +266,23 @@ def run_settings(flags: Mapping[str, object], *names: str) -> dict[str, object]:
     shared = ("dataset", "image_size", "transform", "moments", "model", "batch_size", "use_test", "precision")
     sgd = ("lr", "wd", "lr_decay", "lr_drop", "seed")
     robust = ("momentum", "epsilon", "attack_step", "attack_steps", "epochs") if flags["robust"] else ()
-    return {name: flags[name] for name in (*shared, *sgd, *robust, *names)}
+    told = {"made": machine.made_on(flags["device"])}
+    return {name: flags[name] for name in (*shared, *sgd, *robust, *names)} | told
 
 
 def evaluation_settings(flags: Mapping[str, object], curve: Curve, *names: str) -> dict[str, object]:
     """The flags that decide a result's numbers, and the control points it is of; `names` beyond the usual ones."""
     shared = ("transform", "moments", "image_size", "batch_size", "use_test", "precision", "epochs_model")
     shared += ("bn_images", "attack", "repair")
-    return {name: flags[name] for name in (*shared, *names)} | {"points": curve.digests()}
+    told = {"made": machine.made_on(flags["device"])}
+    return {name: flags[name] for name in (*shared, *names)} | {"points": curve.digests()} | told
+
+
+def alignment_settings(flags: Mapping[str, object]) -> dict[str, object]:
+    """The flags that decide a match."""
+    names = ("dataset", "model", "transform", "moments", "image_size", "batch_size", "use_test", "epochs")
+    names += ("method", "init", "seed")
+    return {name: flags[name] for name in names} | {"made": machine.made_on(flags["device"])}
 
 
 # --- scripts that read results -----------------------------------------------------------------------------

@@ -1,5 +1,8 @@
 """On what a stage runs: its device and precision, refused in one line where they cannot be had."""
 
+import datetime
+import platform
+
 import torch
 
 from utils import distributed
@@ -40,6 +43,13 @@ def say_where(device: torch.device, precision: str) -> None:
     together = distributed.size()
     also = f", one of {together} processes" if together > 1 else ""
     print(f"Running on {describe(device)}, {precision}{also}.")
+
+
+def made_on(device: torch.device) -> dict[str, str]:
+    """What a file tells of where and when it was made. The day will do: a run that is resumed ends with the same."""
+    on = str(device) if device.type == "cpu" else describe(device)
+    today = datetime.date.today().isoformat()
+    return {"torch": torch.__version__, "python": platform.python_version(), "device": on, "date": today}
 
 
 def require_fp32(precision: str) -> None:

@@ -6,6 +6,7 @@ made without pyplot, which is for windows: it is loaded by `show` alone.
 
 import contextlib
 import io
+import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -232,6 +233,14 @@ def mark(axis: Axes, places: Mapping[str, np.ndarray]) -> None:
         axis.plot(*place, symbol, color="white", label=words, clip_on=False, **OUTLINE)
 
 
+def say_images(layout: Layout, measured: Mapping[paths.Series, Sequence[results.Arrays]]) -> str:
+    """Print which paths were measured on other images than the first; returns what the title has of it, or ''."""
+    other = results.on_other_images({series.words: of_pairs for series, of_pairs in measured.items()})
+    if other:
+        print(f"{layout.model}: {other}")
+    return ", not all on the same images" if other else ""
+
+
 # --- saving and showing ------------------------------------------------------------------------------------
 
 
@@ -245,11 +254,12 @@ def save(drawings: Sequence[Drawing], *, pairs: Sequence[paths.Pair], command: s
     for drawing in drawings:
         layout, title = drawing.layout, f"{drawing.title} ({taken_over})"
         subject = f"{'Robust ' if layout.robust else ''}{layout.model} on {layout.dataset}"
+        shown = json.dumps(_shown(layout))
         _add_legend(drawing.figure, drawing.legend_columns)
         drawing.figure.suptitle(f"{subject}\n{title}")
         title = f"{subject}: {title}"
         notes = {
-            "png": {"Title": title, "Description": command},
+            "png": {"Title": title, "Description": command, SHOWN: shown},
             "pdf": {"Title": title, "Subject": command, "CreationDate": None},  # the same results, the same file
         }
         for suffix, note in notes.items():
@@ -259,6 +269,19 @@ def save(drawings: Sequence[Drawing], *, pairs: Sequence[paths.Pair], command: s
             drawing.figure.savefig(buffer, format=suffix, dpi=300, metadata=note)
             write_atomically(files[-1], lambda stream, buffer=buffer: stream.write(buffer.getbuffer()))
     return files
+
+
+SHOWN = "Results"  # under which a PNG tells which results it shows, and digests of what was in them
+
+
+def _shown(layout: Layout) -> dict[str, str]:
+    """The results under the root that were read, of this model and dataset: paths and digests."""
+    place = (model_folder(layout.model), layout.dataset)
+    return {
+        path.relative_to(layout.root).as_posix(): digest
+        for path, digest in results.shown.items()
+        if path.is_relative_to(layout.root) and path.parts[-3:-1] == place
+    }
 
 
 def _add_legend(figure: Figure, columns: int) -> None:

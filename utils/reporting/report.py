@@ -4,11 +4,10 @@ It needs nothing but itself to be read: figures and the plotting library (Plotly
 """
 
 import base64
-import contextlib
 import html
 import json
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,10 +15,10 @@ import numpy as np
 from PIL import Image
 
 from utils.errors import FileError, UserError
-from utils.reporting import paths, results, tables
-from utils.reporting.figures import PLANE_QUANTITIES, corners_of_curve, mean_plane
-from utils.storage.files import load_checkpoint, write_atomically
-from utils.storage.layout import USUAL, model_folder
+from utils.reporting import paths, provenance, results, tables
+from utils.reporting.figures import PLANE_QUANTITIES, SHOWN, corners_of_curve, mean_plane
+from utils.storage.files import write_atomically
+from utils.storage.layout import USUAL, Layout, model_folder, read_name
 
 try:
     import plotly.graph_objects as go
@@ -317,10 +316,19 @@ def _figures(root: Path, selection: paths.Selection, missing: Missing, made_with
         asked_for = ((selection.models, model), (selection.datasets, dataset))
         if any(names and name not in names for names, name in asked_for):
             continue
+        shown = _shown(root, notes.get(SHOWN, ""))
+        try:
+            _expect_current(path, shown, command)
+        except UserError as error:
+            _note(missing, error)
+            continue
+        steps = [(step, layout.robust) for file, layout, _ in shown for step in provenance.steps(layout, file)]
+        what_ran = _steps(steps, made_with)
+        behind = f"<details><summary>What was run for it</summary>{what_ran}</details>" if what_ran else ""
         data = base64.b64encode(path.read_bytes()).decode()
         groups.setdefault(subject, []).append(
             f'<figure><img alt="{html.escape(title)}" src="data:image/png;base64,{data}">'
-            f"<figcaption>{html.escape(words)}{_command(command)}</figcaption></figure>"
+            f"<figcaption>{html.escape(words)}{_command(command)}{behind}</figcaption></figure>"
         )
     if not groups:
         drawn = made_with("visualization/viz_curve.py", {"help": True})
@@ -331,58 +339,67 @@ def _figures(root: Path, selection: paths.Selection, missing: Missing, made_with
     )
 
 
-def _settings(found: Sequence[paths.Found], made_with: MadeWith) -> str:
-    """The commands behind networks, curves, evaluations and planes, from the settings that their files hold."""
-    commands: dict[str, None] = {}  # in order, each once
-    trained: dict[str, None] = {}
-    for one in found:
-        layout = one.layout
-        (series,) = paths.named(layout, [paths.Route(one.epochs, one.alignment, one.variant)])
-        try:
-            settings = results.settings_of(results.load_path(series, one.pair))
-        except UserError:
-            continue  # the table misses it too, and says so
-        epochs_model = settings.get("epochs_model")
-        path = {"model": one.model, "dataset": one.dataset, "seed_a": one.pair[0], "seed_b": one.pair[1]}
-        path |= {"alignment": one.alignment, "epochs_curve": one.epochs, **one.variant.differing}
-        evaluation = path | _flags(settings)
-        commands[made_with("evaluation/eval_curve.py", evaluation, robust=layout.robust)] = None
-        if not (series.is_line or series.robust):
-            with contextlib.suppress(UserError):  # the walks say what is missing
-                (plane,) = results.load_planes_with_curve(series, [one.pair])
-                script = "evaluation/eval_plane_with_curve.py"
-                commands[made_with(script, path | _flags(results.settings_of(plane)))] = None
-        seeds = one.pair if epochs_model else ()
-        checkpoints = [("train_model.py", layout.endpoint(seed, epochs_model), epochs_model) for seed in seeds]
-        if one.epochs:
-            script = "train_curve_pam.py" if one.alignment.startswith("pam_") else "train_curve.py"
-            curve = layout.curve(one.alignment, *one.pair, one.epochs, one.variant)
-            checkpoints.append((script, curve, one.epochs))
-        for script, checkpoint, epochs in checkpoints:
-            settings = _training_settings(checkpoint)
-            if settings is not None:
-                file = settings.pop("imported", None)
-                script = "import_checkpoint.py" if file else script
-                length = {"inner_iters_phi" if script == "train_curve_pam.py" else "epochs": epochs}
-                made = made_with(f"training/{script}", settings | length, robust=layout.robust)
-                trained[f"{made} {shlex.quote(str(file))}" if file else made] = None
-    return "".join(map(_command, [*sorted(trained), *commands]))
-
-
-# What settings tell besides the flags of the stage
-NO_FLAGS = {"points", "images", "num_classes", "trained", "height"}
-
-
-def _flags(settings: Mapping[str, object]) -> dict[str, object]:
-    return {name: value for name, value in settings.items() if name not in NO_FLAGS}
-
-
-def _training_settings(path: Path) -> dict[str, object] | None:
-    """The settings of the run behind a checkpoint, if it is there and tells."""
+def _shown(root: Path, note: str) -> list[tuple[Path, Layout, str]]:
+    """The results of which a figure tells and that are there: each with its layout, and what its digest was."""
     try:
-        settings = load_checkpoint(path).get("settings")
+        digests = {root / name: digest for name, digest in json.loads(note or "{}").items()}
+    except (ValueError, AttributeError, TypeError, RecursionError):  # of a hostile picture
+        return []
+    there = [(path, read_name(path), digest) for path, digest in digests.items() if path.is_file()]
+    return [
+        (path, Layout(root, name.model, name.dataset, name.robust), digest) for path, name, digest in there if name
+    ]
+
+
+def _expect_current(figure: Path, shown: Sequence[tuple[Path, Layout, str]], command: str) -> None:
+    """FileError if a figure shows other results than there are now, or results of other networks."""
+    for path, layout, digest in shown:
+        settings, now = results.content(path)
+        if now != digest:
+            reason = f"shows other results than there are now in {path}; draw it anew with: {command}"
+            raise FileError(figure, reason)
+        try:
+            results.expect_current(layout, path, settings)
+        except FileError as error:
+            reason = f"shows {path}, which {error.reason}; when that is made anew, draw it with: {command}"
+            raise FileError(figure, reason) from error
+
+
+def _settings(found: Sequence[paths.Found], made_with: MadeWith) -> str:
+    """The commands behind networks, matches, curves, evaluations and planes, each once."""
+    steps = []
+    for one in found:
+        layout, place = one.layout, (one.alignment, *one.pair, one.epochs, one.variant)
+        files = [layout.evaluated(*place)]
+        if one.epochs and not layout.robust:
+            files.append(layout.plane_with_curve(*place))
+        for file in files:
+            if _is_current(layout, file):
+                steps += [(step, layout.robust) for step in provenance.steps(layout, file)]
+    return _steps(sorted(steps, key=lambda step: _order(step[0].script)), made_with)
+
+
+def _is_current(layout: Layout, path: Path) -> bool:
+    """Whether a result is there, and of the networks that are; where not, the table or the walks say so."""
+    try:
+        results.expect_current(layout, path, results.content(path)[0])
     except UserError:
-        return None  # results may be looked at where the networks are not
-    if not isinstance(settings, dict):
-        return None
-    return {name: value for name, value in _flags(settings).items() if name != "ends"}
+        return False
+    return True
+
+
+ORDER = ("training/train_model", "alignment/align_models", "training/", "")  # in which scripts are run
+
+
+def _order(script: str) -> int:
+    return next(place for place, start in enumerate(ORDER) if script.startswith(start))
+
+
+def _steps(steps: Sequence[tuple[provenance.Step, bool]], made_with: MadeWith) -> str:
+    """Commands, each once, and on what and when they were run; with each step, whether it is of robust networks."""
+    lines: dict[str, None] = {}
+    for step, robust in steps:
+        words = f"<p class=made>{html.escape(step.words)}</p>" if step.words else ""
+        made = made_with(step.script, step.flags, robust=robust)
+        lines[_command(f"{made} {shlex.quote(step.file)}" if step.file else made) + words] = None
+    return "".join(lines)

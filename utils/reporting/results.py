@@ -9,6 +9,9 @@ import numpy as np
 from utils.errors import FileError, UserError
 from utils.geometry import barrier, path_average, spectrum
 from utils.reporting.paths import Pair, Series
+from utils.storage import sources
+from utils.storage.files import load_note
+from utils.storage.layout import Layout, read_name
 from utils.storage.originals import load_array, load_arrays, stand_in
 
 Arrays = dict[str, np.ndarray]  # what a file of results holds, by name
@@ -23,7 +26,9 @@ def output_path(root: Path, kind: str, suffix: str, *subjects: str, robust: bool
 # --- reading results ---------------------------------------------------------------------------------------
 #
 # Each function reads one file of each pair, and raises FileError if it is missing, unfinished, damaged or something
-# else.
+# else, or was made with other networks than there are now.
+
+shown: dict[Path, str] = {}  # the results that this process has read, and digests of what is in them
 
 
 def load_path(series: Series, pair: Pair, **more_shapes: tuple) -> Arrays:
@@ -32,7 +37,41 @@ def load_path(series: Series, pair: Pair, **more_shapes: tuple) -> Arrays:
     more_shapes: arrays that it must have besides, as `load_arrays` has them.
     """
     shapes = dict.fromkeys(("t", "length", *quantities(series.robust)), ("n",)) | more_shapes
-    return load_arrays(_evaluation(series, pair), **shapes)
+    return _load(series.layout, _evaluation(series, pair), shapes)
+
+
+def _load(layout: Layout, path: Path, shapes: Mapping[str, tuple]) -> Arrays:
+    """The arrays of a result, if it is of the networks that are there now."""
+    arrays = load_arrays(path, **shapes)
+    expect_current(layout, path, settings_of(arrays))
+    shown[path] = digest_of(arrays)
+    return arrays
+
+
+def digest_of(arrays: Mapping[str, np.ndarray]) -> str:
+    """A digest of a result's numbers, wherever and whenever they were measured."""
+    return sources.digest_of((name, arrays[name]) for name in sorted(arrays) if name != "settings")
+
+
+def expect_current(layout: Layout, path: Path, settings: Mapping[str, object]) -> None:
+    """FileError if a result with these settings was made with other networks, match or curve than there are now.
+
+    What the result does not tell, and files that are not there any more, are not compared.
+    """
+    before, name = settings.get("sources"), read_name(path)
+    epochs = settings.get("epochs_model", settings.get("epochs"))
+    if not isinstance(before, dict) or not isinstance(epochs, int) or name is None:
+        return
+    files = sources.behind(layout, name.seeds, epochs, name.alignment, name.epoch or 0, name.variant)
+    if other := sources.others(before, sources.digests(files)):
+        told = {flag: settings[flag] for flag in TOLD_FLAGS if settings.get(flag) is not None}
+        told |= {"epochs_model": epochs}
+        raise FileError(path, f"was made with {other} than there are now", "replace", **told)
+
+
+# What a command has to say besides a result's name, that it be made as before
+TOLD_FLAGS = ("transform", "moments", "use_test", "batch_size", "precision", "bn_images", "attack", "num_points")
+TOLD_FLAGS += ("eval_train",)
 
 
 def load_paths(series: Series, pairs: Sequence[Pair], **more_shapes: tuple) -> list[Arrays]:
@@ -51,14 +90,16 @@ def _evaluation(series: Series, pair: Pair) -> Path:
 def unlike(series: Series, pair: Pair, first: Arrays, table: Arrays) -> FileError | None:
     """What forbids to average a pair's evaluated path with the first pair's: other points, or other settings."""
     settings, others = settings_of(first), settings_of(table)
-    compared = (settings.keys() & others.keys()) - {"points", "trained"}  # which are of the pair
+    compared = (settings.keys() & others.keys()) - {"points", "trained", "sources", "made"}  # which are of the pair
     different = {name: value for name, value in settings.items() if name in compared and value != others[name]}
     count = len(first["t"])
     if np.array_equal(first["t"], table["t"]) and not different:
         return None
-    told = [f"{name} {others.get(name)} (there {value})" for name, value in different.items()]
+    told = [f"{name} {others.get(name)} (there {value})" for name, value in different.items() if name != "images"]
+    told += ["other images"] if "images" in different else []
     what = ", ".join(told) or f"{len(table['t'])} points (there {count})"
-    wanted = {"num_points": count} | {name: v for name, v in different.items() if type(v) in (int, float, str)}
+    wanted = {name: v for name, v in different.items() if type(v) in (int, float, str) and name != "images"}
+    wanted |= {"num_points": count}
     reason = f"was evaluated unlike that of the first pair, with {what}"
     return FileError(_evaluation(series, pair), reason, "replace", **wanted)
 
@@ -74,7 +115,7 @@ def load_planes_with_curve(series: Series, pairs: Sequence[Pair]) -> list[Arrays
         if not table["coordinates"][-1, 0] > 0:
             raise UserError(f"networks {pair[0]} and {pair[1]} are the same, so no plane goes through {series.words}")
         path = series.layout.plane_with_curve(series.alignment, *pair, series.epochs, series.variant_of(pair))
-        plane = _load_plane(path, planes)
+        plane = _load_plane(series.layout, path, planes)
         points = settings_of(plane).get("points"), settings_of(table).get("points")
         if None not in points and points[0] != points[1]:
             raise _of_another_curve(path, _evaluation(series, pair))
@@ -93,14 +134,14 @@ def load_planes_with_alignment(series: Series, pairs: Sequence[Pair]) -> list[Ar
     """The plane of A, B and aligned B for every pair: arrays x, y, loss, accuracy (rows, columns), corners (3, 2)."""
     planes = []
     for pair in pairs:
-        planes.append(_load_plane(series.layout.plane_with_alignment(series.alignment, *pair), planes))
+        planes.append(_load_plane(series.layout, series.layout.plane_with_alignment(series.alignment, *pair), planes))
     return planes
 
 
-def _load_plane(path: Path, others: Sequence[Arrays]) -> Arrays:
+def _load_plane(layout: Layout, path: Path, others: Sequence[Arrays]) -> Arrays:
     """A plane, whose grid has to be like those of the other pairs."""
     shapes = dict.fromkeys(("x", "y", "loss", "accuracy"), ("rows", "columns"))
-    plane = load_arrays(path, **shapes, corners=(3, 2))
+    plane = _load(layout, path, shapes | {"corners": (3, 2)})
     size = plane["loss"].shape
     if min(size) < 2:
         raise FileError(path, "is not a grid of points", "remake")
@@ -111,7 +152,15 @@ def _load_plane(path: Path, others: Sequence[Arrays]) -> Arrays:
         raise FileError(path, "has a grid of another size than that of the first pair", "replace", num_points=count)
     if others and _differ(plane, others[0], "height"):
         raise FileError(path, "reaches not as far as that of the first pair: one of them was made before", "replace")
+    if others:
+        _expect_same_images(path, settings_of(plane), settings_of(others[0]))
     return plane
+
+
+def _expect_same_images(path: Path, settings: Mapping[str, object], first: Mapping[str, object]) -> None:
+    images = {told["images"] for told in (settings, first) if "images" in told}
+    if len(images) > 1:
+        raise FileError(path, "was measured on other images than that of the first pair", "replace")
 
 
 def load_along_curve(series: Series, pairs: Sequence[Pair], t: float) -> list[Arrays]:
@@ -123,15 +172,49 @@ def load_along_curve(series: Series, pairs: Sequence[Pair], t: float) -> list[Ar
     for pair in pairs:
         path = series.layout.along_curve(series.alignment, *pair, series.epochs, t, series.variant_of(pair))
         names = [f"{which}_{end}" for which in ("unaligned", "aligned") for end in "ab"]
-        tables.append(load_arrays(path, **dict.fromkeys(names, ("layers",))))
+        tables.append(_load(series.layout, path, dict.fromkeys(names, ("layers",))))
+        _expect_same_images(path, settings_of(tables[-1]), settings_of(tables[0]))
         if _differ(tables[-1], tables[0], "measured_on"):
             raise FileError(path, "was measured on other images than that of the first pair", "replace")
     return tables
 
 
-def load_correlation(series: Series, pair: Pair, which: str) -> np.ndarray:
-    """Layerwise mean correlation (layers,) of A with B, `which` being unaligned or aligned."""
-    return load_array(series.layout.correlation(series.alignment, which, *pair))
+def load_correlations(series: Series, pairs: Sequence[Pair], which: str) -> list[np.ndarray]:
+    """Layerwise mean correlation (layers,) of A with B for every pair, `which` being unaligned or aligned."""
+    paths = [series.layout.correlation(series.alignment, which, *pair) for pair in pairs]
+    arrays = [load_array(path) for path in paths]
+    for path, array in zip(paths, arrays, strict=True):
+        settings = noted_settings(path)
+        expect_current(series.layout, path, settings)
+        _expect_same_images(path, settings, noted_settings(paths[0]))
+        shown[path] = digest_of({"": array})
+    return arrays
+
+
+def noted_settings(path: Path) -> dict[str, object]:
+    """The settings noted in an .npy file; none are in one of other code."""
+    try:
+        settings = load_note(path).get("settings")
+    except FileError:  # of other code, which pickles, and has been read
+        return {}
+    return settings if isinstance(settings, dict) else {}
+
+
+def content(path: Path) -> tuple[dict[str, object], str]:
+    """The settings of a result, and the digest of its numbers. FileError if it cannot be read."""
+    if path.suffix == ".npy":
+        return noted_settings(path), digest_of({"": load_array(path)})
+    arrays = load_arrays(path)
+    return settings_of(arrays), digest_of(arrays)
+
+
+def on_other_images(measured: Mapping[str, Sequence[Arrays]]) -> str:
+    """In a sentence, which paths, by their words, were measured on other images than the first; '' if none were."""
+    images = {words: settings_of(table).get("images") for words, of in measured.items() for table in of}
+    known = {words: digest for words, digest in images.items() if digest}
+    first = next(iter(known), "")
+    other = [words for words, digest in known.items() if digest != known[first]]
+    return f"Not on the same images as {first}: {'; '.join(other)}." if other else ""
 
 
 def load_histories(series: Series, pairs: Sequence[Pair]) -> list[Arrays]:

@@ -137,7 +137,7 @@ def _add_model(
     networks = [Row(model, "the two networks", networks="ends")]
     if is_robust:
         networks.append(Row(model, "the more robust of the two", networks="better"))
-    rows = []
+    rows, measured = [], {layout.dataset: {} for layout in layouts}
     routes = list(dict.fromkeys([*explicit, *selection.routes(found)]))
     for route, series in zip(routes, paths.named(layouts[0], routes, selection.seeds), strict=True):
         row = Row(model, series.words, series)
@@ -149,11 +149,15 @@ def _add_model(
                 pairs = having  # a seed that is a pair's own says nothing of the others
             if route in explicit or having:
                 of_pairs = _read(series._replace(layout=layout), pairs, table.missing)
+                measured[layout.dataset][series.words] = of_pairs
                 _fill(row, networks, of_pairs, columns=table.columns, layout=layout, published=published)
         if row.cells:
             rows.append(row)
     if rows:
         table.rows += [*networks, *rows]
+    for dataset, paths_there in measured.items():
+        if words := results.on_other_images(paths_there):
+            table.notes.append(f"{model} on {dataset}: {words[0].lower()}{words[1:]}")
 
 
 def _read(series: paths.Series, pairs: Sequence[paths.Pair], missing: list[UserError]) -> list[results.Arrays]:

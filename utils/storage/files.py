@@ -195,6 +195,17 @@ def read_note(stream: BinaryIO) -> dict[str, object]:
     return {}
 
 
+def load_note(path: Path) -> dict[str, object]:
+    """The note in an .npy file that this code wrote; {} where there is none. FileError as for its array."""
+
+    def parse() -> dict[str, object]:
+        stream = read_verified(path)
+        np.load(stream, allow_pickle=False)
+        return read_note(stream)
+
+    return read(path, "an array with a note", parse)
+
+
 def save_checkpoint(path: Path, checkpoint: Mapping[str, object]) -> None:
     write_sealed(path, lambda stream: torch.save(on_cpu(dict(checkpoint)), stream))
 

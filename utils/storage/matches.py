@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,12 +31,14 @@ def save_match(
     overwrite: bool = False,
     *,
     replaces: Sequence[Path] = (),
+    settings: Mapping[str, object] | None = None,
 ) -> None:
     """Rows of different lengths as one integer array, padded with −1, with a note for which networks it is.
 
     networks: digests of A and B. Without `overwrite`, a match that is there already and is another is a FileError.
     replaces: the results of the match that was there. They are removed first, so that none is ever beside a match of
         which it does not speak.
+    settings: how it was made, to be told.
     """
     if not distributed.is_main():
         return
@@ -48,7 +50,7 @@ def save_match(
         print("This is the same match as was saved before.")
     for result in replaces:
         remove(result)
-    save_array(path, padded_rows(rows), {"networks": networks})
+    save_array(path, padded_rows(rows), {"networks": networks, **({"settings": dict(settings)} if settings else {})})
     remove(path.with_suffix(".json"))  # where the note was once
     let_go(path)
 

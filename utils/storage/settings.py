@@ -6,7 +6,7 @@ from collections.abc import Mapping
 MADE_OF = {"points": "other networks", "images": "other images"}
 # Entries that older files lack because there was no such flag; all others that they lack are not compared.
 WITHOUT = {"image_size": None, "moments": None, "pretrained": False, "init_linear_off": False, "repair": False}
-TOLD = {"trained"}  # what is kept to be told, and decides nothing
+TOLD = {"trained", "sources", "made"}  # what is kept to be told, and decides nothing
 # And what was done otherwise before: planes reached twice as far, correlations along curves were on other images
 WITHOUT |= {"height": "turning point", "measured_on": "test images"}
 

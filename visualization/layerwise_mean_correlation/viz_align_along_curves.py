@@ -48,7 +48,8 @@ def main(args):
                     except FileError as error:
                         print(f"Not in the figure: {commands.explain(error, vars(args))}")
             figure = with_ends(tables)
-            drawn = figures.Drawing(figure, layout, "correlation_along_curve", f"{point} of the path")
+            title = f"{point} of the path{figures.say_images(layout, tables)}"
+            drawn = figures.Drawing(figure, layout, "correlation_along_curve", title)
             files += figures.save([drawn], pairs=args.pairs, command=args.command, name=args.name)
             drawings.append(drawn)
         process.closing_words(files)

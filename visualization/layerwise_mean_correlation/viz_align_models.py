@@ -38,10 +38,8 @@ def main(args):
             layout = Layout(args.root, model, args.dataset, args.robust, args.replaced)
             matches = paths.named(layout, paths.combined([0], args.alignment))
             # The unaligned networks' correlations are with every match, and the same.
-            before = [results.load_correlation(matches[0], pair, "unaligned") for pair in args.pairs]
-            after = {
-                s.alignment: [results.load_correlation(s, pair, "aligned") for pair in args.pairs] for s in matches
-            }
+            before = results.load_correlations(matches[0], args.pairs, "unaligned")
+            after = {s.alignment: results.load_correlations(s, args.pairs, "aligned") for s in matches}
             drawn = figures.Drawing(layerwise(before, after), layout, "correlation", "activations of A and B")
             files += figures.save([drawn], pairs=args.pairs, command=args.command, name=args.name)
             drawings.append(drawn)

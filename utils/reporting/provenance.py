@@ -1,0 +1,111 @@
+"""What was run for a result: the commands behind its networks, match, curve and itself, as all their files tell."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from utils.errors import UserError
+from utils.reporting import results
+from utils.storage import sources
+from utils.storage.files import load_checkpoint
+from utils.storage.layout import Layout, Name, read_name
+from utils.storage.originals import load_arrays, stand_in
+
+
+class Step(NamedTuple):
+    """One command: a script, the flags that its settings amount to, and on what and when it was run, if known.
+
+    file: what it is given besides flags.
+    """
+
+    script: str
+    flags: dict[str, object]
+    made: dict[str, str]  # torch, python, device, date
+    file: str = ""
+
+    @property
+    def words(self) -> str:
+        """As "torch 2.8.0, Python 3.12.3, cpu, 2025-11-01"; nothing of files that do not tell."""
+        made = self.made
+        return f"torch {made['torch']}, Python {made['python']}, {made['device']}, {made['date']}" if made else ""
+
+
+# What settings tell besides the flags of the stage
+NO_FLAGS = {"points", "images", "num_classes", "trained", "height", "measured_on", "ends", "sources", "made"}
+NO_FLAGS |= {"method"}
+
+EVALUATIONS = {
+    "evaluated": "evaluation/eval_curve.py",
+    "plane_with_curve": "evaluation/eval_plane_with_curve.py",
+    "plane_with_alignment": "evaluation/eval_plane_with_alignment.py",
+    "along_curve": "alignment/align_along_curve.py",
+}
+
+
+def steps(layout: Layout, path: Path) -> list[Step]:
+    """The commands behind the result at `path`, in the order in which they were run, as far as they are known."""
+    name, settings = read_name(path), _settings(path)
+    if name is None:
+        return []
+    epochs = settings.get("epochs_model", settings.get("epochs"))
+    found = []
+    if isinstance(epochs, int):
+        files = sources.behind(layout, name.seeds, epochs, name.alignment, name.epoch or 0, name.variant)
+        is_of_pam = name.alignment.startswith("pam_")
+        found += [_trained(files[end], "train_model.py", {"epochs": epochs}) for end in "ab"]
+        if is_of_pam:
+            files["match"] = stand_in(layout.match(name.alignment.removeprefix("pam_"), *name.seeds))
+        if "match" in files:
+            found.append(_matched(files["match"]))
+        if "curve" in files:
+            script, length = ("train_curve_pam.py", "inner_iters_phi") if is_of_pam else ("train_curve.py", "epochs")
+            found.append(_trained(files["curve"], script, {length: name.epoch}))
+    if name.kind in EVALUATIONS:
+        found.append(_step(EVALUATIONS[name.kind], _of_path(name, layout), settings))
+    return [step for step in found if step is not None]
+
+
+def _settings(path: Path) -> dict[str, object]:
+    """The settings of a result; {} if it tells none."""
+    try:
+        return results.noted_settings(path) if path.suffix == ".npy" else results.settings_of(load_arrays(path))
+    except UserError:
+        return {}
+
+
+def _step(script: str, of: Mapping[str, object], settings: Mapping[str, object]) -> Step:
+    flags = {name: value for name, value in settings.items() if name not in NO_FLAGS}
+    made = settings.get("made")
+    return Step(script, {**of, **flags}, made if isinstance(made, dict) else {})
+
+
+def _of_path(name: Name, layout: Layout) -> dict[str, object]:
+    pair = {"model": layout.model, "dataset": layout.dataset, "seed_a": name.seeds[0], "seed_b": name.seeds[1]}
+    pair["alignment"] = "" if name.alignment == "null" else name.alignment
+    return pair if name.epoch is None else pair | {"epochs_curve": name.epoch, **name.variant.differing}
+
+
+def _trained(path: Path, script: str, length: dict[str, object]) -> Step | None:
+    """The run behind a checkpoint, if it is there and tells: results may be looked at where the networks are not."""
+    try:
+        settings = load_checkpoint(path).get("settings")
+    except UserError:
+        return None
+    if not isinstance(settings, dict):
+        return None
+    if isinstance(file := settings.get("imported"), str):
+        script, settings = "import_checkpoint.py", {name: settings[name] for name in settings.keys() - {"imported"}}
+        return _step(f"training/{script}", {}, settings | length)._replace(file=file)
+    return _step(f"training/{script}", {}, settings | length)
+
+
+def _matched(path: Path) -> Step | None:
+    """The alignment behind a match, if that is there and tells."""
+    settings, name = results.noted_settings(path) if path.is_file() else {}, read_name(path)
+    if not settings or name is None:
+        return None
+    method = settings.get("method")
+    flags = {"seed_a": name.seeds[0], "seed_b": name.seeds[1]}
+    flags |= {} if method == "corr" else {"method": method}
+    flags |= {} if name.alignment == method else {"align_name": name.alignment}
+    return _step("alignment/align_models.py", flags, settings)
