@@ -49,7 +49,7 @@ def made_on(device: torch.device) -> dict[str, str]:
     """What a file tells of where and when it was made. The day will do: a run that is resumed ends with the same."""
     on = str(device) if device.type == "cpu" else describe(device)
     today = datetime.date.today().isoformat()
-    return {"torch": torch.__version__, "python": platform.python_version(), "device": on, "date": today}
+    return {"torch": str(torch.__version__), "python": platform.python_version(), "device": on, "date": today}
 
 
 def require_fp32(precision: str) -> None:

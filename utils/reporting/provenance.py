@@ -1,5 +1,6 @@
 """What was run for a result: the commands behind its networks, match, curve and itself, as all their files tell."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -109,3 +110,23 @@ def _matched(path: Path) -> Step | None:
     flags |= {} if method == "corr" else {"method": method}
     flags |= {} if name.alignment == method else {"align_name": name.alignment}
     return _step("alignment/align_models.py", flags, settings)
+
+
+ORDER = ("training/train_model", "alignment/align_models", "training/", "")  # in which scripts are run
+
+
+def order(step: Step) -> int:
+    """By which steps of several results are sorted."""
+    return next(place for place, start in enumerate(ORDER) if step.script.startswith(start))
+
+
+def results_in(root: Path, note: str) -> list[tuple[Path, Layout, str]]:
+    """The results of which a figure tells and that are there: each with its layout, and what its digest was."""
+    try:
+        digests = {root / name: digest for name, digest in json.loads(note or "{}").items()}
+    except (ValueError, AttributeError, TypeError, RecursionError):  # of a hostile picture
+        return []
+    there = [(path, read_name(path), digest) for path, digest in digests.items() if path.is_file()]
+    return [
+        (path, Layout(root, name.model, name.dataset, name.robust), digest) for path, name, digest in there if name
+    ]

@@ -18,7 +18,7 @@ from utils.errors import FileError, UserError
 from utils.reporting import paths, provenance, results, tables
 from utils.reporting.figures import PLANE_QUANTITIES, SHOWN, corners_of_curve, mean_plane
 from utils.storage.files import write_atomically
-from utils.storage.layout import USUAL, Layout, model_folder, read_name
+from utils.storage.layout import USUAL, Layout, model_folder
 
 try:
     import plotly.graph_objects as go
@@ -316,7 +316,7 @@ def _figures(root: Path, selection: paths.Selection, missing: Missing, made_with
         asked_for = ((selection.models, model), (selection.datasets, dataset))
         if any(names and name not in names for names, name in asked_for):
             continue
-        shown = _shown(root, notes.get(SHOWN, ""))
+        shown = provenance.results_in(root, notes.get(SHOWN, ""))
         try:
             _expect_current(path, shown, command)
         except UserError as error:
@@ -337,18 +337,6 @@ def _figures(root: Path, selection: paths.Selection, missing: Missing, made_with
         f"<h3>{html.escape(subject)}</h3><div class=figures>{''.join(found)}</div>"
         for subject, found in groups.items()
     )
-
-
-def _shown(root: Path, note: str) -> list[tuple[Path, Layout, str]]:
-    """The results of which a figure tells and that are there: each with its layout, and what its digest was."""
-    try:
-        digests = {root / name: digest for name, digest in json.loads(note or "{}").items()}
-    except (ValueError, AttributeError, TypeError, RecursionError):  # of a hostile picture
-        return []
-    there = [(path, read_name(path), digest) for path, digest in digests.items() if path.is_file()]
-    return [
-        (path, Layout(root, name.model, name.dataset, name.robust), digest) for path, name, digest in there if name
-    ]
 
 
 def _expect_current(figure: Path, shown: Sequence[tuple[Path, Layout, str]], command: str) -> None:
@@ -376,7 +364,7 @@ def _settings(found: Sequence[paths.Found], made_with: MadeWith) -> str:
         for file in files:
             if _is_current(layout, file):
                 steps += [(step, layout.robust) for step in provenance.steps(layout, file)]
-    return _steps(sorted(steps, key=lambda step: _order(step[0].script)), made_with)
+    return _steps(sorted(steps, key=lambda step: provenance.order(step[0])), made_with)
 
 
 def _is_current(layout: Layout, path: Path) -> bool:
@@ -386,13 +374,6 @@ def _is_current(layout: Layout, path: Path) -> bool:
     except UserError:
         return False
     return True
-
-
-ORDER = ("training/train_model", "alignment/align_models", "training/", "")  # in which scripts are run
-
-
-def _order(script: str) -> int:
-    return next(place for place, start in enumerate(ORDER) if script.startswith(start))
 
 
 def _steps(steps: Sequence[tuple[provenance.Step, bool]], made_with: MadeWith) -> str:
