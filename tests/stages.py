@@ -25,6 +25,7 @@ STAGES = (
     "evaluation/eval_plane_with_curve.py",
     "evaluation/eval_plane_with_alignment.py",
     "evaluation/export_point.py",
+    "evaluation/compare_alignments.py",
     "evaluation/make_tables.py",
     "evaluation/make_report.py",
     "evaluation/eval_adversarial_curve.py",

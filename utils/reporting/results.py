@@ -271,6 +271,12 @@ def quantities(robust: bool) -> dict[str, str]:
     return words
 
 
+def ways() -> dict[str, str]:
+    """The losses and accuracies of plain networks that an evaluation may have besides, by their names, in words."""
+    words = {"interpolated": "with interpolated statistics", "repaired": "repaired"}
+    return {f"{name}_{way}": f"{name} {words[way]}" for way in words for name in ("accuracy", "loss")}
+
+
 def is_loss(name: str) -> bool:
     """Whether an array of an evaluation, by its name, is a loss; if it is not, it is an accuracy."""
     return name.startswith("loss")

@@ -37,7 +37,15 @@ class Column(NamedTuple):
     dataset: str
     quantity: str  # accuracy, loss, or another array of an evaluation
     words: str
-    statistic: str  # one of STATISTICS
+    statistic: str  # one of STATISTICS; '' for what is one number by itself
+
+    @property
+    def heading(self) -> str:
+        return f"{self.words}, {STATISTICS[self.statistic]}" if self.statistic else self.words
+
+    @property
+    def decimals(self) -> int:
+        return 3 if results.is_loss(self.quantity) or self.quantity == "correlation" else 1
 
 
 class Cell(NamedTuple):
@@ -77,8 +85,16 @@ class Table:
         return any(column in row.cells and row.cells[column].published for row in self.rows)
 
 
-def build(root: Path, selection: paths.Selection, *, robust: bool = False) -> Table:
+def build(
+    root: Path,
+    selection: paths.Selection,
+    *,
+    robust: bool = False,
+    shown: Mapping[str, Sequence[str]] | None = None,
+) -> Table:
     """The table of what is asked for of that which has been evaluated under `root`.
+
+    shown: which numbers of each quantity, instead of the usual ones.
 
     If it has no rows, `missing` says why.
     """
@@ -87,11 +103,12 @@ def build(root: Path, selection: paths.Selection, *, robust: bool = False) -> Ta
     found = [one for one in there if selection.includes(one)]
     datasets = selection.datasets or list(dict.fromkeys(one.dataset for one in found))
     models = selection.models or sorted({one.model for one in found}, key=paths.model_order)
-    words = {name: word.partition(" (")[0] for name, word in results.quantities(robust).items()}
+    shown = shown or SHOWN[robust]
+    words = {name: word.partition(" (")[0] for name, word in results.quantities(robust).items()} | results.ways()
     columns = [
         Column(dataset, quantity, words[quantity], statistic)
         for dataset in datasets
-        for quantity, statistics in SHOWN[robust].items()
+        for quantity, statistics in shown.items()
         for statistic in statistics
     ]
     table = Table(columns, [], [], [])
@@ -192,10 +209,13 @@ def _fill(
     known = published.get((layout.dataset, layout.model, row.series.alignment), {}) if as_published else {}
     ends = published.get((layout.dataset, layout.model, "networks"), {}) if as_published else {}
     for column in (column for column in columns if column.dataset == layout.dataset):
-        summaries = [results.summary(path, column.quantity) for path in evaluated]
+        having = [path for path in evaluated if column.quantity in path]
+        if not having:
+            continue
+        summaries = [results.summary(path, column.quantity) for path in having]
         row.cells[column] = _cell(summaries, column.statistic, known.get(column.statistic))
         for one in (one for one in networks if column.statistic in OF_NETWORKS[one.networks]):
-            if _is_better(one.cells.get(column), len(evaluated), ends):
+            if _is_better(one.cells.get(column), len(having), ends):
                 one.cells[column] = _cell(summaries, one.networks, ends.get(column.statistic))
 
 
@@ -260,8 +280,7 @@ def grid(table: Table, plus_minus: str = "±") -> tuple[list[str], list[tuple[Ro
     several = len({column.dataset for column in table.columns}) > 1
     headings = ["" if several else table.columns[0].dataset]
     for column in table.columns:
-        words = f"{column.words}, {STATISTICS[column.statistic]}"
-        headings.append(f"{column.dataset}: {words}" if several else words)
+        headings.append(f"{column.dataset}: {column.heading}" if several else column.heading)
         if table.published(column):
             headings.append("published")
     rows = []
@@ -271,7 +290,7 @@ def grid(table: Table, plus_minus: str = "±") -> tuple[list[str], list[tuple[Ro
             cell = row.cells.get(column)
             # The two networks have no minimum; another gap is something that was not evaluated.
             gap = "" if row.networks and column.statistic not in OF_NETWORKS[row.networks] else "–"
-            how = {"plus_minus": plus_minus, "decimals": 3 if results.is_loss(column.quantity) else 1}
+            how = {"plus_minus": plus_minus, "decimals": column.decimals}
             texts.append(number(cell.measured, **how) if cell else gap)
             if table.published(column):
                 texts.append(number(cell.published if cell else None, **how))
