@@ -361,6 +361,7 @@ def test_the_map_names_every_module():
         (README, "cifar10-cpu/table_cifar10-jpeg_TinyTen.md"),
         ("docs/workflow.md", "demo/table_FashionMNIST10k_TinyTen_pam.md"),
         ("docs/workflow.md", "demo/robust_table_FashionMNIST10k_TinyTen.md"),
+        ("docs/workflow.md", "width/width.md"),
         ("docs/speed.md", "bench/bench.md"),
     ],
 )
