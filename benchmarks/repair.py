@@ -4,8 +4,7 @@ python benchmarks/repair.py --width 64 128 256 512 1024
 
 For each width two networks of six hidden layers are trained on the embedded images, matched by correlation, and
 evaluated on the straight line between them: B as it is, aligned, and aligned with every point repaired. Written are
-a table (Markdown and CSV) and a figure. This took 11 minutes on one CPU core, mostly for the
-widest networks.
+a table (Markdown and CSV) and a figure. This took 11 minutes on one CPU core, mostly for the widest networks.
 """
 
 import argparse

@@ -127,8 +127,9 @@ class Session:
     def places(self, script: str, flags: list[str]) -> list[str]:
         """The flags that keep a stage to the folders of this session; its dataset is put there."""
         words = ["--root", str(self.root)]
-        if not re.match("training|alignment|evaluation/eval|data", script):
+        if not re.match("training|alignment|evaluation/e|data", script):
             return words
+        words += ["--out", str(self.root / "merged.pt")] if "--out" in flags else []
         name = flags[flags.index("--dataset") + 1] if "--dataset" in flags else "FashionMNIST10k"
         write_dataset(self.data / name)
         device = [] if script.startswith("data/") else ["--device", "cpu"]
