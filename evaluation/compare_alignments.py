@@ -15,6 +15,7 @@ start.quietly()
 from utils.cli import commands, flags, process
 from utils.reporting import comparison, figures, paths, results, tables
 from utils.storage.files import write_atomically
+from utils.storage.layout import model_folder
 
 
 def parse_args(argv=None):
@@ -37,7 +38,7 @@ def main(args):
     files = []
     try:
         for suffix, text in texts.items():
-            subjects = ("_".join(datasets), "_".join(models))
+            subjects = ("_".join(datasets), "_".join(map(model_folder, models)))
             path = results.output_path(args.root, "comparison", suffix, *subjects, name=args.name)
             write_atomically(path, lambda stream, text=text: stream.write(text.encode()))
             files.append(path)
