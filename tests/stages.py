@@ -19,6 +19,7 @@ STAGES = (
     "alignment/align_models.py",
     "alignment/align_googlenet.py",
     "alignment/align_models_w2.py",
+    "alignment/align_many.py",
     "alignment/align_along_curve.py",
     "alignment/show_permutations.py",
     "evaluation/eval_curve.py",

@@ -46,6 +46,7 @@ PIPELINE = (
     ("training/train_model.py", "--epochs", 1, "--seed", 2),
     ("alignment/align_models.py", "--epochs", 1),
     ("alignment/align_models_w2.py", "--epochs", 1),
+    ("alignment/align_many.py", "--epochs", 1, "--method", "weight"),
     ("training/train_curve.py", "--epochs_model", 1, "--epochs", 1, "--alignment", "corr", "--val_freq", 1),
     ("training/train_curve_pam.py", "--epochs_model", 1, "--inner_iters_perm", 1, "--inner_iters_phi", 1),
     ("evaluation/eval_curve.py", *PATH, "--num_points", 3, "--eval_train"),

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from utils.symmetries.spec import PermutationSpec, dependents, places_of
+from utils.symmetries.spec import PermutationSpec, blocks_before, dependents, places_of
 
 
 def assign(score: np.ndarray) -> np.ndarray:
@@ -72,3 +72,15 @@ def group_scores(spec: PermutationSpec, scores: Sequence[np.ndarray]) -> list[np
             for copy in np.moveaxis(places, -1, 0):
                 total += matrix[copy[:, None, :, None], copy[None, :, None, :]]
     return totals
+
+
+def assigned_score(spec: PermutationSpec, totals: Sequence[np.ndarray], permutations: Sequence[np.ndarray]) -> float:
+    """The sum of the scores of what is matched: what `assign_blocks` maximizes, of whatever permutations."""
+    score = 0.0
+    for number, (total, permutation) in enumerate(zip(totals, permutations, strict=True)):
+        blocks = spec.blocks(number)
+        before = np.ravel_multi_index(blocks_before(spec, number, permutations), blocks).ravel() if blocks else [0]
+        places = np.arange(total.shape[-1])
+        for place, (block, order) in enumerate(zip(before, permutation.reshape(-1, len(places)), strict=True)):
+            score += total[place, block][places, order].sum()
+    return score

@@ -177,7 +177,7 @@ MAKERS = {
     "curve": ("train_curve.py", "train_curve_adversarial.py", "train_curve_pam.py"),
     "curve_history": ("train_curve.py", "train_curve_adversarial.py", "train_curve_pam.py"),
     "match": ("align_models.py", "align_googlenet.py", "align_models_w2.py", "align_many.py", "train_curve_pam.py"),
-    "correlation": ("align_models.py", "align_googlenet.py", "align_models_w2.py"),
+    "correlation": ("align_models.py", "align_googlenet.py", "align_models_w2.py", "align_many.py"),
     "evaluated": ("eval_curve.py", "eval_adversarial_curve.py"),
     "ensemble": ("eval_curve.py",),
     "along_curve": ("align_along_curve.py",),

@@ -35,7 +35,7 @@ FLAGS = {
     "training/train_curve.py": {**_NETWORKS, "curves": "--dir", "curve_history": "--dir2"},
     "training/train_curve_pam.py": {**_NETWORKS, "curves": "--dir", "curve_history": "--dir2"},
     "alignment/align_models.py": {**_NETWORKS, "correlations": "--dir2"},
-    "alignment/align_many.py": {**_NETWORKS},
+    "alignment/align_many.py": {**_NETWORKS, "correlations": "--dir2"},
     "alignment/align_along_curve.py": {**_PATHS, "correlations": "--dir"},
     "evaluation/eval_curve.py": {**_PATHS, "evaluated": "--dir"},
     "evaluation/export_point.py": _PATHS,

@@ -153,9 +153,9 @@ def _check_compiler(device: torch.device) -> None:
 # --- telling the user --------------------------------------------------------------------------------------
 
 
-def print_table(labels: Sequence[str], columns: Mapping[str, Sequence[float]]) -> None:
-    """Numbers with three decimals, a line a label, a column a name."""
-    print(f"  {'layer':<28}" + "".join(f"{name:>18}" for name in columns))
+def print_table(labels: Sequence[str], columns: Mapping[str, Sequence[float]], of: str = "layer") -> None:
+    """Numbers with three decimals, a line a label, a column a name. of: what the labels are of."""
+    print(f"  {of:<28}" + "".join(f"{name:>18}" for name in columns))
     for label, *values in zip(labels, *columns.values(), strict=True):
         print(f"  {label:<28}" + "".join(f"{value:18.3f}" for value in values))
 

@@ -217,7 +217,7 @@ def compose(spec: PermutationSpec, first: Sequence[np.ndarray], second: Sequence
     composed = []
     for number in range(len(spec.groups)):
         # Where the block that second puts there was before: what it does to the outer blocks comes first.
-        blocks = _blocks_before(spec, number, second)
+        blocks = blocks_before(spec, number, second)
         composed.append(first[number][(*(index[..., None] for index in blocks), second[number])])
     return composed
 
@@ -227,11 +227,11 @@ def inverse(spec: PermutationSpec, permutations: Sequence[np.ndarray]) -> list[n
     undone = spec.identity()
     for number in sorted(range(len(spec.groups)), key=lambda number: len(spec.groups[number].depends_on)):
         # A block goes back to where it was; what is done in it there is undone here.
-        undone[number] = np.argsort(permutations[number][_blocks_before(spec, number, undone)], axis=-1)
+        undone[number] = np.argsort(permutations[number][blocks_before(spec, number, undone)], axis=-1)
     return undone
 
 
-def _blocks_before(spec: PermutationSpec, group: int, permutations: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
+def blocks_before(spec: PermutationSpec, group: int, permutations: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
     """For each new block of a group the places at which it was before, an array (*blocks) for each outer group."""
     depends_on, grid = spec.groups[group].depends_on, np.indices(spec.blocks(group))
     return tuple(permutations[other][tuple(grid[: len(spec.groups[other].depends_on) + 1])] for other in depends_on)

@@ -1,0 +1,142 @@
+"""Align many networks with each other, save the match of every two, and evaluate their mean.
+
+python alignment/align_many.py --dataset CIFAR100 --model TinyTen --seeds 1 2 3 --to universe --epochs 250
+"""
+
+import copy
+import itertools
+import sys
+from functools import partial
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from utils.cli import start
+
+start.quietly()
+
+from models import MODELS
+from utils.cli import commands, flags, machine, places, process, types
+from utils.curves import network_digest
+from utils.datasets import load_data
+from utils.devices import memory_format
+from utils.inputs import check_input
+from utils.many import align_many, mean_state, pairwise
+from utils.matching import cross_correlations, mean_correlations
+from utils.measuring import measure
+from utils.permutations import identity, permute, rows_from_permutations
+from utils.progress import track
+from utils.storage.files import expect, expect_writable, save_array
+from utils.storage.layout import Layout
+from utils.storage.loading import load_network, spec_of
+from utils.storage.matches import save_match
+
+
+def parse_args(argv=None):
+    parser = flags.stage_parser(__doc__, batch_size=512)
+    add = parser.add_argument
+    add("--seeds", type=types.seed, nargs="+", default=[1, 2], help="seeds of the networks")
+    add("--epochs", type=types.positive_int, default=250, help="epochs the networks were trained")
+    add("--method", choices=("corr", "weight"), default="corr", help="what is compared: activations or weights")
+    to_help = "match each network to the first, or to what all have in common"
+    add("--to", choices=("reference", "universe"), default="universe", help=to_help)
+    name_help = "name of the matches (default: that of --to and of the method, as universe_corr)"
+    add("--align_name", type=types.new_name, help=name_help)
+    flags.add_robust_flag(parser, "align robust networks, in their own folders")
+    add("--seed", type=types.seed, default=1, help="of random orders")
+    add(
+        "--bn_images",
+        type=types.positive_int,
+        help="re-estimate batch norm on so many training images (default: all)",
+    )
+    places.add_flags(parser, "alignment/align_many.py")
+    add("--overwrite", action="store_true", help="replace matches that are there and are others")
+    args = flags.parse(parser, argv)
+    if len(args.seeds) < 2 or len(set(args.seeds)) < len(args.seeds):
+        parser.error("--seeds names too few networks, or one twice: at least two different ones are aligned")
+    if args.robust and args.model == "GoogLeNet" and args.method == "corr":
+        parser.error("--adversarial: robust GoogLeNets are aligned in pairs, on images attacked for each of the two")
+    usual = f"{args.to}_{args.method}"
+    args.align_name = args.align_name or usual
+    if not types.is_free(args.align_name, usual):
+        parser.error(f"--align_name {args.align_name} is the name of a match of another kind than {usual}")
+    return args
+
+
+def main(args):
+    machine.require_fp32(args.precision)
+    layout = Layout(args.root, args.model, args.dataset, args.robust, args.replaced)
+    expect(*(layout.endpoint(seed, args.epochs) for seed in args.seeds))
+    expect_writable(layout.folder("matches"), layout.folder("correlations"))
+    data = load_data(
+        args.dataset,
+        folder=args.data_folder,
+        transform=args.transform,
+        use_test=args.use_test,
+        image_size=args.image_size,
+        threads=args.num_workers,
+        device=args.device,
+    )
+    networks, made_for = {}, {}
+    for seed in args.seeds:
+        network = MODELS[args.model](data.num_classes)
+        path = layout.endpoint(seed, args.epochs)
+        networks[seed] = load_network(path, network, transform=args.transform, robust=args.robust)
+        made_for[seed] = network_digest(network)
+        network.to(args.device, memory_format=memory_format(args.device))
+    check_input(network, data.for_batch_norm(args.bn_images), args.batch_size)
+    spec = spec_of(network)
+
+    def batches(images, purpose):
+        return track(images.batches(args.batch_size), -(-len(images) // args.batch_size), "batch", purpose)
+
+    compared = partial(batches, data.alignment, "comparing activations")
+    how = {"method": args.method, "to": args.to, "seed": args.seed}
+    found = dict(zip(args.seeds, align_many(list(networks.values()), spec, compared, **how), strict=True))
+
+    written, means = [], {}
+    for a, b in itertools.combinations(sorted(args.seeds), 2):
+        permutations = pairwise(spec, found[a], found[b])
+        on_test = batches(data.test, "measuring on test images")
+        measured = correlations_before_and_after(networks[a], networks[b], spec, permutations, on_test)
+        results = {layout.correlation(args.align_name, which, a, b): values for which, values in measured.items()}
+        path, pair = layout.match(args.align_name, a, b), [made_for[a], made_for[b]]
+        save_match(path, rows_from_permutations(spec, permutations), pair, args.overwrite, replaces=list(results))
+        for file, values in results.items():
+            save_array(file, values, {"networks": pair})
+        written += [path, *results]
+        means[f"{a} and {b}"] = {which: values[:-1].mean() for which, values in measured.items()}
+    print("Mean correlation of matched channels on the test set, over all layers but the logits:")
+    print_rows(means, of="networks")
+
+    states = {seed: copy.deepcopy(network.state_dict()) for seed, network in networks.items()}
+    aligned = [permute(state, spec, found[seed]) for seed, state in states.items()]
+    of_interest = {f"network {seed}": state for seed, state in states.items()}
+    of_interest |= {"mean, unaligned": mean_state(list(states.values())), "mean, aligned": mean_state(aligned)}
+    how = {"batch_size": args.batch_size, "precision": args.precision}
+    evaluated = {}
+    for name, state in of_interest.items():
+        network.load_state_dict(state)
+        evaluated[name] = measure(network, data.for_batch_norm(args.bn_images), {"": data.test}, **how)
+    print("On the test set, with batch norm re-estimated:")
+    print_rows(evaluated, of="network")
+    a, b = sorted(args.seeds)[:2]
+    follows = {"seed_a": a, "seed_b": b, "epochs_model": args.epochs, "alignment": args.align_name}
+    process.closing_words(written, commands.command("training/train_curve.py", vars(args), **follows))
+
+
+def correlations_before_and_after(a, b, spec, permutations, images):
+    """Mean correlation of each row's matched channels, the logits last, of B as it is and permuted."""
+    correlations = cross_correlations(a, b, spec, images)
+    ways = {"unaligned": identity(spec), "aligned": permutations}
+    return {which: mean_correlations(spec, correlations, order) for which, order in ways.items()}
+
+
+def print_rows(rows, of):
+    """A table of numbers by the name of the row, and of the column."""
+    columns = {name: [row[name] for row in rows.values()] for name in next(iter(rows.values()))}
+    process.print_table(list(rows), columns, of)
+
+
+if __name__ == "__main__":
+    process.run(parse_args, main)
