@@ -15,7 +15,6 @@ from utils.cli import start
 
 start.quietly()
 
-from models import MODELS
 from utils.cli import commands, flags, machine, places, process, types
 from utils.curves import network_digest
 from utils.datasets import load_data
@@ -26,9 +25,10 @@ from utils.matching import cross_correlations, mean_correlations
 from utils.measuring import measure
 from utils.permutations import identity, permute, rows_from_permutations
 from utils.progress import track
+from utils.storage import sources
 from utils.storage.files import expect, expect_writable, save_array
 from utils.storage.layout import Layout
-from utils.storage.loading import load_network, spec_of
+from utils.storage.loading import load_endpoint, spec_of
 from utils.storage.matches import save_match
 
 
@@ -72,6 +72,7 @@ def main(args):
         args.dataset,
         folder=args.data_folder,
         transform=args.transform,
+        moments=args.moments,
         use_test=args.use_test,
         image_size=args.image_size,
         threads=args.num_workers,
@@ -79,13 +80,11 @@ def main(args):
     )
     networks, made_for = {}, {}
     for seed in args.seeds:
-        network = MODELS[args.model](data.num_classes)
-        path = layout.endpoint(seed, args.epochs)
-        networks[seed] = load_network(path, network, transform=args.transform, robust=args.robust)
+        networks[seed] = network = load_endpoint(layout, data, seed, args.epochs)
         made_for[seed] = network_digest(network)
         network.to(args.device, memory_format=memory_format(args.device))
     check_input(network, data.for_batch_norm(args.bn_images), args.batch_size)
-    spec = spec_of(network)
+    spec = spec_of(network, data.example)
 
     def batches(images, purpose):
         return track(images.batches(args.batch_size), -(-len(images) // args.batch_size), "batch", purpose)
@@ -94,6 +93,7 @@ def main(args):
     how = {"method": args.method, "to": args.to, "seed": args.seed}
     found = dict(zip(args.seeds, align_many(list(networks.values()), spec, compared, **how), strict=True))
 
+    settings = flags.alignment_settings(vars(args), "to", "seeds") | {"images": data.digest}
     written, means = [], {}
     for a, b in itertools.combinations(sorted(args.seeds), 2):
         permutations = pairwise(spec, found[a], found[b])
@@ -101,9 +101,11 @@ def main(args):
         measured = correlations_before_and_after(networks[a], networks[b], spec, permutations, on_test)
         results = {layout.correlation(args.align_name, which, a, b): values for which, values in measured.items()}
         path, pair = layout.match(args.align_name, a, b), [made_for[a], made_for[b]]
-        save_match(path, rows_from_permutations(spec, permutations), pair, args.overwrite, replaces=list(results))
+        rows = rows_from_permutations(spec, permutations)
+        save_match(path, rows, pair, args.overwrite, replaces=list(results), settings=settings)
+        made_of = sources.digests(sources.behind(layout, (a, b), args.epochs, args.align_name))
         for file, values in results.items():
-            save_array(file, values, {"networks": pair})
+            save_array(file, values, {"networks": pair, "settings": settings | {"sources": made_of}})
         written += [path, *results]
         means[f"{a} and {b}"] = {which: values[:-1].mean() for which, values in measured.items()}
     print("Mean correlation of matched channels on the test set, over all layers but the logits:")

@@ -96,7 +96,7 @@ def main(args):
         for which, order in (("unaligned", identity(spec)), ("aligned", permutations)):
             measured[layout.distance(args.align_name, which, *seeds)] = mean_distances(spec, moments, order)
     path = layout.match(args.align_name, *seeds)
-    settings = flags.alignment_settings(vars(args)) | {"images": data.digest}
+    settings = flags.alignment_settings(vars(args), "init") | {"images": data.digest}
     rows = rows_from_permutations(spec, permutations)
     save_match(path, rows, made_for, args.overwrite, replaces=list(measured), settings=settings)
     made_of = sources.digests(sources.behind(layout, seeds, args.epochs, args.align_name))

@@ -278,10 +278,10 @@ def evaluation_settings(flags: Mapping[str, object], curve: Curve, *names: str) 
     return {name: flags[name] for name in (*shared, *names)} | {"points": curve.digests()} | told
 
 
-def alignment_settings(flags: Mapping[str, object]) -> dict[str, object]:
-    """The flags that decide a match."""
+def alignment_settings(flags: Mapping[str, object], *more: str) -> dict[str, object]:
+    """The flags that decide a match; `more` are those of the stage alone."""
     names = ("dataset", "model", "transform", "moments", "image_size", "batch_size", "use_test", "epochs")
-    names += ("method", "init", "seed")
+    names += ("method", "seed", *more)
     return {name: flags[name] for name in names} | {"made": machine.made_on(flags["device"])}
 
 

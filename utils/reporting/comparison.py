@@ -77,7 +77,8 @@ def _correlation(series: paths.Series, pair: paths.Pair) -> float | None:
         names, which = [match.alignment for match in matches if match.seeds == pair], "unaligned"
     for name in names:
         try:
-            return float(results.load_correlation(series._replace(alignment=name), pair, which)[:-1].mean())
+            (measured,) = results.load_correlations(series._replace(alignment=name), [pair], which)
+            return float(measured[:-1].mean())
         except UserError:
             continue  # PAM's matches have none
     return None

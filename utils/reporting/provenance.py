@@ -106,6 +106,11 @@ def _matched(path: Path) -> Step | None:
     if not settings or name is None:
         return None
     method = settings.get("method")
+    if isinstance(seeds := settings.get("seeds"), list):
+        usual = f"{settings.get('to')}_{method}"
+        flags = {"seeds": tuple(seeds), "method": method}
+        flags |= {} if name.alignment == usual else {"align_name": name.alignment}
+        return _step("alignment/align_many.py", {}, settings | flags)
     flags = {"seed_a": name.seeds[0], "seed_b": name.seeds[1]}
     flags |= {} if method == "corr" else {"method": method}
     flags |= {} if name.alignment == method else {"align_name": name.alignment}
