@@ -18,7 +18,11 @@ def test_a_path_is_not_the_name_of_a_dataset(capsys, tmp_path, script):
     write_image_folder(tmp_path / "my flowers", 3, 2)
     code, line = fails(capsys, script, "--dataset", tmp_path / "my flowers")
     assert code == 2
-    folder = "" if script.startswith(("visualization", "evaluation/make")) else f"--data_path {tmp_path} "
+    folder = (
+        ""
+        if script.startswith(("visualization", "evaluation/make", "evaluation/compare"))
+        else f"--data_path {tmp_path} "
+    )
     assert line.endswith(f"it is a path; use: {folder}--dataset 'my flowers'")
     assert {path.name for path in (tmp_path / "my flowers").iterdir()} == {"train", "test"}
 

@@ -242,9 +242,9 @@ def closing(capsys, script, *flags):
 
 def test_only_what_was_written_is_said_to_be(small, capsys):
     line = ["--epochs_model", 3, "--epochs_curve", 2, "--alignment", "corr", "--num_points", 5]
-    name = {"curve_align_corr_seeds_01_02-2.npz"}
-    assert closing(capsys, "evaluation/eval_curve.py", *small, *line) == [name, set()]
-    assert closing(capsys, "evaluation/eval_curve.py", *small, *line, "--overwrite") == [set(), name]
+    names = {f"curve_align_corr_seeds_01_02-2.{suffix}" for suffix in ("npz", "csv")}
+    assert closing(capsys, "evaluation/eval_curve.py", *small, *line) == [names, set()]
+    assert closing(capsys, "evaluation/eval_curve.py", *small, *line, "--overwrite") == [set(), names]
     train = ["--epochs", 3, "--lr_drop", 1, "--seed", 1]
     there, wrote = closing(capsys, "training/train_model.py", *small, *train)
     assert not wrote

@@ -196,7 +196,7 @@ def test_robust_stages(small, workspace, capsys):
     numbers = (robust[[0, -1]].mean(), robust.min(), robust.max(), max(robust[0], robust[-1]))
     (line,) = (line for line in printed.splitlines() if line.startswith("accuracy robust   "))
     told = line.removeprefix("accuracy robust").replace("%", "").split()
-    assert [told[i] for i in (0, 2, 3, 4)] == [f"{number:.1f}" for number in numbers]
+    assert [told[i] for i in (0, 2, 3, 5)] == [f"{number:.1f}" for number in numbers]
     run(
         "visualization/viz_adversarial_curve.py",
         "--dataset",
@@ -347,6 +347,7 @@ def test_curves_between_the_same_networks_stand_side_by_side(suffix, small, work
         f"model_dicts/curve_models/TinyTen/bars/checkpoint_{stem}-1.pt",
         f"model_data/training/curve_models/TinyTen/bars/curve_{stem}.npz",
         f"model_data/curves/TinyTen/bars/curve_{stem}-1.npz",
+        f"model_data/curves/TinyTen/bars/curve_{stem}-1.csv",
     }
 
 

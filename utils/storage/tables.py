@@ -32,6 +32,8 @@ class GrowingTable:
     def _open(self, overwrite: bool) -> tuple[dict[str, np.ndarray], bool]:
         """The rows that are there, and whether they are all."""
         hold(self.path)
+        if overwrite:
+            self.path.with_suffix(".csv").unlink(missing_ok=True)
         for candidate in (self.path, self.partial):
             if overwrite:
                 candidate.unlink(missing_ok=True)
