@@ -251,15 +251,15 @@ def save(drawings: Sequence[Drawing], *, pairs: Sequence[paths.Pair], command: s
     """
     taken_over = f"mean of {len(pairs)} pairs" if len(pairs) > 1 else "networks {} and {}".format(*pairs[0])
     files = []
+    shown = {layout: json.dumps(_shown(layout)) for layout in {drawing.layout for drawing in drawings}}
     for drawing in drawings:
         layout, title = drawing.layout, f"{drawing.title} ({taken_over})"
         subject = f"{'Robust ' if layout.robust else ''}{layout.model} on {layout.dataset}"
-        shown = json.dumps(_shown(layout))
         _add_legend(drawing.figure, drawing.legend_columns)
         drawing.figure.suptitle(f"{subject}\n{title}")
         title = f"{subject}: {title}"
         notes = {
-            "png": {"Title": title, "Description": command, SHOWN: shown},
+            "png": {"Title": title, "Description": command, SHOWN: shown[layout]},
             "pdf": {"Title": title, "Subject": command, "CreationDate": None},  # the same results, the same file
         }
         for suffix, note in notes.items():
@@ -275,13 +275,10 @@ SHOWN = "Results"  # under which a PNG tells which results it shows, and digests
 
 
 def _shown(layout: Layout) -> dict[str, str]:
-    """The results under the root that were read, of this model and dataset: paths and digests."""
+    """The results under the root of this model and dataset that were read since this was asked: paths, digests."""
     place = (model_folder(layout.model), layout.dataset)
-    return {
-        path.relative_to(layout.root).as_posix(): digest
-        for path, digest in results.shown.items()
-        if path.is_relative_to(layout.root) and path.parts[-3:-1] == place
-    }
+    read = [path for path in results.shown if path.is_relative_to(layout.root) and path.parts[-3:-1] == place]
+    return {path.relative_to(layout.root).as_posix(): results.shown.pop(path) for path in read}
 
 
 def _add_legend(figure: Figure, columns: int) -> None:

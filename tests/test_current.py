@@ -1,0 +1,205 @@
+"""Results are shown with the networks, curves and images of which they are, and with no others."""
+
+import importlib
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from stages import fails, run
+
+from utils.reporting import results
+from utils.storage import sources
+from utils.storage.files import load_note, save_arrays
+from utils.storage.layout import Layout
+
+PAIR = ["--epochs_model", 3, "--alignment", "corr"]
+
+
+@pytest.fixture(scope="module")
+def everything(trained, data_path, tmp_path_factory):
+    """A workspace in which results of every kind are evaluated and drawn."""
+    root = tmp_path_factory.mktemp("everything") / "w"
+    shutil.copytree(trained, root)
+    flags = ["--dataset", "bars", "--data_path", data_path, "--root", root, "--batch_size", "32", "--bn_images", 32]
+    run("evaluation/eval_plane_with_curve.py", *flags, *PAIR, "--epochs_curve", 2, "--num_points", 2)
+    run("evaluation/eval_plane_with_alignment.py", *flags, *PAIR, "--num_points", 2)
+    run("alignment/align_along_curve.py", *flags, *PAIR, "--epochs_curve", 2)
+    run("alignment/align_along_curve.py", *flags, *PAIR, "--epochs_curve", 0)
+    for script, told in FIGURES.items():
+        run(script, *drawn(root), *told)
+    run("evaluation/make_report.py", "--root", root, "--alignment", "corr")
+    return root
+
+
+@pytest.fixture
+def shown(everything, tmp_path):
+    """A copy of it that a test may change."""
+    return Layout(shutil.copytree(everything, tmp_path / "w"), "TinyTen", "bars")
+
+
+FIGURES = {
+    "visualization/viz_curve.py": ["--epochs", 0, 2],
+    "visualization/viz_curve_on_plane.py": ["--epochs", 2],
+    "visualization/viz_plane.py": [],
+    "visualization/layerwise_mean_correlation/viz_align_models.py": [],
+    "visualization/layerwise_mean_correlation/viz_align_along_curves.py": ["--epochs", 2],
+}
+
+
+def drawn(root):
+    return ["--dataset", "bars", "--root", root, "--alignment", "corr"]
+
+
+def train_anew(path):
+    """Other weights in a checkpoint, as another run with the same flags would leave them."""
+    checkpoint = torch.load(path, weights_only=True)
+    for state in (checkpoint["model_state"], *checkpoint.get("points", {}).values()):
+        for value in state.values():
+            if value.is_floating_point():
+                value += 0.01
+    torch.save(checkpoint, path)
+
+
+def test_nothing_is_shown_of_networks_that_are_trained_anew(shown, capsys):
+    """Tables, figures and report leave it out, say of each file why, and the command that makes it anew."""
+    root = shown.root
+    train_anew(shown.endpoint(2, 3))
+    code, line = fails(capsys, "evaluation/make_tables.py", "--root", root)
+    assert code == 1
+    assert (
+        "was made with other networks than there are now; make it anew with: python evaluation/eval_curve.py" in line
+    )
+    assert line.endswith("--overwrite")
+    for script, flags in FIGURES.items():
+        code, line = fails(capsys, script, *drawn(root), *flags)
+        assert code == 1
+        assert "was made with other networks than there are now; make it anew with: python " in line
+        parsed(line)
+    code, line = fails(capsys, "evaluation/make_report.py", "--root", root)
+    assert "was made with other networks" in line
+
+
+def parsed(line):
+    """The flags of the command that a line advises, which its script accepts."""
+    script, *words = line.split("make it anew with: python ")[1].split()
+    return importlib.import_module(script.removesuffix(".py").replace("/", ".")).parse_args(words)
+
+
+def test_the_advice_makes_the_result_as_it_was(shown, data_path, capsys):
+    train_anew(shown.endpoint(2, 3))
+    flags = ["--data_path", data_path, "--batch_size", 32, "--overwrite"]
+    run("alignment/align_models.py", "--dataset", "bars", "--root", shown.root, "--epochs", 3, *flags)
+    _, line = fails(capsys, "visualization/viz_plane.py", *drawn(shown.root))
+    args = parsed(line)
+    assert (args.num_points, args.bn_images, args.epochs_model, args.batch_size) == (2, 32, 3, 32)
+    assert args.overwrite
+
+
+def test_a_report_of_the_rest(shown, capsys):
+    """Where a curve is learned anew, what is of the line is shown, and what is of the curve is not, figures too."""
+    root = shown.root
+    train_anew(shown.curve("corr", 1, 2, 2))
+    run("evaluation/make_report.py", "--root", root)
+    printed = capsys.readouterr().out
+    page = (root / "figures/report.html").read_text()
+    for path in (shown.evaluated("corr", 1, 2, 2), root / "figures/curve_bars_TinyTen.png"):
+        (line,) = (line for line in printed.splitlines() if line.startswith(f"Not in the report: {path} "))
+        assert "was made with another curve than there are now" in line
+    titles = {title.split(" (")[0] for title in page.split("<figcaption>")[1:]}
+    assert any(title.startswith("activations of A and B") for title in titles)
+    assert not any(title.startswith("along the path") for title in titles)
+    assert "line, aligned" in page
+    assert "<th>curve, aligned</th>" not in page
+    assert "eval_curve.py" in page
+    assert re.search("train_curve.py [^<]*--alignment &#x27;&#x27; ", page)
+    assert not re.search("train_curve.py [^<]*--alignment corr", page)
+
+
+def test_results_are_shown_where_the_networks_are_not(shown, capsys):
+    shutil.rmtree(shown.root / "model_dicts")
+    run("evaluation/make_tables.py", "--root", shown.root)
+    assert "| curve, aligned |" in capsys.readouterr().out
+    run("visualization/viz_curve.py", *drawn(shown.root), "--epochs", 0, 2)
+
+
+def test_a_figure_of_results_that_were_made_anew(shown, capsys):
+    path = shown.evaluated("corr", 1, 2, 2)
+    table = dict(np.load(path))
+    save_arrays(path, **table | {"loss": table["loss"] + 1})
+    run("evaluation/make_report.py", "--root", shown.root)
+    printed = capsys.readouterr().out
+    figure = shown.root / "figures/curve_bars_TinyTen.png"
+    assert (
+        f"Not in the report: {figure} shows other results than there are now in {path}; draw it anew with" in printed
+    )
+    run("visualization/viz_curve.py", *drawn(shown.root), "--epochs", 0, 2)
+    run("evaluation/make_report.py", "--root", shown.root)
+    assert str(figure) not in capsys.readouterr().out.split("Not in the report")[-1].split("Wrote")[0]
+
+
+def test_what_was_run_stands_beside_each_figure(shown):
+    page = (shown.root / "figures/report.html").read_text()
+    figures = {part.split("(")[0].strip(): part for part in page.split("<figcaption>")[1:]}
+    about = figures["along the path"].split("</figcaption>")[0]
+    for script in ("training/train_model", "alignment/align_models", "training/train_curve", "evaluation/eval_curve"):
+        assert f"python {script}.py" in about
+    assert "--lr_drop 1" in about  # of the networks, as they were trained
+    made = results.settings_of(np.load(shown.evaluated("corr", 1, 2, 2)))["made"]
+    words = f"torch {made['torch']}, Python {made['python']}, cpu, {made['date']}"
+    assert about.count(words) == about.count("<pre class=command>") - 1  # but for what draws the figure
+    assert "eval_plane_with_curve.py" not in about
+    assert "eval_plane_with_curve.py" in figures["the planes of curves"]
+
+
+def test_other_images_are_said(shown, capsys):
+    """In the table, where figures are drawn and in their titles."""
+    path = shown.evaluated("corr", 1, 2, 2)
+    table = dict(np.load(path))
+    settings = results.settings_of(table) | {"images": "others"}
+    save_arrays(path, **table | {"settings": np.array(json.dumps(settings))})
+    run("visualization/viz_curve.py", *drawn(shown.root), "--epochs", 0, 2)
+    assert "TinyTen: Not on the same images as line, aligned: curve, aligned." in capsys.readouterr().out
+    with Image.open(shown.root / "figures/curve_bars_TinyTen.png") as image:
+        assert "along the path, not all on the same images" in image.info["Title"]
+    run("evaluation/make_tables.py", "--root", shown.root)
+    assert "TinyTen on bars: not on the same images as line" in capsys.readouterr().out
+
+
+def test_an_evaluation_of_other_images_is_not_gone_on_with(small, workspace, tmp_path, data_path, capsys):
+    """Of a dataset of the same name: two classes swapped."""
+    shutil.copytree(data_path / "bars/train", tmp_path / "bars/train")
+    for one, other in (("class0", "class1"), ("class1", "class0"), ("class2", "class2"), ("class3", "class3")):
+        shutil.copytree(data_path / "bars/test" / one, tmp_path / "bars/test" / other)
+    flags = [tmp_path if flag == data_path else flag for flag in small]
+    code, line = fails(capsys, "evaluation/eval_curve.py", *flags, *PAIR, "--epochs_curve", 2, "--num_points", 5)
+    assert code == 1
+    assert "was made of other images" in line
+    code, line = fails(capsys, "training/train_model.py", *flags, "--epochs", 3, "--lr_drop", 1, "--seed", 1)
+    assert "was made of other images" in line
+
+
+def test_digests_are_of_weights_and_not_of_when_they_were_written(trained, tmp_path):
+    layout = Layout(trained, "TinyTen", "bars")
+    files = sources.behind(layout, (1, 2), 3, "corr", 2)
+    before = sources.digests(files)
+    assert list(before) == ["a", "b", "match", "curve"]
+    assert len(set(before.values())) == 4
+    checkpoint = torch.load(files["a"], weights_only=True) | {"epoch": 7}
+    torch.save(checkpoint, tmp_path / "a.pt")
+    assert sources.digests({"a": tmp_path / "a.pt"}) == {"a": before["a"]}
+    assert sources.others(before, before) == ""
+    assert sources.others(before, before | {"a": "", "b": "", "match": ""}) == "other networks and another match"
+    assert sources.others(before, {"curve": before["curve"]}) == ""
+    assert sources.digests({"a": tmp_path / "none.pt"}) == {}
+
+
+def test_matches_and_their_correlations_tell_how_they_were_made(trained):
+    layout = Layout(trained, "TinyTen", "bars")
+    for path in (layout.match("corr", 1, 2), layout.correlation("corr", "aligned", 1, 2)):
+        settings = load_note(path)["settings"]
+        assert (settings["epochs"], settings["batch_size"], settings["method"]) == (3, 32, "corr")
+        assert settings["made"].keys() == {"torch", "python", "device", "date"}
