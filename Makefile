@@ -1,19 +1,40 @@
-# make demo          neuron alignment on images that come with the repository, in minutes on a laptop
+# make quick         two trained networks that come with the repository, aligned and compared: a minute
+# make demo          the same from the beginning, with curves, planes and a report: minutes on a laptop
 # make demo-pam      the permutation learned together with the curve, between the demo's networks
 # make demo-robust   the demo for adversarially robust networks
 # make report        one HTML file of all results under ROOT (the repository, or demo/ if it has none)
 # make bench         this code against the conventional way, timed in one run
 # make test          lint and tests, offline, on the CPU
 # make torture       kills stages, damages their files, fills their disk, and counts what came of it; minutes
+#
+# All of them install what they need into .venv first, once. TORCH=cpu takes the wheels without GPU support.
 
 PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(BIN)/python
 
-.PHONY: demo demo-pam demo-robust report bench test torture
+.PHONY: help quick demo demo-pam demo-robust report bench test torture
+
+help:
+	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
+
+# Two networks of the demo, as export_point.py wrote them (docs/files.md); what is made of them goes to quick/.
+QUICK := --root quick --dir_models results/demo/networks --seed_a 1 --seed_b 2
+QUICK_LINE := $(QUICK) --epochs_model 8 --epochs_curve 0 --num_points 7 --bn_images 2000
+.PHONY: quick-stages
+quick: .venv/installed
+	@$(MAKE) --no-print-directory quick-stages
+quick-stages:
+	$(RUN) alignment/align_models.py $(QUICK) --epochs 8
+	$(RUN) evaluation/eval_curve.py $(QUICK_LINE) --alignment ''
+	$(RUN) evaluation/eval_curve.py $(QUICK_LINE) --alignment corr
+	$(RUN) visualization/viz_curve.py --root quick --epochs 0
+	$(RUN) evaluation/make_tables.py --root quick
+	@echo 'The figure: quick/figures/curve_FashionMNIST10k_TinyTen.png'
 
 demo: .venv/installed
 	@$(MAKE) --no-print-directory demo-stages demo-figures
+	@echo 'Open demo/figures/report.html in a browser.'
 
 # Two networks, their alignment, and four paths between them: the straight line and a learned curve, without and with
 # the alignment. The schedule is the published one with its halvings brought forward (--lr_drop). Every command
@@ -31,6 +52,8 @@ demo-stages:
 	$(RUN) evaluation/eval_curve.py $(PAIR) --epochs_model 8 --epochs_curve 0 --alignment corr --num_points 9
 	$(RUN) evaluation/eval_curve.py $(PAIR) --epochs_model 8 --epochs_curve 6 --alignment '' --num_points 9
 	$(RUN) evaluation/eval_curve.py $(PAIR) --epochs_model 8 --epochs_curve 6 --alignment corr --num_points 9
+	$(RUN) visualization/viz_curve.py $(PAIR) --epochs 0 6
+	$(RUN) evaluation/make_tables.py $(PAIR) --epochs 0 6 --alignment '' corr
 
 # The planes the curves lie in, on coarse grids, and all figures of the demo
 PLANE := $(PAIR) --epochs_model 8 --num_points 7 --bn_images 500
@@ -39,11 +62,9 @@ demo-figures:
 	$(RUN) evaluation/eval_plane_with_curve.py $(PLANE) --epochs_curve 6 --alignment ''
 	$(RUN) evaluation/eval_plane_with_curve.py $(PLANE) --epochs_curve 6 --alignment corr
 	$(RUN) evaluation/eval_plane_with_alignment.py $(PLANE)
-	$(RUN) visualization/viz_curve.py $(PAIR) --epochs 0 6
 	$(RUN) visualization/viz_curve_on_plane.py $(PAIR) --epochs 6
 	$(RUN) visualization/viz_plane.py $(PAIR)
 	$(RUN) visualization/layerwise_mean_correlation/viz_align_models.py $(PAIR)
-	$(RUN) evaluation/make_tables.py $(PAIR) --epochs 0 6 --alignment '' corr
 	$(RUN) evaluation/make_report.py $(DEMO)
 
 demo-pam: .venv/installed
@@ -98,11 +119,14 @@ torture: .venv/installed-dev
 	$(RUN) benchmarks/torture
 
 # The virtual environment; made anew when the requirements change.
+NEEDS := about 3 GB to download and 6 GB on disk (TORCH=cpu: 0.3 and 1.5)
+WHEELS := $(if $(filter cpu,$(TORCH)),--extra-index-url https://download.pytorch.org/whl/cpu)
 .venv/installed: requirements.txt requirements-report.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
 		"Python 3.11 or newer is needed; name one with: make demo PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
-	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-report.txt
+	@echo 'Installing into .venv: $(NEEDS), a few minutes.'
+	$(RUN) -m pip install --disable-pip-version-check $(WHEELS) -r requirements.txt -r requirements-report.txt
 	@touch $@
 
 .venv/installed-dev: requirements-dev.txt .venv/installed

@@ -14,7 +14,7 @@ from utils.cli import start
 start.quietly()
 
 from utils.cli import commands, flags, process
-from utils.reporting import report, results
+from utils.reporting import report, results, tables
 from utils.reporting.paths import Selection
 
 
@@ -34,6 +34,9 @@ def main(args):
     for error in report.write(path, args.root, asked_for, **page):
         print(f"Not in the report: {explain(error)}")
     process.closing_words([path])
+    for robust in (False, True):
+        for sentence in tables.headlines(tables.build(args.root, asked_for, robust=robust)):
+            print(sentence)
 
 
 if __name__ == "__main__":

@@ -45,6 +45,8 @@ def main(args):
             files.append(path)
     finally:  # neither a full disk nor a screen without ± keeps the other from having the table
         print(markdown)
+        for sentence in tables.headlines(table):
+            print(sentence)
         for error in table.missing:
             print(f"Not in the table: {commands.explain(error, vars(args))}")
     process.closing_words(files)

@@ -23,6 +23,8 @@ from utils.storage.layout import Layout
 # So that commands that are printed begin with `python`, whether or not an environment is active
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
 
+os.environ.pop("MAKELEVEL", None)  # stages that make starts do not say what comes next
+
 # Tests are of the CPU, whose numbers they know, on every machine
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 torch.backends.mps.is_available = functools.wraps(torch.backends.mps.is_available)(lambda: False)

@@ -167,5 +167,5 @@ def closing_words(paths: Sequence[Path], next_command: str | None = None) -> Non
     for words, those in (("There already:", old), ("Wrote:", new)):
         if those:
             print("\n  ".join([words, *map(str, those)]))
-    if next_command:
+    if next_command and "MAKELEVEL" not in os.environ:  # make goes on by itself
         print(f"Next:\n  {next_command}")

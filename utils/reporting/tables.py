@@ -298,6 +298,22 @@ def grid(table: Table, plus_minus: str = "±") -> tuple[list[str], list[tuple[Ro
     return headings, rows
 
 
+def headlines(table: Table) -> list[str]:
+    """In a sentence for each model, dataset and loss: from where to where its barrier falls, of all paths shown."""
+    sentences = []
+    columns = [one for one in table.columns if one.statistic == "barrier" and results.is_loss(one.quantity)]
+    for model in dict.fromkeys(row.model for row in table.rows):
+        for column in columns:
+            rows = [row for row in table.rows if row.model == model and row.series and column in row.cells]
+            if len(rows) < 2:
+                continue
+            highest, *_, lowest = sorted(rows, key=lambda row: -row.cells[column].measured[0])
+            between = (f"{number(row.cells[column].measured, decimals=2)} ({row.words})" for row in (highest, lowest))
+            falls = " to ".join(between)
+            sentences.append(f"{model} on {column.dataset}: the barrier of the {column.words} falls from {falls}.")
+    return sentences
+
+
 def to_markdown(table: Table) -> str:
     headings, rows = grid(table)
 
