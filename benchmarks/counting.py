@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from models import build
-from utils import datasets, matching, measuring, pam
+from utils import datasets, matching, measuring, moments, pam
 from utils.attack import Attack
 from utils.curves import Curve
 from utils.fitting import Task
@@ -162,13 +162,13 @@ def comparison(network: nn.Module, images: Dataset, batch_size: int) -> tuple[in
     spec = permutation_spec(network, proof=False)
     after, before = (
         passes(
-            lambda x, labels, before=before: matching.cross_moments(network, network, spec, [x], before=before),
+            lambda x, labels, before=before: moments.cross_moments(network, network, spec, [x], before=before),
             images,
         )
         for before in (False, True)
     )
     compared = min(datasets.ALIGNMENT_IMAGES, images.train)
-    ties = before(min(matching.TIE_IMAGES, compared), batch_size)
+    ties = before(min(moments.TIE_IMAGES, compared), batch_size)
     return after(compared, batch_size) + ties, after
 
 
