@@ -33,7 +33,7 @@ quick-stages:
 	@echo 'The figure: quick/figures/curve_FashionMNIST10k_TinyTen.png'
 
 demo: .venv/installed
-	@$(MAKE) --no-print-directory demo-stages demo-figures
+	@$(MAKE) --no-print-directory demo-stages demo-comparison demo-figures
 	@echo 'Open demo/figures/report.html in a browser.'
 
 # Two networks, their alignment, and four paths between them: the straight line and a learned curve, without and with
@@ -54,6 +54,16 @@ demo-stages:
 	$(RUN) evaluation/eval_curve.py $(PAIR) --epochs_model 8 --epochs_curve 6 --alignment corr --num_points 9
 	$(RUN) visualization/viz_curve.py $(PAIR) --epochs 0 6
 	$(RUN) evaluation/make_tables.py $(PAIR) --epochs 0 6 --alignment '' corr
+
+# Other alignments of the same two networks, on the straight line, and all of them side by side
+LINE := $(PAIR) --epochs_model 8 --epochs_curve 0 --num_points 9
+.PHONY: demo-comparison
+demo-comparison:
+	$(RUN) alignment/align_models.py $(PAIR) --epochs 8 --method weight
+	$(RUN) alignment/align_models.py $(PAIR) --epochs 8 --method w2_pre
+	$(RUN) evaluation/eval_curve.py $(LINE) --alignment weight
+	$(RUN) evaluation/eval_curve.py $(LINE) --alignment w2_pre
+	$(RUN) evaluation/compare_alignments.py $(PAIR)
 
 # The planes the curves lie in, on coarse grids, and all figures of the demo
 PLANE := $(PAIR) --epochs_model 8 --num_points 7 --bn_images 500
