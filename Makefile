@@ -20,7 +20,7 @@ help:
 
 # Two networks of the demo, as export_point.py wrote them (docs/files.md); what is made of them goes to quick/.
 QUICK := --root quick --dir_models results/demo/networks --seed_a 1 --seed_b 2
-QUICK_LINE := $(QUICK) --epochs_model 8 --epochs_curve 0 --num_points 7 --bn_images 2000
+QUICK_LINE := $(QUICK) --epochs_model 8 --epochs_curve 0 --num_points 5 --bn_images 2000
 .PHONY: quick-stages
 quick: .venv/installed
 	@$(MAKE) --no-print-directory quick-stages
