@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from conftest import write_image_folder
 from stages import REPOSITORY, fails, run
 
 from models import MODELS
@@ -102,13 +103,15 @@ def test_missing_evaluation_names_the_command(capsys, workspace):
         assert "make it with: python evaluation/eval_curve.py" in line
 
 
-@pytest.mark.parametrize("content", ["truncated", "foreign", "ResNet32", "classes"])
+@pytest.mark.parametrize("content", ["truncated", "foreign", "object", "ResNet32", "classes"])
 def test_networks_that_cannot_be_used(capsys, small, workspace, content):
     path = workspace / "model_dicts/basic_models/TinyTen/bars/checkpoint_seed_02-3.pt"
     if content == "truncated":
         path.write_bytes(path.read_bytes()[:-300])
     elif content == "foreign":
         path.write_bytes(b"something else")
+    elif content == "object":
+        torch.save(MODELS["TinyTen"](4), path)
     else:
         model = MODELS["ResNet32"](4) if content == "ResNet32" else MODELS["TinyTen"](10)
         torch.save({"epoch": 3, "model_state": model.state_dict()}, path)
@@ -116,6 +119,17 @@ def test_networks_that_cannot_be_used(capsys, small, workspace, content):
     assert code == 1
     assert str(path) in line
     assert "move it away, and make it anew with: python training/train_model.py" in line
+
+
+@pytest.mark.parametrize("content", [b"", b"no image", b"\x89PNG\r\n\x1a\n" + bytes(99)])
+def test_an_image_that_cannot_be_read(capsys, tmp_path, content):
+    write_image_folder(tmp_path / "bars", train=3, test=1)
+    path = tmp_path / "bars/train/class0/001.png"
+    path.write_bytes(content)
+    code, line = fails(capsys, "data/prepare.py", "--dataset", "bars", "--data_path", tmp_path)
+    assert code == 1
+    assert f"{path} is not an image" in line
+    assert line.endswith("; put a sound image in its place, or move it out of the dataset")
 
 
 def test_robust_networks_are_not_mistaken_for_plain_ones(capsys, small, workspace):

@@ -28,13 +28,13 @@ def check_file(path: Path) -> tuple[int, int, int, int]:
     try:
         about = path.stat()
     except FileNotFoundError as error:
-        raise FileError(path, "is a link to a file that is not there") from error
+        raise FileError(path, "is a link to a file that is not there", "exchange") from error
     except OSError as error:
         raise FileError(path, f"cannot be read: {error.strerror}") from error
     if not S_ISREG(about.st_mode):
-        raise FileError(path, "is a folder, not an image" if S_ISDIR(about.st_mode) else "is not a file")
+        raise FileError(path, "is a folder, not an image" if S_ISDIR(about.st_mode) else "is not a file", "exchange")
     if about.st_size == 0:
-        raise FileError(path, "is not an image: it is empty")
+        raise FileError(path, "is not an image: it is empty", "exchange")
     return about.st_size, about.st_mtime_ns, about.st_ctime_ns, about.st_ino
 
 
@@ -53,10 +53,13 @@ def decode(path: Path, size: int | None = None) -> np.ndarray:
     except FileError:
         raise
     except UnidentifiedImageError as error:
-        raise FileError(path, f"is not an image of a format that is read ({', '.join(FORMATS)})") from error
+        reason = f"is not an image of a format that is read ({', '.join(FORMATS)})"
+        raise FileError(path, reason, "exchange") from error
     except Exception as error:  # what decoders raise can be anything
-        reason = "cannot be read" if isinstance(error, PermissionError) else "is not an image that can be read"
-        raise FileError(path, f"{reason}: {getattr(error, 'strerror', None) or first_line(error)}") from error
+        why = getattr(error, "strerror", None) or first_line(error)
+        if isinstance(error, PermissionError):
+            raise FileError(path, f"cannot be read: {why}") from error
+        raise FileError(path, f"is not an image that can be read: {why}", "exchange") from error
 
 
 def fitted(picture: Image.Image, size: int) -> Image.Image:

@@ -17,8 +17,8 @@ class FileError(UserError):
     reason: a phrase of which the path is the subject, as "does not exist".
     mend: what mends it: "make" a file that is not there, "continue" one that is not finished, "remake" one that is
         of no use (and may be the user's own, so that it is moved away first), "replace" one that this code made of
-        other things, "resume" a run under way, "resize" images of sizes that do not go; or "" where the reason says
-        it all.
+        other things, "resume" a run under way, "resize" images of sizes that do not go, "exchange" an image that
+        cannot be read; or "" where the reason says it all.
     flags: what the mending command has to say besides what the file's name tells.
     """
 

@@ -192,6 +192,8 @@ def explain(error: UserError, flags: Mapping[str, object], script: str = "") -> 
         return str(error)
     if error.mend == "resize":
         return f"{error}; give images one size with: --image_size N"
+    if error.mend == "exchange":
+        return f"{error}; put a sound image in its place, or move it out of the dataset"
     name = read_name(error.path)
     if name is None:
         return str(error)

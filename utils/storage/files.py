@@ -261,7 +261,7 @@ def load_checkpoint(path: Path, entry: str | None = None) -> dict:
         try:
             checkpoint, notes = as_checkpoint(read_content(read_verified(path)), entry)
         except Unusable as error:
-            raise FileError(path, str(error)) from error
+            raise FileError(path, str(error), "remake") from error
         for note in notes:
             tell_once(f"{path}: {note}")
         return checkpoint
