@@ -19,8 +19,8 @@ from utils.storage.matches import padded_rows
 @pytest.mark.parametrize(
     "script, flags, message",
     [
-        ("training/train_model.py", ["--model", "VGG"], "'TinyTen', 'ResNet32', 'GoogLeNet'"),
-        ("training/train_model.py", ["--transform", "VGG"], "'TinyTen', 'ResNet32', 'GoogLeNet', 'Adversarial'"),
+        ("training/train_model.py", ["--model", "VGG"], "it is one of TinyTen, ResNet32, GoogLeNet, "),
+        ("training/train_model.py", ["--transform", "VGG"], "'TinyTen', 'ResNet32', 'GoogLeNet', 'standard', "),
         ("training/train_model.py", ["--epochs", "-1"], "'-1' is not a whole number above 0"),
         ("training/train_model.py", ["--lr", "-0.1"], "'-0.1' is not a number above 0"),
         ("training/train_model.py", ["--lr", "nan"], "is not a number above 0"),
@@ -140,7 +140,7 @@ def test_robust_networks_are_not_mistaken_for_plain_ones(capsys, small, workspac
     assert "is a plain network, not a robust one; move it away, and make it anew with: python training/" in line
     assert "python training/train_model_adversarial.py" in line
     code, line = fails(capsys, "alignment/align_models.py", *small, "--epochs", 3, "--transform", "Adversarial")
-    assert "the transform TinyTen, which normalizes images unlike Adversarial; use the same" in line
+    assert "the transform TinyTen, which normalizes images unlike the transform Adversarial; use the same" in line
 
 
 @pytest.mark.parametrize("kind", ["other model", "not a permutation", "text"])
