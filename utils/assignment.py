@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from utils.symmetries.spec import PermutationSpec, blocks_before, dependents, places_of
+from utils.symmetries.spec import PermutationSpec, blocks_before, dependents, groups_in, places_of
 
 
 def assign(score: np.ndarray) -> np.ndarray:
@@ -60,13 +60,16 @@ def group_scores(spec: PermutationSpec, scores: Sequence[np.ndarray]) -> list[np
     """For each group the sum of what its rows say, (blocks of A, blocks of B, size, size).
 
     scores: for each row how alike each two channels are, (C_a, C_b); what follows the rows (the logits) says nothing.
+    Where a row shows the members of blocks in an order of their own, their scores count for the members alone:
+    `assign_blocks` adds what they say of the blocks, for the best order of theirs.
     """
     totals = []
     for number, group in enumerate(spec.groups):
         blocks = math.prod(spec.blocks(number))
         totals.append(np.zeros((blocks, blocks, group.size, group.size)))
     for row, matrix in zip(spec.rows, scores[: len(spec.rows)], strict=True):
-        for number in row.votes:
+        shown = groups_in(row.axis)
+        for number in (number for number in row.votes if shown.isdisjoint(dependents(spec, number))):
             total = totals[number]
             places = places_of(number, row.axis, spec).reshape(len(total), total.shape[-1], -1)
             for copy in np.moveaxis(places, -1, 0):
