@@ -7,6 +7,7 @@ base model at θ(t) (Tatro et al., 2020, section 2; Garipov et al., 2018).
 
 import hashlib
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 
 import torch
@@ -41,6 +42,13 @@ def digest(vector: torch.Tensor) -> str:
 def network_digest(network: nn.Module) -> str:
     """A hash of a network's parameters, by which a match tells for which networks it was made."""
     return digest(FlatParameters(network).flatten(network.state_dict()))
+
+
+def as_state_dict(network: nn.Module, values: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Values by name as a state dict of the network, with the versions of its modules: some refuse one without."""
+    state = OrderedDict(values)
+    state._metadata = network.state_dict()._metadata
+    return state
 
 
 def midpoint(state_a: Mapping[str, torch.Tensor], state_b: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

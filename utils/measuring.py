@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from utils import distributed
 from utils.attack import Attack
-from utils.curves import Curve
+from utils.curves import Curve, as_state_dict
 from utils.errors import UserError
 from utils.geometry import ROUNDING, plane_basis, plane_coordinates
 from utils.images import Images, as_images
@@ -298,7 +298,7 @@ def validate_curve(
         buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
         reestimate_batch_norm(model, train, **how)
         loss, accuracy = evaluate(model, test, **how)
-        model.load_state_dict(buffers, strict=False)
+        model.load_state_dict(as_state_dict(model, buffers), strict=False)
         return {f"loss_test_at_{t}": loss, f"accuracy_test_at_{t}": accuracy}
 
     return {

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from utils import distributed
-from utils.curves import Curve, FlatParameters
+from utils.curves import Curve, FlatParameters, as_state_dict
 from utils.fitting import fit
 from utils.images import Images
 from utils.measuring import EVALUATION_SEED, use_batch_statistics, validate_curve
@@ -278,7 +278,7 @@ class PermutationTask:
         return {"model_state": self.curve.base.state_dict(), "soft": self.soft.state_dict()}
 
     def load_checkpoint(self, checkpoint: Mapping[str, object]) -> None:
-        self.curve.base.load_state_dict(checkpoint["model_state"])
+        self.curve.base.load_state_dict(as_state_dict(self.curve.base, checkpoint["model_state"]))
         self.soft.load_state_dict(checkpoint["soft"])
 
 

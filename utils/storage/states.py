@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import nn
 
-from utils.curves import Curve
+from utils.curves import Curve, as_state_dict
 from utils.storage.foreign import is_state_dict
 
 # Modules that wrap a model, or a part of it: of DataParallel, compile, FSDP and checkpointing
@@ -44,7 +44,7 @@ def fitted(model: nn.Module, state: State) -> dict[str, torch.Tensor]:
             state.setdefault(name, value)
     if reason := _misfit(state, own):
         raise ValueError(reason)
-    return {name: state[name].reshape(value.shape).to(value.dtype) for name, value in own.items()}
+    return as_state_dict(model, {n: state[n].reshape(value.shape).to(value.dtype) for n, value in own.items()})
 
 
 def _last(name: str) -> str:

@@ -5,6 +5,7 @@ one such row for each of their places: p[block, i], where `block` is the place t
 """
 
 import math
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -195,7 +196,9 @@ def permute(
 
     permutations: one index array a group; new channel i is old channel permutations[g][i].
     """
-    permuted = dict(state)
+    permuted = OrderedDict(state)
+    if hasattr(state, "_metadata"):  # the versions of modules, without which some refuse a state dict
+        permuted._metadata = state._metadata
     for name, axes in ((name, spec.axes[name]) for name in state if name in spec.axes):
         indices = [place_index(axes, d, spec, permutations) for d in range(len(axes))]
         tensor = permuted[name]
