@@ -12,8 +12,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from utils.assignment import assign_groups
+from utils.errors import UserError
 from utils.moments import TIE
-from utils.permutations import permutation_spec, permute, soft_permute
+from utils.permutations import axis_index, compose, permutation_spec, permute, places_of, soft_permute
 from utils.symmetries import Recording, moved_share, operations
 from utils.symmetries.proof import prove
 from utils.symmetries.spec import groups_in
@@ -149,6 +150,23 @@ def test_planted_permutations_are_found(name):
             assert torch.equal(moved[key], model.state_dict()[key]), key
 
 
+@pytest.mark.parametrize("name", ["grouped_twice", "attention_packed", "shuffled"])
+def test_blocks_are_matched_by_the_best_order_of_their_members(name):
+    """However alike the members of other blocks are, in the order that they happen to have or in any other."""
+    model, example = build(name)
+    spec = permutation_spec(model, *example, proof=False)
+    planted, scores = spec.random(1), []
+    for row in spec.rows:
+        order, block = axis_index(row.axis, spec, planted), np.zeros(row.channels, int)
+        for group in (g for g in groups_in(row.axis) if not spec.groups[g].depends_on):
+            block[places_of(group, row.axis, spec)] = np.arange(spec.groups[group].size)[:, None]
+        scores.append(np.where(block[:, None] == block[order], 0, 0.9))
+        scores[-1][order, np.arange(len(order))] = 1
+    found = compose(spec, planted, assign_groups(spec, scores))
+    shown = set().union(*(row.votes for row in spec.rows))
+    assert all(np.array_equal(found[number], spec.identity()[number]) for number in shown)
+
+
 def test_the_model_is_left_as_it_was():
     model, example = build("stochastic_parts")
     model.train()
@@ -162,6 +180,13 @@ def test_the_model_is_left_as_it_was():
     assert torch.equal(random, torch.get_rng_state())
     assert len(nn.modules.module._global_forward_hooks) == hooks
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+
+
+def test_an_activation_inside_a_kernel_is_named():
+    model, example = build("lstm")
+    spec = permutation_spec(model, *example)
+    with pytest.raises(UserError, match="does not show .*sigmoid when it runs on data"):
+        record(model, spec, *example)
 
 
 def test_rows_are_calls():

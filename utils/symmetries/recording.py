@@ -5,6 +5,7 @@ from collections import Counter
 import torch
 from torch import nn
 
+from utils.errors import UserError
 from utils.symmetries.proof import Calm
 from utils.symmetries.spec import Activation, PermutationSpec, Tap
 from utils.symmetries.tracing import PRODUCERS, Places, modes, modes_restored, plain_run, tensors_in
@@ -33,7 +34,10 @@ class Recording:
         found = [recorder.found.get(number) for number in range(len(self.spec.rows))]
         missing = [row.label for row, tensor in zip(self.spec.rows, found, strict=True) if tensor is None]
         if missing:
-            raise ValueError(f"{type(self.model).__name__} did not run {missing[0]!r} on this input")
+            raise UserError(
+                f"{type(self.model).__name__} does not show {missing[0]} when it runs on data, where units are to be "
+                "compared: on this device one kernel does that and more"
+            )
         return [samples(tensor, row.dims) for row, tensor in zip(self.spec.rows, found, strict=True)], output
 
 
