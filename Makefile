@@ -4,6 +4,7 @@
 # make demo-robust   the demo for adversarially robust networks
 # make report        one HTML file of all results under ROOT (the repository, or demo/ if it has none)
 # make bench         this code against the conventional way, timed in one run
+# make networks      what can be permuted in torchvision's and timm's networks, and is found again; an hour or more
 # make test          lint and tests, offline, on the CPU
 # make torture       kills stages, damages their files, fills their disk, and counts what came of it; minutes
 #
@@ -13,7 +14,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(BIN)/python
 
-.PHONY: help quick demo demo-pam demo-robust report bench test torture
+.PHONY: help quick demo demo-pam demo-robust report bench networks test torture
 
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
@@ -119,6 +120,9 @@ report: .venv/installed
 
 bench: .venv/installed
 	$(RUN) benchmarks/bench.py
+
+networks: .venv/installed
+	$(RUN) benchmarks/networks.py
 
 test: .venv/installed-dev
 	$(BIN)/ruff check .
