@@ -317,9 +317,9 @@ def summary(rows: Sequence[Row]) -> str:
         )
     if sum(int(row["distinct"] or 0) for row in rows):
         words += (
-            f". Of planted permutations, correlation on {IMAGES} random images finds "
-            f"{_share(rows, 'recovered', 'distinct')} units that differ from each other, and weight matching "
-            f"{_share(rows, 'by_weights', 'units')} units"
+            f". In a copy that was permuted, correlation on {IMAGES} random images finds, among units that differ "
+            f"from each other, {_share(rows, 'recovered', 'distinct')}, and weight matching finds, among all units, "
+            f"{_share(rows, 'by_weights', 'units')}"
         )
     return f"{words}."
 
@@ -328,10 +328,11 @@ def _share(rows: Sequence[Row], part: str, whole: str) -> str:
     """How many of all units, of the networks that tell both."""
     told = [(int(row[part]), int(row[whole])) for row in rows if row[part]]
     parts, wholes = map(sum, zip(*told, strict=True)) if told else (0, 0)
-    return f"{100 * parts / wholes:.2f} % of {wholes:,}" if wholes else ""
+    of_some = f" (of {len(told)} networks)" if len(told) < len(rows) else ""
+    return f"{100 * parts / wholes:.2f} % of {wholes:,}{of_some}" if wholes else ""
 
 
-SHOWN = ("torchvision:resnet50", "torchvision:vit_b_16")  # in the README, above what holds for all
+SHOWN = ("torchvision:resnet50", "torchvision:swin_t")  # in the README, above what holds for all
 
 
 def brief(rows: Sequence[Row]) -> str:

@@ -20,7 +20,7 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from models import MODELS, TinyTen
+from models import MODELS, TinyTen, build
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 README = "README.md"
@@ -119,7 +119,7 @@ class Session:
             case ("python", "benchmarks/cost.py", "presets/paper.yaml", *flags):  # the paper's takes minutes
                 self.run(where, "benchmarks/cost.py", "presets/demo.yaml", *flags)
             case ("python", script, *flags):
-                flags = [self.place_network(flag) for flag in flags]
+                flags = [self.place_file(flag) for flag in flags]
                 self.run(where, script, *lowered(script, flags), *self.places(script, flags))
             case _:
                 pytest.fail(f"{where}\nno command that this test knows")
@@ -127,7 +127,7 @@ class Session:
     def places(self, script: str, flags: list[str]) -> list[str]:
         """The flags that keep a stage to the folders of this session; its dataset is put there."""
         words = ["--root", str(self.root)]
-        if not re.match("training|alignment|evaluation/e|data", script):
+        if not re.match("training|alignment/align|evaluation/e|data", script):
             return words
         words += ["--out", str(self.root / "merged.pt")] if "--out" in flags else []
         name = flags[flags.index("--dataset") + 1] if "--dataset" in flags else "FashionMNIST10k"
@@ -156,13 +156,19 @@ class Session:
         except SystemExit as ended:
             assert not ended.code, f"{where}\n{err.getvalue()}"
 
-    def place_network(self, word: str) -> str:
-        """FILE.py:NAME of the last network that a document wrote, as a file in this session's folder."""
+    def place_file(self, word: str) -> str:
+        """A file of the reader's own, in this session's folder: FILE.py:NAME is the network last written.
+
+        A checkpoint (.pt) is of that network, as other code would save it.
+        """
         file, colon, name = word.partition(".py:")
-        if not colon:
-            return word
-        (self.root / f"{file}.py").write_text(self.network)
-        return f"{self.root / file}.py:{name}"
+        if colon:
+            (self.root / f"{file}.py").write_text(self.network)
+            self.name = f"{self.root / file}.py:{name}"
+            return self.name
+        if word.endswith(".pt"):
+            torch.save({"net": nn.DataParallel(build(self.name, 10)).state_dict()}, self.root / word)
+        return str(self.root / word) if word.endswith((".pt", ".json")) else word
 
 
 def stage(script: str, name: str = "stage") -> dict[str, object]:
@@ -292,7 +298,7 @@ def test_length_of_the_readme():
 
 
 def test_all_documents_are_listed():
-    assert set(DOCUMENTS) == {README, *(f"docs/{path.name}" for path in (REPOSITORY / "docs").iterdir())}
+    assert set(DOCUMENTS) == {README, *(f"docs/{path.name}" for path in (REPOSITORY / "docs").glob("*.md"))}
 
 
 def anchors(document: Path) -> set[str]:
@@ -329,7 +335,7 @@ def test_what_is_named(document):
     names = {path.name for path in files()} | {str(path.relative_to(REPOSITORY)) for path in files()}
     text = re.sub(r"https://\S+", "", read(document).replace("../", ""))
     named = set(re.findall(r"(?<![\w/.*-])[\w/-]+\.(?:py|yaml|csv|txt|md|png)\b", text))
-    assert named - names <= {"path/to/FILE.py", "smallnet.py"}  # the reader's own
+    assert named - names <= {"path/to/FILE.py", "smallnet.py", "mixed.py"}  # the reader's own
     code = "\n".join(path.read_text() for path in files() if path.suffix == ".py" and path != Path(__file__))
     for flag in re.findall(r"--(?:no-)?([a-z_]+)", prose(document)):
         assert f'"--{flag}"' in code or flag == "unlock", flag  # which is snakemake's
@@ -360,6 +366,7 @@ def test_the_map_names_every_module():
     [
         (README, "demo/table_FashionMNIST10k_TinyTen.md"),
         (README, "cifar10-cpu/table_cifar10-jpeg_TinyTen.md"),
+        (README, "networks/summary.md"),
         ("docs/workflow.md", "demo/table_FashionMNIST10k_TinyTen_pam.md"),
         ("docs/workflow.md", "demo/robust_table_FashionMNIST10k_TinyTen.md"),
         ("docs/workflow.md", "width/width.md"),

@@ -7,6 +7,7 @@ import pytest
 import torch
 from networks import build
 from stages import fails, run
+from test_docs import blocks
 
 from models import TinyTen
 from utils.permutations import permutation_spec
@@ -67,6 +68,16 @@ def test_correlations_of_a_pair(tmp_path, capsys):
     save_array(layout.correlation("corr", "aligned", 1, 2), np.full(labels + 1, 0.5))
     code, line = fails(capsys, "alignment/show_permutations.py", *pair)
     assert "which has other activations" in line and "--overwrite" in line
+
+
+def test_the_example_of_the_document(tmp_path, capsys):
+    """What docs/any-network.md derives by hand and prints."""
+    found = blocks("docs/any-network.md")
+    (network,) = (block.text for block in found if block.language == "python")
+    (printed,) = (block.text for block in found if "group 0" in block.text)
+    (tmp_path / "mixed.py").write_text(network)
+    run("alignment/show_permutations.py", "--model", f"{tmp_path / 'mixed.py'}:Mixed")
+    assert capsys.readouterr().out.partition("\n")[2] == printed
 
 
 @pytest.mark.parametrize(
