@@ -141,7 +141,7 @@ class Session:
             stage(script, "__main__")
         if "Wrote:\n" in out.getvalue():
             lines = out.getvalue().split("Wrote:\n")[1].split("Next:")[0].splitlines()
-            for path in (Path(line.strip()) for line in lines):
+            for path in (Path(line.strip()) for line in lines if line.startswith("  ")):
                 assert path.is_file(), f"{where}\n{path}"
                 self.written.add(str(path.relative_to(self.root)))
 
