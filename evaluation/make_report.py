@@ -15,7 +15,7 @@ start.quietly()
 
 from utils.cli import commands, flags, process
 from utils.reporting import report, results, tables
-from utils.reporting.paths import Selection
+from utils.reporting.paths import Selection, evaluated
 
 
 def parse_args(argv=None):
@@ -34,7 +34,7 @@ def main(args):
     for error in report.write(path, args.root, asked_for, **page):
         print(f"Not in the report: {explain(error)}")
     process.closing_words([path])
-    for robust in (False, True):
+    for robust in (robust for robust in (False, True) if evaluated(args.root, robust=robust)):
         for sentence in tables.headlines(tables.build(args.root, asked_for, robust=robust)):
             print(sentence)
 
