@@ -19,7 +19,7 @@ RUN := $(BIN)/python
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
 
-# Two networks of the demo, as export_point.py wrote them (docs/files.md); what is made of them goes to quick/.
+# Two networks of the demo, as demo-networks wrote them; what is made of them goes to quick/.
 QUICK := --root quick --dir_models results/demo/networks --seed_a 1 --seed_b 2
 QUICK_LINE := $(QUICK) --epochs_model 8 --epochs_curve 0 --num_points 5 --bn_images 2000
 .PHONY: quick-stages
@@ -55,6 +55,13 @@ demo-stages:
 	$(RUN) evaluation/eval_curve.py $(PAIR) --epochs_model 8 --epochs_curve 6 --alignment corr --num_points 9
 	$(RUN) visualization/viz_curve.py $(PAIR) --epochs 0 6
 	$(RUN) evaluation/make_tables.py $(PAIR) --epochs 0 6 --alignment '' corr
+
+# The demo's networks as they come with the repository, where `make quick` finds them
+NETWORKS := results/demo/networks/TinyTen/FashionMNIST10k
+.PHONY: demo-networks
+demo-networks:
+	$(RUN) evaluation/export_point.py $(PAIR) --epochs_model 8 --epochs_curve 0 --t 0 --out $(NETWORKS)/checkpoint_seed_01-8.pt
+	$(RUN) evaluation/export_point.py $(PAIR) --epochs_model 8 --epochs_curve 0 --t 1 --out $(NETWORKS)/checkpoint_seed_02-8.pt
 
 # Other alignments of the same two networks, on the straight line, and all of them side by side
 LINE := $(PAIR) --epochs_model 8 --epochs_curve 0 --num_points 9

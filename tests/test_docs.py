@@ -119,7 +119,7 @@ class Session:
             case ("python", "benchmarks/cost.py", "presets/paper.yaml", *flags):  # the paper's takes minutes
                 self.run(where, "benchmarks/cost.py", "presets/demo.yaml", *flags)
             case ("python", script, *flags):
-                flags = [self.place_file(flag) for flag in flags]
+                flags = [self.place_file(script, flag) for flag in flags]
                 self.run(where, script, *lowered(script, flags), *self.places(script, flags))
             case _:
                 pytest.fail(f"{where}\nno command that this test knows")
@@ -156,18 +156,19 @@ class Session:
         except SystemExit as ended:
             assert not ended.code, f"{where}\n{err.getvalue()}"
 
-    def place_file(self, word: str) -> str:
+    def place_file(self, script: str, word: str) -> str:
         """A file of the reader's own, in this session's folder: FILE.py:NAME is the network last written.
 
-        A checkpoint (.pt) is of that network, as other code would save it.
+        A checkpoint (.pt) that is brought in is of that network, as other code would save it.
         """
         file, colon, name = word.partition(".py:")
         if colon:
             (self.root / f"{file}.py").write_text(self.network)
             self.name = f"{self.root / file}.py:{name}"
             return self.name
-        if word.endswith(".pt"):
-            torch.save({"net": nn.DataParallel(build(self.name, 10)).state_dict()}, self.root / word)
+        if word.endswith(".pt") and script == "training/import_checkpoint.py":
+            state = build(self.name, 10).state_dict()
+            torch.save({"net": {f"module.{entry}": value for entry, value in state.items()}}, self.root / word)
         return str(self.root / word) if word.endswith((".pt", ".json")) else word
 
 
@@ -279,7 +280,8 @@ python evaluation/eval_curve.py --dataset 'CIFAR100' --model 'TinyTen' --epochs_
 
 def test_published_commands():
     """The scripts accept what the original's README prints, and these documents print it for TinyTen on CIFAR-100."""
-    printed = [words for document in DOCUMENTS for block in blocks(document) for _, words in commands(block)]
+    shown = [block for document in DOCUMENTS for block in blocks(document) if block.language == "sh"]
+    printed = [words for block in shown for _, words in commands(block)]
     published = [words for _, words in commands(Block("", 0, "sh", PUBLISHED))]
     assert len(published) == 8
     for words in published:
