@@ -1,6 +1,7 @@
 """Small networks of every kind, on which `tests/test_symmetries.py` tries the symmetries."""
 
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import torch
 from torch import nn
@@ -841,6 +842,134 @@ def bilinear():
     )
 
 
+@network(TOKENS, 1)
+def lstm_both_ways():
+    return Run(
+        lambda self, x: self.head(torch.cat(tuple(self.cell(x)[1][0][-2:]), -1)),
+        cell=nn.LSTM(8, 4, 2, bidirectional=True, batch_first=True),
+        head=nn.Linear(8, 3),
+    )
+
+
+# --- models that are made or run in special ways -----------------------------------------------------------
+
+
+def small():
+    return nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 7), nn.ReLU(), nn.Linear(7, 3))
+
+
+@network(VECTORS, 1)
+def scripted():
+    return torch.jit.script(small())
+
+
+@network((VECTORS[0].double(),), 1)
+def double_precision():
+    return small().double()
+
+
+@network((VECTORS[0].bfloat16(),), 1)
+def half_precision():
+    return small().bfloat16()
+
+
+@network(VECTORS, 1)
+def casts():
+    """To kinds of numbers that are written down."""
+    return Run(lambda self, x: self.b(F.relu(self.a(x.float())).half().float()), a=nn.Linear(8, 6), b=nn.Linear(6, 3))
+
+
+@network(VECTORS, 1)
+def complex_numbers():
+    def run(self, x):
+        x = self.a(x.to(self.a.weight.dtype))
+        return self.b(torch.complex(F.relu(x.real), F.relu(x.imag))).abs()
+
+    return Run(run, a=nn.Linear(8, 6, dtype=torch.cfloat), b=nn.Linear(6, 3, dtype=torch.cfloat))
+
+
+@network(VECTORS, 1)
+def function_that_holds_the_network():
+    def run(self, x):
+        self.a(x)
+        return self.f(self.seen["a"])
+
+    model = Run(run, a=nn.Linear(8, 6), b=nn.Linear(6, 3))
+    model.seen = {}
+    model.a.register_forward_hook(lambda module, inputs, output: model.seen.update(a=output))
+    model.f = lambda x: model.b(F.relu(x))
+    return model
+
+
+@network(VECTORS, 1)
+def attribute_in_the_memory_of_a_weight():
+    model = Run(
+        lambda self, x: self.b(F.relu(self.a(x)) + torch.sigmoid(F.linear(x, self.same))),
+        a=nn.Linear(8, 6),
+        b=nn.Linear(6, 3),
+    )
+    model.same = model.a.weight.data
+    return model
+
+
+@network(VECTORS, 0)
+def attribute_in_a_part_of_a_weight():
+    model = Run(
+        lambda self, x: self.b(F.relu(self.a(x))) + F.linear(x, self.part), a=nn.Linear(8, 6), b=nn.Linear(6, 3)
+    )
+    model.part = model.a.weight.data[:3]
+    return model
+
+
+@network(VECTORS, 1)
+def layers_that_are_no_modules():
+    """They are in no state dict; what reads from them stays, and what it makes moves."""
+    model = Run(
+        lambda self, x: self.b(F.relu(self.a(F.relu(self.hidden[0](x))))), a=nn.Linear(6, 7), b=nn.Linear(7, 3)
+    )
+    model.hidden = [nn.Linear(8, 6)]
+    return model
+
+
+@network(VECTORS, 1)
+def changes_its_input():
+    return Run(lambda self, x: self.b(F.relu(self.a(x.mul_(2)))), a=nn.Linear(8, 6), b=nn.Linear(6, 3))
+
+
+@network(VECTORS, 1)
+def mapped_over_samples():
+    return Run(
+        lambda self, x: torch.func.vmap(lambda v: self.b(torch.tanh(self.a(v))))(x),
+        a=nn.Linear(8, 6),
+        b=nn.Linear(6, 3),
+    )
+
+
+@network(VECTORS, 0.9)
+def empty_parameter():
+    return Run(
+        lambda self, x: self.b(torch.cat([F.relu(self.a(x)), self.none])),
+        a=nn.Linear(8, 6),
+        none=nn.Parameter(torch.zeros(0, 6)),
+        b=nn.Linear(6, 3),
+    )
+
+
+@network(IMAGES, 1)
+def own_batch_norm():
+    """A variance of more dimensions than one, and a mean that training changes."""
+
+    def run(self, x):
+        if self.training:
+            self.mean.mul_(0.9).add_(0.1 * x.mean((0, 2, 3), keepdim=True))
+        return self.conv((x - self.mean) / self.variance.sqrt())
+
+    model = around(run, conv=conv(8, 8))
+    model.register_buffer("mean", torch.zeros(1, 8, 1, 1))
+    model.register_buffer("variance", torch.ones(1, 8, 1, 1))
+    return model
+
+
 # --- inputs and outputs -----------------------------------------------------------------------------------
 
 
@@ -865,6 +994,15 @@ def features_are_outputs():
     def run(self, x):
         x = F.relu(self.a(x))
         return {"features": x, "logits": self.c(F.relu(self.b(x)))}
+
+    return Run(run, a=nn.Linear(8, 6), b=nn.Linear(6, 7), c=nn.Linear(7, 3))
+
+
+@network(VECTORS, 0.2)
+def plain_object_as_output():
+    def run(self, x):
+        x = F.relu(self.a(x))
+        return SimpleNamespace(hidden=x, logits=self.c(F.relu(self.b(x))))
 
     return Run(run, a=nn.Linear(8, 6), b=nn.Linear(6, 7), c=nn.Linear(7, 3))
 

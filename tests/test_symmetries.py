@@ -1,6 +1,7 @@
 """Small networks of every kind: what they compute is kept, and as much moves as should."""
 
 import functools
+import threading
 from dataclasses import replace
 from unittest import mock
 
@@ -16,9 +17,9 @@ from utils.errors import UserError
 from utils.moments import TIE
 from utils.permutations import axis_index, compose, permutation_spec, permute, places_of, soft_permute
 from utils.symmetries import Recording, moved_share, operations
-from utils.symmetries.proof import prove
+from utils.symmetries.proof import moving, prove
+from utils.symmetries.running import tree_map_tensors
 from utils.symmetries.spec import groups_in
-from utils.symmetries.tracing import tree_map_tensors
 
 
 def record(model, spec, *inputs, before=False):
@@ -112,11 +113,7 @@ def test_soft_permutations_of_permutation_matrices_permute(name):
     assert all(torch.equal(state[key], soft_permute(state, spec, [None] * len(matrices))[key]) for key in state)
 
 
-# On the CPU an LSTM runs as one kernel, inside which there is nothing to measure: it is refused by name.
-MEASURABLE = [name for name in NETWORKS if name != "lstm"]
-
-
-@pytest.mark.parametrize("name", MEASURABLE)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_planted_permutations_are_found(name):
     """From what rows and what goes into them show, wherever channels vary and differ."""
     model, example = build(name)
@@ -167,11 +164,13 @@ def test_blocks_are_matched_by_the_best_order_of_their_members(name):
     assert all(np.array_equal(found[number], spec.identity()[number]) for number in shown)
 
 
-def test_the_model_is_left_as_it_was():
-    model, example = build("stochastic_parts")
+@pytest.mark.parametrize("name", ["stochastic_parts", "double_precision", "own_batch_norm", "changes_its_input"])
+def test_the_model_and_the_example_are_left_as_they_were(name):
+    model, example = build(name)
     model.train()
-    model.head.eval()
-    state = {key: value.clone() for key, value in model.state_dict().items()}
+    next(model.children()).eval()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    given = [tensor.clone() for tensor in example]
     modes_before, hooks = [m.training for m in model.modules()], len(nn.modules.module._global_forward_hooks)
     random = torch.get_rng_state()
     spec = permutation_spec(model, *example)
@@ -179,14 +178,43 @@ def test_the_model_is_left_as_it_was():
     assert [m.training for m in model.modules()] == modes_before
     assert torch.equal(random, torch.get_rng_state())
     assert len(nn.modules.module._global_forward_hooks) == hooks
-    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert all(map(torch.equal, example, given))
 
 
-def test_an_activation_inside_a_kernel_is_named():
-    model, example = build("lstm")
-    spec = permutation_spec(model, *example)
-    with pytest.raises(UserError, match="does not show .*sigmoid when it runs on data"):
-        record(model, spec, *example)
+def test_a_model_without_values_has_the_same_symmetries():
+    empty = nn.Sequential(nn.Linear(8, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3)).to("meta")
+    spec = permutation_spec(empty, VECTORS[0].to("meta"))
+    assert [group.size for group in spec.groups] == [6]
+
+
+def test_a_model_without_shapes_is_refused():
+    with pytest.raises(ValueError, match="0.weight of Sequential has no shape before the first run"):
+        permutation_spec(nn.Sequential(nn.LazyLinear(6), nn.Linear(6, 3)), *VECTORS)
+
+
+def test_a_model_that_cannot_be_copied_is_refused():
+    model = nn.Sequential(nn.Linear(8, 6), nn.Linear(6, 3))
+    model.lock = threading.Lock()
+    with pytest.raises(ValueError, match="Sequential cannot be copied"):
+        permutation_spec(model, *VECTORS)
+
+
+def test_the_proof_moves_every_group():
+    """A group of two stays as it is in every second random permutation, which would prove nothing."""
+    model = nn.Sequential(*(part for _ in range(20) for part in (nn.Linear(2, 2), nn.ReLU())), nn.Linear(2, 2))
+    spec = permutation_spec(model, torch.randn(3, 2), proof=False)
+    assert all(list(p) == [1, 0] for seed in range(5) for p in moving(spec, seed))
+
+
+def test_an_activation_that_does_not_run_is_named():
+    def run(self, x):
+        return self.b(torch.sigmoid(self.a(x)) if x.sum() > 0 else self.a(x))
+
+    model, example = Run(run, a=nn.Linear(8, 6), b=nn.Linear(6, 3)), torch.ones(3, 8)
+    spec = permutation_spec(model, example, proof=False)
+    with pytest.raises(UserError, match="does not show sigmoid when it runs on data"):
+        record(model, spec, -example)
 
 
 def test_rows_are_calls():

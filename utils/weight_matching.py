@@ -18,7 +18,15 @@ import torch
 
 from utils.assignment import assign, assign_blocks
 from utils.devices import send
-from utils.symmetries.spec import Axis, Factor, PermutationSpec, compose, dependents, permute, segment_size
+from utils.symmetries.spec import (
+    Axis,
+    Factor,
+    PermutationSpec,
+    compose,
+    dependents,
+    permute,
+    segment_size,
+)
 
 # Random orders in which the groups are gone through. For large networks fewer, whose sweeps of all groups together
 # have not more than so many multiplications; then of all searches the best after one sweep goes on alone.
@@ -77,7 +85,7 @@ def weight_similarity(
     """⟨θ_A, π(θ_B)⟩ over what `match_weights` counts: the objective, which grows as the distance falls."""
     names = counted(weights_a, spec)
     permuted = permute({name: weights_b[name].detach() for name in names}, spec, permutations)
-    return sum(_product(weights_a[name].detach(), permuted[name]) for name in names)
+    return sum(_product(_real(weights_a[name].detach()), _real(permuted[name])) for name in names)
 
 
 def counted(weights: Mapping[str, torch.Tensor], spec: PermutationSpec) -> list[str]:
@@ -85,8 +93,15 @@ def counted(weights: Mapping[str, torch.Tensor], spec: PermutationSpec) -> list[
     return [
         name
         for name, value in weights.items()
-        if name in spec.axes and value.is_floating_point() and name.rpartition(".")[2] not in STATISTICS
+        if name in spec.axes
+        and (value.is_floating_point() or value.is_complex())
+        and name.rpartition(".")[2] not in STATISTICS
     ]
+
+
+def _real(value: torch.Tensor) -> torch.Tensor:
+    """Complex numbers as pairs of real ones in a last dimension."""
+    return torch.view_as_real(value) if value.is_complex() else value
 
 
 def _product(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -110,7 +125,8 @@ class Cell(NamedTuple):
 
 def _cells(a: torch.Tensor, b: torch.Tensor, spec: PermutationSpec, axes: Sequence[Axis]) -> Iterator[Cell]:
     """A cell for each choice of one segment of every dimension, and of a member of a family of groups."""
-    a, b = (value.detach() for value in (a, b))
+    axes = [*axes, ((Factor(2),),)] if a.is_complex() else axes
+    a, b = (_real(value.detach()) for value in (a, b))
     sizes = [[segment_size(segment) for segment in axis] for axis in axes]
     for numbers in itertools.product(*map(range, map(len, axes))):
         parts = [a, b]

@@ -10,9 +10,10 @@ from torch import nn
 
 from utils.symmetries.axes import Atom, Axis, Product, atoms_of, axis_of, is_fixed, product_size, size_of
 from utils.symmetries.proof import prove
-from utils.symmetries.spec import Activation, Factor, Fixed, Group, PermutationSpec, Tap, groups_in
+from utils.symmetries.running import plain_run, tree_map_tensors
+from utils.symmetries.spec import Activation, Factor, Fixed, Group, PermutationSpec, Tap, groups_in, has_fractions
 from utils.symmetries.spec import Axis as SpecAxis
-from utils.symmetries.tracing import ONE_IMAGE, Network, Trace, follow, tree_map_tensors
+from utils.symmetries.tracing import ONE_IMAGE, Network, Trace, follow
 
 
 def permutation_spec(model: nn.Module, *example, proof: bool = True, **keywords) -> PermutationSpec:
@@ -34,10 +35,11 @@ def permutation_spec(model: nn.Module, *example, proof: bool = True, **keywords)
 def _spec(model: nn.Module, example: tuple, keywords: dict, proof: bool) -> PermutationSpec:
     if not example and not keywords:
         example = (torch.zeros(2, 3, 32, 32),)
-    network, trace = follow(model, example, keywords)
-    spec = _Builder(network).spec(trace, getattr(model, "aligned_by", {}))
-    if proof:
-        prove(model, spec, *example, **keywords)
+    with plain_run():
+        network, trace = follow(model, example, keywords)
+        spec = _Builder(network).spec(trace, getattr(model, "aligned_by", {}))
+        if proof:
+            prove(model, spec, *example, **keywords)
     return spec
 
 
@@ -151,7 +153,8 @@ class _Builder:
         for name in network.state:
             owner, order = network.aliases[name]
             if owner not in network.entries:
-                fixed += [Fixed(name, d, "never used") for d in range(network.state[name].dim())]
+                kind = "never used" if has_fractions(network.state[name]) else "not of floating point"
+                fixed += [Fixed(name, d, kind) for d in range(network.state[name].dim())]
                 continue
             if order is None:
                 fixed += [Fixed(name, d, "overlaps another entry") for d in range(network.state[name].dim())]

@@ -1,15 +1,17 @@
 """Proof by running: a network with random weights, and the same one permuted, must compute the same function."""
 
+import contextlib
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from utils.symmetries.operations import bind
-from utils.symmetries.spec import PermutationSpec, permute
-from utils.symmetries.tracing import copy_with, plain_run, state_of, tensors_in, tree_map_tensors
+from utils.symmetries.running import copy_with, plain_run, state_of, tensors_in, tree_map_tensors, with_values
+from utils.symmetries.spec import PermutationSpec, has_fractions, permute
 
 TOLERANCE = 1e-5  # of the largest output: rounding in float64 stays far below it, a wrong order far above
 
@@ -33,13 +35,37 @@ class Calm(TorchDispatchMode):
 
 
 def mean(name: str, out: torch.Tensor, given: dict) -> torch.Tensor:
-    """The mean of what an operation draws."""
-    if name == "bernoulli":
-        p = given.get("p", given["self"])
-        return p if isinstance(p, torch.Tensor) else torch.full_like(out, p)
+    """The mean of what an operation draws, which may depend on what it is given."""
     if name == "randperm":
         return torch.arange(len(out), dtype=out.dtype)
-    return torch.full_like(out, 0.5 if name in ("rand", "rand_like", "uniform") else 0)
+    if name == "bernoulli":
+        value = given.get("p", given["self"])
+    elif name == "normal":
+        value = given.get("mean", 0)
+    elif name in ("poisson", "_standard_gamma"):
+        value = given["self"]
+    elif name == "exponential":
+        value = 1 / given["lambd"]
+    elif name == "uniform":
+        value = (given["from"] + given["to"]) / 2
+    else:
+        value = 0.5 if name in ("rand", "rand_like") else 0
+    return value.expand_as(out) if isinstance(value, torch.Tensor) else torch.full_like(out, value)
+
+
+WIDEST = dict.fromkeys((torch.float16, torch.bfloat16, torch.float32), torch.float64)
+WIDEST |= dict.fromkeys((torch.complex32, torch.complex64), torch.complex128)
+
+
+class Exact(Calm):
+    """Calm, and in float64 whatever a network casts to: else casts could not be told from a wrong order."""
+
+    def __torch_dispatch__(self, func, types, operands=(), keywords=None):
+        keywords = dict(keywords or {})
+        if keywords.get("dtype") in WIDEST:
+            keywords["dtype"] = WIDEST[keywords["dtype"]]
+        out = super().__torch_dispatch__(func, types, operands, keywords)
+        return to_widest(out) if func is torch.ops.aten.lift_fresh.default else out  # what torch.tensor(…) makes
 
 
 def fill(model: nn.Module, state: Mapping[str, torch.Tensor], reorder: Callable, seed: int) -> None:
@@ -51,17 +77,35 @@ def fill(model: nn.Module, state: Mapping[str, torch.Tensor], reorder: Callable,
 
 def random_like(tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Values on which a function depends visibly: nothing is zero, or alike along a dimension; integers stay."""
-    if not (tensor.is_floating_point() or tensor.is_complex()) or tensor.numel() == 0:
-        return tensor.detach()
-    if tensor.dim() < 2 and not tensor.is_complex() and tensor.min() >= 0 and tensor.max() > 0:  # scales, variances
-        return 0.5 + torch.rand(tensor.shape, generator=generator, dtype=torch.float32)
+    if not has_fractions(tensor) or tensor.numel() == 0:
+        return with_values(tensor)
+    scale = 1 / math.sqrt(max(tensor[0].numel(), 4) if tensor.dim() > 1 else 10)
+    if not tensor.is_complex() and _is_positive(tensor):
+        wide = max(tensor.shape, default=1) == tensor.numel()
+        return (1 if wide else scale) * (0.5 + torch.rand(tensor.shape, generator=generator, dtype=torch.float32))
     kind = torch.complex64 if tensor.is_complex() else torch.float32
-    values = torch.randn(tensor.shape, generator=generator, dtype=kind)
-    return values / math.sqrt(max(tensor[0].numel(), 4) if tensor.dim() > 1 else 10)
+    return scale * torch.randn(tensor.shape, generator=generator, dtype=kind)
 
 
-def to_double(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.detach().cpu().double() if tensor.is_floating_point() else tensor.detach().cpu().clone()
+def _is_positive(tensor: torch.Tensor) -> bool:
+    """Whether values look like scales or variances; of one without values each vector does."""
+    if tensor.is_meta:
+        return tensor.dim() < 2
+    return tensor.min().item() >= 0 and tensor.max().item() > 0
+
+
+def to_widest(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy on the CPU, in float64 or complex128 if it is of floating point."""
+    return with_values(tensor).to(WIDEST.get(tensor.dtype, tensor.dtype))
+
+
+def moving(spec: PermutationSpec, seed: int) -> list[np.ndarray]:
+    """Random permutations of which none, in no block, is the identity: that would prove nothing."""
+    permutations = spec.random(seed)
+    for permutation, identity in zip(permutations, spec.identity(), strict=True):
+        still = (permutation == identity).all(-1)
+        permutation[still] = np.roll(permutation[still], 1, -1)
+    return permutations
 
 
 def example_values(value):
@@ -70,7 +114,7 @@ def example_values(value):
     def convert(tensor: torch.Tensor) -> torch.Tensor:
         if tensor.is_floating_point() and (tensor.is_meta or (tensor == tensor.flatten()[:1]).all()):
             return torch.randn(tensor.shape, dtype=torch.float64)
-        return to_double(tensor)
+        return to_widest(tensor)
 
     return tree_map_tensors(convert, value)
 
@@ -81,10 +125,11 @@ def outputs(
     """All outputs of the model in evaluation and in training mode, each time with newly loaded values."""
     found = {}
     for mode in modes:
+        model.train(mode == "train")  # which may change weights
         load()
-        model.train(mode == "train")
-        with plain_run(), Calm():
-            output = model(*example, **keywords)
+        given, named = tree_map_tensors(torch.clone, (example, keywords))  # which the model may change
+        with plain_run(), Exact():
+            output = model(*given, **named)
         found[mode] = [tensor.detach() for tensor in tensors_in(output)]
     return found
 
@@ -108,9 +153,9 @@ def larger_batch(value):
 def prove(model: nn.Module, spec: PermutationSpec, *example, seed: int = 0, **keywords) -> float:
     """Permute a randomized copy and compare what it computes; returns the largest relative difference.
 
-    Raises ValueError, naming the model, if it is more than rounding.
+    Raises ValueError, naming the model, if it is more than rounding, or if the copy does not run.
     """
-    permutations, state = spec.random(seed), state_of(model)
+    name, permutations, state = type(model).__name__, moving(spec, seed), state_of(model)
 
     def differences(ghost: nn.Module, modes: Sequence[str], example: tuple, keywords: dict) -> dict[str, float]:
         before, after = (
@@ -120,45 +165,52 @@ def prove(model: nn.Module, spec: PermutationSpec, *example, seed: int = 0, **ke
                 lambda name, values: permute({name: values}, spec, permutations)[name],
             )
         )
-        return {mode: _largest(map(relative_difference, before[mode], after[mode])) for mode in modes}
+        return {mode: _largest(before[mode], after[mode]) for mode in modes}
 
     kind = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
         with plain_run():
             example, keywords = example_values((example, keywords))
-        ghost = copy_with(model, to_double)
+        ghost = copy_with(model, to_widest)
         found = differences(ghost, spec.modes, example, keywords)
         if found.get("eval", 0) <= TOLERANCE < found.get("train", 0):
             # Batch norm over the two values of a channel with one place amplifies rounding without bounds
             with plain_run():
-                example, keywords = larger_batch((example, keywords))
-            found |= differences(ghost, ["train"], example, keywords)
+                more = larger_batch((example, keywords))
+            with contextlib.suppress(Exception):  # a network may take batches of one size only
+                found |= differences(ghost, ["train"], *more)
+    except Exception as error:  # what a model raises when it cannot run can be of any kind
+        raise ValueError(
+            f"the symmetries of {name} cannot be tried: its copy in float64 does not run ({error})"
+        ) from error
     finally:
         torch.set_default_dtype(kind)
     for mode, difference in found.items():
         if not difference <= TOLERANCE:
             raise ValueError(
-                f"the symmetries of {type(model).__name__} could not be followed: permuted, it computes "
+                f"the symmetries of {name} could not be followed: permuted, it computes "
                 f"something else in {mode} mode (relative difference {difference:.1e})"
             )
     return max(found.values())
 
 
-def _largest(values: Iterable[float]) -> float:
-    """The largest value, NaN if one is."""
-    return max(values, key=lambda value: (math.isnan(value), value), default=0.0)
+def _largest(before: Sequence[torch.Tensor], after: Sequence[torch.Tensor]) -> float:
+    """The largest relative difference, NaN if one is; infinite if there are not as many outputs."""
+    if len(before) != len(after):
+        return math.inf
+    differences = map(relative_difference, before, after)
+    return max(differences, key=lambda value: (math.isnan(value), value), default=0.0)
 
 
 def relative_difference(x: torch.Tensor, y: torch.Tensor) -> float:
-    """max |x − y| / max |x|; NaN if neither is finite in the same places."""
+    """max |x − y| / max |x| of what is finite; NaN if what is not finite differs."""
     if x.shape != y.shape:
         return math.inf
     x, y = (tensor.to(torch.complex128 if tensor.is_complex() else torch.float64) for tensor in (x, y))
     finite = x.isfinite()
-    if x.numel() == 0:
-        return 0.0
-    if not torch.equal(finite, y.isfinite()) or not finite.any():
+    if not torch.equal(finite, y.isfinite()) or not x[~finite].equal(y[~finite]):  # NaN is not NaN
         return math.nan
-    scale = x[finite].abs().max().item()
-    return (x - y)[finite].abs().max().item() / scale if scale else (0.0 if torch.equal(x, y) else math.inf)
+    x, y = x[finite], y[finite]
+    scale = x.abs().max().item() if x.numel() else 0.0
+    return (x - y).abs().max().item() / scale if scale else (0.0 if torch.equal(x, y) else math.inf)

@@ -7,8 +7,9 @@ from torch import nn
 
 from utils.errors import UserError
 from utils.symmetries.proof import Calm
+from utils.symmetries.running import Places, kept, only_heads, plain_run, step_by_step, tensors_in, tree_map_tensors
 from utils.symmetries.spec import Activation, PermutationSpec, Tap
-from utils.symmetries.tracing import PRODUCERS, Places, modes, modes_restored, plain_run, tensors_in
+from utils.symmetries.tracing import PRODUCERS
 
 MAX_POSITIONS = 32  # larger maps are subsampled by 2, as published
 
@@ -27,8 +28,9 @@ class Recording:
     def __call__(self, *inputs, **keywords) -> tuple[list[torch.Tensor], object]:
         """The channels of each row, (samples, channels) in float32, and the network's output."""
         recorder = _Recorder(self.spec, self.places, self.before)
-        with modes_restored(self.model), plain_run():
-            next(modes(self.model))
+        inputs, keywords = tree_map_tensors(torch.clone, (inputs, keywords))  # which the network may change
+        with kept(self.model), plain_run(), step_by_step(self.model):
+            only_heads(self.model)
             with self.places.watch(recorder.leaving), recorder:
                 output = self.model(*inputs, **keywords)
         found = [recorder.found.get(number) for number in range(len(self.spec.rows))]
@@ -36,7 +38,7 @@ class Recording:
         if missing:
             raise UserError(
                 f"{type(self.model).__name__} does not show {missing[0]} when it runs on data, where units are to be "
-                "compared: on this device one kernel does that and more"
+                "compared: what it runs depends on the data, or one kernel does that and more on this device"
             )
         return [samples(tensor, row.dims) for row, tensor in zip(self.spec.rows, found, strict=True)], output
 
@@ -88,8 +90,12 @@ class _Recorder(Calm):
 
 
 def samples(tensor: torch.Tensor, dims: tuple[int, ...]) -> torch.Tensor:
-    """(samples, channels) in float32, with the dimensions `dims` as channels; maps above 32 × 32 are subsampled."""
+    """(samples, channels) in float32, with the dimensions `dims` as channels; maps above 32 × 32 are subsampled.
+
+    Real and imaginary parts of what is complex are samples of their own.
+    """
     if tensor.dim() == 4 and dims == (1,) and max(tensor.shape[2:]) > MAX_POSITIONS:
         tensor = tensor[:, :, ::2, ::2]
     channels = tensor.movedim(dims, tuple(range(-len(dims), 0))).flatten(-len(dims))
-    return channels.reshape(-1, channels.shape[-1]).float()
+    channels = channels.reshape(-1, channels.shape[-1])
+    return (torch.cat([channels.real, channels.imag]) if channels.is_complex() else channels).float()

@@ -147,6 +147,8 @@ def place_index(
             old = old * factor.size + moved
         parts.append(start + old)
         start += segment_size(segment)
+    if not parts:  # nothing is there
+        return np.zeros([0 if d == dimension else 1 for d in range(len(axes))], np.int64)
     shape = np.broadcast_shapes(*(tuple(1 if d == dimension else n for d, n in enumerate(p.shape)) for p in parts))
     wide = [np.broadcast_to(p, [p.shape[d] if d == dimension else n for d, n in enumerate(shape)]) for p in parts]
     return np.concatenate(wide, dimension)
@@ -356,8 +358,13 @@ def moved_share(state: Mapping[str, torch.Tensor], spec: PermutationSpec) -> flo
 
 def _weights(state: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
     for name, tensor in state.items():
-        if isinstance(tensor, torch.Tensor) and tensor.dim() >= 2 and tensor.is_floating_point():
+        if isinstance(tensor, torch.Tensor) and tensor.dim() >= 2 and tensor.numel() and has_fractions(tensor):
             yield name, tensor
+
+
+def has_fractions(tensor: torch.Tensor) -> bool:
+    """Whether it holds floating-point numbers, real or complex."""
+    return tensor.is_floating_point() or tensor.is_complex()
 
 
 def _fixed_share(axis: Axis) -> float:

@@ -5,24 +5,34 @@ control flow. A network that looks at values is run on real ones.
 """
 
 import contextlib
-import copy
-import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, is_dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_map
 from torch.utils.weak import WeakIdKeyDictionary
 
 from utils.symmetries import views  # noqa: F401  its rules join the table
 from utils.symmetries.algebra import Algebra
 from utils.symmetries.axes import Axis
 from utils.symmetries.operations import accepts, bind, fixed_like, rule_for
+from utils.symmetries.running import (
+    Places,
+    copy_with,
+    extent,
+    modes,
+    plain_run,
+    state_of,
+    step_by_step,
+    tensors_in,
+    to_meta,
+    tree_map_tensors,
+    with_values,
+)
+
+ONE_IMAGE = "more than 1 value per channel"  # batch normalization's complaint about a batch of one
 
 # Nonlinear functions of one entry, after which a network's units are compared.
 ACTIVATIONS = frozenset(
@@ -31,124 +41,8 @@ ACTIVATIONS = frozenset(
     _prelu_kernel threshold softshrink hardshrink rrelu_with_noise clamp_min
     """.split()  # noqa: SIM905 (a list of strings would be a column)
 )
-ONE_IMAGE = "more than 1 value per channel"  # batch normalization's complaint about a batch of one
 # What makes new units out of old ones.
 PRODUCERS = frozenset(["convolution", "mm", "addmm", "bmm", "baddbmm", "embedding", "_trilinear"])
-
-
-# --- models and their tensors ------------------------------------------------------------------------------------
-
-
-def tensors_in(value) -> list[torch.Tensor]:
-    """All tensors in nested lists, dictionaries, dataclasses and other plain objects."""
-    found = []
-    for leaf in tree_flatten(value)[0]:
-        if isinstance(leaf, torch.Tensor):
-            found.append(leaf)
-        elif is_dataclass(leaf) or isinstance(leaf, Mapping):
-            found += tensors_in(dict(leaf) if isinstance(leaf, Mapping) else dict(vars(leaf)))
-    return found
-
-
-def copy_with(model: nn.Module, convert: Callable[[torch.Tensor], torch.Tensor]) -> nn.Module:
-    """A copy of the model whose tensors are `convert` of the original's; what was shared stays shared."""
-    memo: dict[int, object] = {}
-    for module in model.modules():
-        for tensor in tensors_in([module._parameters, module._buffers, list(vars(module).values())]):
-            if id(tensor) not in memo:
-                new = convert(tensor.detach())
-                if isinstance(tensor, nn.Parameter):
-                    new = nn.Parameter(new, requires_grad=tensor.requires_grad)
-                memo[id(tensor)] = new
-    return copy.deepcopy(model, memo)
-
-
-def cpu_clone(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.detach().cpu().clone()
-
-
-def to_meta(tensor: torch.Tensor) -> torch.Tensor:
-    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
-
-
-def state_of(model: nn.Module) -> dict[str, torch.Tensor]:
-    state = model.state_dict(keep_vars=True)
-    return {name: tensor for name, tensor in state.items() if isinstance(tensor, torch.Tensor)}
-
-
-@contextlib.contextmanager
-def plain_run() -> Iterator[None]:
-    """No fused attention, no gradients, and the generators of random numbers as they were after it."""
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 (what a network may draw from)
-    try:
-        # The CPU's generator alone: what is run is there, or is meta, and others may not even be restored (mps)
-        with torch.random.fork_rng(devices=[]), torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-            torch.default_generator.manual_seed(0)
-            random.seed(0)
-            np.random.seed(0)  # noqa: NPY002
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-        random.setstate(python)
-        np.random.set_state(numpy)  # noqa: NPY002
-
-
-@contextlib.contextmanager
-def modes_restored(model: nn.Module) -> Iterator[None]:
-    """After this block each of the model's modules is in training or evaluation mode as before it."""
-    before = [(module, module.training) for module in model.modules()]
-    try:
-        yield
-    finally:
-        for module, training in before:
-            module.training = training
-
-
-def modes(model: nn.Module) -> Iterator[str]:
-    """The model in each of the modes in which its function must be kept.
-
-    "heads": modules that contain others train, so that heads for training run; the others evaluate.
-    """
-    for mode in ("heads", "train", "eval"):
-        model.train(mode != "eval")
-        if mode == "heads":
-            for module in model.modules():
-                if next(module.children(), None) is None:
-                    module.eval()
-        yield mode
-
-
-class Places:
-    """Knows in which module's call a run is: a stack of module paths."""
-
-    def __init__(self, model: nn.Module):
-        self.paths = {id(module): path for path, module in model.named_modules()}
-        self.stack: list[str] = [""]
-
-    @contextlib.contextmanager
-    def watch(self, leaving: Callable[[nn.Module, str, object], object]) -> Iterator[None]:
-        """Within, calls of modules are followed; `leaving(module, path, output)` at the end of each."""
-
-        def enter(module, _):
-            self.stack.append(self.paths.get(id(module), self.stack[-1]))
-
-        def leave(module, _, output):
-            leaving(module, self.stack.pop(), output)
-
-        hooks = (
-            nn.modules.module.register_module_forward_pre_hook(enter),
-            nn.modules.module.register_module_forward_hook(leave),
-        )
-        try:
-            yield
-        finally:
-            for hook in hooks:
-                hook.remove()
-
-
-# --- following axes ----------------------------------------------------------------------------------------------
 
 
 class Network(Algebra):
@@ -162,6 +56,7 @@ class Network(Algebra):
         self.known = WeakIdKeyDictionary()
         self.when_read = WeakIdKeyDictionary()
         self.names: dict[int, str] = {}
+        self.originals = {tensor.untyped_storage()._cdata for tensor in state.values()}
         self.operation = ""
 
     def enter(self, model: nn.Module, inputs: list[torch.Tensor]) -> None:
@@ -224,10 +119,10 @@ def find_aliases(state: Mapping[str, torch.Tensor]) -> dict[str, tuple[str, list
     aliases: dict[str, tuple[str, list[int] | None]] = {}
     for name, tensor in state.items():
         aliases[name] = (name, list(range(tensor.dim())))
-        first, last = _extent(tensor)
+        first, last = extent(tensor)
         for owner in owners.setdefault(tensor.untyped_storage()._cdata, []):
             other = state[owner]
-            begin, end = _extent(other)
+            begin, end = extent(other)
             if last < begin or first > end:
                 continue
             mine, its = (
@@ -242,11 +137,6 @@ def find_aliases(state: Mapping[str, torch.Tensor]) -> dict[str, tuple[str, list
         else:
             owners[tensor.untyped_storage()._cdata].append(name)
     return aliases
-
-
-def _extent(tensor: torch.Tensor) -> tuple[int, int]:
-    first = tensor.storage_offset()
-    return first, first + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
 
 
 @dataclass
@@ -286,6 +176,10 @@ class Tracer(TorchDispatchMode):
         self.last: tuple[torch.Tensor | None, Call | None] = (None, None)
 
     def __torch_dispatch__(self, func, types, operands=(), keywords=None):
+        if any(t.untyped_storage()._cdata in self.network.originals for t in tensors_in([operands, keywords])):
+            raise ValueError(
+                "a copy of it computes with its own weights, as functions do that hold the network itself"
+            )
         if torch.Tag.inplace_view in func.tags:  # squeeze_ and the like: the rule is for the tensor as it was
             before, tensor = to_meta(operands[0]), operands[0]
             self.network.known[before] = self.network.axes(tensor)
@@ -306,9 +200,7 @@ class Tracer(TorchDispatchMode):
         result = None
         if function is not None:
             given = {"tensors": tensors_in([operands, keywords]), "out": out, **bind(func, operands, keywords)}
-            with contextlib.suppress(
-                IndexError, KeyError, TypeError, ValueError
-            ):  # a form that the rule does not know
+            with contextlib.suppress(Exception):  # of whatever kind: a form that the rule does not know
                 result = function(network, **{name: given[name] for name in accepts(function) if name in given})
         inputs, outputs = tensors_in([operands, keywords]), tensors_in(out)
         if result is None:
@@ -317,9 +209,10 @@ class Tracer(TorchDispatchMode):
         for tensor in outputs:
             if any(tensor is other for other in inputs):  # changed in place: it keeps the axes it has
                 network.axes(tensor)
-        axes = list(result) if isinstance(out, (tuple, list)) else [result]
-        for tensor, its in zip(outputs, axes, strict=False):
-            network.put(tensor, its)
+        several = isinstance(out, (tuple, list))
+        for tensor, its in zip(out if several else [out], result if several else [result], strict=False):
+            if isinstance(tensor, torch.Tensor):
+                network.put(tensor, its)
         self._note(name.rstrip("_"), path, outputs)
 
     def _not_understood(self, name: str, inputs: list[torch.Tensor], outputs: list[torch.Tensor]) -> None:
@@ -358,11 +251,13 @@ def follow(model: nn.Module, example: tuple, keywords: dict) -> tuple[Network, T
     """Run a copy of the model in all its modes; the trace is the one with training heads.
 
     Meta tensors come first. A network that looks at values gets some; one that needs targets to train evaluates only.
-    Raises what the model raises, if it does not run on the example.
+    Raises what the model raises, if it does not run on the example; ValueError, naming the model, if it cannot be
+    copied or has tensors without a shape.
     """
+    _check_shapes(model)
     first = None
     for chosen in (("heads", "train", "eval"), ("eval",)):
-        for convert in (to_meta, cpu_clone):
+        for convert in (to_meta, with_values):
             network = Network(state_of(model))
             values = tree_map_tensors(convert, (example, keywords))
             try:
@@ -370,12 +265,16 @@ def follow(model: nn.Module, example: tuple, keywords: dict) -> tuple[Network, T
             except Exception as error:  # what a model raises when it cannot run can be of any kind
                 if ONE_IMAGE in str(error):
                     raise
-                first = error if convert is cpu_clone and first is None else first
+                first = error if convert is with_values and first is None else first
     raise first
 
 
-def tree_map_tensors(convert: Callable, value):
-    return tree_map(lambda leaf: convert(leaf) if isinstance(leaf, torch.Tensor) else leaf, value)
+def _check_shapes(model: nn.Module) -> None:
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if nn.parameter.is_lazy(tensor):
+            raise ValueError(
+                f"{name} of {type(model).__name__} has no shape before the first run: run the network on an example"
+            )
 
 
 def _follow(network: Network, model: nn.Module, example: tuple, keywords: dict, chosen: tuple) -> Trace:
@@ -388,7 +287,7 @@ def _follow(network: Network, model: nn.Module, example: tuple, keywords: dict, 
         tracer = Tracer(network, places)
         network.enter(model, tensors_in([example, keywords]))
         device = torch.device("meta") if meta else contextlib.nullcontext()
-        with plain_run(), device, places.watch(tracer.leaving), tracer:
+        with plain_run(), step_by_step(model), device, places.watch(tracer.leaving), tracer:
             output = model(*example, **keywords)
         network.where = "the network's output"
         for tensor in tensors_in(output):

@@ -1,0 +1,262 @@
+"""Copies of models, and runs of them that leave no trace: tensors, modes, and in which module's call a run is."""
+
+import contextlib
+import copy
+import functools
+import random
+import sys
+import types
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._pytree import tree_leaves
+
+# --- tensors -----------------------------------------------------------------------------------------------------
+
+
+def leaves(value, modules: bool = False, seen: dict[int, object] | None = None) -> Iterator[object]:
+    """What is in nested lists, dictionaries, dataclasses and other plain objects, and in modules if wanted."""
+    seen = {} if seen is None else seen
+    for leaf in tree_leaves(value):
+        if id(leaf) not in seen:
+            seen[id(leaf)] = leaf  # kept, so that no other object takes its place
+            yield leaf
+            if inner := _parts(leaf, modules):
+                yield from leaves(inner, modules, seen)
+
+
+def _parts(leaf, modules: bool) -> list:
+    if isinstance(leaf, Mapping):
+        return list(leaf.values())
+    if isinstance(leaf, (set, frozenset)):
+        return list(leaf)
+    if isinstance(leaf, functools.partial):
+        return [leaf.func, leaf.args, leaf.keywords]
+    if isinstance(leaf, types.FunctionType):
+        return [value for cell in leaf.__closure__ or () for value in _contents(cell)]
+    if is_dataclass(leaf) and not isinstance(leaf, type):
+        return [getattr(leaf, field.name, None) for field in fields(leaf)]
+    if isinstance(leaf, nn.Module) and (not modules or isinstance(leaf, torch.jit.ScriptModule)):
+        return []
+    if isinstance(leaf, (torch.Tensor, type, types.ModuleType)):
+        return []
+    return list(getattr(leaf, "__dict__", {}).values())
+
+
+def _contents(cell: types.CellType) -> list:
+    try:
+        return [cell.cell_contents]
+    except ValueError:  # it is empty
+        return []
+
+
+def tensors_in(value, modules: bool = False) -> list[torch.Tensor]:
+    """All tensors in a nested value, each once."""
+    return [leaf for leaf in leaves(value, modules) if isinstance(leaf, torch.Tensor)]
+
+
+def tree_map_tensors(convert: Callable[[torch.Tensor], torch.Tensor], value):
+    """A copy of a nested value in which every tensor is `convert` of the original's."""
+    return copy.deepcopy(value, {id(tensor): convert(tensor) for tensor in tensors_in(value)})
+
+
+def to_meta(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+
+
+def with_values(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy on the CPU; one without values gets random ones, or zeros for integers."""
+    if not tensor.is_meta:
+        return tensor.detach().cpu().clone()
+    if tensor.is_floating_point() or tensor.is_complex():
+        return torch.randn(tensor.shape, dtype=tensor.dtype)
+    return torch.zeros(tensor.shape, dtype=tensor.dtype)
+
+
+# --- models ------------------------------------------------------------------------------------------------------
+
+
+def copy_with(model: nn.Module, convert: Callable[[torch.Tensor], torch.Tensor]) -> nn.Module:
+    """A copy of the model whose tensors are `convert` of the original's; what was shared stays shared.
+
+    So do plain attributes in the memory of a state entry. Entries in the same memory are told apart.
+
+    Raises ValueError, naming the model, if it holds what cannot be copied.
+    """
+    memo: dict[int, object] = {}
+    owners: dict[int, torch.Tensor] = {}
+    parts = list(leaves(model, modules=True))
+    held, entries = [leaf for leaf in parts if isinstance(leaf, torch.Tensor)], state_of(model).values()
+    ids = {id(tensor) for tensor in held}
+    for tensor in [*(entry for entry in entries if id(entry) in ids), *held]:
+        if id(tensor) in memo:
+            continue
+        memory = tensor.untyped_storage()._cdata
+        new = None
+        if memory in owners and not isinstance(tensor, nn.Parameter):
+            new = _view_like(tensor, owners[memory], memo[id(owners[memory])])
+        if new is None:
+            new = convert(tensor.detach())
+            owners.setdefault(memory, tensor)
+        if isinstance(tensor, nn.Parameter):
+            new = nn.Parameter(new, requires_grad=tensor.requires_grad)
+        memo[id(tensor)] = new
+    functions = [leaf for leaf in parts if isinstance(leaf, types.FunctionType) and leaf.__closure__]
+    memo |= {id(function): _with_own_cells(function) for function in functions}
+    try:
+        copied = copy.deepcopy(model, memo)
+    except (TypeError, RuntimeError, NotImplementedError) as error:
+        raise ValueError(f"{type(model).__name__} cannot be copied, so that it cannot be tried: {error}") from error
+    for function in functions:
+        for cell, new in zip(function.__closure__, memo[id(function)].__closure__, strict=True):
+            for value in _contents(cell):
+                new.cell_contents = _copy_of(value, memo)
+    for module in copied.modules():
+        if isinstance(module, torch.jit.ScriptModule):  # it has copied its tensors by itself
+            module._apply(convert)
+    return copied
+
+
+def _with_own_cells(function: types.FunctionType) -> types.FunctionType:
+    """The function, whose closure is yet to be filled: one that holds the model is to hold its copy."""
+    cells = tuple(types.CellType() for _ in function.__closure__)
+    new = types.FunctionType(function.__code__, function.__globals__, function.__name__, function.__defaults__, cells)
+    new.__kwdefaults__ = function.__kwdefaults__
+    return new
+
+
+def _copy_of(value, memo: Mapping[int, object]):
+    """What has been copied for a value, or the value itself."""
+    if isinstance(value, types.MethodType):
+        return types.MethodType(value.__func__, memo.get(id(value.__self__), value.__self__))
+    return memo.get(id(value), value)
+
+
+def _view_like(tensor: torch.Tensor, owner: torch.Tensor, copied: torch.Tensor) -> torch.Tensor | None:
+    """What `tensor` is of `owner`, of a copy of the owner; None if it reaches beyond it."""
+    first, last = extent(tensor)
+    begin, end = extent(owner)
+    if first < begin or last > end or copied.stride() != owner.stride():
+        return None
+    return copied.detach().as_strided(tensor.shape, tensor.stride(), first - begin + copied.storage_offset())
+
+
+def extent(tensor: torch.Tensor) -> tuple[int, int]:
+    """The first and the last place in memory that a tensor takes."""
+    first = tensor.storage_offset()
+    return first, first + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
+
+
+def state_of(model: nn.Module) -> dict[str, torch.Tensor]:
+    state = model.state_dict(keep_vars=True)
+    return {name: tensor for name, tensor in state.items() if isinstance(tensor, torch.Tensor)}
+
+
+# --- runs --------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def plain_run() -> Iterator[None]:
+    """Nothing fused or compiled, no gradients, and the generators of random numbers as they were after it."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 (what a network may draw from)
+    # What is compiled has imported the compiler, which takes a second
+    compiled = "torch._dynamo" in sys.modules
+    eager = torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext()
+    try:
+        # The CPU's generator alone: what is run is there, or is meta, and others may not even be restored (mps)
+        with torch.random.fork_rng(devices=[]), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), eager:
+            torch.default_generator.manual_seed(0)
+            random.seed(0)
+            np.random.seed(0)  # noqa: NPY002
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
+
+
+@contextlib.contextmanager
+def step_by_step(model: nn.Module) -> Iterator[None]:
+    """Recurrent layers do not run as one kernel, which would hide their units."""
+    backends = (torch.backends.mkldnn, torch.backends.cudnn)
+    before = [backend.enabled for backend in backends]
+    try:
+        if any(isinstance(module, nn.RNNBase) for module in model.modules()):
+            for backend in backends:
+                backend.enabled = False
+        yield
+    finally:
+        for backend, enabled in zip(backends, before, strict=True):
+            backend.enabled = enabled
+
+
+@contextlib.contextmanager
+def kept(model: nn.Module) -> Iterator[None]:
+    """After this block the modes of the model's modules are as before it, and its buffers, which a run may change."""
+    before = [(module, module.training, dict(module._buffers)) for module in model.modules()]
+    values = {buffer: buffer.clone() for buffer in model.buffers()}
+    try:
+        yield
+    finally:
+        for module, training, buffers in before:
+            module.training = training
+            for name, buffer in buffers.items():
+                if module._buffers.get(name) is not buffer:
+                    module._buffers[name] = buffer
+        for buffer, value in values.items():
+            buffer.detach().copy_(value)
+
+
+def only_heads(model: nn.Module) -> None:
+    """Modules that contain others train, so that heads for training run; the others evaluate.
+
+    By attribute alone: what else a module may do when its mode changes would not be undone.
+    """
+    for module in model.modules():
+        module.training = next(module.children(), None) is not None
+
+
+def modes(model: nn.Module) -> Iterator[str]:
+    """The model in each of the modes in which its function must be kept, and before with only its heads training."""
+    only_heads(model)
+    yield "heads"
+    for mode in ("train", "eval"):
+        model.train(mode == "train")
+        yield mode
+
+
+class Places:
+    """Knows in which module's call a run is: a stack of module paths."""
+
+    def __init__(self, model: nn.Module):
+        self.paths = {id(module): path for path, module in model.named_modules()}
+        self.stack: list[str] = [""]
+
+    @contextlib.contextmanager
+    def watch(self, leaving: Callable[[nn.Module, str, object], object]) -> Iterator[None]:
+        """Within, calls of modules are followed; `leaving(module, path, output)` at the end of each."""
+
+        def enter(module, _):
+            self.stack.append(self.paths.get(id(module), self.stack[-1]))
+
+        def leave(module, _, output):
+            path = self.stack.pop()
+            # In transformations of torch.func the output of a module is a wrapper, and no tensor of the run
+            if not (isinstance(output, torch.Tensor) and torch._C._functorch.is_functorch_wrapped_tensor(output)):
+                leaving(module, path, output)
+
+        hooks = (
+            nn.modules.module.register_module_forward_pre_hook(enter),
+            nn.modules.module.register_module_forward_hook(leave),
+        )
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
