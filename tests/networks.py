@@ -407,6 +407,36 @@ def unfolded():
 
 
 @network(IMAGES, 1)
+def folded():
+    def run(self, x):
+        return F.fold(self.mix(F.unfold(x, 3, padding=1)), (8, 8), 3, padding=1)
+
+    return around(run, mix=nn.Conv1d(72, 72, 1))
+
+
+@network(IMAGES, 1)
+def unpooled():
+    def run(self, x):
+        x, places = F.max_pool2d(x, 2, return_indices=True)
+        x = F.max_unpool2d(self.conv(x), places, 2)
+        return F.fractional_max_pool2d(x, 2, output_size=3)
+
+    return around(run, conv=conv(8, 8, groups=8))
+
+
+@network(IMAGES, 1)
+def every_second_channel():
+    """Neighbours are compared: pairs move."""
+
+    def run(self, x):
+        y = torch.empty(2, 8, 8, 8)
+        y[:, ::2], y[:, 1::2] = self.a(x[:, ::2]), self.b(x[:, 1::2])
+        return y
+
+    return around(run, a=conv(4, 4), b=conv(4, 4))
+
+
+@network(IMAGES, 1)
 def sampled():
     def run(self, x):
         theta = torch.eye(2, 3).expand(2, 2, 3)
@@ -445,6 +475,52 @@ def maxout():
 def channels_last():
     """The pool sets the strides of its result anew."""
     return around(lambda self, x: F.adaptive_avg_pool2d(x.to(memory_format=torch.channels_last), 1))
+
+
+@network((VECTORS[0][0],), 1)
+def single_vector():
+    return Run(
+        lambda self, x: self.c(F.relu(torch.addmv(self.b.bias, self.b.weight, F.relu(self.a(x))))),
+        a=nn.Linear(8, 6),
+        b=nn.Linear(6, 7),
+        c=nn.Linear(7, 3),
+    )
+
+
+@network(VECTORS, 1)
+def diagonals():
+    def run(self, x):
+        return self.b(F.relu(self.a(x)) @ torch.diag(self.d) * torch.diagonal(self.w))
+
+    d, w = nn.Parameter(torch.randn(6)), nn.Parameter(torch.randn(6, 6))
+    return Run(run, a=nn.Linear(8, 6), d=d, w=w, b=nn.Linear(6, 3))
+
+
+@network(VECTORS, 1)
+def distances_to_centers():
+    def run(self, x):
+        return self.b(torch.exp(-torch.cdist(self.a(x), self.centers)))
+
+    return Run(run, a=nn.Linear(8, 5), centers=nn.Parameter(torch.randn(7, 5)), b=nn.Linear(7, 3))
+
+
+@network(VECTORS, 1)
+def losses_as_outputs():
+    def run(self, x):
+        x, y = torch.sigmoid(self.a(x)), torch.sigmoid(self.b(x))
+        return self.c(x), F.mse_loss(y, x), F.binary_cross_entropy(y, x), torch.isfinite(x).all()
+
+    return Run(run, a=nn.Linear(8, 6), b=nn.Linear(8, 6), c=nn.Linear(6, 3))
+
+
+@network(VECTORS, 1)
+def drawn_around_means():
+    """What is drawn belongs to the units whose means and deviations it has."""
+
+    def run(self, x):
+        return self.c(torch.normal(self.a(x), self.b(x).exp()) + torch.bernoulli(torch.sigmoid(self.a(x))))
+
+    return Run(run, a=nn.Linear(8, 6), b=nn.Linear(8, 6), c=nn.Linear(6, 3))
 
 
 @network(VECTORS, 0.9)
@@ -638,6 +714,25 @@ def covariance_head():
     return Run(run, a=nn.Linear(8, 6), b=nn.Linear(21, 3))
 
 
+@network(VECTORS, 1)
+def skips_a_layer_on_some_inputs():
+    """What both ways tie moves as one."""
+
+    def run(self, x):
+        x = F.relu(self.a(x))
+        return self.c(F.relu(self.b(x)) if x.mean() > 0.2 else x)
+
+    return Run(run, a=nn.Linear(8, 6), b=nn.Linear(6, 6), c=nn.Linear(6, 3))
+
+
+@network(VECTORS, 0)
+def drawn_around_constants():
+    def run(self, x):
+        return self.b(torch.normal(torch.arange(6.0).expand(3, 6), 1.0).to(x.dtype) + F.relu(self.a(x)))
+
+    return Run(run, a=nn.Linear(8, 6), b=nn.Linear(6, 3))
+
+
 @network(VECTORS, 0)
 def unknown_operation():
     return Run(
@@ -712,6 +807,52 @@ def grouped_queries():
     return tokens(run, q=nn.Linear(8, 16), k=nn.Linear(8, 8), v=nn.Linear(8, 8), out=nn.Linear(16, 8))
 
 
+@network(TOKENS, 1, True)
+def attention_packed_in_heads():
+    """In each head query, key and value stand side by side; the query's channels in two heads of keys' width."""
+
+    def run(self, x):
+        q, k, v = self.qkv(x).view(2, 6, 2, 16).transpose(1, 2).split([8, 4, 4], -1)
+        q = q.unflatten(-1, (2, 4)).transpose(2, 3).reshape(2, 2, 12, 4)
+        x = F.scaled_dot_product_attention(q, k, v).view(2, 2, 6, 2, 4)
+        return self.out(x.permute(0, 2, 1, 3, 4).flatten(2))
+
+    return tokens(run, qkv=nn.Linear(8, 32), out=nn.Linear(16, 8))
+
+
+@network(TOKENS, 1, True)
+def gates_in_blocks():
+    def run(self, x):
+        a, b = self.inner(x).view(2, 6, 2, 8).chunk(2, -1)
+        return self.outer((a * torch.sigmoid(b)).flatten(2))
+
+    return tokens(run, inner=nn.Linear(8, 16), outer=nn.Linear(8, 8))
+
+
+def rotary_with(turned):
+    """Rotary embeddings by registered buffers: pairs of channels turn by an angle, the same in each head."""
+
+    def run(self, x):
+        q, k, v = (heads(part, 2) for part in self.qkv(x).chunk(3, -1))
+        q, k = (y * self.cos + turned(y) * self.sin for y in (q, k))
+        return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+    model = tokens(run, qkv=nn.Linear(8, 24), out=nn.Linear(8, 8))
+    model.register_buffer("cos", torch.randn(6, 4))
+    model.register_buffer("sin", torch.randn(6, 4))
+    return model
+
+
+@network(TOKENS, 1)
+def rotary_of_halves():
+    return rotary_with(lambda x: torch.cat([-x[..., 2:], x[..., :2]], -1))
+
+
+@network(TOKENS, 1)
+def rotary_of_neighbours():
+    return rotary_with(lambda x: torch.stack([-x[..., 1::2], x[..., ::2]], -1).flatten(-2))
+
+
 @network(TOKENS, 0.8)
 def rotary():
     def turn(x):
@@ -775,6 +916,36 @@ def experts():
     )
 
 
+@network(TOKENS, 0.9)
+def one_expert_each():
+    """Each token goes to the expert with the greatest weight."""
+
+    def run(self, x):
+        weight, chosen = self.gate(x).softmax(-1).max(-1)
+        out = torch.zeros_like(x)
+        for number, expert in enumerate(self.experts):
+            mine = chosen == number
+            if mine.any():
+                out[mine] = expert(x[mine]) * weight[mine][:, None]
+        return out
+
+    experts = [nn.Sequential(nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 8)) for _ in range(3)]
+    return tokens(run, gate=nn.Linear(8, 3), experts=nn.ModuleList(experts))
+
+
+@network((torch.randn(11, 8), torch.randint(0, 11, (2, 20))), 1)
+def graph():
+    """Along its edges messages are added up."""
+
+    def run(self, x, edges):
+        x = F.relu(self.a(x))
+        x = x + torch.zeros_like(x).index_add(0, edges[1], F.relu(self.b(x))[edges[0]])
+        message = F.relu(self.c(x))[edges[0]]
+        return self.d(x.scatter_reduce(0, edges[1][:, None].expand_as(message), message, "mean"))
+
+    return Run(run, a=nn.Linear(8, 6), b=nn.Linear(6, 6), c=nn.Linear(6, 6), d=nn.Linear(6, 3))
+
+
 # --- words and recurrence ------------------------------------------------------------------------------
 
 
@@ -785,6 +956,18 @@ def embedded_words():
         table=nn.Embedding(11, 8),
         a=nn.Linear(8, 6),
         b=nn.Linear(6, 3),
+    )
+
+
+@network(WORDS, 1)
+def bags_of_words():
+    return Run(
+        lambda self, i: self.b(F.relu(self.a(self.bags(i)))) + self.c(self.table(i)).mean(1),
+        bags=nn.EmbeddingBag(11, 8),
+        a=nn.Linear(8, 6),
+        b=nn.Linear(6, 3),
+        table=nn.Embedding(11, 5, max_norm=100),
+        c=nn.Linear(5, 3),
     )
 
 
@@ -816,6 +999,24 @@ def gru_both_ways():
         lambda self, x: self.head(self.cell(x)[0].mean(1)),
         cell=nn.GRU(8, 6, bidirectional=True, batch_first=True),
         head=nn.Linear(12, 3),
+    )
+
+
+@network(TOKENS, 1)
+def packed_sequences():
+    def run(self, x):
+        x = nn.utils.rnn.pack_padded_sequence(F.relu(self.embed(x)), torch.tensor([6, 4]), batch_first=True)
+        return self.head(nn.utils.rnn.pad_packed_sequence(self.cell(x)[0], batch_first=True)[0].mean(1))
+
+    return Run(run, embed=nn.Linear(8, 5), cell=nn.GRU(5, 6, batch_first=True), head=nn.Linear(6, 3))
+
+
+@network(TOKENS, 1)
+def lstm_with_projections():
+    return Run(
+        lambda self, x: self.head(self.cell(x)[0][:, -1]),
+        cell=nn.LSTM(8, 6, batch_first=True, proj_size=4),
+        head=nn.Linear(4, 3),
     )
 
 

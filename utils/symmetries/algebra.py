@@ -73,7 +73,7 @@ class Algebra(Atoms):
     def members(self, axis: Axis, over: Atom) -> list[Axis]:
         """The axis as it is at each place of the fixed atom `over`."""
         for atom in atoms_of(self.resolve(axis)):
-            if atom.bound is None and self.depends_on(atom, over):
+            if atom.bound is None and self.may_depend_on(atom, over):
                 self.write_out(atom, over)
         axis = self.resolve(axis)
         return [
@@ -90,7 +90,13 @@ class Algebra(Atoms):
         if over.size > MAX_MEMBERS or atom.reason is not None:
             self.forget(atom, over)
             return
-        atom.over, atom.members = over, [Atom(atom.size, (*atom.born, i), set()) for i in range(over.size)]
+        depends = None if atom.depends is None else set()  # what is alike everywhere is so in each place
+        atom.over, atom.members = over, [Atom(atom.size, (*atom.born, i), depends) for i in range(over.size)]
+        if depends is None:
+            atom.depends = {over}
+            return
+        for member in atom.members:
+            member.depends = set()
         for other in sorted(self.depends(atom) - {over}, key=lambda a: a.born):
             if self.depends_on(other, over):
                 self.write_out(other, over)
@@ -98,6 +104,14 @@ class Algebra(Atoms):
                 return
             for place, member in enumerate(atom.members):
                 member.depends.add(self.member(other, over, place))
+
+    def family(self, over: Atom, axes: Sequence[Axis]) -> Axis:
+        """An axis that is another one at each place of the fixed atom `over`."""
+        atom = self.atom(size_of(axes[0]), {over})
+        atom.over, atom.members = over, [self.wrap(axis) for axis in axes]
+        for member in atom.members:
+            atom.depends.update(*(self.depends(part) or () for part in atoms_of(self.leaf(member))))
+        return axis_of(atom)
 
     # --- splitting -------------------------------------------------------------------------------------------
 
@@ -203,11 +217,21 @@ class Algebra(Atoms):
             piece, axis = self.cut(axis, length)
             pieces.append(piece)
         over = self.atom(blocks, set(), "blocks of a concatenation")
-        family = self.atom(length, {over})
-        family.over, family.members = over, [self.wrap(piece) for piece in pieces]
-        for member in family.members:
-            family.depends.update(*(self.depends(atom) or () for atom in atoms_of(self.leaf(member))))
-        return [axis_of(over), *self.split(axis_of(family), sizes[1:])]
+        return [axis_of(over), *self.split(self.family(over, pieces), sizes[1:])]
+
+    def in_blocks(self, atom: Atom) -> Axis:
+        """A concatenation that an outer factor has in each of its places: as a product of places and a family over
+        them, if its parts have lengths with a common factor; else it is fixed."""
+        axis = self.resolve(axis_of(atom))
+        length = math.gcd(*map(product_size, axis))
+        blocks = size_of(axis) // length
+        if length > 1 and blocks <= MAX_MEMBERS:
+            outer, inner = self._split_blocks(axis, (blocks, length))
+            if len(inner) == 1:
+                atom.bound = (outer[0] + inner[0],)
+                return atom.bound
+        self.fix(axis)
+        return self.resolve(axis_of(atom))
 
     def merge(self, axes: Sequence[Axis]) -> Axis:
         """Neighbouring dimensions as one, as `view` does it."""

@@ -120,9 +120,8 @@ class Atoms:
             parts: list[Product] = [()]
             for atom in product:
                 inner = self.leaf(atom)
-                if len(inner) > 1 and parts != [()]:  # blocks of a concatenation: not a sum of products
-                    self.fix(inner)
-                    inner = self.leaf(atom)
+                if len(inner) > 1 and parts != [()]:  # a concatenation in each block: not a sum of products
+                    inner = self.in_blocks(atom)
                 parts = list(inner) if parts == [()] else [part + inner[0] for part in parts]
             products += parts
         merged: list[Product] = []
@@ -134,6 +133,10 @@ class Atoms:
             else:
                 merged.append(product)
         return tuple(merged)
+
+    def in_blocks(self, atom: Atom) -> Axis:
+        """The sum that an atom has become, as one product."""
+        raise NotImplementedError
 
     def depends(self, atom: Atom) -> set[Atom] | None:
         """The atoms that this one may depend on, as they now are. A dependence on a split sum is forgotten."""
@@ -151,6 +154,10 @@ class Atoms:
     def depends_on(self, atom: Atom, other: Atom) -> bool:
         depends = self.depends(atom)
         return depends is not None and other in depends
+
+    def may_depend_on(self, atom: Atom, other: Atom) -> bool:
+        depends = self.depends(atom)
+        return (depends is None and atom.reason is None) or self.depends_on(atom, other)
 
     # --- fixing ----------------------------------------------------------------------------------------------
 

@@ -17,19 +17,24 @@ from utils.symmetries.axes import ONE, Axis, size_of
 RULES: dict[str, Callable] = {}  # by ATen's name without overload and without the underscore of in-place forms
 # Elementwise, but not tagged so.
 ELEMENTWISE = frozenset(
-    ["hardswish", "log_sigmoid_forward", "copy", "masked_fill", "_prelu_kernel", "complex", "polar", "real", "imag"]
+    """
+    hardswish log_sigmoid_forward copy masked_fill _prelu_kernel complex polar real imag bernoulli normal poisson
+    _standard_gamma
+    """.split()  # noqa: SIM905 (a list of strings would be a column)
 )
 TABLE = """
 alike      zeros ones full empty empty_strided new_zeros new_ones new_full new_empty new_empty_strided zeros_like
-           ones_like full_like empty_like scalar_tensor rand randn rand_like randn_like bernoulli uniform normal
-           random exponential fill zero randint_like
+           ones_like full_like empty_like scalar_tensor rand randn rand_like randn_like uniform random exponential
+           geometric log_normal cauchy fill zero randint_like
 same       alias detach clone contiguous lift_fresh lift _softmax _log_softmax _safe_softmax softmax log_softmax
-           _conj _to_copy native_dropout _fused_dropout rrelu_with_noise resolve_conj resolve_neg
+           _conj _to_copy native_dropout _fused_dropout rrelu_with_noise resolve_conj resolve_neg embedding_renorm
+           fake_quantize_per_tensor_affine_cachemask _fake_quantize_per_tensor_affine_cachemask_tensor_qparams
 reduced    sum mean amax amin prod var std var_mean std_mean norm linalg_vector_norm logsumexp any all nansum aminmax
            count_nonzero
 chosen     max min median nanmedian mode kthvalue argmax argmin
-along      cumsum cumprod logcumsumexp roll flip _fft_r2c _fft_c2r _fft_c2c
-spatial    max_pool2d_with_indices max_pool3d_with_indices avg_pool1d avg_pool2d avg_pool3d _adaptive_avg_pool2d
+along      cumsum cumprod logcumsumexp cummax cummin roll flip _fft_r2c _fft_c2r _fft_c2c
+spatial    max_pool2d_with_indices max_pool3d_with_indices max_unpool2d max_unpool3d
+           fractional_max_pool2d fractional_max_pool3d avg_pool1d avg_pool2d avg_pool3d _adaptive_avg_pool2d
            _adaptive_avg_pool3d adaptive_avg_pool1d adaptive_max_pool2d adaptive_max_pool3d reflection_pad1d
            reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d replication_pad3d
            upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact1d
@@ -98,6 +103,8 @@ def pointwise(n, out, tensors) -> list[Axis]:
     """All tensors broadcast to the output; dimensions of one entry ask nothing."""
     if isinstance(out, tuple):
         return tuple(pointwise(n, each, tensors if each.numel() else []) for each in out)
+    if any(tensor.dim() > out.dim() for tensor in tensors):
+        return None
     result = []
     for place in range(-out.dim(), 0):
         size = out.shape[place]
@@ -106,6 +113,16 @@ def pointwise(n, out, tensors) -> list[Axis]:
             n.unify(shown[0], axis)
         result.append(shown[0] if shown else n.free(size))
     return result
+
+
+@rule("equal", "mse_loss", "smooth_l1_loss", "huber_loss", "binary_cross_entropy")
+def compared(n, out, self, target=None, other=None, weight=None):
+    """Each entry with another, and mostly one answer for all."""
+    tensors = [tensor for tensor in (self, target, other, weight) if tensor is not None]
+    if any(tensor.shape != self.shape for tensor in tensors):
+        return None
+    axes = pointwise(n, self, tensors)
+    return axes if isinstance(out, torch.Tensor) and out.dim() else []
 
 
 @rule(*named("alike"))
@@ -166,12 +183,12 @@ def sort(n, out, self, dim=-1):
 
 
 @rule(*named("along"))
-def along(n, out, self, dim=None, dims=None) -> list[Axis]:
-    axes = list(n.axes(self))
+def along(n, out, self, dim=None, dims=None):
+    axes, first = list(n.axes(self)), out[0] if isinstance(out, tuple) else out
     for d in dims_of(dim if dims is None else dims, self.dim()):
         n.fix(axes[d])
-        axes[d] = n.fixed(out.shape[d])
-    return axes
+        axes[d] = n.fixed(first.shape[d])
+    return tuple(axes for _ in out) if isinstance(out, tuple) else axes
 
 
 @rule(*named("plane"))
@@ -180,8 +197,11 @@ def plane(n, out, self) -> list[Axis]:
 
 
 @rule(*named("spatial"))
-def spatial(n, out, self=None, input=None, grid=None):
-    """Pools, padding by neighbours, interpolation: the last 1, 2 or 3 dimensions keep their order."""
+def spatial(n, out, self=None, input=None, grid=None, indices=None, random_samples=None):
+    """Pools, padding by neighbours, interpolation: the last 1, 2 or 3 dimensions keep their order.
+
+    Places at which the largest are, or random ones at which pools begin, belong to channels.
+    """
     x = input if self is None else self
     first = out[0] if isinstance(out, tuple) else out
     count = int(re.search(r"(\d)_?d", n.operation)[1])
@@ -190,6 +210,9 @@ def spatial(n, out, self=None, input=None, grid=None):
         n.unify(axes[0], n.axes(grid)[0])
         for axis in n.axes(grid)[1:]:
             n.fix(axis)
+    for places in (t for t in (indices, random_samples) if t is not None):
+        for d, axis in enumerate(n.axes(places)):
+            n.unify(axes[d], axis) if d < x.dim() - count else n.fix(axis)
     return tuple(axes for _ in out) if isinstance(out, tuple) else axes
 
 
@@ -216,12 +239,25 @@ def addmm(n, out, self, mat1=None, mat2=None, batch1=None, batch2=None) -> list[
     return pointwise(n, out, [out, self])
 
 
+@rule("_cdist_forward", "_euclidean_dist")
+def distances(n, x1, x2) -> list[Axis] | None:
+    """Between the rows of (…, a, k) and of (…, b, k)."""
+    *batch, rows, inner = n.axes(x2)
+    return contract(n, n.axes(x1), [*batch, inner, rows]) if x1.dim() == x2.dim() else None
+
+
 @rule("mv", "dot", "vdot")
 def mv(n, self, vec=None, tensor=None, other=None) -> list[Axis]:
     *rows, inner = n.axes(self)
     vector = next(v for v in (vec, tensor, other) if v is not None)
     n.unify(inner, n.axes(vector)[0])
     return rows
+
+
+@rule("addmv")
+def addmv(n, out, self, mat, vec) -> list[Axis]:
+    n.put(out, mv(n, mat, vec))
+    return pointwise(n, out, [out, self])
 
 
 @rule("_trilinear")
@@ -270,6 +306,16 @@ def embedding(n, weight, indices) -> list[Axis]:
     rows, columns = n.axes(weight)
     n.fix(rows)
     return [*n.axes(indices), columns]
+
+
+@rule("_embedding_bag", "_embedding_bag_forward_only")
+def embedding_bag(n, out, weight, mode, per_sample_weights=None):
+    """Sums, means or the largest (mode 2, whose places in the last output nobody reads) of a bag's rows."""
+    rows, columns = n.axes(weight)
+    n.fix(rows)
+    for axis in n.axes(per_sample_weights) if per_sample_weights is not None else ():
+        n.fix(axis)
+    return ([n.fixed(len(out[0])), columns], *(fixed_like(n, tensor) for tensor in out[1:]))
 
 
 # --- normalization ---------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """The activations of a match's rows, in normal runs on data."""
 
+import math
 from collections import Counter
 
 import torch
@@ -33,14 +34,18 @@ class Recording:
             only_heads(self.model)
             with self.places.watch(recorder.leaving), recorder:
                 output = self.model(*inputs, **keywords)
-        found = [recorder.found.get(number) for number in range(len(self.spec.rows))]
-        missing = [row.label for row, tensor in zip(self.spec.rows, found, strict=True) if tensor is None]
+        rows = [(row, recorder.found.get(number)) for number, row in enumerate(self.spec.rows)]
+        missing = [row.label for row, tensor in rows if tensor is None or not _has_channels(tensor, row)]
         if missing:
             raise UserError(
                 f"{type(self.model).__name__} does not show {missing[0]} when it runs on data, where units are to be "
                 "compared: what it runs depends on the data, or one kernel does that and more on this device"
             )
-        return [samples(tensor, row.dims) for row, tensor in zip(self.spec.rows, found, strict=True)], output
+        return [samples(tensor, row.dims) for row, tensor in rows], output
+
+
+def _has_channels(tensor: torch.Tensor, row: Activation) -> bool:
+    return max(row.dims) < tensor.dim() and math.prod(tensor.shape[d] for d in row.dims) == row.channels
 
 
 class _Recorder(Calm):

@@ -181,13 +181,17 @@ def plain_run() -> Iterator[None]:
         np.random.set_state(numpy)  # noqa: NPY002
 
 
+def is_recurrent(model: nn.Module) -> bool:
+    return any(isinstance(module, nn.RNNBase) for module in model.modules())
+
+
 @contextlib.contextmanager
 def step_by_step(model: nn.Module) -> Iterator[None]:
     """Recurrent layers do not run as one kernel, which would hide their units."""
     backends = (torch.backends.mkldnn, torch.backends.cudnn)
     before = [backend.enabled for backend in backends]
     try:
-        if any(isinstance(module, nn.RNNBase) for module in model.modules()):
+        if is_recurrent(model):
             for backend in backends:
                 backend.enabled = False
         yield

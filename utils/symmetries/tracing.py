@@ -18,10 +18,12 @@ from utils.symmetries import views  # noqa: F401  its rules join the table
 from utils.symmetries.algebra import Algebra
 from utils.symmetries.axes import Axis
 from utils.symmetries.operations import accepts, bind, fixed_like, rule_for
+from utils.symmetries.proof import random_like
 from utils.symmetries.running import (
     Places,
     copy_with,
     extent,
+    is_recurrent,
     modes,
     plain_run,
     state_of,
@@ -42,7 +44,13 @@ ACTIVATIONS = frozenset(
     """.split()  # noqa: SIM905 (a list of strings would be a column)
 )
 # What makes new units out of old ones.
-PRODUCERS = frozenset(["convolution", "mm", "addmm", "bmm", "baddbmm", "embedding", "_trilinear"])
+PRODUCERS = frozenset(
+    """
+    convolution mm addmm mv addmv bmm baddbmm embedding _embedding_bag _embedding_bag_forward_only _trilinear
+    _cdist_forward _euclidean_dist
+    """.split()  # noqa: SIM905
+)
+OTHER_RUNS = 4  # with random weights, of a network that looks at values: each may take another way
 
 
 class Network(Algebra):
@@ -250,23 +258,39 @@ class Tracer(TorchDispatchMode):
 def follow(model: nn.Module, example: tuple, keywords: dict) -> tuple[Network, Trace]:
     """Run a copy of the model in all its modes; the trace is the one with training heads.
 
-    Meta tensors come first. A network that looks at values gets some; one that needs targets to train evaluates only.
+    Meta tensors come first. A network that looks at values gets some, as do recurrent layers, whose operations are
+    others without; a network that needs targets to train evaluates only.
     Raises what the model raises, if it does not run on the example; ValueError, naming the model, if it cannot be
     copied or has tensors without a shape.
     """
     _check_shapes(model)
     first = None
     for chosen in (("heads", "train", "eval"), ("eval",)):
-        for convert in (to_meta, with_values):
+        for convert in (with_values,) if is_recurrent(model) else (to_meta, with_values):
             network = Network(state_of(model))
-            values = tree_map_tensors(convert, (example, keywords))
             try:
-                return network, _follow(network, copy_with(model, convert), *values, chosen)
+                values = tree_map_tensors(convert, (example, keywords))
+                trace = _follow(network, copy_with(model, convert), *values, chosen)
             except Exception as error:  # what a model raises when it cannot run can be of any kind
                 if ONE_IMAGE in str(error):
                     raise
                 first = error if convert is with_values and first is None else first
+                continue
+            if convert is with_values:
+                _follow_other_ways(network, model, (example, keywords), chosen)
+            return network, trace
     raise first
+
+
+def _follow_other_ways(network: Network, model: nn.Module, example: tuple, chosen: tuple) -> None:
+    for seed in range(OTHER_RUNS):
+        generator = torch.Generator().manual_seed(seed)
+
+        def convert(tensor: torch.Tensor, generator: torch.Generator = generator) -> torch.Tensor:
+            return random_like(tensor, generator).to(tensor.dtype)
+
+        with contextlib.suppress(Exception):  # not all weights need be possible
+            _follow(network, copy_with(model, convert), *tree_map_tensors(convert, example), chosen)
 
 
 def _check_shapes(model: nn.Module) -> None:

@@ -2,6 +2,7 @@
 
 import torch
 
+from utils.symmetries.algebra import MAX_MEMBERS
 from utils.symmetries.axes import ONE, Axis, atoms_of, product_size, size_of
 from utils.symmetries.operations import along, dims_of, fixed_like, pointwise, rule, without
 
@@ -100,6 +101,40 @@ def pixel_shuffle(n, out, self, upscale_factor) -> list[Axis]:
     return [*axes[:-3], channels, *(n.fixed(size) for size in out.shape[-2:])]
 
 
+@rule("col2im")
+def fold(n, out, self) -> list[Axis]:
+    """(…, C · kernel, places) → (…, C, H, W)."""
+    *batch, channels, places = n.axes(self)
+    n.fix(places)
+    channels, kernel = n.split(channels, (out.shape[-3], self.shape[-2] // out.shape[-3]))
+    n.fix(kernel)
+    return [*batch, channels, *(n.fixed(size) for size in out.shape[-2:])]
+
+
+@rule("diag_embed")
+def diag_embed(n, self, offset, dim1, dim2) -> list[Axis] | None:
+    axes = list(n.axes(self))
+    return [*axes, axes[-1]] if (offset, dim1, dim2) == (0, -2, -1) else None
+
+
+@rule("diagonal")
+def diagonal(n, self, offset, dim1, dim2) -> list[Axis] | None:
+    axes, dims = list(n.axes(self)), dims_of([dim1, dim2], self.dim())
+    if offset or len({self.shape[d] for d in dims}) > 1:
+        return None
+    n.unify(*(axes[d] for d in dims))
+    return [*without(axes, dims, False), n.resolve(axes[dims[0]])]
+
+
+@rule("_pack_padded_sequence")
+def pack(n, out, input):
+    """(time, batch, …) or (batch, time, …) → (steps, …)."""
+    time, batch, *rest = n.axes(input)
+    for axis in (time, batch):
+        n.fix(axis)
+    return ([n.fixed(len(out[0])), *rest], fixed_like(n, out[1]))
+
+
 @rule("pixel_unshuffle", "im2col")
 def unshuffle(n, out, self) -> list[Axis]:
     """(…, C, H, W) → (…, C · pixels, …): the channel stays the outer factor."""
@@ -136,14 +171,31 @@ def cat(n, tensors, dim=0) -> list[Axis]:
 
 @rule("stack")
 def stack(n, tensors, dim=0) -> list[Axis]:
-    axes = list(pointwise(n, tensors[0], tensors))
-    axes.insert(dim % (len(axes) + 1), n.fixed(len(tensors)))
+    """At each place of the new dimension the others may be other axes; alike where there are many places."""
+    over = n.fixed(len(tensors))
+    if 1 < len(tensors) <= MAX_MEMBERS:
+        axes = [_in_turn(n, over, columns) for columns in zip(*map(n.axes, tensors), strict=True)]
+    else:
+        axes = list(pointwise(n, tensors[0], tensors))
+    axes.insert(dim % (len(axes) + 1), over)
     return axes
 
 
+def _in_turn(n, over: Axis, axes: tuple[Axis, ...]) -> Axis:
+    return axes[0] if size_of(axes[0]) < 2 or len(set(axes)) == 1 else n.family(over[0][0], axes)
+
+
 def part(n, axes: list[Axis], dim: int, start: int, length: int) -> list[Axis]:
-    axes = list(axes)
-    axes[dim] = n.cut(n.cut(axes[dim], start)[1], length)[0]
+    """The axes when a range of a dimension is taken; families over it, if it is fixed, give their members."""
+    whole, dim = n.resolve(axes[dim]), dim % len(axes)
+    taken = n.cut(n.cut(whole, start)[1], length)[0]
+    axes = [taken if d == dim else axis for d, axis in enumerate(axes)]
+    over = atoms_of(whole)
+    if len(over) == 1 and over[0].reason is not None and length:
+        for d, axis in enumerate(axes):
+            if d != dim and _depends(n, axis, over[0]):
+                members = n.members(axis, over[0])[start : start + length]
+                axes[d] = n.family(taken[0][0], members) if length > 1 else members[0]
     return axes
 
 
@@ -152,9 +204,14 @@ def slice_(n, out, self, dim=0, start=None, step=1) -> list[Axis]:
     size, length = self.shape[dim], out.shape[dim]
     if length == size and step == 1:
         return n.axes(self)
+    start = min(max(start + size if start < 0 else start, 0), size) if start is not None else 0
+    if step != 1 and length and start < step and length * step == size:  # one place of each so many
+        axes = list(n.axes(self))
+        axes[dim], places = n.split(axes[dim], (length, step))
+        n.fix(places)
+        return axes
     if step != 1 or length == 0:
         return along(n, out, self, dim)
-    start = min(max(start + size if start < 0 else start, 0), size) if start is not None else 0
     return part(n, n.axes(self), dim, start, length)
 
 
@@ -183,7 +240,7 @@ def member(n, axes: list[Axis], dim: int, place: int) -> list[Axis]:
 
 
 def _depends(n, axis: Axis, atom) -> bool:
-    return any(n.depends_on(other, atom) for other in atoms_of(n.resolve(axis)))
+    return any(n.may_depend_on(other, atom) for other in atoms_of(n.resolve(axis)))
 
 
 @rule("select")
@@ -215,21 +272,53 @@ def unfold(n, out, self, dimension) -> list[Axis]:
     return [*axes, n.fixed(out.shape[-1])]
 
 
-@rule("index", "_unsafe_index")
-def index(n, out, self, indices) -> list[Axis] | None:
-    """Dimensions that are looked up are fixed; the looked-up ones stand in their place (or in front)."""
-    axes = list(n.axes(self))
-    used = [d for d, places in enumerate(indices) if places is not None]
-    if any(indices[d].dtype in (torch.bool, torch.uint8) for d in used):
-        return None
+def looked_up(n, self, indices) -> tuple[list[Axis], list[Axis], int]:
+    """The dimensions that indices leave; those of the places, which are fixed where they point; where these stand."""
+    places: list[torch.Tensor | None] = []
+    for index in indices:
+        if index is not None and index.dtype in (torch.bool, torch.uint8):  # as the places that it names
+            for axis in n.axes(index):
+                n.fix(axis)
+            places += index.nonzero().unbind(1)
+        else:
+            places.append(index)
+    axes = n.axes(self)
+    used = [d for d, index in enumerate(places) if index is not None]
     for d in used:
         n.fix(axes[d])
-    places = [indices[d] for d in used]
-    shape = torch.empty(torch.broadcast_shapes(*(p.shape for p in places)), device="meta")
-    looked_up = pointwise(n, shape, places)
+    shape = torch.empty(torch.broadcast_shapes(*(places[d].shape for d in used)), device="meta")
+    found = pointwise(n, shape, [places[d] for d in used])
     at = used[0] if used == list(range(used[0], used[-1] + 1)) else 0
-    rest = [axis for d, axis in enumerate(axes) if d not in used]
-    return [*rest[:at], *looked_up, *rest[at:]]
+    return [axis for d, axis in enumerate(axes) if d not in used], found, at
+
+
+@rule("index", "_unsafe_index")
+def index(n, out, self, indices) -> list[Axis]:
+    """The looked-up dimensions stand in the place of those that are looked up, or in front."""
+    rest, found, at = looked_up(n, self, indices)
+    return [*rest[:at], *found, *rest[at:]]
+
+
+@rule("index_put", "_index_put_impl")
+def index_put(n, self, indices, values) -> list[Axis]:
+    rest, found, at = looked_up(n, self, indices)
+    for axis in found:
+        n.fix(axis)
+    wanted = [*rest[:at], *found, *rest[at:]]
+    for axis, other in zip(reversed(wanted), reversed(n.axes(values)), strict=False):
+        if size_of(other) > 1:
+            n.unify(axis, other)
+    return n.axes(self)
+
+
+@rule("index_add", "index_copy", "index_fill", "index_reduce")
+def index_add(n, self, dim, source=None) -> list[Axis]:
+    """Some places along one dimension change, by those of another tensor; the others are one."""
+    axes = n.axes(self)
+    for d, axis in enumerate(n.axes(source) if source is not None else axes):
+        n.fix(axis) if d == dim % self.dim() else n.unify(axes[d], axis)
+    n.fix(axes[dim])
+    return n.axes(self)
 
 
 @rule("index_select")
@@ -240,7 +329,7 @@ def index_select(n, self, dim, index) -> list[Axis]:
     return axes
 
 
-@rule("gather", "scatter", "scatter_add")
+@rule("gather", "scatter", "scatter_add", "scatter_reduce")
 def gather(n, out, self, dim, index, src=None) -> list[Axis]:
     """Looked up along one dimension; the others are one with those of the places."""
     tensors = [t for t in (self, index, src) if isinstance(t, torch.Tensor)]
