@@ -497,6 +497,14 @@ def diagonals():
 
 
 @network(VECTORS, 1)
+def unit_matrix():
+    def run(self, x):
+        return self.b(F.relu(self.a(x)) @ (self.w + torch.eye(6)))
+
+    return Run(run, a=nn.Linear(8, 6), w=nn.Parameter(torch.randn(6, 6)), b=nn.Linear(6, 3))
+
+
+@network(VECTORS, 1)
 def distances_to_centers():
     def run(self, x):
         return self.b(torch.exp(-torch.cdist(self.a(x), self.centers)))
@@ -881,6 +889,19 @@ def positions_and_class_token():
     )  # fmt: skip
 
 
+@network(TOKENS, 0.8)
+def gated_mixer():
+    """A convolution of one place over what are channels elsewhere."""
+
+    def run(self, x):
+        u, v = F.gelu(self.inner(x)).chunk(2, -1)
+        return x + self.outer(u * self.mix(self.norm(v)))
+
+    return tokens(
+        run, inner=nn.Linear(8, 12), norm=nn.LayerNorm(6), mix=nn.Conv1d(6, 6, 1), outer=nn.Linear(6, 8)
+    )  # fmt: skip
+
+
 @network(TOKENS, 0.9)
 def mixer():
     def run(self, x):
@@ -1204,6 +1225,15 @@ def plain_object_as_output():
     def run(self, x):
         x = F.relu(self.a(x))
         return SimpleNamespace(hidden=x, logits=self.c(F.relu(self.b(x))))
+
+    return Run(run, a=nn.Linear(8, 6), b=nn.Linear(6, 7), c=nn.Linear(7, 3))
+
+
+@network(VECTORS, 0.2)
+def generator_as_output():
+    def run(self, x):
+        x = F.relu(self.a(x))
+        return (y for y in [self.c(F.relu(self.b(x))), x])
 
     return Run(run, a=nn.Linear(8, 6), b=nn.Linear(6, 7), c=nn.Linear(7, 3))
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from utils.symmetries.axes import ONE, Axis, size_of
+from utils.symmetries.axes import ONE, Axis, axis_of, size_of
 
 RULES: dict[str, Callable] = {}  # by ATen's name without overload and without the underscore of in-place forms
 # Elementwise, but not tagged so.
@@ -81,7 +81,7 @@ def bind(func: torch._ops.OpOverload, operands: tuple, keywords: dict) -> dict:
 
 
 def accepts(function: Callable) -> frozenset[str]:
-    return frozenset(inspect.signature(function).parameters)
+    return frozenset(list(inspect.signature(function).parameters)[1:])  # the first is the network
 
 
 def dims_of(dim: int | Sequence[int] | None, count: int) -> list[int]:
@@ -135,6 +135,13 @@ def alike(n, out) -> list[Axis]:
 def same(n, out, self=None, input=None):
     axes = n.axes(input if self is None else self)
     return tuple(axes for _ in out) if isinstance(out, (tuple, list)) else axes
+
+
+@rule("eye")
+def eye(n, out) -> list[Axis] | None:
+    """A unit matrix: rows move with columns."""
+    axis = axis_of(n.atom(len(out), set()))
+    return [axis, axis] if out.shape[0] == out.shape[1] else None
 
 
 @rule("glu")
@@ -281,10 +288,19 @@ def _unsqueezed(shape: Sequence[int], dims: Sequence[int]) -> list[int]:
 
 
 @rule("convolution", "_convolution")
-def convolution(n, out, input, weight, bias, transposed, groups) -> list[Axis]:
-    """Weight (out, in/groups, …), transposed (in, out/groups, …); groups are the outer factor of both channels."""
-    x, w = n.axes(input), n.axes(weight)
-    for axis in (*x[2:], *w[2:]):
+def convolution(n, out, input, weight, bias, stride, padding, transposed, groups) -> list[Axis]:
+    """Weight (out, in/groups, …), transposed (in, out/groups, …); groups are the outer factor of both channels.
+
+    Places keep their order where a kernel looks at more than one.
+    """
+    x, w, places = n.axes(input), n.axes(weight), []
+    for d, axis in enumerate(x[2:]):
+        alone = (weight.shape[d + 2], *(value[d % len(value)] for value in (stride, padding))) == (1, 1, 0)
+        if not (alone and input.shape[d + 2] == out.shape[d + 2]):
+            n.fix(axis)
+            axis = n.fixed(out.shape[d + 2])
+        places.append(axis)
+    for axis in w[2:]:
         n.fix(axis)
     if groups > 1:
         (group, inner), (of_weight, first) = (
@@ -298,7 +314,7 @@ def convolution(n, out, input, weight, bias, transposed, groups) -> list[Axis]:
         channels = w[1] if transposed else w[0]
     if bias is not None:
         n.unify(channels, n.axes(bias)[0])
-    return [x[0], channels, *(n.fixed(size) for size in out.shape[2:])]
+    return [x[0], channels, *places]
 
 
 @rule("embedding")

@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from utils.symmetries.operations import bind
-from utils.symmetries.running import copy_with, plain_run, state_of, tensors_in, tree_map_tensors, with_values
+from utils.symmetries.running import copy_with, leaves, plain_run, state_of, tensors_in, tree_map_tensors, with_values
 from utils.symmetries.spec import PermutationSpec, has_fractions, permute
 
 TOLERANCE = 1e-5  # of the largest output: rounding in float64 stays far below it, a wrong order far above
@@ -130,8 +130,15 @@ def outputs(
         given, named = tree_map_tensors(torch.clone, (example, keywords))  # which the model may change
         with plain_run(), Exact():
             output = model(*given, **named)
-        found[mode] = [tensor.detach() for tensor in tensors_in(output)]
+        found[mode] = [as_tensor(leaf) for leaf in leaves(output) if isinstance(leaf, NUMBERS)]
     return found
+
+
+NUMBERS = (torch.Tensor, np.ndarray, float, complex)
+
+
+def as_tensor(numbers: torch.Tensor | np.ndarray | complex) -> torch.Tensor:
+    return numbers.detach() if isinstance(numbers, torch.Tensor) else torch.as_tensor(numbers)
 
 
 LARGER_BATCH = 16

@@ -32,7 +32,7 @@ def leaves(value, modules: bool = False, seen: dict[int, object] | None = None) 
 def _parts(leaf, modules: bool) -> list:
     if isinstance(leaf, Mapping):
         return list(leaf.values())
-    if isinstance(leaf, (set, frozenset)):
+    if isinstance(leaf, (set, frozenset, types.GeneratorType)):
         return list(leaf)
     if isinstance(leaf, functools.partial):
         return [leaf.func, leaf.args, leaf.keywords]

@@ -261,7 +261,7 @@ def follow(model: nn.Module, example: tuple, keywords: dict) -> tuple[Network, T
     Meta tensors come first. A network that looks at values gets some, as do recurrent layers, whose operations are
     others without; a network that needs targets to train evaluates only.
     Raises what the model raises, if it does not run on the example; ValueError, naming the model, if it cannot be
-    copied or has tensors without a shape.
+    followed or copied or has tensors without a shape.
     """
     _check_shapes(model)
     first = None
@@ -279,7 +279,9 @@ def follow(model: nn.Module, example: tuple, keywords: dict) -> tuple[Network, T
             if convert is with_values:
                 _follow_other_ways(network, model, (example, keywords), chosen)
             return network, trace
-    raise first
+    given, named = tree_map_tensors(with_values, (example, keywords))
+    copy_with(model, with_values)(*given, **named)  # which raises what is wrong with the example, if anything is
+    raise ValueError(f"the operations of {type(model).__name__} cannot be followed: {first}") from first
 
 
 def _follow_other_ways(network: Network, model: nn.Module, example: tuple, chosen: tuple) -> None:
