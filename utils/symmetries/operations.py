@@ -288,15 +288,15 @@ def _unsqueezed(shape: Sequence[int], dims: Sequence[int]) -> list[int]:
 
 
 @rule("convolution", "_convolution")
-def convolution(n, out, input, weight, bias, stride, padding, transposed, groups) -> list[Axis]:
+def convolution(n, out, input, weight, bias, stride, transposed, groups) -> list[Axis]:
     """Weight (out, in/groups, …), transposed (in, out/groups, …); groups are the outer factor of both channels.
 
     Places keep their order where a kernel looks at more than one.
     """
     x, w, places = n.axes(input), n.axes(weight), []
     for d, axis in enumerate(x[2:]):
-        alone = (weight.shape[d + 2], *(value[d % len(value)] for value in (stride, padding))) == (1, 1, 0)
-        if not (alone and input.shape[d + 2] == out.shape[d + 2]):
+        alone = weight.shape[d + 2] == stride[d % len(stride)] == 1
+        if not (alone and input.shape[d + 2] == out.shape[d + 2]):  # of another size with padding
             n.fix(axis)
             axis = n.fixed(out.shape[d + 2])
         places.append(axis)
