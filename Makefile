@@ -134,13 +134,13 @@ networks: .venv/installed
 test: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(RUN) -m pytest
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile  # the files shared out to two processes of one thread
 
 torture: .venv/installed-dev
 	$(RUN) benchmarks/torture
 
 # The virtual environment; made anew when the requirements change.
-NEEDS := about 3 GB to download and 6 GB on disk (TORCH=cpu: 0.3 and 1.5)
+NEEDS := about 3 GB to download and 6 GB on disk (TORCH=cpu: without 4 GB that are for GPUs)
 WHEELS := $(if $(filter cpu,$(TORCH)),--extra-index-url https://download.pytorch.org/whl/cpu)
 .venv/installed: requirements.txt requirements-report.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \

@@ -49,24 +49,9 @@ def main(args):
     expect_curve(layout, seeds, args.epochs_model, args.epochs_curve, args.alignment, variant)
     if args.overwrite or not path.exists():
         expect_writable(path.parent)
-    data = load_data(
-        args.dataset,
-        folder=args.data_folder,
-        transform=args.transform,
-        moments=args.moments,
-        use_test=args.use_test,
-        image_size=args.image_size,
-        threads=args.num_workers,
-        device=args.device,
-    )
+    data = load_data(args.dataset, **flags.of_images(vars(args)))
     curve = load_curve(
-        layout,
-        data,
-        seeds,
-        args.epochs_model,
-        args.epochs_curve,
-        alignment=args.alignment,
-        variant=variant,
+        layout, data, seeds, args.epochs_model, args.epochs_curve, alignment=args.alignment, variant=variant
     ).to(args.device, memory_format=memory_format(args.device))
     check_input(curve.base, data.for_batch_norm(args.bn_images), args.batch_size)
     if args.compile:

@@ -68,16 +68,7 @@ def main(args):
     layout = Layout(args.root, args.model, args.dataset, args.robust, args.replaced)
     expect(*(layout.endpoint(seed, args.epochs) for seed in args.seeds))
     expect_writable(layout.folder("matches"), layout.folder("correlations"))
-    data = load_data(
-        args.dataset,
-        folder=args.data_folder,
-        transform=args.transform,
-        moments=args.moments,
-        use_test=args.use_test,
-        image_size=args.image_size,
-        threads=args.num_workers,
-        device=args.device,
-    )
+    data = load_data(args.dataset, **flags.of_images(vars(args)))
     networks, made_for = {}, {}
     for seed in args.seeds:
         networks[seed] = network = load_endpoint(layout, data, seed, args.epochs)

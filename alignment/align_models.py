@@ -67,16 +67,7 @@ def main(args):
     seeds = (args.seed_a, args.seed_b)
     expect_pair(layout, seeds, args.epochs, args.init or "")
     expect_writable(layout.folder("matches"), layout.folder("correlations"))
-    data = load_data(
-        args.dataset,
-        folder=args.data_folder,
-        transform=args.transform,
-        moments=args.moments,
-        use_test=args.use_test,
-        image_size=args.image_size,
-        threads=args.num_workers,
-        device=args.device,
-    )
+    data = load_data(args.dataset, **flags.of_images(vars(args)))
     networks = [load_endpoint(layout, data, seed, args.epochs) for seed in seeds]
     made_for = [network_digest(network) for network in networks]
     for network in networks:

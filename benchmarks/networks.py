@@ -42,7 +42,7 @@ from utils.permutations import (
 )
 from utils.storage.files import write_atomically
 from utils.symmetries.proof import prove, random_like
-from utils.symmetries.tracing import copy_with, to_meta
+from utils.symmetries.running import copy_with, to_meta
 from utils.weight_matching import match_weights
 
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "networks"

@@ -53,16 +53,7 @@ def main(args):
     expect_pair(layout, seeds, args.epochs_model, args.alignment)
     if args.overwrite or not path.exists():
         expect_writable(path.parent)
-    data = load_data(
-        args.dataset,
-        folder=args.data_folder,
-        transform=args.transform,
-        moments=args.moments,
-        use_test=args.use_test,
-        image_size=args.image_size,
-        threads=args.num_workers,
-        device=args.device,
-    )
+    data = load_data(args.dataset, **flags.of_images(vars(args)))
     a, aligned = load_pair(layout, data, seeds, args.epochs_model, alignment=args.alignment)
     b = load_endpoint(layout, data, args.seed_b, args.epochs_model)
     # B as it is spans the plane with A and aligned B: it is the last control point, and aligned B the middle one

@@ -81,7 +81,7 @@ def test_the_match_keeps_what_it_computes(own, load_bars):
     np.testing.assert_allclose(line["loss"][[0, -1]], curve["loss"][[0, -1]])  # the same two networks
 
 
-def test_pam_planes_figures_and_tables(own, capsys, monkeypatch):
+def test_all_that_is_made_of_a_pair(own, capsys, monkeypatch):
     model, root, flags = own
     monkeypatch.setattr(pam, "DRAWS", 1)
     monkeypatch.setattr(pam, "REFINED", 1)
@@ -91,10 +91,13 @@ def test_pam_planes_figures_and_tables(own, capsys, monkeypatch):
     run("evaluation/eval_plane_with_curve.py", *path, *small, "--epochs_curve", 1)
     run("evaluation/eval_plane_with_alignment.py", *path, *small)
     run("alignment/align_along_curve.py", *path, "--epochs_curve", 1)
+    run("evaluation/eval_curve.py", *path, "--epochs_curve", 0, "--num_points", 3, "--ensemble", 2)
+    run("alignment/align_many.py", *flags, "--seeds", 1, 2, "--epochs", 2, "--bn_images", 32)
+    run("evaluation/export_point.py", *path, "--epochs_curve", 0, "--out", root / "merged.pt")
     shown = ["--model", model, "--dataset", "bars", "--root", root, *PAIR]
     run("visualization/viz_curve.py", *shown, "--epochs", 0, 1, "--alignment", "corr")
     run("visualization/layerwise_mean_correlation/viz_align_models.py", *shown)
-    assert (root / "figures").glob("curve_bars_*.png")
+    assert len(list((root / "figures").glob("curve_bars_*.png"))) == 1
     capsys.readouterr()
     run("evaluation/make_tables.py", "--root", root)
     table = capsys.readouterr().out

@@ -41,16 +41,7 @@ def main(args):
     if path.exists() and not args.overwrite:
         raise FileError(path, "is there already", "replace")
     expect_writable(layout.folder("models"))
-    data = load_data(
-        args.dataset,
-        folder=args.data_folder,
-        transform=args.transform,
-        moments=args.moments,
-        use_test=args.use_test,
-        image_size=args.image_size,
-        threads=args.num_workers,
-        device=args.device,
-    )
+    data = load_data(args.dataset, **flags.of_images(vars(args)))
     network = new_network(layout, data)
     for words in import_network(args.file, network, entry=args.key):
         print(f"{args.file}: {words}.")
@@ -69,7 +60,7 @@ def main(args):
             remove(history)
     save_checkpoint(path, {"model_state": network.state_dict(), "settings": settings})
     let_go(stem)
-    other = args.seed + 1 if args.seed % 2 and args.seed < types.LARGEST_SEED else abs(args.seed - 1)
+    other = types.partner(args.seed)
     seed_a, seed_b = sorted((args.seed, other))
     next_command = None
     if layout.endpoint(other, args.epochs).exists():

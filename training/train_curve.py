@@ -53,23 +53,9 @@ def main(args):
     variant = Variant(args.seed, args.num_bends, args.curve)
     expect_pair(layout, (args.seed_a, args.seed_b), args.epochs_model, args.alignment, variant)
     expect_writable(layout.folder("curves"), layout.folder("curve_history"))
-    data = load_data(
-        args.dataset,
-        folder=args.data_folder,
-        transform=args.transform,
-        moments=args.moments,
-        use_test=args.use_test,
-        image_size=args.image_size,
-        threads=args.num_workers,
-        device=args.device,
-    )
+    data = load_data(args.dataset, **flags.of_images(vars(args)))
     network_a, network_b = load_pair(
-        layout,
-        data,
-        (args.seed_a, args.seed_b),
-        args.epochs_model,
-        alignment=args.alignment,
-        variant=variant,
+        layout, data, (args.seed_a, args.seed_b), args.epochs_model, alignment=args.alignment, variant=variant
     )
     state_a, state_b = network_a.state_dict(), network_b.state_dict()
 

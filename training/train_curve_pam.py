@@ -65,16 +65,7 @@ def main(args):
     seeds, start_name, variant = (args.seed_a, args.seed_b), tag(args.alignment), Variant(args.seed)
     expect_pair(layout, seeds, args.epochs_model, args.alignment, variant)
     expect_writable(*(layout.folder(kind) for kind in ("matches", "curves", "curve_history")))
-    data = load_data(
-        args.dataset,
-        folder=args.data_folder,
-        transform=args.transform,
-        moments=args.moments,
-        use_test=args.use_test,
-        image_size=args.image_size,
-        threads=args.num_workers,
-        device=args.device,
-    )
+    data = load_data(args.dataset, **flags.of_images(vars(args)))
     networks = load_pair(layout, data, seeds, args.epochs_model)
     state_a, state_b = (network.state_dict() for network in networks)
     spec = spec_of(networks[1], data.example)

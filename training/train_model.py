@@ -42,16 +42,7 @@ def main(args):
     layout = Layout(args.root, args.model, args.dataset, args.robust, args.replaced)
     if args.overwrite or not layout.endpoint(args.seed, args.epochs).exists():
         expect_writable(layout.folder("models"), layout.folder("model_history"))
-    data = load_data(
-        args.dataset,
-        folder=args.data_folder,
-        transform=args.transform,
-        moments=args.moments,
-        use_test=args.use_test,
-        image_size=args.image_size,
-        threads=args.num_workers,
-        device=args.device,
-    )
+    data = load_data(args.dataset, **flags.of_images(vars(args)))
     torch.manual_seed(args.seed)
     model = new_network(layout, data, pretrained=args.pretrained).to(
         args.device, memory_format=memory_format(args.device)
@@ -83,7 +74,7 @@ def main(args):
         val_freq=args.val_freq,
     )
 
-    other = args.seed + 1 if args.seed % 2 and args.seed < types.LARGEST_SEED else abs(args.seed - 1)
+    other = types.partner(args.seed)
     if layout.endpoint(other, args.epochs).exists():
         seed_a, seed_b = sorted((args.seed, other))
         next_command = commands.align_command(vars(args), epochs=args.epochs, seed_a=seed_a, seed_b=seed_b)

@@ -22,7 +22,7 @@ REPOSITORY_DATA = Path(__file__).resolve().parent.parent / "data"
 TRANSFORMS = ("TinyTen", "ResNet32", "GoogLeNet", "standard", "none", "Adversarial", "Adversarial_GoogLeNet")
 
 # Mean and standard deviation of the three channels of pixels in [0, 1]
-Moments = Sequence[Sequence[float]]
+Normalization = Sequence[Sequence[float]]
 
 ALIGNMENT_IMAGES = 10_000
 HELD_OUT_IMAGES = 5_000
@@ -134,7 +134,7 @@ class Data:
     num_classes: int
     digest: str = ""
     transform: str = "standard"
-    moments: Moments | None = None
+    moments: Normalization | None = None
 
     @property
     def example(self) -> torch.Tensor:
@@ -166,7 +166,7 @@ def load_data(
     *,
     folder: Path,
     transform: str,
-    moments: Moments | None = None,
+    moments: Normalization | None = None,
     use_test: bool = True,
     image_size: int | None = None,
     threads: int = 4,

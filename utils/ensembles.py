@@ -14,6 +14,7 @@ from utils import distributed
 from utils.curves import Curve
 from utils.images import Images
 from utils.measuring import evaluate
+from utils.outputs import main_output
 from utils.precision import autocast
 from utils.progress import Progress, in_words
 
@@ -30,7 +31,7 @@ def probabilities(
     parts, labels = [], []
     for x, truth in images.batches(batch_size):
         with autocast(images.device, precision):
-            logits = model(x)
+            logits = main_output(model(x))
         parts.append(logits.float().softmax(1).cpu())
         labels.append(truth.cpu())
     return torch.cat(parts), torch.cat(labels)

@@ -28,14 +28,14 @@ from utils.precision import autocast
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
-class Moments(NamedTuple):
+class Spread(NamedTuple):
     """Mean and standard deviation (C,) of the channels of what a layer puts out, in float64 on the CPU."""
 
     mean: torch.Tensor
     deviation: torch.Tensor
 
 
-Statistics = dict[str, Moments]  # by the layer's name in its network, in the order in which the layers run
+Statistics = dict[str, Spread]  # by the layer's name in its network, in the order in which the layers run
 
 
 def repair(
@@ -100,7 +100,7 @@ def between(statistics: Sequence[Statistics], weights: Sequence[float]) -> Stati
     for name in statistics[0]:
         of_networks = [one[name] for one in statistics]
         means, deviations = (torch.stack(values) for values in zip(*of_networks, strict=True))
-        mixed[name] = Moments((shares * means).sum(0), (shares * deviations).sum(0))
+        mixed[name] = Spread((shares * means).sum(0), (shares * deviations).sum(0))
     return mixed
 
 
@@ -209,7 +209,7 @@ def _measured(
     for name, total in sums.items():
         count, first, second = distributed.sum_over_all(total)
         mean = first / count
-        statistics[name] = Moments(mean, (second / count - mean.square()).clamp(min=0).sqrt())
+        statistics[name] = Spread(mean, (second / count - mean.square()).clamp(min=0).sqrt())
     return statistics
 
 

@@ -258,6 +258,12 @@ def published_attack(dataset: str) -> Attack:
     return Attack(radius, radius / 4, ATTACK_STEPS)
 
 
+def of_images(flags: Mapping[str, object]) -> dict[str, object]:
+    """What `load_data` is told besides the dataset's name."""
+    names = ("transform", "moments", "use_test", "image_size", "device")
+    return {name: flags[name] for name in names} | {"folder": flags["data_folder"], "threads": flags["num_workers"]}
+
+
 # --- settings that files keep ------------------------------------------------------------------------------
 
 

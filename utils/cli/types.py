@@ -84,6 +84,11 @@ def network(text: str) -> str:
     return text
 
 
+def partner(seed: int) -> int:
+    """The seed of the network with which one makes a pair, as 1 and 2 do, or 3 and 4."""
+    return seed + 1 if seed % 2 and seed < LARGEST_SEED else abs(seed - 1)
+
+
 def truth(text: str) -> bool:
     """A flag that the original code takes with a value, as True."""
     words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}

@@ -9,7 +9,7 @@ from torch import nn
 
 from models import build
 from utils.curves import Curve, network_digest
-from utils.datasets import Data, Moments, is_normalizing
+from utils.datasets import Data, Normalization, is_normalizing
 from utils.errors import FileError, UserError
 from utils.permutations import PermutationSpec, permutation_spec, permutations_from_rows, permute
 from utils.storage.files import expect, load_checkpoint
@@ -29,7 +29,7 @@ def new_network(layout: Layout, data: Data, *, pretrained: bool = False) -> nn.M
 
 
 def load_network(
-    path: Path, network: nn.Module, *, transform: str, moments: Moments | None = None, robust: bool = False
+    path: Path, network: nn.Module, *, transform: str, moments: Normalization | None = None, robust: bool = False
 ) -> nn.Module:
     """Put a checkpoint into `network`, which is returned in eval mode.
 
@@ -76,11 +76,11 @@ def import_network(path: Path, network: nn.Module, *, entry: str | None = None) 
     return told + [f"the network in its entry {place} left in the file" for place in other_networks(stored)]
 
 
-def _normalized_by(transform: str, moments: Moments | None) -> object:
+def _normalized_by(transform: str, moments: Normalization | None) -> object:
     return [list(values) for values in moments] if moments else is_normalizing(transform)
 
 
-def _in_words(transform: str, moments: Moments | None) -> str:
+def _in_words(transform: str, moments: Normalization | None) -> str:
     numbers = [" ".join(f"{value:g}" for value in values) for values in moments or ()]
     return f"the transform {transform}" + (" --mean {} --std {}".format(*numbers) if numbers else "")
 
