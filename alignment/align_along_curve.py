@@ -13,7 +13,7 @@ from utils.cli import start
 
 start.quietly()
 
-from utils.cli import commands, flags, machine, places, process, types
+from utils.cli import commands, flags, kept, machine, places, process, types
 from utils.datasets import load_data
 from utils.devices import memory_format
 from utils.inputs import check_input
@@ -57,7 +57,7 @@ def main(args):
     if args.compile:
         curve.compile()
     spec = spec_of(curve.base, data.example)
-    settings = flags.evaluation_settings(vars(args), curve, "point_t") | {"measured_on": "alignment images"}
+    settings = kept.of_evaluation(vars(args), curve, "point_t") | {"measured_on": "alignment images"}
     made_of = sources.behind(layout, seeds, args.epochs_model, args.alignment, args.epochs_curve, variant)
     settings |= {"images": data.digest, "sources": sources.digests(made_of)}
     table = GrowingTable(path, settings, args.overwrite)

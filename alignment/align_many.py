@@ -15,7 +15,7 @@ from utils.cli import start
 
 start.quietly()
 
-from utils.cli import commands, flags, machine, places, process, types
+from utils.cli import commands, flags, kept, machine, places, process, types
 from utils.curves import network_digest
 from utils.datasets import load_data
 from utils.devices import memory_format
@@ -84,7 +84,7 @@ def main(args):
     how = {"method": args.method, "to": args.to, "seed": args.seed}
     found = dict(zip(args.seeds, align_many(list(networks.values()), spec, compared, **how), strict=True))
 
-    settings = flags.alignment_settings(vars(args), "to", "seeds") | {"images": data.digest}
+    settings = kept.of_alignment(vars(args), "to", "seeds") | {"images": data.digest}
     written, means = [], {}
     for a, b in itertools.combinations(sorted(args.seeds), 2):
         permutations = pairwise(spec, found[a], found[b])

@@ -14,7 +14,7 @@ start.quietly()
 
 import torch
 
-from utils.cli import aliases, commands, flags, machine, places, process, types
+from utils.cli import aliases, commands, flags, kept, machine, places, process, types
 from utils.curves import network_digest
 from utils.datasets import load_data
 from utils.devices import memory_format
@@ -87,7 +87,7 @@ def main(args):
         for which, order in (("unaligned", identity(spec)), ("aligned", permutations)):
             measured[layout.distance(args.align_name, which, *seeds)] = mean_distances(spec, moments, order)
     path = layout.match(args.align_name, *seeds)
-    settings = flags.alignment_settings(vars(args), "init") | {"images": data.digest}
+    settings = kept.of_alignment(vars(args), "init") | {"images": data.digest}
     rows = rows_from_permutations(spec, permutations)
     save_match(path, rows, made_for, args.overwrite, replaces=list(measured), settings=settings)
     made_of = sources.digests(sources.behind(layout, seeds, args.epochs, args.align_name))

@@ -14,7 +14,7 @@ start.quietly()
 
 import numpy as np
 
-from utils.cli import commands, flags, places, process, types
+from utils.cli import commands, flags, kept, places, process, types
 from utils.datasets import load_data
 from utils.devices import memory_format
 from utils.ensembles import evaluate_ensemble
@@ -63,7 +63,7 @@ def main(args):
     if args.compile:
         curve.compile()
     made_of = sources.behind(layout, seeds, args.epochs_model, args.alignment, args.epochs_curve, variant)
-    settings = flags.evaluation_settings(vars(args), curve, "num_points", "eval_train")
+    settings = kept.of_evaluation(vars(args), curve, "num_points", "eval_train")
     settings |= {"images": data.digest, "sources": sources.digests(made_of)}
     settings["trained"] = {name: training_settings(file) for name, file in made_of.items() if name != "match"}
     how = {"batch_size": args.batch_size, "precision": args.precision}

@@ -12,7 +12,7 @@ from utils.cli import start
 
 start.quietly()
 
-from utils.cli import aliases, commands, flags, places, process, types
+from utils.cli import aliases, commands, flags, kept, places, process, types
 from utils.curves import Curve
 from utils.datasets import load_data
 from utils.devices import memory_format
@@ -65,7 +65,7 @@ def main(args):
     if args.compile:
         corners.compile()
     made_of = sources.behind(layout, seeds, args.epochs_model, args.alignment)
-    settings = flags.evaluation_settings(vars(args), corners, "num_points")
+    settings = kept.of_evaluation(vars(args), corners, "num_points")
     settings |= {"images": data.digest, "sources": sources.digests(made_of)}
     table = GrowingTable(path, settings, args.overwrite)
     if not table.finished:

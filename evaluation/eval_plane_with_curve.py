@@ -12,7 +12,7 @@ from utils.cli import start
 
 start.quietly()
 
-from utils.cli import commands, flags, places, process, types
+from utils.cli import commands, flags, kept, places, process, types
 from utils.datasets import load_data
 from utils.devices import memory_format
 from utils.errors import UserError
@@ -57,7 +57,7 @@ def main(args):
     check_input(curve.base, data.for_batch_norm(args.bn_images), args.batch_size)
     if args.compile:
         curve.compile()
-    settings = flags.evaluation_settings(vars(args), curve, "num_points") | {"height": "midpoint"}
+    settings = kept.of_evaluation(vars(args), curve, "num_points") | {"height": "midpoint"}
     made_of = sources.behind(layout, seeds, args.epochs_model, args.alignment, args.epochs_curve, variant)
     settings |= {"images": data.digest, "sources": sources.digests(made_of)}
     table = GrowingTable(path, settings, args.overwrite)

@@ -15,7 +15,7 @@ start.quietly()
 import torch
 
 from utils import distributed
-from utils.cli import flags, places, process, types
+from utils.cli import flags, kept, places, process, types
 from utils.datasets import load_data
 from utils.devices import memory_format
 from utils.errors import UserError
@@ -58,7 +58,7 @@ def main(args):
     prepare(network, args.t)
     state = {name: value.clone(memory_format=torch.contiguous_format) for name, value in network.state_dict().items()}
     names = ("model", "dataset", "seed_a", "seed_b", "alignment", "epochs_curve", "seed", "num_bends", "curve", "t")
-    settings = flags.evaluation_settings(vars(args), curve, *names)
+    settings = kept.of_evaluation(vars(args), curve, *names)
     save_checkpoint(args.out, {"model_state": state, "settings": settings})
     loss, accuracy = evaluate(network, data.test, **how)
     print(f"At t = {args.t:g}: loss {loss:.4f}, accuracy {accuracy:.1f} % on test images")

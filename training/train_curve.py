@@ -14,7 +14,7 @@ start.quietly()
 
 import torch
 
-from utils.cli import commands, flags, places, process, types
+from utils.cli import commands, flags, kept, places, process, types
 from utils.curves import Curve, midpoint
 from utils.datasets import load_data
 from utils.devices import memory_format
@@ -81,7 +81,7 @@ def main(args):
         for index in range(1, args.num_bends - 1):
             curve.set_point(index, new_network(layout, data).state_dict())
 
-    settings = flags.run_settings(vars(args), *flags.CURVE_FLAGS, "seed_a", "seed_b", "epochs_model", "alignment")
+    settings = kept.of_run(vars(args), *flags.CURVE_FLAGS, "seed_a", "seed_b", "epochs_model", "alignment")
     run = Run(
         layout.curve_stem(*names, variant),
         settings | {"ends": curve.fixed_ends(), "images": data.digest},

@@ -16,7 +16,7 @@ start.quietly()
 import torch
 
 from utils import distributed, pam
-from utils.cli import aliases, commands, flags, places, process, types
+from utils.cli import aliases, commands, flags, kept, places, process, types
 from utils.curves import Curve, midpoint, network_digest
 from utils.datasets import load_data
 from utils.devices import memory_format
@@ -87,7 +87,7 @@ def main(args):
     is_there = distributed.from_main(lambda: found(stem, history_file, matches, args.overwrite))
     # A later phase depends on where an earlier one ended.
     names = (*SETTINGS, "inner_iters_phi") if args.outer_iters > 1 else SETTINGS
-    settings = flags.run_settings(vars(args), *names) | {"images": data.digest}
+    settings = kept.of_run(vars(args), *names) | {"images": data.digest}
 
     def run(suffix, epochs, after=None):
         """The files of one phase; they carry the curve's own name, and a suffix for all but the last."""

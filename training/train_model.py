@@ -14,7 +14,7 @@ start.quietly()
 
 import torch
 
-from utils.cli import commands, flags, places, process, types
+from utils.cli import commands, flags, kept, places, process, types
 from utils.datasets import load_data
 from utils.devices import memory_format
 from utils.fitting import fit, robust_rates, step_rates
@@ -52,7 +52,7 @@ def main(args):
         model.compile(dynamic=False)
     run = Run(
         layout.endpoint_stem(args.seed),
-        flags.run_settings(vars(args), "pretrained") | {"images": data.digest},
+        kept.of_run(vars(args), "pretrained") | {"images": data.digest},
         args.epochs,
         args.save_freq,
         layout.model_history(args.seed),

@@ -12,7 +12,7 @@ from utils.attack import Attack
 from utils.cli import aliases, machine, places, types
 from utils.cli.commands import REPOSITORY, default_transform
 from utils.cli.parsing import Parser
-from utils.curves import CURVES, Curve
+from utils.curves import CURVES
 from utils.datasets import TRANSFORMS, data_folder, known
 from utils.reporting.paths import Selection
 from utils.storage.layout import USUAL, tag
@@ -262,33 +262,6 @@ def of_images(flags: Mapping[str, object]) -> dict[str, object]:
     """What `load_data` is told besides the dataset's name."""
     names = ("transform", "moments", "use_test", "image_size", "device")
     return {name: flags[name] for name in names} | {"folder": flags["data_folder"], "threads": flags["num_workers"]}
-
-
-# --- settings that files keep ------------------------------------------------------------------------------
-
-
-def run_settings(flags: Mapping[str, object], *names: str) -> dict[str, object]:
-    """The flags that decide a run's outcome, which a resumed run must share; `names` are beyond the usual ones."""
-    shared = ("dataset", "image_size", "transform", "moments", "model", "batch_size", "use_test", "precision")
-    sgd = ("lr", "wd", "lr_decay", "lr_drop", "seed")
-    robust = ("momentum", "epsilon", "attack_step", "attack_steps", "epochs") if flags["robust"] else ()
-    told = {"made": machine.made_on(flags["device"])}
-    return {name: flags[name] for name in (*shared, *sgd, *robust, *names)} | told
-
-
-def evaluation_settings(flags: Mapping[str, object], curve: Curve, *names: str) -> dict[str, object]:
-    """The flags that decide a result's numbers, and the control points it is of; `names` beyond the usual ones."""
-    shared = ("transform", "moments", "image_size", "batch_size", "use_test", "precision", "epochs_model")
-    shared += ("bn_images", "attack", "repair")
-    told = {"made": machine.made_on(flags["device"])}
-    return {name: flags[name] for name in (*shared, *names)} | {"points": curve.digests()} | told
-
-
-def alignment_settings(flags: Mapping[str, object], *more: str) -> dict[str, object]:
-    """The flags that decide a match; `more` are those of the stage alone."""
-    names = ("dataset", "model", "transform", "moments", "image_size", "batch_size", "use_test", "epochs")
-    names += ("method", "seed", *more)
-    return {name: flags[name] for name in names} | {"made": machine.made_on(flags["device"])}
 
 
 # --- scripts that read results -----------------------------------------------------------------------------
