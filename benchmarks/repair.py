@@ -136,7 +136,7 @@ def to_csv(rows):
 
 def draw(rows):
     widths = list(dict.fromkeys(row["width"] for row in rows))
-    figure, axes = figures.panels(2, height=1.9, sharex=True)
+    figure, axes = figures.panels(2, height=1.6, sharex=True)
     for axis, name, words in zip(
         axes.flat,
         ("loss_barrier", "accuracy_middle"),

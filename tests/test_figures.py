@@ -115,7 +115,7 @@ def test_lines_are_the_evaluations(tmp_path, drawn):
             np.testing.assert_array_equal(line.get_ydata(), table[name])
             assert line.get_color() == paths.ALIGNMENTS[alignment][1]
             barrier = (table["loss"] - table["loss"][0]).max()  # of made-up losses that are the same at both ends
-            assert line.get_label() == f"{path}, {words} (barrier {barrier:.2f})"
+            assert line.get_label() == f"{path}, {words} (barrier\u00a0{barrier:.2f})"
     assert not accuracy.collections  # no bars for one pair
 
 
@@ -188,6 +188,62 @@ def test_colours_are_the_same_everywhere():
         for series in paths.named(layout, paths.combined([0, 9], ["first", alignment, "last"])):
             assert figures.line_style(series)["color"] == paths.colour(series.alignment)
     assert len({paths.colour(alignment) for alignment in paths.ALIGNMENTS}) == len(paths.ALIGNMENTS)
+
+
+def test_alignments_are_told_apart_without_colours():
+    symbols = [paths.symbol(alignment) for alignment in paths.ALIGNMENTS]
+    assert len(set(symbols)) == len(symbols)
+    assert paths.symbol("mine") == paths.symbol("mine")
+    assert paths.symbol("mine") not in symbols
+
+
+@pytest.mark.parametrize("turned", [1, -1])
+def test_what_is_far_from_the_curves_leaves_them_room(turned):
+    """Of a panel 1.4 high the curves, and what is near them, have 1; the order of values stays, below and above."""
+    curves, near, far = np.array([84.0, 88]) * turned, np.array([82.0, 88]) * turned, np.array([17.0, 88]) * turned
+    with figures.style():
+        axis = figures.panels(1)[1][0, 0]
+        figures.press_far_values(axis, [curves], [near, far])
+    place = axis.transAxes.inverted().transform(axis.transData.transform([[0, y] for y in sorted([*near, *far])]))
+    heights = place[:, 1]
+    assert (np.diff(heights) >= 0).all()
+    assert heights.min() > 0 and heights.max() < 1
+    of_near = abs(np.subtract(*axis.transAxes.inverted().transform(axis.transData.transform([[0, y] for y in near]))))
+    assert of_near[1] == pytest.approx(
+        1 / 1.16 / (1 + figures.PRESSED), rel=1e-6
+    )  # with a margin of 0.08 on each side
+    (shade,) = axis.patches
+    assert shade.get_label().startswith("grey")
+
+
+def test_what_is_near_the_curves_is_drawn_on_an_even_scale():
+    for others in ([np.array([83.0, 88])], []):
+        axis = figures.panels(1)[1][0, 0]
+        figures.press_far_values(axis, [np.array([84.0, 88])], others)
+        assert axis.get_yscale() == "linear"
+        assert not axis.patches
+    lines = [np.array([17.0, 88]), np.array([84.0, 88])]
+    figures.press_far_values(axis, [], lines)  # without curves, the flattest line is in their place
+    assert axis.get_yscale() == "function"
+
+
+def test_nothing_is_cut_off(tmp_path, drawn):
+    """Neither bars at the ends of paths, nor long names."""
+    layout = write_results(tmp_path, alignments=("null", "w2_pre"))
+    variant = Variant(2, 5, "PolyChain")
+    for pair in ((1, 2), (3, 4)):
+        save_arrays(layout.evaluated("w2_pre", *pair, 250, variant), **np.load(layout.evaluated("null", *pair, 250)))
+        save_arrays(layout.curve_history("w2_pre", *pair, variant), **np.load(layout.curve_history("null", *pair)))
+    flags = ["--num_bends", "5", "--curve", "PolyChain", "--curve_seed", "2", "--alignment", "w2_pre"]
+    draw("viz_curve", tmp_path, *flags)
+    figure = drawn["curve"]
+    for axis in figure.axes:
+        for part in itertools.chain.from_iterable(container.get_children() for container in axis.containers):
+            assert not part.get_clip_on()
+    legend = figure.legends[0].get_window_extent(FigureCanvasAgg(figure).get_renderer())
+    assert legend.x0 >= 0 and legend.x1 <= figure.bbox.width
+    (words,) = (text.get_text() for text in figure.legends[0].get_texts())
+    assert words.startswith("PolyChain curve of 5 bends, aligned by L2 before\n")
 
 
 def test_planes_of_another_curve_than_was_evaluated(tmp_path, capsys):

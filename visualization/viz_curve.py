@@ -65,15 +65,19 @@ def having_spectra(evaluated, pairs):
 
 def along_curve(layout, evaluated, other):
     quantities = results.quantities(layout.robust)
-    figure, axes = figures.panels(len(quantities), height=2.1 if len(quantities) < 3 else 1.7, sharex=True)
+    figure, axes = figures.panels(len(quantities), height=1.7 if len(quantities) < 3 else 1.5, sharex=True)
     for axis, (name, words) in zip(axes.flat, quantities.items(), strict=True):
         for s, tables in evaluated.items():
             style = figures.line_style(s) | {"label": with_barrier(s, tables)}
             figures.draw(axis, tables[0]["t"], [table[name] for table in tables], **style)
         if layout.robust and name.startswith("accuracy"):
             mark_robust(axis, name, evaluated)
-        axis.set(ylabel=label(f"test {words}", layout.robust), xlim=(0, 1))
-    axes[-1, 0].set(xlabel="position $t$ on the path from A to B")
+        axis.set(ylabel=label(f"test {words}", layout.robust), xlim=(-0.02, 1.02))
+        drawn = {s: figures.reach([table[name] for table in tables]) for s, tables in evaluated.items()}
+        curves = [ends for s, ends in drawn.items() if not s.is_line]
+        figures.press_far_values(axis, curves, [ends for s, ends in drawn.items() if s.is_line])
+    axes[-1, 0].set_xticks([0, 0.25, 0.5, 0.75, 1], ["0\nA", "0.25", "0.5", "0.75", "1\nB"])
+    axes[-1, 0].set(xlabel="position $t$ on the path from network A to B")
     return figures.Drawing(figure, layout, "curve", f"along the path{other}", legend_columns=1)
 
 
@@ -81,7 +85,7 @@ def with_barrier(series, tables):
     """A path in words, with the barrier of its loss, the mean over pairs; of robust networks clean and robust."""
     losses = [name for name in results.quantities(series.robust) if results.is_loss(name)]
     barriers = (np.mean([results.summary(table, name)["barrier"] for table in tables]) for name in losses)
-    return f"{series.words} (barrier {', '.join(f'{value:.2f}' for value in barriers)})"
+    return f"{series.words} (barrier\u00a0{', '.join(f'{value:.2f}' for value in barriers)})"
 
 
 def mark_robust(axis, name, evaluated):
@@ -101,7 +105,7 @@ def label(words, robust):
 
 def loss_spectrum(layout, spectra):
     losses = {name: words for name, words in results.quantities(layout.robust).items() if results.is_loss(name)}
-    figure, axes = figures.panels(len(losses), height=2.2, sharex=True)
+    figure, axes = figures.panels(len(losses), height=1.9, sharex=True)
     for axis, (name, words) in zip(axes.flat, losses.items(), strict=True):
         for s, of_pairs in spectra.items():
             amplitudes = [spectrum[name] for spectrum in of_pairs]

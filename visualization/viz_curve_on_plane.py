@@ -13,7 +13,7 @@ from utils.cli import start
 start.quietly()
 
 from utils.cli import flags, process
-from utils.reporting import figures, paths, results
+from utils.reporting import figures, paths, planes, results
 from utils.storage.layout import Layout
 
 
@@ -36,9 +36,9 @@ def main(args):
             curves = paths.combined(args.epochs_of[model], args.alignment, args.variants)
             curves = paths.named(layout, curves, args.curve_seeds)
             of_pairs = {s: results.load_planes_with_curve(s, args.pairs) for s in curves}
-            planes = {s: figures.mean_plane(found) for s, found in of_pairs.items()}
+            of_means = {s: planes.mean_plane(found) for s, found in of_pairs.items()}
             words = ("plane_with_curve", f"the planes of curves{figures.say_images(layout, of_pairs)}")
-            drawn = figures.plane_figures(planes, *words, paint, cmap=args.cmap, legend_columns=4)
+            drawn = planes.plane_figures(of_means, *words, paint, cmap=args.cmap, legend_columns=4)
             files += figures.save(drawn, pairs=args.pairs, command=args.command, name=args.name)
             drawings += drawn
         process.closing_words(files)
@@ -47,8 +47,8 @@ def main(args):
 
 
 def paint(axis, _series, plane):
-    axis.plot(*plane["curve"].T, color="white", label="curve", **figures.OUTLINED)
-    figures.mark(axis, figures.corners_of_curve(plane))
+    axis.plot(*plane["curve"].T, color="white", label="curve", **planes.OUTLINED)
+    planes.mark(axis, planes.corners_of_curve(plane))
 
 
 if __name__ == "__main__":

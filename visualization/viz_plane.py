@@ -13,7 +13,7 @@ from utils.cli import start
 start.quietly()
 
 from utils.cli import flags, process
-from utils.reporting import figures, paths, results
+from utils.reporting import figures, paths, planes, results
 from utils.storage.layout import Layout, tag
 
 
@@ -37,9 +37,9 @@ def main(args):
             for s in paths.named(layout, paths.combined([0], args.alignment)):
                 s = s._replace(words=f"B as it is, and {paths.alignment_words(s.alignment)}")
                 of_pairs[s] = results.load_planes_with_alignment(s, args.pairs)
-            planes = {s: figures.mean_plane(found) for s, found in of_pairs.items()}
+            of_means = {s: planes.mean_plane(found) for s, found in of_pairs.items()}
             words = ("plane_with_alignment", f"what alignment does{figures.say_images(layout, of_pairs)}")
-            drawn = figures.plane_figures(planes, *words, paint, cmap=args.cmap, legend_columns=3)
+            drawn = planes.plane_figures(of_means, *words, paint, cmap=args.cmap, legend_columns=3)
             files += figures.save(drawn, pairs=args.pairs, command=args.command, name=args.name)
             drawings += drawn
         process.closing_words(files)
@@ -52,8 +52,8 @@ def paint(axis, series, plane):
     for end, alignment, stroke in ((b, "null", "--"), (aligned, series.alignment, "-")):
         words = f"line, {paths.alignment_words(alignment)}"
         style = {"color": paths.colour(alignment), "label": words}
-        axis.plot(*zip(a, end, strict=True), stroke, **style, **figures.OUTLINED)
-    figures.mark(axis, {"A": a, "B": b, "aligned B": aligned})
+        axis.plot(*zip(a, end, strict=True), stroke, **style, **planes.OUTLINED)
+    planes.mark(axis, {"A": a, "B": b, "aligned B": aligned})
 
 
 if __name__ == "__main__":

@@ -118,7 +118,7 @@ def draw(table: tables.Table, model: str, layout: Layout) -> figures.Drawing:
     """Barriers and lowest accuracies of a model's paths on a dataset: a row an alignment, a shade a kind of path."""
     rows = [row for row in table.rows if row.model == model and row.series]
     alignments = list(dict.fromkeys(row.series.alignment for row in rows))
-    figure, axes = figures.panels(2, height=0.7 + 0.34 * len(alignments), sharey=True)
+    figure, axes = figures.panels(2, height=0.5 + 0.3 * len(alignments), sharey=True)
     kinds = dict.fromkeys(row.words.partition(",")[0] for row in rows)
     for row in rows:
         kind = row.words.partition(",")[0]

@@ -7,9 +7,10 @@ made without pyplot, which is for windows: it is loaded by `show` alone.
 import contextlib
 import io
 import json
-import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,9 +24,9 @@ except ValueError as error:
     ) from error
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import BoundaryNorm
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
+from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from utils.reporting import paths, results
@@ -69,23 +70,24 @@ class Drawing(NamedTuple):
     legend_columns: int = 2
 
 
-def panels(rows: int, columns: int = 1, height: float = 1.9, **options: object) -> tuple[Figure, np.ndarray]:
-    """A figure of panels (rows, columns), each `height` inches high."""
-    return _subplots(rows, columns, height * rows + 0.5, **options)
+def panels(rows: int, columns: int = 1, height: float = 1.6, **options: object) -> tuple[Figure, np.ndarray]:
+    """A figure of panels (rows, columns), each `height` inches high; when it is saved a legend is added below."""
+    return subplots(rows, columns, height * rows + 0.5, **options)
 
 
-def _subplots(rows: int, columns: int, height: float, **options: object) -> tuple[Figure, np.ndarray]:
+def subplots(rows: int, columns: int, height: float, **options: object) -> tuple[Figure, np.ndarray]:
     """A figure, `height` inches high, and its panels (rows, columns)."""
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
 def line_style(series: paths.Series) -> dict[str, object]:
-    """Colour tells the alignment, dashes the straight line, other strokes other kinds of curves."""
+    """Colour and symbol tell the alignment, dashes the straight line, other strokes other kinds of curves."""
     return {
         "color": paths.colour(series.alignment),
         "linestyle": "--" if series.is_line else ("-", "-.", ":")[series.rank % 3],
-        "marker": "o" if series.is_line else "s",
+        "marker": paths.symbol(series.alignment),
+        "markerfacecolor": "white" if series.is_line else paths.colour(series.alignment),
         "label": series.words,
     }
 
@@ -97,7 +99,77 @@ def draw(axis: Axes, x: np.ndarray, values: Sequence[np.ndarray], **style: objec
         axis.plot(x, values[0], markevery=every, clip_on=False, **style)
     else:
         bars = {"capsize": 1.5, "elinewidth": 0.8, "errorevery": every}
-        axis.errorbar(x, np.mean(values, axis=0), np.std(values, axis=0, ddof=1), markevery=every, **bars, **style)
+        mean, deviation = np.mean(values, axis=0), np.std(values, axis=0, ddof=1)
+        drawn = axis.errorbar(x, mean, deviation, markevery=every, **bars, **style)
+        for part in drawn.get_children():
+            part.set_clip_on(False)
+
+
+def reach(values: Sequence[np.ndarray]) -> np.ndarray:
+    """What `draw` draws of `values` (pairs, n): the mean, or (2, n), where the bars begin and end."""
+    if len(values) == 1:
+        return values[0]
+    mean, deviation = np.mean(values, axis=0), np.std(values, axis=0, ddof=1)
+    return np.stack([mean - deviation, mean + deviation])
+
+
+NEAR = 2.5  # times as high as curves themselves: so far what is around them still is near
+PRESSED = 0.4  # the height of what is far on one side, on a panel on which what is near has height 1
+
+
+def press_far_values(axis: Axes, curves: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> None:
+    """Give values near the learned curves most of a panel's height, and press those far away together, on grey.
+
+    A line that falls by 60 points would leave no room to see which of two curves is the better one. Where all is
+    near, nothing changes.
+
+    curves, others: what is drawn of curves and of other paths, each of any shape. Without any curve, the path that
+    varies least stands for them.
+    """
+    low, high = _range_near(curves, others)
+    everything = np.concatenate([np.ravel(one) for one in (*curves, *others)])
+    least, most = everything.min(), everything.max()
+    if high == low or (least == low and most == high):
+        return
+    margin = 0.08 * (high - low)
+    values, heights = [low - margin, high + margin], [0.0, 1.0]
+    near, far = tuple(values), []
+    if least < low:
+        far.append((least - 0.08 * (low - least), near[0]))
+        values, heights = [far[-1][0], *values], [-PRESSED, *heights]
+    if most > high:
+        far.append((near[1], most + 0.08 * (most - high)))
+        values, heights = [*values, far[-1][1]], [*heights, 1 + PRESSED]
+    scale = partial(np.interp, xp=values, fp=heights)
+    axis.set_yscale("function", functions=(scale, partial(np.interp, xp=heights, fp=values)))
+    axis.set_ylim(values[0], values[-1])
+    ticks = _ticks(*near, 5)
+    for part in far:
+        axis.axhspan(*part, color="#EEEEEE", linewidth=0, zorder=0, label="grey: the scale is pressed together")
+        ticks += [tick for tick in _ticks(*part, 3) if min(abs(scale(tick) - scale(ticks))) > 0.15]
+    axis.set_yticks(sorted(ticks))
+    axis.yaxis.set_major_formatter("{x:g}")
+
+
+def _ticks(low: float, high: float, count: int) -> list[float]:
+    """Round numbers from low to high, about so many."""
+    ticks = MaxNLocator(count, steps=[1, 2, 5, 10]).tick_values(low, high)
+    return [float(tick) for tick in ticks if low <= tick <= high]
+
+
+def _range_near(curves: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> tuple[float, float]:
+    """From where to where the curves are, and those other paths that do not make it much higher."""
+    ranges = sorted(((float(np.min(one)), float(np.max(one))) for one in others), key=lambda ends: ends[1] - ends[0])
+    near = [(float(np.min(one)), float(np.max(one))) for one in curves] or [ranges.pop(0)]
+    low, high = min(start for start, _ in near), max(end for _, end in near)
+    room = NEAR * (high - low)
+    for start, end in ranges:
+        if max(high, end) - min(low, start) <= room:
+            low, high = min(low, start), max(high, end)
+    return low, high
+
+
+OUTLINE = {"markersize": 5, "markeredgecolor": "black", "markeredgewidth": 0.8, "linestyle": "none", "zorder": 4}
 
 
 def draw_places(axis: Axes, x: np.ndarray, values: Sequence[np.ndarray], places: Mapping[str, int]) -> None:
@@ -116,121 +188,6 @@ def draw_layers(axis: Axes, values: Sequence[np.ndarray], **style: object) -> No
     step = next((step for step in (1, 2, 5, 10, 20) if layers / step <= 8), 50)
     ticks = [*range(step, layers - step // 2, step), layers]
     axis.set_xticks(ticks, [*map(str, ticks[:-1]), "logits"])
-
-
-# --- planes ------------------------------------------------------------------------------------------------
-
-PLANE_COLOURS = {"accuracy": "viridis", "loss": "viridis_r"}  # bright is good
-LEVELS = 14
-OUTLINE = {"markersize": 5, "markeredgecolor": "black", "markeredgewidth": 0.8, "linestyle": "none", "zorder": 4}
-OUTLINED = {"path_effects": [withStroke(linewidth=2.8, foreground="black")]}  # a line, on any colour
-PLANE_QUANTITIES = {"accuracy": "test accuracy (%)", "loss": "test loss (cross-entropy)"}
-
-
-def mean_plane(planes: Sequence[results.Arrays]) -> results.Arrays:
-    """Several planes as one: the mean of every array, and `loss_deviation`, `accuracy_deviation` (ddof 1).
-
-    Grid points with the same place among the corners are taken together, so that means of coordinates are theirs.
-    """
-    names = ("x", "y", "corners", *PLANE_QUANTITIES, *(["curve"] if "curve" in planes[0] else []))
-    mean = {name: np.mean([plane[name] for plane in planes], axis=0) for name in names}
-    if len(planes) > 1:
-        for name in PLANE_QUANTITIES:
-            mean[f"{name}_deviation"] = np.std([plane[name] for plane in planes], axis=0, ddof=1)
-    return mean
-
-
-def draw_planes(
-    planes: Mapping[paths.Series, results.Arrays], name: str, *, cmap: str | None = None
-) -> tuple[Figure, list[Axes]]:
-    """Planes under the words of their series, coloured by the array `name` on one scale, all to one measure."""
-    ranges = {axis: [(plane[axis].min(), plane[axis].max()) for plane in planes.values()] for axis in "xy"}
-    x_range = min(low for low, _ in ranges["x"]), max(high for _, high in ranges["x"])
-    heights = [(high - low) / (x_range[1] - x_range[0]) for low, high in ranges["y"]]
-    columns = 1 if max(heights) < 0.7 else min(2, len(planes))  # flat ones lie above each other
-    in_rows = [max(heights[i : i + columns]) for i in range(0, len(heights), columns)]
-    height = sum(in_rows) * (WIDTH - 0.6 * columns) / columns + 0.4 * len(in_rows) + 1.55
-    figure, axes = _subplots(len(in_rows), columns, height, height_ratios=in_rows)
-    for axis in axes.flat[len(planes) :]:
-        axis.remove()
-    axes = list(axes.flat[: len(planes)])
-
-    quantity = name.removesuffix("_deviation")
-    levels = _levels(np.concatenate([plane[name].ravel() for plane in planes.values()]), name)
-    colours = cmap or ("viridis" if quantity != name else PLANE_COLOURS[quantity])
-    norm = BoundaryNorm(levels, 256)
-    for axis, (series, plane), y_range in zip(axes, planes.items(), ranges["y"], strict=True):
-        shade = axis.contourf(plane["x"], plane["y"], plane[name], levels, cmap=colours, norm=norm)
-        axis.contour(plane["x"], plane["y"], plane[name], levels, colors="white", linewidths=0.25)
-        axis.set(title=series.words, aspect="equal", xlim=x_range, ylim=y_range)
-        axis.grid(False)
-        axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        axis.yaxis.set_major_locator(MaxNLocator(3 if columns == 1 else 5, integer=True))
-    for axis in axes[-columns:]:
-        axis.set_xlabel("distance towards B" if columns > 1 else "distance in the direction from A to B (Euclidean)")
-    for axis in axes[::columns]:
-        axis.set_ylabel("orthogonal\ndistance")
-    step = -(-len(levels) // 7)
-    bar = figure.colorbar(shade, ax=axes, location="bottom", aspect=40, pad=0.02, format="%.3g", ticks=levels[::step])
-    deviation = "standard deviation of " if quantity != name else ""
-    bar.set_label(deviation + PLANE_QUANTITIES[quantity])
-    return figure, axes
-
-
-def plane_figures(
-    planes: Mapping[paths.Series, results.Arrays],
-    kind: str,
-    title: str,
-    paint: Callable[[Axes, paths.Series, results.Arrays], None],
-    *,
-    cmap: str | None = None,
-    legend_columns: int = 2,
-) -> list[Drawing]:
-    """Figures of accuracy and loss on planes, and of their deviations if these are means of several pairs.
-
-    paint: draws what lies on a plane.
-    """
-    drawings = []
-    layout = next(iter(planes)).layout
-    arrays = next(iter(planes.values()))
-    deviations = [f"{name}_deviation" for name in PLANE_QUANTITIES if f"{name}_deviation" in arrays]
-    for name in (*PLANE_QUANTITIES, *deviations):
-        figure, axes = draw_planes(planes, name, cmap=cmap)
-        for axis, (series, plane) in zip(axes, planes.items(), strict=True):
-            paint(axis, series, plane)
-        drawings.append(Drawing(figure, layout, f"{kind}_{name}", title, legend_columns))
-    return drawings
-
-
-def _levels(values: np.ndarray, name: str) -> np.ndarray:
-    """Round levels for contours; those of losses are closer where losses are small: there the curves run."""
-    low, high = float(values.min()), float(values.max())
-    if name == "loss" and low > 0 and high / low > 3:
-        powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-        mantissas = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8) if high / low < 100 else (1, 2, 5)
-        round_numbers = np.array([mantissa * 10.0**power for power in powers for mantissa in mantissas])
-        return round_numbers[
-            np.searchsorted(round_numbers, low, "right") - 1 : np.searchsorted(round_numbers, high) + 1
-        ]
-    return MaxNLocator(LEVELS).tick_values(low, high if high > low else low + 1)
-
-
-def corners_of_curve(plane: results.Arrays) -> dict[str, np.ndarray]:
-    """What is marked on the plane of a curve: its ends, and its turning point if the grid reaches as far.
-
-    A Bézier curve goes but half the way to its turning point, and the published grid one and a half times as far as
-    the curve.
-    """
-    corners = dict(zip(("A", "B", "turning point"), plane["corners"], strict=True))
-    if corners["turning point"][1] > plane["y"].max():
-        del corners["turning point"]
-    return corners
-
-
-def mark(axis: Axes, places: Mapping[str, np.ndarray]) -> None:
-    """Points of a plane, by what they are, each with a symbol of its own."""
-    for (words, place), symbol in zip(places.items(), "osD", strict=False):
-        axis.plot(*place, symbol, color="white", label=words, clip_on=False, **OUTLINE)
 
 
 def say_images(layout: Layout, measured: Mapping[paths.Series, Sequence[results.Arrays]]) -> str:
@@ -256,7 +213,7 @@ def save(drawings: Sequence[Drawing], *, pairs: Sequence[paths.Pair], command: s
         layout, title = drawing.layout, f"{drawing.title} ({taken_over})"
         subject = f"{'Robust ' if layout.robust else ''}{layout.model} on {layout.dataset}"
         _add_legend(drawing.figure, drawing.legend_columns)
-        drawing.figure.suptitle(f"{subject}\n{title}")
+        drawing.figure.suptitle("\n".join(_lines(part, figure=drawing.figure) for part in (subject, title)))
         title = f"{subject}: {title}"
         notes = {
             "png": {"Title": title, "Description": command, SHOWN: shown[layout]},
@@ -281,14 +238,33 @@ def _shown(layout: Layout) -> dict[str, str]:
     return {path.relative_to(layout.root).as_posix(): results.shown.pop(path) for path in read}
 
 
+LETTERS = 15  # of a legend or a title, on an inch
+
+
+def _lines(words: str, figure: Figure) -> str:
+    """Words in lines that are no longer than a figure is wide."""
+    return textwrap.fill(words, round(LETTERS * figure.get_figwidth()))
+
+
 def _add_legend(figure: Figure, columns: int) -> None:
-    """Below all panels, each label once."""
+    """Below all panels, each label once, in at most so many columns, and no more than there is room for.
+
+    The figure grows by its height.
+    """
     legend = {}
     for axis in figure.axes:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
-            legend.setdefault(label, handle)
-    options = {"handlelength": 1.8} if columns > 2 else {}
-    figure.legend(legend.values(), legend, loc="outside lower center", ncols=min(columns, len(legend)), **options)
+            legend.setdefault(_lines(label, figure), handle)
+    legend = dict(sorted(legend.items(), key=lambda entry: isinstance(entry[1], Patch)))  # lines first
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    for count in range(min(columns, len(legend)), 0, -1):
+        options = {"handlelength": 1.8} if count > 2 else {}
+        drawn = figure.legend(legend.values(), legend, loc="outside lower center", ncols=count, **options)
+        extent = drawn.get_window_extent(renderer)
+        if count == 1 or extent.width <= figure.bbox.width:
+            figure.set_figheight(figure.get_figheight() + extent.height / figure.dpi)
+            return
+        drawn.remove()
 
 
 def show(drawings: Sequence[Drawing]) -> None:

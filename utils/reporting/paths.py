@@ -24,18 +24,19 @@ from utils.storage.layout import (
     tag,
 )
 
-# Alignments in the order of the paper's table, then others that scripts here make: their name in words and their
-# colour everywhere (Okabe and Ito's colours, which stay apart for colour-blind readers and in grey print).
+# Alignments in the order of the paper's table, then others that scripts here make: their name in words, their colour
+# everywhere (Okabe and Ito's colours, which stay apart for colour-blind readers), and their symbol, for grey print.
 ALIGNMENTS = {
-    "null": ("unaligned", "#D55E00"),
-    "pam_null": ("PAM unaligned", "#E69F00"),
-    "pam_corr": ("PAM aligned", "#009E73"),
-    "corr": ("aligned", "#0072B2"),
-    "w2_post": ("aligned by L2", "#CC79A7"),
-    "w2_pre": ("aligned by L2 before activation", "#56B4E9"),
-    "weight": ("aligned by weights", "#882255"),
+    "null": ("unaligned", "#D55E00", "o"),
+    "pam_null": ("PAM unaligned", "#E69F00", "v"),
+    "pam_corr": ("PAM aligned", "#009E73", "^"),
+    "corr": ("aligned", "#0072B2", "s"),
+    "w2_post": ("aligned by L2", "#CC79A7", "D"),
+    "w2_pre": ("aligned by L2 before activation", "#56B4E9", "d"),
+    "weight": ("aligned by weights", "#882255", "P"),
 }
 OTHER_COLOURS = ("#7A7A7A", "#000000", "#8C564B", "#6A3D9A", "#A6761D")
+OTHER_SYMBOLS = "X*p<>"
 
 Pair = tuple[int, int]  # the seeds of networks A and B
 
@@ -128,7 +129,7 @@ def _curve_words(epochs: int | None, variant: Variant) -> str:
 
 
 def alignment_words(alignment: str) -> str:
-    return ALIGNMENTS.get(tag(alignment), (alignment,))[0]
+    return _look(alignment)[0]
 
 
 def alignment_order(alignment: str) -> tuple[int, str]:
@@ -151,9 +152,19 @@ def _order(route: Route) -> tuple:
 
 def colour(alignment: str) -> str:
     """The alignment's own colour, the same in every figure; the user's own have one by their name."""
+    return _look(alignment)[1]
+
+
+def symbol(alignment: str) -> str:
+    """The alignment's own symbol, as matplotlib names it; the user's own have one by their name."""
+    return _look(alignment)[2]
+
+
+def _look(alignment: str) -> tuple[str, str, str]:
     name = tag(alignment)
-    own = OTHER_COLOURS[zlib.crc32(name.encode()) % len(OTHER_COLOURS)]
-    return ALIGNMENTS.get(name, (name, own))[1]
+    number = zlib.crc32(name.encode())
+    own = OTHER_COLOURS[number % len(OTHER_COLOURS)], OTHER_SYMBOLS[number % len(OTHER_SYMBOLS)]
+    return ALIGNMENTS.get(name, (alignment, *own))
 
 
 # --- what there is, and what is asked for ------------------------------------------------------------------

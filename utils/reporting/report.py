@@ -16,7 +16,8 @@ from PIL import Image
 
 from utils.errors import FileError, UserError
 from utils.reporting import paths, provenance, results, tables
-from utils.reporting.figures import PLANE_QUANTITIES, SHOWN, corners_of_curve, mean_plane
+from utils.reporting.figures import SHOWN
+from utils.reporting.planes import PLANE_QUANTITIES, corners_of_curve, mean_plane
 from utils.storage.files import write_atomically
 from utils.storage.layout import USUAL, Layout, model_folder
 

@@ -59,7 +59,7 @@ def main(args):
 
 def with_ends(tables):
     names = [which for which in WHICH if all(f"{which}_a" in table for of in tables.values() for table in of)]
-    figure, axes = figures.panels(len(names), 2, height=1.9, sharex=True, sharey=True)
+    figure, axes = figures.panels(len(names), 2, height=1.7, sharex=True, sharey=True)
     for s, of_pairs in tables.items():
         for row, which in zip(axes, names, strict=True):
             for axis, end in zip(row, "ab", strict=True):

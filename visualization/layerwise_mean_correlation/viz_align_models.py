@@ -49,7 +49,7 @@ def main(args):
 
 
 def layerwise(before, after):
-    figure, axes = figures.panels(1, height=2.4)
+    figure, axes = figures.panels(1, height=2.1)
     axis = axes[0, 0]
     for alignment, stroke, values in (("null", "--", before), *((name, "-", v) for name, v in after.items())):
         style = {"color": paths.colour(alignment), "label": paths.alignment_words(alignment)}
