@@ -78,7 +78,7 @@ def main(args):
         start = load_permutations(stand_in(layout.match(args.init, *seeds)), spec, networks)
 
     how = {"batch_size": args.batch_size, "method": args.method, "attack": args.attack, "seed": args.seed}
-    permutations, before, after = align_on(*networks, spec, data, **how, start=start)
+    permutations, before, after, taken = align_on(*networks, spec, data, **how, start=start)
     measured = {layout.correlation(args.align_name, "unaligned", *seeds): before}
     measured |= {layout.correlation(args.align_name, "aligned", *seeds): after}
     if args.method.startswith("w2_"):
@@ -92,7 +92,7 @@ def main(args):
     save_match(path, rows, made_for, args.overwrite, replaces=list(measured), settings=settings)
     made_of = sources.digests(sources.behind(layout, seeds, args.epochs, args.align_name))
     for file, values in measured.items():
-        save_array(file, values, {"networks": made_for, "settings": settings | {"sources": made_of}})
+        save_array(file, values, {"networks": made_for, "settings": settings | {"sources": made_of, "taken": taken}})
     print("Mean correlation of matched channels on the test set:")
     process.print_table(row_labels(spec), {"unaligned": before, "aligned": after})
     follows = {"epochs_model": args.epochs, "alignment": args.align_name}

@@ -22,6 +22,7 @@ import torch
 
 from benchmarks.compared import Conventional, Ours, Work, alignments, sizes
 from utils.storage.files import write_atomically
+from utils.usage import usage
 
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "bench"
 MEMORY_IMAGES = (1_000, 10_000, 50_000)
@@ -71,16 +72,9 @@ def peak_memory(which: str, images: int) -> float:
 def measure_memory(which: str, images: int) -> float:
     work = alignments(images)[which]
     alignments(128)[which]()  # so that what the libraries load at first use does not count
-    Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten (Linux)
-    before = _memory("VmRSS")
-    work()
-    return _memory("VmHWM") - before
-
-
-def _memory(name: str) -> float:
-    """This process' resident memory in MB: VmRSS now, VmHWM at its peak."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(name)) / 1024
+    with usage() as taken:
+        work()
+    return taken["memory"]
 
 
 def machine() -> dict[str, object]:

@@ -1,5 +1,7 @@
 """Evaluate the plane through A, B and aligned B, where one sees what alignment does: loss and accuracy on a grid.
 
+With --seed_c the plane is that of any three networks: A, and B and C as their matches with A permute them.
+
 python evaluation/eval_plane_with_alignment.py --dataset CIFAR100 --alignment corr --epochs_model 250
 """
 
@@ -32,6 +34,8 @@ GRID = ((-0.05, 1.05), (-0.05, 1.05))
 def parse_args(argv=None):
     parser = flags.stage_parser(__doc__, batch_size=512)
     flags.add_pair_flags(parser)
+    seed_c_help = "the plane of three networks: B and this one, both aligned to A, instead of B and aligned B"
+    parser.add_argument("--seed_c", type=types.seed, help=seed_c_help)
     flags.add_alignment_flag(parser)
     places.add_flags(parser, "evaluation/eval_plane_with_alignment.py")
     aliases.add_to_plane_with_alignment(parser)
@@ -41,24 +45,31 @@ def parse_args(argv=None):
     )
     parser.set_defaults(alignment="corr")
     args = flags.parse(parser, argv)
-    if tag(args.alignment) == "null":
+    if args.seed_c in (args.seed_a, args.seed_b):
+        parser.error(f"--seed_c {args.seed_c}: it is one of the pair, and a plane needs three networks")
+    if args.seed_c is None and tag(args.alignment) == "null":
         parser.error("--alignment names no match: without one B and aligned B are the same, and there is no plane")
     return args
 
 
 def main(args):
     layout = Layout(args.root, args.model, args.dataset, args.robust, args.replaced)
-    seeds = (args.seed_a, args.seed_b)
+    seeds = (args.seed_a, args.seed_b) + (() if args.seed_c is None else (args.seed_c,))
     path = layout.plane_with_alignment(args.alignment, *seeds)
-    expect_pair(layout, seeds, args.epochs_model, args.alignment)
+    for other in seeds[1:]:
+        expect_pair(layout, (args.seed_a, other), args.epochs_model, args.alignment)
     if args.overwrite or not path.exists():
         expect_writable(path.parent)
     data = load_data(args.dataset, **flags.of_images(vars(args)))
-    a, aligned = load_pair(layout, data, seeds, args.epochs_model, alignment=args.alignment)
-    b = load_endpoint(layout, data, args.seed_b, args.epochs_model)
-    # B as it is spans the plane with A and aligned B: it is the last control point, and aligned B the middle one
-    corners = Curve.between(new_network(layout, data), a.state_dict(), b.state_dict())
-    corners.set_point(1, aligned.state_dict())
+    a, aligned = load_pair(layout, data, seeds[:2], args.epochs_model, alignment=args.alignment)
+    if args.seed_c is None:
+        second, third = load_endpoint(layout, data, args.seed_b, args.epochs_model), aligned
+    else:
+        with_c = (args.seed_a, args.seed_c)
+        second, third = aligned, load_pair(layout, data, with_c, args.epochs_model, alignment=args.alignment)[1]
+    # Of the three points that span a plane, the third is the middle control point.
+    corners = Curve.between(new_network(layout, data), a.state_dict(), second.state_dict())
+    corners.set_point(1, third.state_dict())
     corners.to(args.device, memory_format=memory_format(args.device))
     coordinates, *_ = plane_of(corners)
     check_input(corners.base, data.for_batch_norm(args.bn_images), args.batch_size)
@@ -71,9 +82,9 @@ def main(args):
     if not table.finished:
         images = data.for_batch_norm(args.bn_images)
         how = {"batch_size": args.batch_size, "precision": args.precision}
-        spanning = (corners.place_vector(corners.row(i)) for i in (0, 2, 1))  # A, B, aligned B
+        spanning = (corners.place_vector(corners.row(i)) for i in (0, 2, 1))
         repair = repairing(spanning, images, **how) if args.repair else None
-        along = coordinates[2, 0] / coordinates[1, 0]  # how far towards B aligned B is
+        along = coordinates[2, 0] / coordinates[1, 0]  # how far towards B the third corner is
 
         def measured(model, x, y):
             if repair:
@@ -84,7 +95,9 @@ def main(args):
         for row in evaluate_plane(corners, GRID, args.num_points, measured, done=len(table)):
             table.add(**row)
         table.finish(corners=coordinates)
-    next_command = commands.command("visualization/viz_plane.py", vars(args), "seed_a", "seed_b", "alignment")
+    third = {} if args.seed_c is None else {"seed_c": args.seed_c}
+    names = ("seed_a", "seed_b", "alignment")
+    next_command = commands.command("visualization/viz_plane.py", vars(args), *names, **third)
     process.closing_words([path], next_command)
 
 

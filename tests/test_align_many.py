@@ -169,10 +169,35 @@ def test_stage(small, workspace, capsys):
     assert equal(compose(spec, matches[2, 3], matches[1, 2]), matches[1, 3])
     back = permute(loaded[3].state_dict(), spec, matches[1, 3])
     assert all(torch.equal(back[name], value) for name, value in state.items())
+    planes_of_three(small, layout, spec, loaded, matches, capsys)
     code, line = fails(capsys, "alignment/align_many.py", *flags, "--align_name", "universe_weight")
     assert code == 2 and "a match of another kind than universe_corr" in line
     code, line = fails(capsys, "alignment/align_models.py", *flags, "--align_name", "universe_corr")
     assert code == 2 and "a match of another kind than corr" in line
+
+
+def planes_of_three(small, layout, spec, networks, matches, capsys):
+    """Corners are A, and B and C permuted to match it; 3 matches 1, so that it spans no plane with it and 2."""
+    plane = [*small, "--epochs_model", 3, "--num_points", 2]
+    of_three = [*plane, "--seed_c", 3, "--alignment", "universe_weight"]
+    code, line = fails(capsys, "evaluation/eval_plane_with_alignment.py", *of_three)
+    assert code == 1 and "spans no plane" in line
+    of_three = [*plane, "--seed_a", 2, "--seed_b", 3, "--seed_c", 1]
+    code, line = fails(capsys, "evaluation/eval_plane_with_alignment.py", *of_three, "--alignment", "universe_weight")
+    assert code == 1 and "seeds_02_01.npy does not exist" in line
+    run("evaluation/eval_plane_with_alignment.py", *plane, "--seed_c", 3, "--alignment", "")
+    states = [networks[seed].state_dict() for seed in (1, 2, 3)]
+    flat = [torch.cat([state[name].flatten() for name in of_weights(networks[1])]).double() for state in states]
+    corners = np.load(layout.plane_with_alignment("", 1, 2, 3))["corners"]
+    for i, j in ((0, 1), (1, 2), (0, 2)):
+        assert np.linalg.norm(corners[i] - corners[j]) == pytest.approx((flat[i] - flat[j]).norm().item(), rel=1e-5)
+    draw = ["--dataset", "bars", "--root", layout.root, "--seed_a", 1, "--seed_b", 2, "--alignment", ""]
+    run("visualization/viz_plane.py", *draw, "--seed_c", 3)
+    assert (layout.root / "figures/plane_of_three_accuracy_bars_TinyTen.png").is_file()
+    code, line = fails(capsys, "visualization/viz_plane.py", *draw, "--seed_c", 3, 4)
+    assert code == 2 and "2 networks for 1 pairs" in line
+    code, line = fails(capsys, "evaluation/eval_plane_with_alignment.py", *plane, "--seed_c", 2)
+    assert code == 2 and "a plane needs three networks" in line
 
 
 def test_one_match_for_several_starts():

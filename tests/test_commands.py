@@ -48,8 +48,9 @@ def named(layout):
                 yield layout.correlation(alignment, which, a, b), name("correlation", (a, b), alignment)
                 yield layout.distance(alignment, which, a, b), name("correlation", (a, b), alignment)
         if not layout.robust:
-            path = layout.plane_with_alignment(alignment, a, b)
-            yield from ((p, name("plane_with_alignment", (a, b), tag(alignment))) for p in (path, partial(path)))
+            for seeds in ((a, b), (a, b, 19)):
+                path = layout.plane_with_alignment(alignment, *seeds)
+                yield from ((p, name("plane_with_alignment", seeds, tag(alignment))) for p in (path, partial(path)))
         for variant, epoch in itertools.product(VARIANTS, (0, *EPOCHS)):
             yield from of_path(layout, name, alignment, (a, b), epoch, variant)
 
@@ -123,7 +124,7 @@ def written_by(script, args):
     if script.startswith("alignment/align_models") or script == "alignment/align_googlenet.py":
         return layout.match(args.align_name, *pair)
     if script == "evaluation/eval_plane_with_alignment.py":
-        return layout.plane_with_alignment(args.alignment, *pair)
+        return layout.plane_with_alignment(args.alignment, *pair, args.seed_c)
     variant = Variant(args.seed, args.num_bends, args.curve)
     assert script != "training/train_curve_pam.py" or variant == Variant(args.seed)
     if script == "training/train_curve_pam.py":
@@ -158,7 +159,7 @@ def test_commands_make_what_is_missing(script, variant, tmp_path):
         missing += [layout.plane_with_curve(alignment, a, b, 250, variant), layout.evaluated(alignment, a, b, 0)]
         missing.append(layout.along_curve(alignment, a, b, 250, 0.25, variant))
         if alignment:
-            missing.append(layout.plane_with_alignment(alignment, a, b))
+            missing += [layout.plane_with_alignment(alignment, a, b, *c) for c in ((), (19,))]
         if alignment and not alignment.startswith("pam_"):
             missing.append(layout.match(alignment, a, b))
     for path in missing:

@@ -64,6 +64,18 @@ def test_what_was_not_measured_is_a_gap(layout, tmp_path):
     assert "repaired" not in (tmp_path / "figures/comparison_CIFAR10_TinyTen.md").read_text()
 
 
+def test_what_alignment_took(layout, tmp_path):
+    """The mean over the pairs whose matches tell it."""
+    for pair, seconds in (((1, 2), 3.0), ((3, 4), 5.0)):
+        path = layout.correlation("corr", "aligned", *pair)
+        save_array(path, np.load(path), {"settings": {"taken": {"seconds": seconds, "memory": 70.0}}})
+    rows = compare(tmp_path)
+    assert float(rows["line, aligned", "seconds", ""]["mean"]) == 4
+    assert float(rows["line, aligned", "memory", ""]["mean"]) == 70
+    assert ("line, unaligned", "seconds", "") not in rows
+    assert ("curve, aligned", "seconds", "") not in rows
+
+
 def test_a_match_without_its_line_is_named(layout, tmp_path, capsys):
     save_array(layout.match("w2_post", 1, 2), np.zeros((2, 2)))
     compare(tmp_path)

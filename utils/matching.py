@@ -21,6 +21,7 @@ from utils.permutations import PermutationSpec, axis_index, identity
 from utils.progress import track
 from utils.symmetries import Group
 from utils.symmetries.spec import groups_in
+from utils.usage import usage
 from utils.weight_matching import match_weights
 
 
@@ -87,6 +88,18 @@ def align(
     return METHODS[method](Given(network_a, network_b, spec, batches, seed, start))
 
 
+class Aligned(NamedTuple):
+    """What `align_on` finds: permutations, and what they are worth and took.
+
+    before, after: the mean correlation of matched channels of each row, the logits last, (rows + 1,).
+    """
+
+    permutations: list[np.ndarray]
+    before: np.ndarray
+    after: np.ndarray
+    taken: dict[str, float]  # as `utils.usage.usage` has it
+
+
 def align_on(
     network_a: nn.Module,
     network_b: nn.Module,
@@ -97,13 +110,10 @@ def align_on(
     method: str,
     attack: Attack | None = None,
     **how: object,
-) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
+) -> Aligned:
     """`align` on the alignment images of `data`, and what comes of it on its test images.
 
     attack: how alignment images are attacked before the networks see them, if they are. how: what else `align` takes.
-
-    Returns the permutations, and the mean correlation of matched channels of each row, the logits last (rows + 1,),
-    before and after.
     """
 
     def batches(images: Images, purpose: str) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -112,10 +122,11 @@ def align_on(
     compared: Iterable[Batch] = batches(data.alignment, "comparing activations")
     if attack is not None:
         compared = _attacked(compared, (network_a, network_b), data.alignment, attack)
-    permutations = align(network_a, network_b, spec, compared, method=method, **how)
+    with usage(data.test.device) as taken:
+        permutations = align(network_a, network_b, spec, compared, method=method, **how)
     on_test = cross_correlations(network_a, network_b, spec, batches(data.test, "measuring on test images"))
-    before = mean_correlations(spec, on_test, identity(spec))
-    return permutations, before, mean_correlations(spec, on_test, permutations)
+    before, after = (mean_correlations(spec, on_test, order) for order in (identity(spec), permutations))
+    return Aligned(permutations, before, after, taken)
 
 
 ATTACK_SEED = 0  # of the random starts, which are the same for both networks

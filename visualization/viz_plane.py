@@ -1,5 +1,7 @@
 """Draw the plane through A, B and aligned B: test accuracy and loss, and the straight paths from A to both.
 
+With --seed_c, the plane through three networks, of which B and C are aligned to A.
+
 python visualization/viz_plane.py --dataset CIFAR100 --seed_a 1 3 5 --seed_b 2 4 6
 """
 
@@ -12,7 +14,7 @@ from utils.cli import start
 
 start.quietly()
 
-from utils.cli import flags, process
+from utils.cli import flags, process, types
 from utils.reporting import figures, paths, planes, results
 from utils.storage.layout import Layout, tag
 
@@ -21,9 +23,16 @@ def parse_args(argv=None):
     parser = flags.results_parser(__doc__)
     flags.add_figure_flags(parser)
     flags.add_plane_flags(parser)
+    seed_c_help = "third networks, one a pair: the planes of three networks, instead of those with aligned B"
+    parser.add_argument("--seed_c", nargs="+", type=types.seed, help=seed_c_help)
     parser.set_defaults(alignment=["corr"])
     args = flags.parse_results(parser, argv, script=__file__, of_curves=False)
-    if "null" in map(tag, args.alignment):
+    args.networks = args.pairs
+    if args.seed_c is not None:
+        if len(args.seed_c) != len(args.pairs):
+            parser.error(f"--seed_c names {len(args.seed_c)} networks for {len(args.pairs)} pairs; give one a pair")
+        args.networks = [(*pair, c) for pair, c in zip(args.pairs, args.seed_c, strict=True)]
+    elif "null" in map(tag, args.alignment):
         parser.error("--alignment names no match: without one B and aligned B are the same, and there is no plane")
     return args
 
@@ -35,12 +44,17 @@ def main(args):
             layout = Layout(args.root, model, args.dataset, replaced=args.replaced)
             of_pairs = {}
             for s in paths.named(layout, paths.combined([0], args.alignment)):
-                s = s._replace(words=f"B as it is, and {paths.alignment_words(s.alignment)}")
-                of_pairs[s] = results.load_planes_with_alignment(s, args.pairs)
+                words = paths.alignment_words(s.alignment)
+                s = s._replace(words=words if args.seed_c else f"B as it is, and {words}")
+                of_pairs[s] = results.load_planes_with_alignment(s, args.networks)
             of_means = {s: planes.mean_plane(found) for s, found in of_pairs.items()}
-            words = ("plane_with_alignment", f"what alignment does{figures.say_images(layout, of_pairs)}")
-            drawn = planes.plane_figures(of_means, *words, paint, cmap=args.cmap, legend_columns=3)
-            files += figures.save(drawn, pairs=args.pairs, command=args.command, name=args.name)
+            kind, title = "plane_with_alignment", "what alignment does"
+            if args.seed_c:
+                kind, title = "plane_of_three", "three networks"
+            title += figures.say_images(layout, of_pairs)
+            how = {"cmap": args.cmap, "legend_columns": 3}
+            drawn = planes.plane_figures(of_means, kind, title, paint_three if args.seed_c else paint, **how)
+            files += figures.save(drawn, pairs=args.networks, command=args.command, name=args.name)
             drawings += drawn
         process.closing_words(files)
         if args.show:
@@ -54,6 +68,14 @@ def paint(axis, series, plane):
         style = {"color": paths.colour(alignment), "label": words}
         axis.plot(*zip(a, end, strict=True), stroke, **style, **planes.OUTLINED)
     planes.mark(axis, {"A": a, "B": b, "aligned B": aligned})
+
+
+def paint_three(axis, series, plane):
+    places = dict(zip("ABC", plane["corners"], strict=True))
+    ring = [*places.values(), places["A"]]
+    style = {"color": paths.colour(series.alignment), "label": f"lines, {paths.alignment_words(series.alignment)}"}
+    axis.plot(*zip(*ring, strict=True), **style, **planes.OUTLINED)
+    planes.mark(axis, places)
 
 
 if __name__ == "__main__":

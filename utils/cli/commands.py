@@ -305,7 +305,7 @@ def _maker(name: Name, flags: Mapping[str, object]) -> str | None:
     if name.kind in ("endpoint", "model_history"):
         epochs = name.epoch or flags.get("epochs_model") or flags.get("epochs")
         return command("training/train_model.py", flags, **where, seed=name.seeds[0], epochs=epochs)
-    where |= dict(zip(("seed_a", "seed_b"), name.seeds, strict=True))
+    where |= dict(zip(("seed_a", "seed_b", "seed_c"), name.seeds, strict=False))
     epochs_model = _epochs_model(name, flags)
     if name.kind in ("match", "correlation") and not name.alignment.startswith("pam_"):
         if name.alignment not in MATCHERS:

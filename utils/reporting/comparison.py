@@ -18,6 +18,8 @@ SHOWN = {
     "loss_interpolated": ("barrier",),
     "loss_repaired": ("barrier",),
 }
+# What finding a match took
+COSTS = {"seconds": "seconds to align", "memory": "memory to align (MB)"}
 
 
 def build(root: Path, selection: paths.Selection) -> tables.Table:
@@ -30,6 +32,7 @@ def build(root: Path, selection: paths.Selection) -> tables.Table:
     for dataset in dict.fromkeys(column.dataset for column in table.columns):
         distance = tables.Column(dataset, "distance", "L2 distance of the networks", "")
         correlation = tables.Column(dataset, "correlation", "correlation of matched channels", "")
+        costs = {name: tables.Column(dataset, name, words, "") for name, words in COSTS.items()}
         for row in (row for row in table.rows if row.series and row.series.is_line):
             series = row.series._replace(layout=Layout(root, row.model, dataset))
             route = (series.epochs, series.alignment, series.variant)
@@ -37,14 +40,17 @@ def build(root: Path, selection: paths.Selection) -> tables.Table:
             pairs = [one.pair for one in here if selection.route(one) == route]
             _add(row, distance, [_distance(series, pair) for pair in pairs])
             _add(row, correlation, [_correlation(series, pair) for pair in pairs])
-        table.columns += [distance, correlation]
+            for name, column in costs.items():
+                _add(row, column, [_taken(series, pair).get(name) for pair in pairs])
+        table.columns += [distance, correlation, *costs.values()]
         for model in dict.fromkeys(row.model for row in table.rows):
             table.missing += _lines_to_come(Layout(root, model, dataset), selection, found)
     table.columns = [column for column in table.columns if any(column in row.cells for row in table.rows)]
     if table.rows:
         table.notes.append(
-            "The distance is that of all parameters; the correlation is the mean over layers and channels, on test "
-            "images. With interpolated statistics, batch norm's are the means of the ends' own, weighted by t."
+            "The distance is that of all parameters, which weight matching makes least; the correlation, which corr "
+            "makes greatest on its images, is the mean over layers and channels, on test images. With interpolated "
+            "statistics, batch norm's are the means of the ends' own, weighted by t."
         )
     return table
 
@@ -82,6 +88,13 @@ def _correlation(series: paths.Series, pair: paths.Pair) -> float | None:
         except UserError:
             continue  # PAM's matches have none
     return None
+
+
+def _taken(series: paths.Series, pair: paths.Pair) -> dict[str, float]:
+    """What finding the match took, if it was found by a stage that tells."""
+    path = series.layout.correlation(series.alignment, "aligned", *pair)
+    taken = results.noted_settings(path).get("taken") if path.exists() else None
+    return taken if isinstance(taken, dict) else {}
 
 
 def _lines_to_come(layout: Layout, selection: paths.Selection, found: Sequence[paths.Found]) -> list[FileError]:

@@ -206,7 +206,7 @@ def save(drawings: Sequence[Drawing], *, pairs: Sequence[paths.Pair], command: s
 
     name: a word for the files' names, to keep them beside others.
     """
-    taken_over = f"mean of {len(pairs)} pairs" if len(pairs) > 1 else "networks {} and {}".format(*pairs[0])
+    taken_over = f"mean of {len(pairs)} pairs" if len(pairs) > 1 else _in_words(pairs[0])
     files = []
     shown = {layout: json.dumps(_shown(layout)) for layout in {drawing.layout for drawing in drawings}}
     for drawing in drawings:
@@ -226,6 +226,11 @@ def save(drawings: Sequence[Drawing], *, pairs: Sequence[paths.Pair], command: s
             drawing.figure.savefig(buffer, format=suffix, dpi=300, metadata=note)
             write_atomically(files[-1], lambda stream, buffer=buffer: stream.write(buffer.getbuffer()))
     return files
+
+
+def _in_words(networks: Sequence[int]) -> str:
+    *first, last = networks
+    return f"networks {', '.join(map(str, first))} and {last}"
 
 
 SHOWN = "Results"  # under which a PNG tells which results it shows, and digests of what was in them

@@ -53,11 +53,10 @@ def steps(layout: Layout, path: Path) -> list[Step]:
     if isinstance(epochs, int):
         files = sources.behind(layout, name.seeds, epochs, name.alignment, name.epoch or 0, name.variant)
         is_of_pam = name.alignment.startswith("pam_")
-        found += [_trained(files[end], "train_model.py", {"epochs": epochs}) for end in "ab"]
+        found += [_trained(files[end], "train_model.py", {"epochs": epochs}) for end in "abc" if end in files]
         if is_of_pam:
             files["match"] = stand_in(layout.match(name.alignment.removeprefix("pam_"), *name.seeds))
-        if "match" in files:
-            found.append(_matched(files["match"]))
+        found += [_matched(files[match]) for match in ("match", "match_c") if match in files]
         if "curve" in files:
             script, length = ("train_curve_pam.py", "inner_iters_phi") if is_of_pam else ("train_curve.py", "epochs")
             found.append(_trained(files["curve"], script, {length: name.epoch}))
@@ -81,7 +80,8 @@ def _step(script: str, of: Mapping[str, object], settings: Mapping[str, object])
 
 
 def _of_path(name: Name, layout: Layout) -> dict[str, object]:
-    pair = {"model": layout.model, "dataset": layout.dataset, "seed_a": name.seeds[0], "seed_b": name.seeds[1]}
+    seeds = zip(("seed_a", "seed_b", "seed_c"), name.seeds, strict=False)
+    pair = {"model": layout.model, "dataset": layout.dataset, **dict(seeds)}
     pair["alignment"] = "" if name.alignment == "null" else name.alignment
     return pair if name.epoch is None else pair | {"epochs_curve": name.epoch, **name.variant.differing}
 

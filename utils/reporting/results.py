@@ -130,11 +130,14 @@ def _of_another_curve(plane: Path, evaluation: Path) -> FileError:
     return FileError(plane, "is of another curve than was evaluated", "replace")
 
 
-def load_planes_with_alignment(series: Series, pairs: Sequence[Pair]) -> list[Arrays]:
-    """The plane of A, B and aligned B for every pair: arrays x, y, loss, accuracy (rows, columns), corners (3, 2)."""
+def load_planes_with_alignment(series: Series, seeds: Sequence[tuple[int, ...]]) -> list[Arrays]:
+    """The plane of A, B and aligned B for every pair: arrays x, y, loss, accuracy (rows, columns), corners (3, 2).
+
+    seeds: of pairs, or of A, B and C, for the planes of three networks.
+    """
     planes = []
-    for pair in pairs:
-        planes.append(_load_plane(series.layout, series.layout.plane_with_alignment(series.alignment, *pair), planes))
+    for of in seeds:
+        planes.append(_load_plane(series.layout, series.layout.plane_with_alignment(series.alignment, *of), planes))
     return planes
 
 

@@ -175,8 +175,10 @@ class Layout:
         name = _path_name(alignment, seed_a, seed_b, variant)
         return self.folder("planes_with_curve") / f"plane_{name}-{epoch}.npz"
 
-    def plane_with_alignment(self, alignment: str, seed_a: int, seed_b: int) -> Path:
-        return self.folder("planes_with_alignment") / f"plane_{_path_name(alignment, seed_a, seed_b)}.npz"
+    def plane_with_alignment(self, alignment: str, seed_a: int, seed_b: int, seed_c: int | None = None) -> Path:
+        """Of A, B and aligned B; or of three networks, of which B and C are aligned to A."""
+        third = "" if seed_c is None else f"_{seed_c:02d}"
+        return self.folder("planes_with_alignment") / f"plane_{_path_name(alignment, seed_a, seed_b)}{third}.npz"
 
 
 def _path_name(alignment: str, seed_a: int, seed_b: int, variant: Variant = USUAL) -> str:
@@ -223,7 +225,7 @@ class Name(NamedTuple):
     model: str
     dataset: str
     robust: bool
-    seeds: tuple[int, ...]  # of the network, or of A and B
+    seeds: tuple[int, ...]  # of the network, of A and B, or of three
     alignment: str | None = None  # a path's tag, or a match's name
     epoch: int | None = None
     t: float | None = None
@@ -243,7 +245,7 @@ _NAMES = {
     "ensemble": rf"ensemble_align_(?P<alignment>.+)_{_CURVE}-(?P<epoch>\d+)_of_\d+(\.partial)?\.npz",
     "curve_history": rf"curve_align_(?P<alignment>.+)_{_CURVE}(_(perm|phi)\d+)?\.npz",
     "plane_with_curve": rf"plane_align_(?P<alignment>.+)_{_CURVE}-(?P<epoch>\d+)(\.partial)?\.npz",
-    "plane_with_alignment": rf"plane_align_(?P<alignment>.+)_{_PAIR}(\.partial)?\.npz",
+    "plane_with_alignment": rf"plane_align_(?P<alignment>.+?)_{_PAIR}(_(?P<c>\d+))?(\.partial)?\.npz",
 }
 
 
@@ -261,7 +263,7 @@ def read_name(path: Path) -> Name | None:
                 model_of(model),
                 dataset,
                 robust=any(part.startswith("adversarial_") for part in path.parts[-4:-3]),
-                seeds=tuple(int(found[end]) for end in "ab" if found.get(end)),
+                seeds=tuple(int(found[end]) for end in "abc" if found.get(end)),
                 alignment=None if found.get("alignment") is None else tag(found["alignment"]),
                 epoch=None if epoch is None else int(epoch),
                 t=None if t is None else float(t),

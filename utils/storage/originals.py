@@ -53,7 +53,7 @@ def _patterns(path: Path, name: Name) -> Iterator[str]:
         yield from (re.sub(rf"\\-{name.epoch}(?=$|_)", longer, one) + re.escape(suffix) for one in stems)
     if name.kind in ("plane_with_curve", "plane_with_alignment", "along_curve"):
         alignment = "pam_(null)?" if name.alignment == "pam_null" else re.escape(name.alignment)
-        seeds = "seeds_{:02d}_{:02d}".format(*name.seeds)
+        seeds = "_".join(["seeds", *(f"{seed:02d}" for seed in name.seeds)])
         epoch = r"(-\d+)?" if name.epoch is None else rf"-{name.epoch}.*"
         yield rf"(.*_)?(?<!pam_){alignment}_{seeds}{epoch}\.npy"
 

@@ -21,23 +21,29 @@ from utils.storage.originals import stand_in
 WORDS = {
     "a": "other networks",
     "b": "other networks",
+    "c": "other networks",
     "match": "another match",
+    "match_c": "another match",
     "curve": "another curve",
 }
 
 
 def behind(
     layout: Layout,
-    seeds: tuple[int, int],
+    seeds: tuple[int, ...],
     epochs_model: int,
     alignment: str = "",
     epochs_curve: int = 0,
     variant: Variant = USUAL,
 ) -> dict[str, Path]:
-    """The files that a path between two networks is of, by name: a, b, and match and curve if it has them."""
-    files = {end: layout.endpoint(seed, epochs_model) for end, seed in zip("ab", seeds, strict=True)}
+    """The files that a path between two networks is of, by name: a, b, and match and curve if it has them.
+
+    The plane of three networks has c and match_c, of C to A, besides.
+    """
+    files = {end: layout.endpoint(seed, epochs_model) for end, seed in zip("abc", seeds, strict=False)}
     if tag(alignment) != "null":
-        files["match"] = stand_in(layout.match(tag(alignment), *seeds, variant))
+        for name, seed in zip(("match", "match_c"), seeds[1:], strict=False):
+            files[name] = stand_in(layout.match(tag(alignment), seeds[0], seed, variant))
     if epochs_curve:
         files["curve"] = stand_in(layout.curve(alignment, *seeds, epochs_curve, variant))
     return files
