@@ -44,7 +44,7 @@ def searched(spec, a, b, start, seed=0):
         for name in weight_matching.counted(a, spec)
         for cell in weight_matching._cells(a[name], b[name], spec, spec.axes[name])
     ]
-    return weight_matching._search(cells, spec, start, np.random.default_rng(seed))
+    return weight_matching._last(weight_matching._search(cells, spec, start, np.random.default_rng(seed)))
 
 
 @pytest.mark.parametrize("name", networks.NETWORKS)
@@ -129,6 +129,27 @@ def test_no_turn_makes_it_worse(name, monkeypatch):
     assert after > before
     again = searched(spec, a, b, found)
     assert weight_similarity(a, b, spec, again) == pytest.approx(after, rel=1e-6)  # a fixed point
+
+
+@pytest.mark.parametrize("name", ["TinyTen", "attention_packed", "shuffled", "lstm"])
+def test_scores_are_kept_up_to_date(name, monkeypatch):
+    """Whatever was permuted, known scores are those of the weights as they stand."""
+    spec, a, b = spec_and_states(name)
+    best_move, kept = weight_matching._best_move, []
+
+    def watched(cells, spec, turn, generator, known):
+        if len(turn) == 1:
+            anew = weight_matching._scores(cells, turn[0])
+            scale = float(anew.abs().max())
+            torch.testing.assert_close(known[turn[0]] / scale, anew / scale, rtol=0, atol=1e-5)
+            kept.append(not torch.equal(known[turn[0]], anew))
+        return best_move(cells, spec, turn, generator, known)
+
+    monkeypatch.setattr(weight_matching, "_best_move", watched)
+    for seed in range(4):
+        searched(spec, a, b, spec.random(seed), seed)
+    assert len(kept) > len(spec.groups)
+    assert any(kept) or max(group.size for group in spec.groups) <= 4  # of few units, more than half move
 
 
 def plain_matching(spec, a, b, seed):

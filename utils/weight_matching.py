@@ -8,6 +8,7 @@ A weight is looked at by cells: views that have a dimension for each factor of t
 group that moves them.
 """
 
+import collections
 import itertools
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -71,9 +72,11 @@ def match_weights(
     def similarity(permutations: Sequence[np.ndarray]) -> float:
         return weight_similarity(weights_a, weights_b, spec, permutations)
 
+    searches = [_search(cells, spec, first, generator) for first in starts]
     if orders < ORDERS:
-        starts = [max((_search(cells, spec, first, generator, sweeps=1) for first in starts), key=similarity)]
-    return max((_search(cells, spec, first, generator) for first in starts), key=similarity)
+        first, best = max(((next(search), search) for search in searches), key=lambda begun: similarity(begun[0]))
+        searches = [itertools.chain([first], best)]
+    return max(map(_last, searches), key=similarity)
 
 
 def weight_similarity(
@@ -109,6 +112,9 @@ def _product(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 # --- cells -------------------------------------------------------------------------------------------------
+
+
+Turn = tuple[int, ...]  # a group that is permuted, and what is inside its blocks if that is permuted with it
 
 
 class Cell(NamedTuple):
@@ -208,17 +214,50 @@ def _units(value: torch.Tensor, cell: Cell, k: int, loose: Collection[int] = ())
     return units.flatten(2)
 
 
-def _scores(cells: Sequence[Cell], group: int) -> np.ndarray:
-    """How alike each two units of a group are, all other groups staying as they are: (blocks, size, size).
-
-    Less what is common to a row or a column: the assignment is the same, and is found twice as fast.
-    """
+def _scores(cells: Sequence[Cell], group: int) -> torch.Tensor:
+    """How alike each two units of a group are, all other groups staying as they are: (blocks, size, size)."""
     total = 0.0
     for cell in cells:
         for k in (k for k, other in enumerate(cell.groups) if other == group):
             total = total + _units(cell.a, cell, k) @ _units(cell.b, cell, k).mT
-    total = total - total.amax(-1, keepdim=True)
-    return (total - total.amax(-2, keepdim=True)).cpu().double().numpy()
+    return total
+
+
+def _assigned(scores: torch.Tensor) -> np.ndarray:
+    """The best order of the units in each block, (blocks, size)."""
+    # Less what is common to a row or a column: the assignment is the same, and is found twice as fast.
+    scores = scores - scores.amax(-1, keepdim=True)
+    scores = (scores - scores.amax(-2, keepdim=True)).cpu().double().numpy()
+    return np.stack(list(map(assign, scores)))
+
+
+def _keep_up(
+    known: dict[int, torch.Tensor], cells: Sequence[Cell], before: Sequence[Cell], turn: Turn, order: np.ndarray
+) -> None:
+    """Bring known scores up to date after a turn has permuted these cells, `before` as they were.
+
+    Only the units that have moved change the scores of other groups: late in a search these are few. Scores of which
+    more than half is new are forgotten instead.
+
+    order: of the turn's group.
+    """
+    group = turn[0]
+    is_alone = len(turn) == 1 and order.ndim == 1
+    if is_alone and group in known:
+        known[group] = known[group].index_select(-1, send(torch.as_tensor(order), known[group].device))
+    changed = torch.as_tensor(np.flatnonzero(order != np.arange(order.shape[-1])))
+    is_small = is_alone and 2 * len(changed) <= len(order)
+    for cell, old in zip(cells, before, strict=True):
+        for k, other in enumerate(cell.groups):
+            if other not in known or (other == group and is_alone and cell.groups.count(group) == 1):
+                continue
+            if not is_small or cell.groups.count(group) > 1 or cell.groups.count(other) > 1:
+                del known[other]
+                continue
+            d = cell.groups.index(group)
+            moved = send(changed, cell.b.device)
+            a, new, was = (value.index_select(d, moved) for value in (cell.a, cell.b, old.b))
+            known[other] = known[other] + _units(a, cell, k) @ _units(new - was, cell, k).mT
 
 
 def _totals(cells: Sequence[Cell], spec: PermutationSpec, loose: Collection[int]) -> dict[int, np.ndarray]:
@@ -251,22 +290,23 @@ def _by_invariants(cells: Sequence[Cell], spec: PermutationSpec) -> list[np.ndar
 # --- search ------------------------------------------------------------------------------------------------
 
 
-Turn = tuple[int, ...]  # a group that is permuted, and what is inside its blocks if that is permuted with it
-
-
 def _search(
     cells: Sequence[Cell],
     spec: PermutationSpec,
     start: Sequence[np.ndarray],
     generator: np.random.Generator,
-    sweeps: float = math.inf,
-) -> list[np.ndarray]:
-    """Permutations no worse than `start`; after enough sweeps, none of them can be bettered alone."""
+) -> Iterator[list[np.ndarray]]:
+    """Permutations no worse than `start`, better after every sweep; of the last ones none can be bettered alone."""
     turns: list[Turn] = [(group,) for group in range(len(spec.groups))]
     for group, (_, depends_on) in enumerate(spec.groups):
         if not depends_on and (inside := dependents(spec, group)):
             turns.append((group, *inside))
-    return compose(spec, start, _ascend(_moved(cells, spec, start), spec, turns, generator, sweeps))
+    for done in _ascend(_moved(cells, spec, start), spec, turns, generator):
+        yield compose(spec, start, done)
+
+
+def _last(search: Iterator[list[np.ndarray]]) -> list[np.ndarray]:
+    return collections.deque(search, maxlen=1).pop()
 
 
 def _ascend(
@@ -274,36 +314,47 @@ def _ascend(
     spec: PermutationSpec,
     turns: Sequence[Turn],
     generator: np.random.Generator,
-    sweeps: float = math.inf,
-) -> list[np.ndarray]:
-    """Take turns in random order until none betters anything. Returns what was done to B, as is done to `cells`."""
+) -> Iterator[list[np.ndarray]]:
+    """Take turns in random order until none betters anything.
+
+    After every sweep of those that may, comes what was done to B, as is done to `cells`.
+    """
     touched: dict[int, list[int]] = {group: [] for group in range(len(spec.groups))}
     for number, cell in enumerate(cells):
         for group in set(cell.groups) - {None}:
             touched[group].append(number)
     done, stale = spec.identity(), set(turns)
-    while stale and sweeps > 0:
-        sweeps -= 1
+    known: dict[int, torch.Tensor] = {}  # scores of groups, as all stand
+    while True:
         for turn in [turns[i] for i in generator.permutation(len(turns))]:
             if turn not in stale:
                 continue
             stale.remove(turn)
             numbers = sorted({number for group in turn for number in touched[group]})
             here = [cells[number] for number in numbers]
-            move, moved = _best_move(here, spec, turn, generator)
+            if turn[0] not in known and len(turn) == 1 and here:
+                known[turn[0]] = _scores(here, turn[0])
+            move, moved = _best_move(here, spec, turn, generator, known)
             if not _is_better(moved, here):
                 continue
+            _keep_up(known, moved, here, turn, move[turn[0]])
             done = compose(spec, done, move)
             for number, cell in zip(numbers, moved, strict=True):
                 cells[number] = cell
             near = {group for cell in moved for group in cell.groups}
             is_optimal = len(turn) == 1 and all(cell.groups.count(*turn) == 1 for cell in moved)
             stale |= {other for other in turns if other[0] in near and not (other == turn and is_optimal)}
-    return done
+        yield done
+        if not stale:
+            return
 
 
 def _best_move(
-    cells: Sequence[Cell], spec: PermutationSpec, turn: Turn, generator: np.random.Generator
+    cells: Sequence[Cell],
+    spec: PermutationSpec,
+    turn: Turn,
+    generator: np.random.Generator,
+    known: Mapping[int, torch.Tensor],
 ) -> tuple[list[np.ndarray], list[Cell]]:
     """The permutations of a turn, and the cells permuted so.
 
@@ -315,11 +366,11 @@ def _best_move(
     group, *inside = turn
     if not inside:
         if cells:
-            move[group] = np.stack(list(map(assign, _scores(cells, group)))).reshape(move[group].shape)
+            move[group] = _assigned(known[group]).reshape(move[group].shape)
         return move, _moved(cells, spec, move)
     move = assign_blocks(spec, _totals(cells, spec, turn))
     moved = _moved(cells, spec, move)
-    return compose(spec, move, _ascend(moved, spec, [(other,) for other in inside], generator)), moved
+    return compose(spec, move, _last(_ascend(moved, spec, [(other,) for other in inside], generator))), moved
 
 
 def _moved(cells: Sequence[Cell], spec: PermutationSpec, move: Sequence[np.ndarray]) -> list[Cell]:
