@@ -10,14 +10,16 @@ import sys
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+import torch
 from conftest import write_results
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 from PIL import Image
 
 from utils.cli import process
+from utils.curves import CURVES
 from utils.errors import UserError
-from utils.reporting import figures, paths
+from utils.reporting import figures, paths, planes
 from utils.storage.files import save_arrays
 from utils.storage.layout import Layout, Variant
 from visualization import viz_curve
@@ -132,14 +134,18 @@ def test_several_pairs_are_a_mean_with_its_deviation(tmp_path, drawn):
 
 
 def test_the_curve_on_its_plane_is_the_evaluated_curve(tmp_path, drawn):
+    """Not what goes straight from one evaluated point to the next: the Bézier curve through them."""
     write_results(tmp_path)
     draw("viz_curve_on_plane", tmp_path, "--alignment", "corr", pairs="one")
     layout = Layout(tmp_path, "TinyTen", "CIFAR10")
-    table = np.load(layout.evaluated("corr", 1, 2, 250))
     plane = np.load(layout.plane_with_curve("corr", 1, 2, 250))
     axis = drawn["plane_with_curve_accuracy"].axes[0]
     lines = {line.get_label(): line.get_xydata() for line in axis.lines}
-    np.testing.assert_array_equal(lines["curve"], table["coordinates"])
+    t = np.linspace(0, 1, planes.FINE)
+    bezier = np.stack([(1 - t) ** 2, t**2, 2 * t * (1 - t)], axis=1) @ plane["corners"]
+    np.testing.assert_allclose(lines["curve"], bezier, atol=1e-9)
+    assert {line.get_label() for line in axis.lines} == {"curve", "A", "B", "turning point", "evaluated"}
+    np.testing.assert_array_equal(lines["evaluated"], np.stack([plane["x"].ravel(), plane["y"].ravel()], axis=1))
     for words, corner in zip(("A", "B", "turning point"), plane["corners"], strict=True):
         np.testing.assert_array_equal(lines[words], [corner])
     assert axis.get_aspect() == 1  # one measure in both directions
@@ -152,6 +158,70 @@ def test_one_colour_scale_for_all_planes(tmp_path, drawn):
         scales = [axis.collections[0].norm for axis in figure.axes if axis.get_label() != "<colorbar>"]
         assert len(scales) == 2
         assert (scales[0].vmin, scales[0].vmax) == (scales[1].vmin, scales[1].vmax)
+
+
+@pytest.mark.parametrize("variant", [Variant(1, 4), Variant(1, 5, "PolyChain"), Variant(1, 3, "PolyChain")])
+def test_a_curve_is_what_its_evaluated_points_tell(variant):
+    """Its control points are found from as many; from fewer, or of points on no such curve, it is those points."""
+    points = np.random.default_rng(0).normal(size=(variant.num_bends, 2))
+
+    def at(ts):
+        family = CURVES[variant.curve]
+        return np.stack([family(torch.tensor(t), variant.num_bends).numpy() for t in ts]) @ points
+
+    t = np.linspace(0, 1, 9)
+    drawn = planes.curve_on({"t": t, "curve": at(t)}, variant)
+    assert len(drawn) >= planes.FINE
+    for place in at(np.linspace(0, 1, 41)):
+        assert np.linalg.norm(drawn - place, axis=1).min() < 0.05
+    np.testing.assert_allclose(drawn[[0, -1]], points[[0, -1]], atol=1e-6)
+    few = t[[0, -1]]
+    np.testing.assert_array_equal(planes.curve_on({"t": few, "curve": at(few)}, variant), at(few))
+    other = at(t) + np.sin(9 * t)[:, None]
+    np.testing.assert_array_equal(planes.curve_on({"t": t, "curve": other}, variant), other)
+
+
+def test_between_the_points_of_a_grid_nothing_is_higher_or_lower_than_around():
+    values = np.random.default_rng(0).normal(size=(5, 6))
+    fine = planes.smooth(values)
+    rows, columns = (np.linspace(0, count - 1, planes.FINE) for count in values.shape)
+    np.testing.assert_allclose(fine[::30, ::24], values, atol=1e-12)
+    for i, j in itertools.product(range(4), range(5)):
+        around = values[i : i + 2, j : j + 2]
+        inside = fine[np.ix_((rows >= i) & (rows <= i + 1), (columns >= j) & (columns <= j + 1))]
+        assert inside.min() >= around.min() - 1e-12 and inside.max() <= around.max() + 1e-12
+    even = np.add.outer(np.arange(3.0), np.arange(4.0))
+    np.testing.assert_allclose(planes.smooth(even), np.add.outer(*(np.linspace(0, n, planes.FINE) for n in (2, 3))))
+
+
+@pytest.mark.parametrize("name, sign, beyond", [("loss", 1, "max"), ("accuracy", -1, "min")])
+def test_colours_are_for_where_the_paths_run(name, sign, beyond, tmp_path, drawn):
+    """Levels are close where values are good, reach further than what is on the paths, and not as far as all else."""
+    layout = write_results(tmp_path, pairs=((1, 2),))
+    for alignment, height in (("null", 1000), ("corr", 1)):
+        path = layout.plane_with_curve(alignment, 1, 2, 250)
+        plane = dict(np.load(path))
+        away = np.maximum(plane["y"] - 5, 0)  # below which the curve stays
+        save_arrays(path, **plane | {name: sign * (plane["y"] / 10 + height * away)})
+    draw("viz_curve_on_plane", tmp_path, pairs="one")
+    figure = drawn[f"plane_with_curve_{name}"]
+    (bar,) = (axis for axis in figure.axes if axis.get_label() == "<colorbar>")
+    for axis in figure.axes[:2]:
+        (shade, _) = axis.collections
+        levels = np.sort(sign * shade.levels)
+        assert (np.diff(levels)[1:] > np.diff(levels)[1:-1].min() * 0.99).all() and len(levels) <= 9
+        assert levels[0] <= -0.05 and 3 * 0.3 < levels[-1] < 3
+        assert shade.norm.extend == beyond
+    assert len(bar.get_xticks()) == len(levels)
+
+
+def test_points_of_a_fine_grid_are_not_drawn(tmp_path, drawn):
+    path = write_results(tmp_path, pairs=((1, 2),)).plane_with_alignment("corr", 1, 2)
+    plane = dict(np.load(path))
+    x, y = np.meshgrid(np.linspace(-1, 23, 17), np.linspace(-0.5, 8, 17))
+    save_arrays(path, **plane | {"x": x, "y": y, "loss": y, "accuracy": y})
+    draw("viz_plane", tmp_path, pairs="one")
+    assert "evaluated" not in {line.get_label() for line in drawn["plane_with_alignment_loss"].axes[0].lines}
 
 
 def test_pairs_evaluated_at_other_points(tmp_path, capsys):

@@ -37,6 +37,7 @@ def main(args):
             curves = paths.named(layout, curves, args.curve_seeds)
             of_pairs = {s: results.load_planes_with_curve(s, args.pairs) for s in curves}
             of_means = {s: planes.mean_plane(found) for s, found in of_pairs.items()}
+            of_means = {s: mean | {"paths": planes.curve_on(mean, s.variant)} for s, mean in of_means.items()}
             words = ("plane_with_curve", f"the planes of curves{figures.say_images(layout, of_pairs)}")
             drawn = planes.plane_figures(of_means, *words, paint, cmap=args.cmap, legend_columns=4)
             files += figures.save(drawn, pairs=args.pairs, command=args.command, name=args.name)
@@ -47,7 +48,7 @@ def main(args):
 
 
 def paint(axis, _series, plane):
-    axis.plot(*plane["curve"].T, color="white", label="curve", **planes.OUTLINED)
+    axis.plot(*plane["paths"].T, color="white", label="curve", **planes.OUTLINED)
     planes.mark(axis, planes.corners_of_curve(plane))
 
 

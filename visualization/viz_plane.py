@@ -14,6 +14,8 @@ from utils.cli import start
 
 start.quietly()
 
+import numpy as np
+
 from utils.cli import flags, process, types
 from utils.reporting import figures, paths, planes, results
 from utils.storage.layout import Layout, tag
@@ -48,6 +50,7 @@ def main(args):
                 s = s._replace(words=words if args.seed_c else f"B as it is, and {words}")
                 of_pairs[s] = results.load_planes_with_alignment(s, args.networks)
             of_means = {s: planes.mean_plane(found) for s, found in of_pairs.items()}
+            of_means = {s: mean | {"paths": lines_on(mean, args.seed_c)} for s, mean in of_means.items()}
             kind, title = "plane_with_alignment", "what alignment does"
             if args.seed_c:
                 kind, title = "plane_of_three", "three networks"
@@ -59,6 +62,13 @@ def main(args):
         process.closing_words(files)
         if args.show:
             figures.show(drawings)
+
+
+def lines_on(plane, of_three):
+    """Points of the lines from A to B and to aligned B, or of those between three networks: (n, 2)."""
+    a, b, c = plane["corners"]
+    ends = [(a, b), (a, c), *([(b, c)] if of_three else [])]
+    return np.concatenate([np.linspace(*line, planes.FINE) for line in ends])
 
 
 def paint(axis, series, plane):

@@ -4,19 +4,25 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import BoundaryNorm
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
+from scipy.interpolate import PchipInterpolator
 
+from utils.curves import CURVES
 from utils.reporting import paths, results
 from utils.reporting.figures import OUTLINE, WIDTH, Drawing, subplots
+from utils.storage.layout import Variant
 
 PLANE_COLOURS = {"accuracy": "viridis", "loss": "viridis_r"}  # bright is good
-LEVELS = 14
 OUTLINED = {"path_effects": [withStroke(linewidth=2.8, foreground="black")]}  # a line, on any colour
 PLANE_QUANTITIES = {"accuracy": "test accuracy (%)", "loss": "test loss (cross-entropy)"}
+COARSE = 12  # points a side, up to which a grid's own points are drawn
+FINE = 121  # points a side of the grid that is coloured, and on a curve
+EVALUATED = {"color": "white", "markersize": 1.6, "markeredgecolor": "black", "markeredgewidth": 0.3, "zorder": 1.9}
 
 
 def mean_plane(planes: Sequence[results.Arrays]) -> results.Arrays:
@@ -24,12 +30,44 @@ def mean_plane(planes: Sequence[results.Arrays]) -> results.Arrays:
 
     Grid points with the same place among the corners are taken together, so that means of coordinates are theirs.
     """
-    names = ("x", "y", "corners", *PLANE_QUANTITIES, *(["curve"] if "curve" in planes[0] else []))
+    names = ("x", "y", "corners", *PLANE_QUANTITIES, *(name for name in ("t", "curve") if name in planes[0]))
     mean = {name: np.mean([plane[name] for plane in planes], axis=0) for name in names}
     if len(planes) > 1:
         for name in PLANE_QUANTITIES:
             mean[f"{name}_deviation"] = np.std([plane[name] for plane in planes], axis=0, ddof=1)
     return mean
+
+
+def curve_on(plane: results.Arrays, variant: Variant) -> np.ndarray:
+    """The curve of a plane, from its points `curve` (n, 2) at `t` (n,) that were evaluated: many more points (m, 2).
+
+    A curve's projection on a plane is a curve of the same family, with the projections of its control points, which
+    so many points or more tell. Where they do not (too few, or of other code), the curve goes straight from one to
+    the next.
+    """
+
+    def coefficients(ts: np.ndarray) -> np.ndarray:
+        family = CURVES[variant.curve]
+        return np.stack([family(torch.tensor(t, dtype=torch.float64), variant.num_bends).numpy() for t in ts])
+
+    evaluated = plane["curve"]
+    known = coefficients(plane["t"])
+    points, _, rank, _ = np.linalg.lstsq(known, evaluated)
+    if rank < variant.num_bends or not np.allclose(known @ points, evaluated, atol=1e-3 * np.ptp(evaluated)):
+        return evaluated
+    ts = np.union1d(np.linspace(0, 1, FINE), np.linspace(0, 1, variant.num_bends))  # with the corners of a chain
+    return coefficients(ts) @ points
+
+
+def smooth(values: np.ndarray) -> np.ndarray:
+    """Values on a grid (rows, columns) on the grid that is coloured (FINE, FINE), over the same area.
+
+    Between its points they are interpolated by piecewise cubic polynomials along one axis and then along the other.
+    These are monotone, so that nothing is higher or lower than the highest and lowest of the four points around it.
+    """
+    for axis, count in enumerate(values.shape):
+        values = PchipInterpolator(np.arange(count), values, axis=axis)(np.linspace(0, count - 1, FINE))
+    return values
 
 
 def draw_planes(
@@ -41,19 +79,24 @@ def draw_planes(
     heights = [(high - low) / (x_range[1] - x_range[0]) for low, high in ranges["y"]]
     columns = 1 if max(heights) < 0.7 else min(2, len(planes))  # flat ones lie above each other
     in_rows = [max(heights[i : i + columns]) for i in range(0, len(heights), columns)]
-    height = sum(in_rows) * (WIDTH - 0.6 * columns) / columns + 0.4 * len(in_rows) + 1.2
+    height = sum(in_rows) * (WIDTH - 0.6 * columns) / columns + 0.45 * len(in_rows) + 1.05
     figure, axes = subplots(len(in_rows), columns, height, height_ratios=in_rows)
     for axis in axes.flat[len(planes) :]:
         axis.remove()
     axes = list(axes.flat[: len(planes)])
 
     quantity = name.removesuffix("_deviation")
-    levels = _levels(np.concatenate([plane[name].ravel() for plane in planes.values()]), name)
+    shades = {series: {axis: smooth(plane[axis]) for axis in ("x", "y", name)} for series, plane in planes.items()}
+    on_paths = [_nearest(shades[series], name, plane["paths"]) for series, plane in planes.items()]
+    everywhere = [shade[name].ravel() for shade in shades.values()]
+    levels, beyond = _levels(np.concatenate(everywhere), np.concatenate(on_paths), high_is_good=name == "accuracy")
     colours = cmap or ("viridis" if quantity != name else PLANE_COLOURS[quantity])
-    norm = BoundaryNorm(levels, 256)
-    for axis, (series, plane), y_range in zip(axes, planes.items(), ranges["y"], strict=True):
-        shade = axis.contourf(plane["x"], plane["y"], plane[name], levels, cmap=colours, norm=norm)
-        axis.contour(plane["x"], plane["y"], plane[name], levels, colors="white", linewidths=0.25)
+    how = {"levels": levels, "extend": beyond}
+    norm = BoundaryNorm(levels, 256, extend=beyond)
+    for axis, (series, shade), y_range in zip(axes, shades.items(), ranges["y"], strict=True):
+        grid = [shade[part] for part in ("x", "y", name)]
+        filled = axis.contourf(*grid, cmap=colours, norm=norm, **how)
+        axis.contour(*grid, colors="white", linewidths=0.25, **how)
         axis.set(title=series.words, aspect="equal", xlim=x_range, ylim=y_range)
         axis.grid(False)
         axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
@@ -62,11 +105,16 @@ def draw_planes(
         axis.set_xlabel("distance towards B" if columns > 1 else "distance in the direction from A to B (Euclidean)")
     for axis in axes[::columns]:
         axis.set_ylabel("orthogonal\ndistance")
-    step = -(-len(levels) // 7)
-    bar = figure.colorbar(shade, ax=axes, location="bottom", aspect=40, pad=0.02, format="%.3g", ticks=levels[::step])
+    bar = figure.colorbar(filled, ax=axes, location="bottom", aspect=40, pad=0.02, format="%g", ticks=levels)
     deviation = "standard deviation of " if quantity != name else ""
     bar.set_label(deviation + PLANE_QUANTITIES[quantity])
     return figure, axes
+
+
+def _nearest(shade: results.Arrays, name: str, places: np.ndarray) -> np.ndarray:
+    """The array `name` of a fine grid at the points nearest to `places` (n, 2)."""
+    x, y, values = (shade[part].ravel() for part in ("x", "y", name))
+    return np.array([values[np.hypot(x - place[0], y - place[1]).argmin()] for place in places])
 
 
 def plane_figures(
@@ -80,6 +128,7 @@ def plane_figures(
 ) -> list[Drawing]:
     """Figures of accuracy and loss on planes, and of their deviations if these are means of several pairs.
 
+    planes: each with the array `paths` (n, 2), many points of the paths that run on it.
     paint: draws what lies on a plane.
     """
     drawings = []
@@ -90,21 +139,42 @@ def plane_figures(
         figure, axes = draw_planes(planes, name, cmap=cmap)
         for axis, (series, plane) in zip(axes, planes.items(), strict=True):
             paint(axis, series, plane)
+            if min(plane[name].shape) <= COARSE:
+                places = plane["x"].ravel(), plane["y"].ravel()
+                axis.plot(*places, "o", label="evaluated", clip_on=False, **EVALUATED)
         drawings.append(Drawing(figure, layout, f"{kind}_{name}", title, legend_columns))
     return drawings
 
 
-def _levels(values: np.ndarray, name: str) -> np.ndarray:
-    """Round levels for contours; those of losses are closer where losses are small: there the curves run."""
-    low, high = float(values.min()), float(values.max())
-    if name == "loss" and low > 0 and high / low > 3:
-        powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-        mantissas = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8) if high / low < 100 else (1, 2, 5)
-        round_numbers = np.array([mantissa * 10.0**power for power in powers for mantissa in mantissas])
-        return round_numbers[
-            np.searchsorted(round_numbers, low, "right") - 1 : np.searchsorted(round_numbers, high) + 1
-        ]
-    return MaxNLocator(LEVELS).tick_values(low, high if high > low else low + 1)
+REACH = 3  # times as far from the best value as paths get: so far colours tell values apart
+STEPS, RATIO = 7, 1.65  # how many levels there are, and how much further from the best each is than the one before
+
+
+def _levels(values: np.ndarray, on_paths: np.ndarray, *, high_is_good: bool) -> tuple[np.ndarray, str]:
+    """Round levels for contours, close to each other near the best of `values`; and whether there are values beyond.
+
+    They reach further than the worst of `on_paths`, but not as far as what no path comes near; what lies beyond them
+    has one colour ("min" or "max", as matplotlib calls it, or "neither").
+    """
+    sign = -1 if high_is_good else 1
+    best, worst, on_paths = (sign * values).min(), (sign * values).max(), (sign * on_paths).max()
+    reach = min(worst - best, REACH * (on_paths - best)) or 1.0
+    levels = set()
+    for step in range(STEPS):
+        distance = reach / RATIO**step
+        unit = _round_below(distance * (1 - 1 / RATIO) / 2)
+        to_round = math.ceil if step == 0 else round
+        levels.add(to_round((best + distance) / unit) * unit)
+    levels.add(math.floor(best / unit) * unit)
+    ascending = np.unique(np.round([sign * level for level in levels], 9)) + 0.0  # and not -0
+    is_beyond = worst > max(levels) + 1e-9
+    return ascending, ("min" if high_is_good else "max") if is_beyond else "neither"
+
+
+def _round_below(value: float) -> float:
+    """The largest of …, 0.1, 0.2, 0.5, 1, 2, 5, 10, … that is not above a value."""
+    power = 10.0 ** math.floor(math.log10(value))
+    return max(mantissa for mantissa in (1, 2, 5) if mantissa * power <= value * (1 + 1e-9)) * power
 
 
 def corners_of_curve(plane: results.Arrays) -> dict[str, np.ndarray]:

@@ -107,8 +107,8 @@ def unlike(series: Series, pair: Pair, first: Arrays, table: Arrays) -> FileErro
 def load_planes_with_curve(series: Series, pairs: Sequence[Pair]) -> list[Arrays]:
     """The plane of a curve for every pair: arrays x, y, loss, accuracy (rows, columns), corners (3, 2), curve (n, 2).
 
-    The curve's coordinates are those of its evaluation; FileError if that is of another curve, UserError if the pair
-    spans no plane.
+    The curve's coordinates are those of its evaluation, at positions t (n,); FileError if that is of another curve,
+    UserError if the pair spans no plane.
     """
     planes = []
     for pair, table in zip(pairs, load_paths(series, pairs, coordinates=("n", 2)), strict=True):
@@ -119,7 +119,7 @@ def load_planes_with_curve(series: Series, pairs: Sequence[Pair]) -> list[Arrays
         points = settings_of(plane).get("points"), settings_of(table).get("points")
         if None not in points and points[0] != points[1]:
             raise _of_another_curve(path, _evaluation(series, pair))
-        planes.append(plane | {"curve": table["coordinates"]})
+        planes.append(plane | {"t": table["t"], "curve": table["coordinates"]})
     return planes
 
 
