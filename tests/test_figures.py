@@ -21,7 +21,7 @@ from utils.curves import CURVES
 from utils.errors import UserError
 from utils.reporting import figures, paths, planes
 from utils.storage.files import save_arrays
-from utils.storage.layout import Layout, Variant
+from utils.storage.layout import USUAL, Layout, Variant
 from visualization import viz_curve
 
 SCRIPTS = {
@@ -89,6 +89,10 @@ def test_every_figure(script, pairs, tmp_path, drawn):
         labels = [axis.yaxis.label.get_window_extent(renderer) for axis in data_axes if axis.get_ylabel()]
         assert all(label.y0 >= 0 and label.y1 <= height and label.x0 >= 0 for label in labels)
         assert not any(one.overlaps(other) for one, other in itertools.combinations(labels, 2))
+        if "correlation" in kind:
+            for axis in (axis for axis in data_axes if axis.get_ylabel()):
+                label, frame = axis.yaxis.label.get_window_extent(renderer), axis.get_window_extent(renderer)
+                assert frame.y0 <= label.y0 and label.y1 <= frame.y1
         for axis in data_axes:
             assert axis.get_ylabel() or axis.get_subplotspec().colspan.start > 0
     assert any("deviation" in kind for kind in drawn) == (pairs == "several" and "plane" in script)
@@ -564,3 +568,29 @@ def test_activations_matched_by_themselves_have_a_row(tmp_path, drawn):
         values = {line.get_label(): line.get_ydata()[0] - shift for line in axis.lines}
         expected = {"curve, unaligned": 1, "curve, aligned": 3, "line, unaligned": 0, "line, aligned": 2}
         assert values == expected
+
+
+@pytest.mark.parametrize("layers, columns, named", [(9, 1, 9), (9, 2, 4), (40, 1, 8), (120, 2, 6)])
+def test_every_layer_has_a_tick(layers, columns, named):
+    """And a name, where there is room for it."""
+    figure, axes = figures.panels(1, columns)
+    figures.draw_layers(axes[0, 0], [np.zeros(layers)])
+    axis = axes[0, 0].xaxis
+    assert sorted({*axis.get_majorticklocs(), *axis.get_minorticklocs()}) == list(range(1, layers + 1))
+    words = [text.get_text() for text in axis.get_majorticklabels()]
+    assert words == [*(f"{place:g}" for place in axis.get_majorticklocs()[:-1]), "logits"]
+    assert len(words) == named
+
+
+def test_midpoints_are_drawn_beside_the_correlation_of_their_ends(tmp_path, drawn):
+    """Those of the longest usual curves: how they correlate with A and B as they are, the mean of the two."""
+    layout = write_results(tmp_path, pairs=((1, 2),))
+    corr = np.load(layout.along_curve("corr", 1, 2, 250, 0.5))
+    for epochs, variant in ((20, USUAL), (300, Variant(7))):
+        save_arrays(layout.along_curve("corr", 1, 2, epochs, 0.5, variant), unaligned_a=np.ones(9))
+    layout.along_curve("null", 1, 2, 250, 0.5).unlink()
+    draw("layerwise_mean_correlation.viz_align_models", tmp_path, pairs="one")
+    *lines, midpoint = drawn["correlation"].axes[0].lines
+    assert [line.get_label() for line in lines] == ["unaligned", "aligned"]
+    assert midpoint.get_label() == "midpoint of the curve, aligned, with its ends (alignment images)"
+    np.testing.assert_allclose(midpoint.get_ydata(), (corr["unaligned_a"] + corr["unaligned_b"]) / 2)

@@ -180,14 +180,16 @@ def draw_places(axis: Axes, x: np.ndarray, values: Sequence[np.ndarray], places:
 
 
 def draw_layers(axis: Axes, values: Sequence[np.ndarray], **style: object) -> None:
-    """`draw` for values (pairs, layers), the last of which belong to the logits."""
+    """`draw` for values (pairs, layers), the last of which belong to the logits. Every layer has a tick."""
     layers = len(values[0])
     if layers > 20:
         style["marker"] = "none"
     draw(axis, np.arange(1, layers + 1), values, **style)
-    step = next((step for step in (1, 2, 5, 10, 20) if layers / step <= 8), 50)
+    room = 12 // axis.get_subplotspec().get_gridspec().ncols  # for as many names of layers
+    step = next((step for step in (1, 2, 5, 10, 20) if layers / step <= room), 50)
     ticks = [*range(step, layers - step // 2, step), layers]
     axis.set_xticks(ticks, [*map(str, ticks[:-1]), "logits"])
+    axis.set_xticks(range(1, layers + 1), minor=True)
 
 
 def say_images(layout: Layout, measured: Mapping[paths.Series, Sequence[results.Arrays]]) -> str:

@@ -8,10 +8,10 @@ import numpy as np
 
 from utils.errors import FileError, UserError
 from utils.geometry import barrier, path_average, spectrum
-from utils.reporting.paths import Pair, Series
+from utils.reporting.paths import Pair, Route, Series, named
 from utils.storage import sources
 from utils.storage.files import load_note
-from utils.storage.layout import Layout, read_name
+from utils.storage.layout import USUAL, Layout, read_name
 from utils.storage.originals import load_array, load_arrays, stand_in
 
 Arrays = dict[str, np.ndarray]  # what a file of results holds, by name
@@ -180,6 +180,14 @@ def load_along_curve(series: Series, pairs: Sequence[Pair], t: float) -> list[Ar
         if _differ(tables[-1], tables[0], "measured_on"):
             raise FileError(path, "was measured on other images than that of the first pair", "replace")
     return tables
+
+
+def midpoints(layout: Layout, pairs: Sequence[Pair], alignments: Sequence[str]) -> list[Series]:
+    """The curves of these alignments whose midpoints have been compared with their ends, the longest of each."""
+    found = filter(None, map(read_name, layout.folder("correlations").glob("curve_align_*_t_0.5.npz")))
+    usual = [name for name in found if name.seeds in pairs and name.variant == USUAL and name.epoch]
+    epochs = {alignment: [one.epoch for one in usual if one.alignment == alignment] for alignment in alignments}
+    return named(layout, [Route(max(those), alignment) for alignment, those in epochs.items() if those])
 
 
 def load_correlations(series: Series, pairs: Sequence[Pair], which: str) -> list[np.ndarray]:

@@ -1,5 +1,7 @@
 """Draw how well the channels of two networks correlate, layer by layer, before and after alignment.
 
+Where midpoints of curves have been compared with their ends (align_along_curve.py), they are drawn too.
+
 python visualization/layerwise_mean_correlation/viz_align_models.py --dataset CIFAR100 --seed_a 1 3 5 --seed_b 2 4 6
 """
 
@@ -40,7 +42,10 @@ def main(args):
             # The unaligned networks' correlations are with every match, and the same.
             before = results.load_correlations(matches[0], args.pairs, "unaligned")
             after = {s.alignment: results.load_correlations(s, args.pairs, "aligned") for s in matches}
-            drawn = figures.Drawing(layerwise(before, after), layout, "correlation", "activations of A and B")
+            curves = results.midpoints(layout, args.pairs, ["null", *after])
+            along = {s: results.load_along_curve(s, args.pairs, 0.5) for s in curves}
+            figure = layerwise(before, after, along)
+            drawn = figures.Drawing(figure, layout, "correlation", "activations of A and B")
             files += figures.save([drawn], pairs=args.pairs, command=args.command, name=args.name)
             drawings.append(drawn)
         process.closing_words(files)
@@ -48,13 +53,18 @@ def main(args):
             figures.show(drawings)
 
 
-def layerwise(before, after):
+def layerwise(before, after, along):
     figure, axes = figures.panels(1, height=2.1)
     axis = axes[0, 0]
     for alignment, stroke, values in (("null", "--", before), *((name, "-", v) for name, v in after.items())):
-        style = {"color": paths.colour(alignment), "label": paths.alignment_words(alignment)}
-        figures.draw_layers(axis, values, linestyle=stroke, marker="o", **style)
-    axis.set(ylabel="mean correlation of matched channels", xlabel="layer")
+        style = {"color": paths.colour(alignment), "marker": paths.symbol(alignment)}
+        figures.draw_layers(axis, values, linestyle=stroke, label=paths.alignment_words(alignment), **style)
+    for s, of_pairs in along.items():
+        values = [(table["unaligned_a"] + table["unaligned_b"]) / 2 for table in of_pairs]
+        style = figures.line_style(s) | {"linestyle": ":", "markerfacecolor": "white"}
+        words = f"midpoint of the {s.words}, with its ends (alignment images)"
+        figures.draw_layers(axis, values, **style | {"label": words})
+    axis.set(ylabel="mean correlation of\nmatched channels", xlabel="layer", ylim=(min(0, axis.get_ylim()[0]), None))
     return figure
 
 
