@@ -1,5 +1,6 @@
 """The report, as a file and in a browser."""
 
+import base64
 import importlib
 import json
 import re
@@ -7,11 +8,15 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from conftest import write_results
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
+from utils.curves import CURVES
+from utils.reporting import explorer
+from utils.reporting.paths import Series
 from utils.storage.files import save_arrays
 from utils.storage.layout import Layout, Variant
 
@@ -33,6 +38,7 @@ def root(tmp_path_factory):
     write_results(root)
     pairs = ["--seed_a", "1", "3", "--seed_b", "2", "4"]
     run("visualization.viz_curve", root, "--dataset", "CIFAR10", *pairs, "--epochs", "0", "250")
+    run("evaluation.compare_alignments", root)
     run("evaluation.make_report", root)
     return root
 
@@ -51,7 +57,7 @@ def test_it_needs_no_network(page):
 def test_it_holds_tables_figures_and_their_commands(page, root):
     assert "<b>TinyTen</b>, the two networks" in page
     assert "<td>87.4 ± 0.1</td>" in page  # published
-    assert page.count("<figure>") == len(list((root / "figures").glob("*.png"))) == 3
+    assert page.count("<figure>") == len(list((root / "figures").glob("*.png"))) == 4
     assert "python visualization/viz_curve.py --root" in page
     assert "python evaluation/make_tables.py" in page
     assert "python evaluation/eval_curve.py" in page
@@ -59,14 +65,60 @@ def test_it_holds_tables_figures_and_their_commands(page, root):
     assert "<li>Nothing.</li>" in page
 
 
-def test_it_begins_with_the_barriers(tmp_path):
-    """In its first sentence, those of every path."""
+def test_it_begins_with_how_far_barriers_fall(tmp_path):
+    """In words, from the highest to the lowest of all paths."""
     layout = write_results(tmp_path, pairs=((1, 2),))
     run("evaluation.make_report", tmp_path)
     page = (tmp_path / "figures/report.html").read_text()
-    loss = np.load(layout.evaluated("null", 1, 2, 0))["loss"]
-    words = f"Barriers of the loss between networks TinyTen on CIFAR10: line, unaligned {np.ptp(loss):.3f};"
+    highest, lowest = (np.ptp(np.load(layout.evaluated(*place))["loss"]) for place in HIGHEST_AND_LOWEST)
+    words = "TinyTen on CIFAR10: the barrier of the loss falls from "
+    words += f"{highest:.2f} (line, unaligned) to {lowest:.2f} (curve, aligned)."
     assert page.split("<p>")[1].startswith(words)
+
+
+HIGHEST_AND_LOWEST = ("null", 1, 2, 0), ("corr", 1, 2, 250)
+
+
+def test_alignments_are_compared(root, page):
+    """By the table that compares them and by its figure, in a part of their own, where there are several."""
+    part = page.partition("<h2>Alignments compared</h2>")[2].partition("<h2>")[0]
+    written = (root / "figures/comparison_CIFAR10_TinyTen.md").read_text()
+    headings = [cell.strip() for cell in written.splitlines()[0].strip("|").split("|")]
+    assert "L2 distance of the networks" in headings
+    assert re.findall("<th scope=col>(.*?)</th>", part) == headings
+    for line in written.splitlines()[3:7]:
+        words, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+        row = re.search(f"<th scope=row>{words}</th>(.*?)</tr>", part)[1]
+        assert re.findall("<td>(.*?)</td>", row) == cells
+    assert "compare_alignments.py --root" in part
+    assert part.count("<figure>") == 1
+    assert "figures/comparison_CIFAR10_TinyTen.png" in part
+
+
+def test_one_alignment_is_compared_with_none(tmp_path):
+    write_results(tmp_path, pairs=((1, 2),), alignments=("corr",))
+    run("evaluation.make_report", tmp_path)
+    assert "Alignments compared" not in (tmp_path / "figures/report.html").read_text()
+
+
+def test_captions_differ(tmp_path):
+    """Of figures that a script draws of accuracy and of loss, or under several names; they say what is shown."""
+    write_results(tmp_path, pairs=((1, 2),))
+    pair = ["--dataset", "CIFAR10", "--seed_a", "1", "--seed_b", "2"]
+    run("visualization.viz_curve_on_plane", tmp_path, *pair, "--epochs", "250")
+    for name, alignments in (("both", ["", "corr"]), ("one", ["corr"])):
+        run("visualization.viz_curve", tmp_path, *pair, "--epochs", "250", "--name", name, "--alignment", *alignments)
+    run("evaluation.make_report", tmp_path)
+    page = (tmp_path / "figures/report.html").read_text()
+    captions = re.findall(r"<figure><img alt=\"(.*?)\".*?<figcaption><p>(.*?)</p>", page)
+    assert len(captions) == len(list((tmp_path / "figures").glob("*.png"))) == 8
+    assert all(alt == f"TinyTen on CIFAR10: {caption}" for alt, caption in captions)
+    told = dict(zip(re.findall("<p class=made>figures/(.*?).png</p>", page), captions, strict=True))
+    assert "test accuracy (%)" in told["plane_with_curve_accuracy_CIFAR10_TinyTen"][1]
+    assert "test loss" in told["plane_with_curve_loss_CIFAR10_TinyTen"][1]
+    assert told["curve_CIFAR10_TinyTen_both"][1].endswith("Shown: curve, unaligned; curve, aligned.")
+    assert told["curve_CIFAR10_TinyTen_one"][1].endswith("Shown: curve, aligned.")
+    assert len(set(captions)) == len(captions)
 
 
 def test_it_says_what_is_missing(tmp_path, capsys):
@@ -118,10 +170,10 @@ def test_robust_curves_are_marked_where_they_are_worst_and_best(tmp_path):
     save_arrays(path, **table)
     run("evaluation.make_report", tmp_path)
     page = (tmp_path / "figures/report.html").read_text()
-    marks = [trace for trace in plots(page)["lines"]["data"] if "highest robust accuracy" in trace.get("text", ())]
-    of_curve = [trace for trace in marks if trace["legendgroup"] == "curve, aligned"]
-    assert len(marks) == 4  # a line and a curve, on clean and on robust accuracy
-    for trace, name in zip(of_curve, ("accuracy", "accuracy_robust"), strict=True):
+    for name in ("accuracy", "accuracy_robust"):
+        marks = [trace for trace in plots(page)[name]["data"] if "highest robust accuracy" in trace.get("text", ())]
+        line, trace = marks
+        assert (line["name"], trace["name"]) == ("line, aligned", "curve, aligned")
         np.testing.assert_allclose(trace["x"], [0.5, 0.75])
         np.testing.assert_allclose(trace["y"], table[name][[4, 6]])
     for words in (
@@ -142,8 +194,8 @@ def test_curves_of_other_seeds_are_told_apart(tmp_path, capsys):
     run("evaluation.make_report", tmp_path)
     page = (tmp_path / "figures/report.html").read_text()
     curves = {"curve, aligned", "curve of 5 bends, aligned", "curve, aligned, curve seed 3"}
-    assert curves <= {trace["name"] for trace in plots(page)["lines"]["data"] if trace.get("mode") == "lines"}
-    assert "<th>curve, aligned, curve seed 3 (1 of 2 pairs)</th>" in page
+    assert curves <= {trace["name"] for trace in plots(page)["accuracy"]["data"] if "lines" in trace["mode"]}
+    assert "<th scope=row>curve, aligned, curve seed 3 (1 of 2 pairs)</th>" in page
     assert re.search("eval_curve.py [^<]*--num_bends 5", page)
     assert re.search("eval_plane_with_curve.py [^<]*--seed_a 3[^<]*--seed 3", page)
     assert not re.search("--(height|points|trained|images) ", page)  # no flags, though settings tell them
@@ -155,7 +207,7 @@ def test_curves_of_other_seeds_are_told_apart(tmp_path, capsys):
     flags = ["--epochs", "250", "--alignment", "corr", "--num_bends", "3"]
     run("evaluation.make_report", tmp_path, "--curve_seed", "1", "3", *flags)
     page = (tmp_path / "figures/report.html").read_text()
-    assert "<th>curve, aligned, curve seeds 1, 3</th>" in page
+    assert "<th scope=row>curve, aligned, curve seeds 1, 3</th>" in page
     missing = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Not in the report")]
     assert all("no figures yet" in line for line in missing)
 
@@ -172,6 +224,34 @@ def test_it_can_be_of_one_dataset(root, tmp_path):
     assert re.search("make_tables.py [^<]*--dataset mine --alignment &#x27;&#x27; corr", page)
 
 
+# --- curves to be walked along -----------------------------------------------------------------------------
+
+
+def walk_of(curve, num_bends, family):
+    """A walk along the plane curve with coordinates `curve` (n, 2) at equally spaced t."""
+    series = Series(Layout("", "TinyTen", "CIFAR10"), "corr", 250, "curve", variant=Variant(1, num_bends, family))
+    return explorer.Walk(series, np.linspace(0, 1, len(curve)), {}, {"curve": curve})
+
+
+@pytest.mark.parametrize(("family", "num_bends"), [("Bezier", 3), ("Bezier", 5), ("PolyChain", 4)])
+def test_curves_are_drawn_as_they_are(family, num_bends):
+    """Between their evaluated points too."""
+    control = np.random.default_rng(0).normal(size=(num_bends, 2))
+    steps = np.linspace(0, 1, 33)
+    true = np.stack([CURVES[family](torch.tensor(t), num_bends).numpy() for t in steps]) @ control
+    drawn = explorer.curve_points(walk_of(true[::4], num_bends, family), steps)
+    np.testing.assert_allclose(drawn, true, atol=1e-9)
+
+
+def test_the_slider_stops_at_evaluated_points_and_between_them():
+    evaluated = sorted({*np.linspace(0, 1, 9).tolist(), *np.linspace(0, 1, 61).tolist()})
+    stops = explorer.positions(evaluated)
+    assert set(evaluated) <= set(stops)
+    steps = np.diff(stops)
+    assert steps.min() > 0
+    assert steps.max() <= explorer.STEP + 1e-9
+
+
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
     options = webdriver.ChromeOptions()
@@ -186,11 +266,43 @@ def browser(tmp_path_factory):
     driver.quit()
 
 
-@needs_browser
-def test_the_slider_walks_along_every_path(browser, root):
-    """Wherever it is set, the points on planes and lines, and the numbers, are those evaluated there."""
+@pytest.fixture(scope="module")
+def opened(browser, root):
     browser.get((root / "figures/report.html").as_uri())
-    slider = browser.find_element(By.CSS_SELECTOR, ".explorer input[type=range]")
+    return browser
+
+
+def drawn(browser):
+    """Where the slider has put its points, by plot: (points, 2), once they are drawn."""
+    browser.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(arguments[0]))")
+    points = browser.execute_script(
+        """const { plots } = JSON.parse(document.querySelector("[data-state]").textContent);
+        return Object.fromEntries(Object.entries(plots).map(([name, { moving }]) => {
+          const { data } = document.querySelector(`.explorer [data-name="${name}"]`);
+          return [name, moving.map(({ trace }) => [data[trace].x[0], data[trace].y[0]])];
+        }))"""
+    )
+    return {name: np.array(places) for name, places in points.items()}
+
+
+def readings(browser):
+    """The cells of each path in the table beside the slider."""
+    rows = browser.find_elements(By.CSS_SELECTOR, ".explorer .readings tbody tr")
+    texts = [[cell.text for cell in row.find_elements(By.XPATH, "*")] for row in rows]
+    return {words: cells for words, *cells in texts}
+
+
+def said(browser):
+    return browser.find_element(By.CSS_SELECTOR, ".explorer output").text
+
+
+def slider_of(browser):
+    return browser.find_element(By.CSS_SELECTOR, ".explorer input[type=range]")
+
+
+@needs_browser
+def test_the_slider_walks_along_every_path(opened, root):
+    """Wherever it is set, the points on planes and lines, and the numbers, are those evaluated there."""
     layout, pairs = Layout(root, "TinyTen", "CIFAR10"), ((1, 2), (3, 4))
     kinds = {"line, unaligned": ("null", 0), "line, aligned": ("corr", 0)}
     kinds |= {"curve, unaligned": ("null", 250), "curve, aligned": ("corr", 250)}
@@ -201,42 +313,220 @@ def test_the_slider_walks_along_every_path(browser, root):
         }
         for words, (alignment, epochs) in kinds.items()
     }
-    assert slider.get_attribute("value") == "4"  # the middle of nine points
-    positions = [4]
-    for key, times in ((Keys.ARROW_RIGHT, 2), (Keys.HOME, 1), (Keys.ARROW_RIGHT, 1), (Keys.END, 1)):
-        for _ in range(times):
-            slider.send_keys(key)
-        positions.append({Keys.HOME: 0, Keys.END: 8}.get(key, positions[-1] + times))
-        i = positions[-1]
-        assert browser.find_element(By.CSS_SELECTOR, ".explorer output").text == f"{i / 8:.3f}"
-        points = browser.execute_script(
-            "return [...document.querySelectorAll('.plot')].map(div => div.data"
-            ".filter(trace => trace.mode === 'markers').map(trace => [trace.name, trace.x, trace.y]))"
-        )
-        planes, lines = points
-        for (_, x, y), words in zip(planes, ("curve, unaligned", "curve, aligned"), strict=True):
-            np.testing.assert_allclose([x[0], y[0]], mean[words]["coordinates"][i], rtol=1e-9)
-        assert len(lines) == 8
-        for (words, x, y), name in zip(lines, ["accuracy"] * 4 + ["loss"] * 4, strict=True):
-            np.testing.assert_allclose([x[0], y[0]], [i / 8, mean[words][name][i]], rtol=1e-9)
-        rows = browser.find_elements(By.CSS_SELECTOR, ".readings tbody tr")
-        for row in rows:
-            words, accuracy, loss = (cell.text for cell in row.find_elements(By.XPATH, "*"))
-            assert float(accuracy) == pytest.approx(mean[words]["accuracy"][i], rel=1e-3)
-            assert float(loss) == pytest.approx(mean[words]["loss"][i], rel=1e-3)
-    markers = browser.execute_script("return document.querySelectorAll('.plot .scatterlayer .point').length")
+    before, after = opened.find_elements(By.CSS_SELECTOR, ".explorer button")
+    assert said(opened) == "t = 0.500, evaluated"  # the middle of nine points
+    at = 4
+    for move, places in ((after.click, 2), (lambda: slider_of(opened).send_keys(Keys.HOME), -6), (after.click, 1)):
+        for _ in range(max(1, places)):
+            move()
+        at += places
+        assert said(opened) == f"t = {at / 8:.3f}, evaluated"
+        points = drawn(opened)
+        for name, words in (("plane_0", "curve, unaligned"), ("plane_1", "curve, aligned")):
+            np.testing.assert_allclose(points[name], [mean[words]["coordinates"][at]], atol=1e-9)
+        for name in ("accuracy", "loss"):
+            np.testing.assert_allclose(points[name], [[at / 8, path[name][at]] for path in mean.values()], rtol=1e-9)
+        for words, cells in readings(opened).items():
+            assert cells == [f"{mean[words]['accuracy'][at]:.2f}", f"{mean[words]['loss'][at]:.3f}"]
+    before.click()
+    assert said(opened) == "t = 0.000, evaluated"
+    before.click()  # there is none before
+    assert said(opened) == "t = 0.000, evaluated"
+    markers = opened.execute_script("return document.querySelectorAll('.plot .scatterlayer .point').length")
     assert markers >= 2 + 8  # drawn, not only set
 
 
 @needs_browser
-def test_it_opens_without_errors_or_requests(browser, root):
-    browser.get((root / "figures/report.html").as_uri())
-    assert not [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
-    requests = browser.execute_script("return performance.getEntriesByType('resource').map(entry => entry.name)")
+def test_between_evaluated_points_it_says_so(opened, root):
+    """Numbers are on the straight line between, with a sign; arrow keys go there."""
+    slider = slider_of(opened)
+    slider.send_keys(Keys.HOME)
+    for _ in range(10):
+        slider.send_keys(Keys.ARROW_RIGHT)
+    assert said(opened) == slider.get_attribute("aria-valuetext") == "t = 0.050, between evaluated 0.000 and 0.125"
+    layout = Layout(root, "TinyTen", "CIFAR10")
+    ends = np.mean([np.load(layout.evaluated("null", *pair, 0))["accuracy"][:2] for pair in ((1, 2), (3, 4))], axis=0)
+    about = ends @ [0.6, 0.4]
+    assert readings(opened)["line, unaligned"][0] == f"≈ {about:.2f}"
+    np.testing.assert_allclose(drawn(opened)["accuracy"][0], [0.05, about], rtol=1e-9)
+
+
+@needs_browser
+def test_a_path_can_be_left_out(opened):
+    boxes = opened.find_elements(By.CSS_SELECTOR, ".explorer [data-path]")
+    shown = "return document.querySelector('.explorer [data-name=accuracy]').data.map(trace => trace.visible ?? true)"
+    boxes[0].click()
+    assert opened.execute_script(shown) == [False] * 2 + [True] * 6
+    boxes[0].click()
+    assert opened.execute_script(shown) == [True] * 8
+
+
+@needs_browser
+def test_it_opens_without_errors_or_requests(opened):
+    assert not [entry for entry in opened.get_log("browser") if entry["level"] == "SEVERE"]
+    requests = opened.execute_script("return performance.getEntriesByType('resource').map(entry => entry.name)")
     assert not [name for name in requests if not name.startswith(("data:", "blob:"))]
-    broken = browser.execute_script("return [...document.images].filter(image => !image.naturalWidth).length")
+    broken = opened.execute_script("return [...document.images].filter(image => !image.naturalWidth).length")
     assert broken == 0
-    wide = browser.execute_script("return document.documentElement.scrollWidth > window.innerWidth")
-    assert not wide
-    state = browser.execute_script("return document.querySelector('[data-state]').textContent")
-    assert len(json.loads(state)["steps"]) == 9
+
+
+# --- on a phone, on a laptop, and on paper -----------------------------------------------------------------
+
+SIZES = {"phone": (390, 844), "laptop": (1280, 900)}
+
+
+@pytest.fixture(scope="module")
+def crowded(tmp_path_factory):
+    """The path of a report with long names and many alignments, of plain and of robust networks."""
+    root = tmp_path_factory.mktemp("crowded")
+    alignments = ("null", "corr", "w2_pre", "weight", "an_alignment_of_ones_own")
+    for robust in (False, True):
+        write_results(root, "images-of-a-long-name-96x96", pairs=((1, 2),), alignments=alignments, robust=robust)
+    run("evaluation.compare_alignments", root)
+    run("evaluation.make_report", root)
+    return root / "figures/report.html"
+
+
+@pytest.fixture(scope="module", params=SIZES.values(), ids=SIZES)
+def shown(browser, crowded, request):
+    """The browser with the report open, as wide and as high as a screen."""
+    width, height = request.param
+    metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    browser.get(crowded.as_uri())
+    yield browser
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+@needs_browser
+def test_nothing_is_wider_than_the_screen(shown, request):
+    """Tables are, and move within their own boxes."""
+    width = SIZES[request.node.callspec.id][0]
+    assert shown.execute_script("return document.scrollingElement.scrollWidth") <= width
+    sizes = shown.execute_script(
+        """return [...document.querySelectorAll("body *")]
+          .filter((part) => !part.closest("script") && !part.closest(".scroll table") && part.getClientRects().length)
+          .map((part) => [part.outerHTML.slice(0, 80), part.getBoundingClientRect().right])"""
+    )
+    assert len(sizes) > 100
+    assert not [part for part, right in sizes if right > width]
+    boxes = shown.execute_script(
+        """return [...document.querySelectorAll("table")].map((table) => {
+          const box = table.parentElement;
+          box.scrollLeft = 1e6;
+          const moved = box.scrollLeft;
+          box.scrollLeft = 0;
+          return [box.className, table.scrollWidth - box.clientWidth, moved];
+        })"""
+    )
+    assert all(name == "scroll" and moved >= more - 1 for name, more, moved in boxes)
+
+
+OVERLAPS = """
+const WORDS = ".infolayer text, .xaxislayer-above text, .yaxislayer-above text";
+const seen = (part) => part.getClientRects().length && part.textContent.trim();
+const overlaps = (parts) => parts.flatMap((one, i) => parts.slice(i + 1).flatMap((other) => {
+  const [a, b] = [one.getBoundingClientRect(), other.getBoundingClientRect()];
+  const width = Math.min(a.right, b.right) - Math.max(a.left, b.left);
+  const height = Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
+  return width > 1 && height > 1 ? [[one.textContent.slice(0, 40), other.textContent.slice(0, 40)]] : [];
+}));
+window.scrollTo(0, 0);
+const blocks = "h1, h2, h3, p, li, summary, label, output, .command, .scroll, .slider, img, figcaption, [data-name]";
+const leaves = [...document.querySelectorAll(blocks)].filter((part) => !part.querySelector(blocks)
+  && !part.closest(".scroll table") && part.getClientRects().length);
+const plots = [...document.querySelectorAll("[data-name]")];
+return [leaves.length, overlaps(leaves), plots.flatMap((plot) =>
+  overlaps([...plot.querySelectorAll(WORDS)].filter(seen)))];
+"""
+
+
+@needs_browser
+def test_nothing_overlaps(shown):
+    """Neither the parts of the page nor the words in a plot, which lie within it."""
+    count, parts, words = shown.execute_script(OVERLAPS)
+    assert count > 50
+    assert parts == []
+    assert words == []
+    outside = shown.execute_script(
+        """return [...document.querySelectorAll("[data-name]")].flatMap((plot) => {
+          const box = plot.getBoundingClientRect();
+          return [...plot.querySelectorAll("text")].filter((text) => text.textContent.trim()).filter((text) => {
+            const { left, right, top, bottom } = text.getBoundingClientRect();
+            return left < box.left - 1 || right > box.right + 1 || top < box.top - 1 || bottom > box.bottom + 1;
+          }).map((text) => text.textContent);
+        })"""
+    )
+    assert outside == []
+
+
+@needs_browser
+def test_slider_and_readings_stay_in_sight(shown, request):
+    """While each plot goes by, below them and whole."""
+    height = SIZES[request.node.callspec.id][1]
+    for number, section in enumerate(shown.find_elements(By.CSS_SELECTOR, ".explorer")):
+        last = section.find_elements(By.CSS_SELECTOR, ".plot")[-1]
+        shown.execute_script("arguments[0].scrollIntoView({ block: 'end', behavior: 'instant' })", last)
+        walk, plot, slider, table = shown.execute_script(
+            """return [".walk", ".plot:last-child [data-name]", ".walk input[type=range]", ".walk .scroll"]
+              .map((part) => arguments[0].querySelector(part).getBoundingClientRect().toJSON())""",
+            section,
+        )
+        assert walk["top"] == 0, number
+        assert walk["bottom"] <= plot["top"]
+        assert plot["bottom"] <= height
+        for part in (slider, table):
+            assert walk["top"] <= part["top"] <= part["bottom"] <= walk["bottom"]
+
+
+@needs_browser
+def test_sliders_have_names(shown):
+    """What a screen reader says of them: a name, and where they are."""
+    nodes = shown.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
+    sliders = [node for node in nodes if node["role"]["value"] == "slider"]
+    assert len(sliders) == 2
+    for slider in sliders:
+        assert slider["name"]["value"].startswith("Position t on the path")
+        told = {one["name"]: one["value"]["value"] for one in slider["properties"]}
+        assert told["valuetext"] == "t = 0.500, evaluated"
+    kinds = ("button", "checkbox", "img", "image", "region")
+    unnamed = [node for node in nodes if node["role"]["value"] in kinds and not node.get("name", {}).get("value")]
+    assert unnamed == []
+
+
+@needs_browser
+def test_paper_has_all_of_it(shown):
+    """Within its width, drawings too, with none cut in two, and nothing that sticks or has to be moved.
+
+    Nothing tells plots that they are printed: they shrink as they are.
+    """
+    pages = shown.execute_cdp_cmd("Page.printToPDF", {"preferCSSPageSize": True})["data"]
+    assert base64.b64decode(pages).startswith(b"%PDF")
+    shown.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    parts = shown.execute_script(
+        """const AROUND = "section, figure, body";
+        document.body.style.width = "340px";
+        const parts = [...document.querySelectorAll(".plot, figure img, .walk, .main-svg, .scroll")].map((part) => {
+          const [box, around] = [part, part.closest(AROUND)].map((one) => one.getBoundingClientRect());
+          const { position, overflowX } = getComputedStyle(part);
+          const { breakInside } = getComputedStyle(part.closest("figure, .walk, .scroll"));
+          const { width, height } = part.viewBox?.baseVal ?? box;
+          return {
+            name: part.outerHTML.slice(0, 60), position, overflowX, breakInside,
+            outside: [around.left - box.left, box.right - around.right],
+            stretched: (width / height) / (box.width / box.height),
+          };
+        });
+        document.body.style.width = "";
+        return parts;"""
+    )
+    shown.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    assert len(parts) > 20
+    for part in parts:
+        if "scroll" in part["name"]:
+            assert part["overflowX"] == "visible", part
+            continue
+        assert max(part["outside"]) <= 1, part
+        assert part["stretched"] == pytest.approx(1, rel=0.05), part
+        assert part["position"] != "sticky", part
+        assert part["breakInside"] == "avoid", part

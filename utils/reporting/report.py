@@ -5,43 +5,29 @@ It needs nothing but itself to be read: figures and the plotting library (Plotly
 
 import base64
 import html
-import json
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 from PIL import Image
 
 from utils.errors import FileError, UserError
-from utils.reporting import paths, provenance, results, tables
+from utils.reporting import comparison, explorer, paths, provenance, results, tables
 from utils.reporting.figures import SHOWN
-from utils.reporting.planes import PLANE_QUANTITIES, corners_of_curve, mean_plane
+from utils.reporting.planes import PLANE_QUANTITIES
 from utils.storage.files import write_atomically
-from utils.storage.layout import USUAL, Layout, model_folder
+from utils.storage.layout import Layout, model_folder, read_name
 
 try:
-    import plotly.graph_objects as go
-    from plotly.io import to_json
     from plotly.offline import get_plotlyjs
-    from plotly.subplots import make_subplots
 except ModuleNotFoundError:
-    go = None
+    get_plotlyjs = None
 
 TEMPLATE = Path(__file__).with_suffix(".html")
 
 MadeWith = Callable[..., str]  # (script, settings, robust=False): the command line of a script with these settings
 Missing = dict[str, UserError]  # what is missing in the report, by what it says: each once, in order
-
-
-class Walk(NamedTuple):
-    """A path between networks, the mean over pairs: at points `t` (n,), and the plane it lies in if that is known."""
-
-    series: paths.Series
-    t: np.ndarray
-    values: results.Arrays  # by quantity, each (n,)
-    plane: results.Arrays | None
 
 
 def write(
@@ -60,10 +46,10 @@ def write(
 
     Raises UserError if nothing has been evaluated, or without Plotly.
     """
-    if go is None:
+    if get_plotlyjs is None:
         raise UserError("the report needs Plotly; install it with: python -m pip install -r requirements-report.txt")
     missing: Missing = {}
-    parts = {"barriers": "", "tables": "", "explorers": "", "settings": ""}
+    parts = {"headlines": "", "tables": "", "explorers": "", "settings": ""}
     there = {robust: paths.evaluated(root, robust=robust) for robust in (False, True)}
     selection = selection.with_pairs([*there[False], *there[True]])
     kinds = {robust: [one for one in found if selection.includes(one)] for robust, found in there.items()}
@@ -73,16 +59,21 @@ def write(
         table = tables.build(root, selection, robust=robust)
         _note(missing, *table.missing)
         if table.rows:
-            parts["barriers"] += _barriers(table)
-            parts["tables"] += _table(table, _table_command(selection, robust, made_with), robust=robust)
+            title, made = "Robust networks" if robust else "Networks", "evaluation/make_tables.py"
+            parts["headlines"] += "".join(f"<p>{html.escape(words)}</p>" for words in tables.headlines(table))
+            parts["tables"] += _table(table, title, _table_command(made, selection, made_with, robust=robust))
         for layout in dict.fromkeys(one.layout for one in found):
-            walks = _walks([one for one in found if one.layout == layout], selection, missing)
+            walks, errors = explorer.walks([one for one in found if one.layout == layout], selection)
+            _note(missing, *errors)
             if walks:
-                parts["explorers"] += _explorer(walks)
+                parts["explorers"] += explorer.explorer(walks)
         parts["settings"] += _settings(found, made_with)
     if not parts["tables"]:
         raise next(iter(missing.values()))
-    parts["figures"] = _figures(root, selection, missing, made_with)
+    pictures = _pictures(root, selection, missing, made_with)
+    compared = {name: figure for name, figure in pictures.items() if name.startswith("comparison_")}
+    parts["comparison"] = _comparison(root, selection, missing, made_with) + _figures(compared)
+    parts["figures"] = _figures({name: figure for name, figure in pictures.items() if name not in compared})
     lines = (html.escape(explain(error)) for error in missing.values())
     parts["missing"] = "".join(f"<li>{line}</li>" for line in lines) or "<li>Nothing.</li>"
     parts |= {"plotly": get_plotlyjs(), "command": html.escape(command)}
@@ -102,210 +93,62 @@ def _command(text: str) -> str:
     return f"<pre class=command>{html.escape(text)}</pre>"
 
 
-def _barriers(table: tables.Table) -> str:
-    """In a sentence for each network and loss, how far it rises on every path: what the report is about."""
-    paragraphs = []
-    columns = [one for one in table.columns if one.statistic == "barrier" and results.is_loss(one.quantity)]
-    for model in dict.fromkeys(row.model for row in table.rows):
-        for column in columns:
-            rows = [row for row in table.rows if row.model == model and column in row.cells]
-            told = "; ".join(f"{row.words} {tables.number(row.cells[column].measured, decimals=3)}" for row in rows)
-            if told:
-                words = f"Barriers of the {column.words} between networks {model} on {column.dataset}: {told}."
-                paragraphs.append(f"<p>{html.escape(words)}</p>")
-    return "".join(paragraphs)
+# --- tables ------------------------------------------------------------------------------------------------
 
 
-def _table(table: tables.Table, command: str, *, robust: bool) -> str:
+def _table(table: tables.Table, title: str, command: str) -> str:
+    """A table in a box of its own, in which it can be moved where it is wider than the page."""
     headings, rows = tables.grid(table)
-    head = "".join(f"<th>{html.escape(heading)}</th>" for heading in headings)
+    head = "".join(f"<th scope=col>{html.escape(heading)}</th>" for heading in headings)
     lines = [f"<thead><tr>{head}</tr></thead>"]
     for row, texts in rows:
         words = html.escape(row.words)
         head = f"<b>{html.escape(row.model)}</b>, {words}" if row.is_first else words
-        lines.append(f"<tr><th>{head}</th>" + "".join(f"<td>{text}</td>" for text in texts) + "</tr>")
-    title = "Robust networks" if robust else "Networks"
+        lines.append(f"<tr><th scope=row>{head}</th>" + "".join(f"<td>{text}</td>" for text in texts) + "</tr>")
+    box = f'<div class=scroll tabindex=0 role=region aria-label="{title}"><table>{"".join(lines)}</table></div>'
     notes = html.escape(" ".join(table.notes))
-    return f"<h3>{title}</h3><table>{''.join(lines)}</table><p>{notes}</p>{_command(command)}"
+    return f"<h3>{title}</h3>{box}<p>{notes}</p>{_command(command)}"
 
 
-def _table_command(selection: paths.Selection, robust: bool, made_with: MadeWith) -> str:
+def _table_command(script: str, selection: paths.Selection, made_with: MadeWith, *, robust: bool = False) -> str:
     """The command that makes the table by itself; flags of several values are tuples."""
     seeds_a, seeds_b = zip(*selection.pairs, strict=True) if selection.pairs else (None, None)
     flags = {"dataset": selection.datasets, "model": selection.models, "seed_a": seeds_a, "seed_b": seeds_b}
     flags |= {"alignment": selection.alignments, "epochs": selection.epochs, "curve_seed": selection.curve_seeds}
     flags |= {"num_bends": selection.num_bends, "curve": selection.curves}
     given = {name: tuple(values) for name, values in flags.items() if values}
-    return made_with("evaluation/make_tables.py", given, robust=robust)
+    return made_with(script, given, robust=robust)
 
 
-# --- curves to be walked along -----------------------------------------------------------------------------
-
-
-def _walks(found: Sequence[paths.Found], selection: paths.Selection, missing: Missing) -> list[Walk]:
-    """The paths of one dataset and model that have every pair there is; what others lack is added to `missing`.
-
-    Curves of a seed that is not the usual one are the mean of the pairs that have it.
-    """
-    layout, everyone = found[0].layout, list(dict.fromkeys(one.pair for one in found))
-    routes = selection.routes(found)
-    walks = []
-    for route, series in zip(routes, paths.named(layout, routes, selection.seeds), strict=True):
-        having = [one.pair for one in found if selection.route(one) == route]
-        pairs = everyone if route.variant.seed == USUAL.seed else having
-        try:
-            evaluated = results.load_paths(series, pairs)
-        except UserError as error:
-            _note(missing, error)
-            continue
-        plane = None
-        if not (series.is_line or series.robust):
-            try:
-                plane = mean_plane(results.load_planes_with_curve(series, pairs))
-            except UserError as error:
-                _note(missing, error)
-        names = results.quantities(layout.robust)
-        values = {name: np.mean([table[name] for table in evaluated], axis=0) for name in names}
-        walks.append(Walk(series, evaluated[0]["t"], values, plane))
-    return walks
-
-
-def _explorer(walks: Sequence[Walk]) -> str:
-    """Planes and lines under one slider: it moves a point along every path to the same t."""
-    layout = walks[0].series.layout
-    name = "_".join(["robust" if layout.robust else "plain", layout.dataset, model_folder(layout.model)])
-    figures, moving = {}, []
-    with_planes = [walk for walk in walks if walk.plane is not None]
-    if with_planes:
-        figures["planes"] = _planes(with_planes, moving)
-    figures["lines"] = _lines(walks, moving)
-    steps = sorted({float(t) for walk in walks for t in walk.t})
-    readings = [
-        {"words": walk.series.words, "t": walk.t.tolist(), "values": [v.tolist() for v in walk.values.values()]}
-        for walk in walks
-    ]
-    state = json.dumps({"steps": steps, "moving": moving, "readings": readings}).replace("<", "\\u003c")
-    plots = "".join(
-        f'<div class=plot data-name="{kind}"></div>'
-        f'<script type="application/json" data-plot="{kind}">{to_json(figure)}</script>'
-        for kind, figure in figures.items()
-    )
-    headings = "".join(f"<th>{html.escape(words)}</th>" for words in results.quantities(layout.robust).values())
-    middle = min(range(len(steps)), key=lambda i: abs(steps[i] - 0.5))
-    kind = ", robust" if layout.robust else ""
-    return f"""<section class=explorer id="{html.escape(name)}">
-<h3>{html.escape(layout.model)} on {html.escape(layout.dataset)}{kind}</h3>
-<label>Position t on the path from A to B: <output></output><br>
-<input type=range min=0 max={len(steps) - 1} value={middle}></label>
-{plots}
-<table class=readings><thead><tr><th>path</th>{headings}</tr></thead><tbody></tbody></table>
-<script type="application/json" data-state>{state}</script>
-</section>"""
-
-
-MARKER = {"size": 12, "line": {"color": "black", "width": 2}}
-
-
-def _planes(walks: Sequence[Walk], moving: list[dict]) -> "go.Figure":
-    """Test accuracy on the plane of each learned curve; what the slider moves is added to `moving`."""
-    titles = [walk.series.words for walk in walks]
-    columns = min(2, len(walks))
-    figure = make_subplots(
-        -(-len(walks) // columns), columns, subplot_titles=titles, horizontal_spacing=0.08, vertical_spacing=0.2
-    )
-    accuracies = np.concatenate([walk.plane["accuracy"].ravel() for walk in walks])
-    bar = {"title": {"text": PLANE_QUANTITIES["accuracy"], "side": "right"}}
-    for i, walk in enumerate(walks):
-        place = {"row": i // columns + 1, "col": i % columns + 1}
-        plane = walk.plane
-        contour = go.Contour(
-            x=plane["x"][0].tolist(),
-            y=plane["y"][:, 0].tolist(),
-            z=plane["accuracy"].tolist(),
-            text=[[f"loss {loss:.3f}" for loss in row] for row in plane["loss"]],
-            hovertemplate="accuracy %{z:.1f} %<br>%{text}<extra></extra>",
-            colorscale="Viridis",
-            zmin=float(accuracies.min()),
-            zmax=float(accuracies.max()),
-            showscale=i == 0,
-            colorbar=bar,
-        )
-        line = {"mode": "lines", "line": {"color": "white", "width": 4}, "hoverinfo": "skip", "showlegend": False}
-        corners = corners_of_curve(plane)
-        ends = {"mode": "markers+text", "text": list(corners), "textposition": "top center"}
-        ends |= {"textfont": {"color": "white", "shadow": "auto"}, "hoverinfo": "skip", "showlegend": False}
-        ends |= {"marker": {"symbol": ["circle", "square", "diamond"], "color": "white", "size": 9}}
-        x, y = (plane["curve"][:, axis].tolist() for axis in (0, 1))
-        places = {axis: [float(corner[i]) for corner in corners.values()] for i, axis in enumerate("xy")}
-        figure.add_trace(contour, **place)
-        figure.add_trace(go.Scatter(x=x, y=y, **line), **place)
-        figure.add_trace(go.Scatter(**places, **ends), **place)
-        point = go.Scatter(x=[], y=[], mode="markers", showlegend=False, marker=MARKER | {"color": "#D55E00"})
-        figure.add_trace(point, **place)
-        moving.append({"plot": "planes", "trace": 4 * i + 3, "t": walk.t.tolist(), "x": x, "y": y})
-        axis = "x" if i == 0 else f"x{i + 1}"
-        figure.update_xaxes(title_text="distance in the direction from A to B", constrain="domain", **place)
-        figure.update_yaxes(title_text="orthogonal distance", scaleanchor=axis, constrain="domain", **place)
-    flatness = max(np.ptp(walk.plane["y"]) / np.ptp(walk.plane["x"]) for walk in walks)
-    height = (150 + 380 * min(flatness, 1)) * -(-len(walks) // columns)  # pixels
-    figure.update_layout(height=height, margin={"t": 40, "b": 50, "l": 60, "r": 20})
-    return figure
-
-
-def _lines(walks: Sequence[Walk], moving: list[dict]) -> "go.Figure":
-    """Every quantity over t; what the slider moves is added to `moving`."""
-    quantities = results.quantities(walks[0].series.robust)
-    rows = len(quantities) // 2  # accuracies at the left, losses at the right
-    figure = make_subplots(rows, 2, horizontal_spacing=0.1, vertical_spacing=0.12)
-    for i, (name, words) in enumerate(quantities.items()):
-        place = {"row": i % rows + 1, "col": i // rows + 1}
-        for walk in walks:
-            colour = paths.colour(walk.series.alignment)
-            strokes = "dash" if walk.series.is_line else ("solid", "dashdot", "dot")[walk.series.rank % 3]
-            x, y = walk.t.tolist(), walk.values[name].tolist()
-            style = {"name": walk.series.words, "legendgroup": walk.series.words}
-            line = {"color": colour, "dash": strokes}
-            figure.add_trace(go.Scatter(x=x, y=y, mode="lines", line=line, showlegend=i == 0, **style), **place)
-            point = go.Scatter(
-                x=[], y=[], mode="markers", marker=MARKER | {"color": colour}, showlegend=False, **style
-            )
-            figure.add_trace(point, **place)
-            moving.append({"plot": "lines", "trace": len(figure.data) - 1, "t": x, "x": x, "y": y})
-            if walk.series.robust and name.startswith("accuracy"):
-                figure.add_trace(_extremes(walk, name, colour), **place)
-        figure.update_yaxes(title_text=f"test {words}", **place)
-        figure.update_xaxes(title_text="position t" if place["row"] == rows else None, range=[0, 1], **place)
-    legend = {"orientation": "h", "y": -0.2 / rows, "yanchor": "top"}
-    figure.update_layout(height=320 * rows + 60, margin={"t": 20, "b": 50, "l": 60, "r": 20}, legend=legend)
-    return figure
-
-
-def _extremes(walk: Walk, name: str, colour: str) -> "go.Scatter":
-    """Where robust accuracy is lowest and highest on a path, as places on its line of another accuracy or of this."""
-    places = results.robust_places(walk.values["accuracy_robust"])
-    at = [places["at_lowest"], places["at_highest"]]
-    return go.Scatter(
-        x=walk.t[at].tolist(),
-        y=walk.values[name][at].tolist(),
-        text=["lowest robust accuracy", "highest robust accuracy"],
-        hovertemplate="%{text}: %{y:.1f} %<extra></extra>",
-        mode="markers",
-        marker=MARKER | {"color": colour, "symbol": ["triangle-down", "triangle-up"]},
-        legendgroup=walk.series.words,
-        showlegend=False,
-    )
+def _comparison(root: Path, selection: paths.Selection, missing: Missing, made_with: MadeWith) -> str:
+    """The table of all alignments side by side, where straight lines with several have been evaluated."""
+    table = comparison.build(root, selection)
+    lines = {row.series.alignment for row in table.rows if row.series and row.series.is_line}
+    if len(lines) < 2:
+        return ""
+    _note(missing, *table.missing)
+    command = _table_command("evaluation/compare_alignments.py", selection, made_with)
+    return "<h2>Alignments compared</h2>" + _table(table, "All alignments side by side", command)
 
 
 # --- figures and settings ----------------------------------------------------------------------------------
 
 
-def _figures(root: Path, selection: paths.Selection, missing: Missing, made_with: MadeWith) -> str:
-    """The figures that were drawn, each with its title and the command behind it, which are in the file itself."""
-    groups: dict[str, list[str]] = {}
+class Picture(NamedTuple):
+    subject: str  # as "TinyTen on CIFAR10"
+    figure: str  # as HTML
+
+
+def _pictures(root: Path, selection: paths.Selection, missing: Missing, made_with: MadeWith) -> dict[str, Picture]:
+    """The figures that were drawn, by their files' names: each with its title and the command behind it.
+
+    These are in the file itself.
+    """
+    pictures = {}
     for path in sorted((root / "figures").glob("*.png")):
         try:
             with Image.open(path) as image:
-                notes = image.info
+                notes, size = image.info, image.size
                 image.verify()
             title, command = notes["Title"], notes["Description"]
         except Exception:  # what a reader raises on a damaged or hostile picture can be anything
@@ -326,14 +169,39 @@ def _figures(root: Path, selection: paths.Selection, missing: Missing, made_with
         steps = [(step, layout.robust) for file, layout, _ in shown for step in provenance.steps(layout, file)]
         what_ran = _steps(steps, made_with)
         behind = f"<details><summary>What was run for it</summary>{what_ran}</details>" if what_ran else ""
+        caption = _caption(path, words, f"{dataset}_{model_folder(model)}", shown)
         data = base64.b64encode(path.read_bytes()).decode()
-        groups.setdefault(subject, []).append(
-            f'<figure><img alt="{html.escape(title)}" src="data:image/png;base64,{data}">'
-            f"<figcaption>{html.escape(words)}{_command(command)}{behind}</figcaption></figure>"
+        pictures[path.name] = Picture(
+            subject,
+            f'<figure><img alt="{html.escape(f"{subject}: {caption}")}" width={size[0]} height={size[1]} '
+            f'src="data:image/png;base64,{data}"><figcaption><p>{html.escape(caption)}</p>'
+            f"<p class=made>figures/{html.escape(path.name)}</p>{_command(command)}{behind}</figcaption></figure>",
         )
-    if not groups:
+    if not pictures:
         drawn = made_with("visualization/viz_curve.py", {"help": True})
         _note(missing, UserError(f"there are no figures yet; draw them with: {drawn}"))
+    return pictures
+
+
+def _caption(path: Path, title: str, subjects: str, shown: Sequence[tuple[Path, Layout, str]]) -> str:
+    """Its title, which quantity it shows where the file's name tells, and the paths or alignments that it shows."""
+    kind = path.stem.partition(f"_{subjects}")[0].removesuffix("_deviation")
+    deviation = "standard deviation of " if path.stem.startswith(f"{kind}_deviation") else ""
+    quantity = "".join(
+        f": {deviation}{words}" for name, words in PLANE_QUANTITIES.items() if kind.endswith(f"_{name}")
+    )
+    names = [name for file, _, _ in shown if (name := read_name(file)) and name.alignment is not None]
+    routes = [paths.Route(name.epoch, name.alignment, name.variant) for name in names if name.epoch is not None]
+    told = [series.words for series in paths.named(shown[0][1], list(dict.fromkeys(routes)))] if routes else []
+    told += dict.fromkeys(paths.alignment_words(name.alignment) for name in names if name.epoch is None)
+    return f"{title[:1].upper()}{title[1:]}{quantity}." + (f" Shown: {'; '.join(told)}." if told else "")
+
+
+def _figures(pictures: Mapping[str, Picture]) -> str:
+    """Pictures under what they are of."""
+    groups: dict[str, list[str]] = {}
+    for subject, figure in pictures.values():
+        groups.setdefault(subject, []).append(figure)
     return "".join(
         f"<h3>{html.escape(subject)}</h3><div class=figures>{''.join(found)}</div>"
         for subject, found in groups.items()
