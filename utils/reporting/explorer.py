@@ -114,7 +114,7 @@ def explorer(of: Sequence[Walk]) -> str:
 <h3>{html.escape(_subject(layout))}</h3>
 <div class=walk>
 <div class=position>
-<label for="t_{name}">Position t on the path, from 0 (network A) to 1 (network B)</label>
+<label for="t_{name}">Position t, from 0 (network A) to 1 (network B)</label>
 <div class=slider><button type=button data-step=-1 aria-label="Evaluated point before">◀</button>
 <input type=range id="t_{name}" min=0 max={len(steps) - 1} value={middle}>
 <button type=button data-step=1 aria-label="Next evaluated point">▶</button></div>
@@ -175,6 +175,7 @@ def _margins(figure: "go.Figure") -> int:
 
 # --- what is drawn -----------------------------------------------------------------------------------------
 
+MOVING = {"x": [], "y": [], "mode": "markers", "cliponaxis": False}  # the page says where
 MARKER = {"size": 12, "line": {"color": "black", "width": 2}}
 FLATTEST = 0.4  # height of a plane, as a part of its width, below which it is stretched to be seen on a phone
 GRID = {"gridcolor": "#DDDDDD", "zeroline": False, "automargin": True}
@@ -214,8 +215,7 @@ def _range_of_accuracy(of: Sequence[Walk]) -> tuple[float, float]:
 
 
 def _plane(walk: Walk, steps: Sequence[float], accuracies: tuple[float, float], *, name: str) -> Plot:
-    plane, figure = walk.plane, _figure(b=104)
-    bar = {"orientation": "h", "thickness": 10, "yref": "container", "y": 0.01, "yanchor": "bottom"}
+    plane, figure = walk.plane, _figure(b=84)
     figure.add_contour(
         x=plane["x"][0].tolist(),
         y=plane["y"][:, 0].tolist(),
@@ -225,7 +225,7 @@ def _plane(walk: Walk, steps: Sequence[float], accuracies: tuple[float, float], 
         colorscale="Viridis",
         zmin=accuracies[0],
         zmax=accuracies[1],
-        colorbar=bar | {"title": {"text": PLANE_QUANTITIES["accuracy"], "side": "bottom"}},
+        colorbar={"orientation": "h", "thickness": 10, "yref": "container", "y": 0, "yanchor": "bottom"},
     )
     hidden = {"hoverinfo": "skip"}
     along = curve_points(walk, steps)
@@ -245,15 +245,15 @@ def _plane(walk: Walk, steps: Sequence[float], accuracies: tuple[float, float], 
         marker={"symbol": ["circle", "square", "diamond"], "color": "white", "size": 9, "line": {"width": 1}},
         **hidden,
     )
-    figure.add_scatter(x=[], y=[], mode="markers", marker=MARKER | {"color": walk.colour}, **hidden)
+    figure.add_scatter(**MOVING, marker=MARKER | {"color": walk.colour}, **hidden)
     figure.update_xaxes(title_text="distance in the direction from A to B", constrain="domain", **GRID)
     flatness = float(np.ptp(plane["y"]) / np.ptp(plane["x"]))
     stretched = max(1.0, FLATTEST / flatness)
     scale = {"scaleanchor": "x", "scaleratio": stretched, "constrain": "domain"}
-    figure.update_yaxes(title_text="orthogonal distance", **scale, **GRID)
+    figure.update_yaxes(title_text="orthogonal<br>distance", **scale, **GRID)
     moving = {"trace": len(figure.data) - 1, "t": list(steps), "x": along[:, 0].tolist(), "y": along[:, 1].tolist()}
     caption = f"{walk.series.words}: {PLANE_QUANTITIES['accuracy']} on the plane of the curve"
-    caption += f", drawn {stretched:.1f} times as high as it is" if stretched > 1 else ""
+    caption += f", stretched {stretched:.1f} times in height" if stretched > 1 else ""
     return Plot(name, caption, figure, [moving], {}, min(flatness * stretched, 1))
 
 
@@ -270,12 +270,12 @@ def _line(of: Sequence[Walk], name: str, words: str) -> Plot:
         dots = {"color": walk.colour, "size": 5 if len(x) <= 61 else 3}
         said = {"name": walk.series.words, "hovertemplate": "%{y:.4~g} at t = %{x:.4~g}"}
         figure.add_scatter(x=x, y=y, mode="lines+markers", line=line, marker=dots, **said)
-        figure.add_scatter(x=[], y=[], mode="markers", marker=MARKER | {"color": walk.colour}, **said)
+        figure.add_scatter(**MOVING, marker=MARKER | {"color": walk.colour}, **said)
         moving.append({"trace": len(figure.data) - 1, "t": x, "x": x, "y": y})
         if walk.series.robust and not results.is_loss(name):
             figure.add_trace(_extremes(walk, name))
         of_paths |= dict.fromkeys(range(len(of_paths), len(figure.data)), number)
-    figure.update_yaxes(title_text=f"test {words}", **GRID)
+    figure.update_yaxes(title_text=words.removesuffix(" (cross-entropy)"), **GRID)
     figure.update_xaxes(title_text="position t", range=[-0.02, 1.02], **GRID)
     caption = f"Test {words} along every path; dots are evaluated points"
     return Plot(name, caption, figure, moving, of_paths, 0.6)
