@@ -47,19 +47,25 @@ class Walk(NamedTuple):
         return "dash" if self.series.is_line else ("solid", "dashdot", "dot")[self.series.rank % 3]
 
 
-class Plot(NamedTuple):
-    """A figure of Plotly's under its caption, and which of its traces the slider moves, and where.
+class Point(NamedTuple):
+    """Where the slider puts the point of a path, by its number: at (x, y) at each of several t."""
 
-    moving: trace, and where its point is (x, y) at each of several `t`.
-    of_paths: the path, by its number, of every trace that goes when the path is hidden, by the number of the trace.
+    path: int
+    t: list[float]
+    x: list[float]
+    y: list[float]
+
+
+class Plot(NamedTuple):
+    """A figure of Plotly's under its caption, and the points on it.
+
     flatness: how high it is inside its margins, as a part of its width.
     """
 
     name: str
     caption: str
     figure: "go.Figure"
-    moving: list[dict[str, object]]
-    of_paths: dict[int, int]
+    points: list[Point]
     flatness: float
 
 
@@ -107,9 +113,9 @@ def explorer(of: Sequence[Walk]) -> str:
         "evaluated": evaluated,
         "decimals": [3 if results.is_loss(quantity) else 2 for quantity in of[0].values],
         "readings": [{"t": w.t.tolist(), "values": [v.tolist() for v in w.values.values()]} for w in of],
-        "plots": {plot.name: {"moving": plot.moving, "ofPaths": plot.of_paths} for plot in plots},
+        "points": {plot.name: [point._asdict() for point in plot.points] for plot in plots},
     }
-    drawn = "".join(map(_plot, plots))
+    drawn = "".join(_plot(plot, of) for plot in plots)
     return f"""<section class=explorer id="{name}">
 <h3>{html.escape(_subject(layout))}</h3>
 <div class=walk>
@@ -161,10 +167,12 @@ def _stroke(walk: Walk) -> str:
     return f"<svg width=26 height=8 aria-hidden=true><line x1=1 x2=25 y1=4 y2=4 {line} /></svg>"
 
 
-def _plot(plot: Plot) -> str:
+def _plot(plot: Plot, of: Sequence[Walk]) -> str:
+    points = "".join(f'<circle r=6 fill="{of[point.path].colour}" data-of={point.path} />' for point in plot.points)
     return (
         f'<figure class=plot style="--flatness:{plot.flatness:.3f};--margins:{_margins(plot.figure)}px">'
-        f'<figcaption>{html.escape(plot.caption)}</figcaption><div data-name="{plot.name}"></div>'
+        f'<figcaption>{html.escape(plot.caption)}</figcaption><div class=drawing><div data-name="{plot.name}"></div>'
+        f"<svg class=moving aria-hidden=true>{points}</svg></div>"
         f'<script type="application/json" data-plot="{plot.name}">{_json(to_json(plot.figure))}</script></figure>'
     )
 
@@ -175,7 +183,6 @@ def _margins(figure: "go.Figure") -> int:
 
 # --- what is drawn -----------------------------------------------------------------------------------------
 
-MOVING = {"x": [], "y": [], "mode": "markers", "cliponaxis": False}  # the page says where
 MARKER = {"size": 12, "line": {"color": "black", "width": 2}}
 FLATTEST = 0.4  # height of a plane, as a part of its width, below which it is stretched to be seen on a phone
 GRID = {"gridcolor": "#DDDDDD", "zeroline": False, "automargin": True}
@@ -205,16 +212,12 @@ def curve_points(walk: Walk, steps: Sequence[float]) -> np.ndarray:
 
 def _planes(of: Sequence[Walk], steps: Sequence[float]) -> list[Plot]:
     """Test accuracy on the plane of each learned curve, all on one scale of colours."""
-    of = [walk for walk in of if walk.plane is not None]
-    return [_plane(walk, steps, _range_of_accuracy(of), name=f"plane_{number}") for number, walk in enumerate(of)]
+    accuracies = [walk.plane["accuracy"] for walk in of if walk.plane is not None]
+    scale = min(map(np.min, accuracies), default=0.0), max(map(np.max, accuracies), default=0.0)
+    return [_plane(walk, steps, scale, number=number) for number, walk in enumerate(of) if walk.plane is not None]
 
 
-def _range_of_accuracy(of: Sequence[Walk]) -> tuple[float, float]:
-    accuracies = np.concatenate([walk.plane["accuracy"].ravel() for walk in of])
-    return float(accuracies.min()), float(accuracies.max())
-
-
-def _plane(walk: Walk, steps: Sequence[float], accuracies: tuple[float, float], *, name: str) -> Plot:
+def _plane(walk: Walk, steps: Sequence[float], accuracies: tuple[float, float], *, number: int) -> Plot:
     plane, figure = walk.plane, _figure(b=84)
     figure.add_contour(
         x=plane["x"][0].tolist(),
@@ -223,8 +226,8 @@ def _plane(walk: Walk, steps: Sequence[float], accuracies: tuple[float, float], 
         text=[[f"loss {loss:.3f}" for loss in row] for row in plane["loss"]],
         hovertemplate="accuracy %{z:.1f} %<br>%{text}<extra></extra>",
         colorscale="Viridis",
-        zmin=accuracies[0],
-        zmax=accuracies[1],
+        zmin=float(accuracies[0]),
+        zmax=float(accuracies[1]),
         colorbar={"orientation": "h", "thickness": 10, "yref": "container", "y": 0, "yanchor": "bottom"},
     )
     hidden = {"hoverinfo": "skip"}
@@ -245,40 +248,37 @@ def _plane(walk: Walk, steps: Sequence[float], accuracies: tuple[float, float], 
         marker={"symbol": ["circle", "square", "diamond"], "color": "white", "size": 9, "line": {"width": 1}},
         **hidden,
     )
-    figure.add_scatter(**MOVING, marker=MARKER | {"color": walk.colour}, **hidden)
     figure.update_xaxes(title_text="distance in the direction from A to B", constrain="domain", **GRID)
     flatness = float(np.ptp(plane["y"]) / np.ptp(plane["x"]))
     stretched = max(1.0, FLATTEST / flatness)
     scale = {"scaleanchor": "x", "scaleratio": stretched, "constrain": "domain"}
     figure.update_yaxes(title_text="orthogonal<br>distance", **scale, **GRID)
-    moving = {"trace": len(figure.data) - 1, "t": list(steps), "x": along[:, 0].tolist(), "y": along[:, 1].tolist()}
+    point = Point(number, list(steps), along[:, 0].tolist(), along[:, 1].tolist())
     caption = f"{walk.series.words}: {PLANE_QUANTITIES['accuracy']} on the plane of the curve"
     caption += f", stretched {stretched:.1f} times in height" if stretched > 1 else ""
-    return Plot(name, caption, figure, [moving], {}, min(flatness * stretched, 1))
+    return Plot(f"plane_{number}", caption, figure, [point], min(flatness * stretched, 1))
 
 
 def _lines(of: Sequence[Walk]) -> list[Plot]:
-    """Every quantity over t."""
+    """Every quantity over t; the `meta` of each trace is the number of its path."""
     return [_line(of, name, words) for name, words in results.quantities(of[0].series.robust).items()]
 
 
 def _line(of: Sequence[Walk], name: str, words: str) -> Plot:
-    figure, moving, of_paths = _figure(), [], {}
+    figure, points = _figure(), []
     for number, walk in enumerate(of):
         x, y = walk.t.tolist(), walk.values[name].tolist()
         line = {"color": walk.colour, "dash": walk.strokes}
         dots = {"color": walk.colour, "size": 5 if len(x) <= 61 else 3}
-        said = {"name": walk.series.words, "hovertemplate": "%{y:.4~g} at t = %{x:.4~g}"}
+        said = {"meta": number, "name": walk.series.words, "hovertemplate": "%{y:.4~g} at t = %{x:.4~g}"}
         figure.add_scatter(x=x, y=y, mode="lines+markers", line=line, marker=dots, **said)
-        figure.add_scatter(**MOVING, marker=MARKER | {"color": walk.colour}, **said)
-        moving.append({"trace": len(figure.data) - 1, "t": x, "x": x, "y": y})
+        points.append(Point(number, x, x, y))
         if walk.series.robust and not results.is_loss(name):
-            figure.add_trace(_extremes(walk, name))
-        of_paths |= dict.fromkeys(range(len(of_paths), len(figure.data)), number)
+            figure.add_trace(_extremes(walk, name).update(meta=number))
     figure.update_yaxes(title_text=words.removesuffix(" (cross-entropy)"), **GRID)
     figure.update_xaxes(title_text="position t", range=[-0.02, 1.02], **GRID)
     caption = f"Test {words} along every path; dots are evaluated points"
-    return Plot(name, caption, figure, moving, of_paths, 0.6)
+    return Plot(name, caption, figure, points, 0.6)
 
 
 def _extremes(walk: Walk, name: str) -> "go.Scatter":
