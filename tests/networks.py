@@ -808,11 +808,66 @@ def grouped_queries():
     """Four heads of queries, two of keys and values."""
 
     def run(self, x):
-        q, k, v = heads(self.q(x), 4), heads(self.k(x), 2), heads(self.v(x), 2)
+        q, k, v = (y.unflatten(-1, (-1, 4)).transpose(1, 2) for y in (self.q(x), self.k(x), self.v(x)))
         k, v = (y.repeat_interleave(2, 1) for y in (k, v))
         return self.out(F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2))
 
     return tokens(run, q=nn.Linear(8, 16), k=nn.Linear(8, 8), v=nn.Linear(8, 8), out=nn.Linear(16, 8))
+
+
+@network(VECTORS, 1)
+def capsules():
+    """Maps within capsules and between them: units of both are shown by products alone."""
+
+    def run(self, x):
+        x = F.relu(self.inside(F.relu(self.a(x).view(-1, 3, 4))))
+        return self.b(F.relu(self.between(x.transpose(1, 2))).flatten(1))
+
+    return Run(run, a=nn.Linear(8, 12), inside=nn.Linear(4, 5), between=nn.Linear(3, 6), b=nn.Linear(30, 3))
+
+
+@network(VECTORS, 1, True)
+def products_in_blocks():
+    """In each block, units of two kinds in orders of its own, which are shown by products alone."""
+
+    def run(self, x):
+        x = torch.einsum("nhab,hbc->nhac", F.relu(self.a(x).view(-1, 3, 4, 5)), self.columns)
+        return self.b(F.relu(torch.einsum("nhac,had->nhdc", F.relu(x), self.rows)).flatten(1))
+
+    return Run(
+        run, a=nn.Linear(8, 60), columns=nn.Parameter(torch.randn(3, 5, 6)), rows=nn.Parameter(torch.randn(3, 4, 5)),
+        b=nn.Linear(90, 3),
+    )  # fmt: skip
+
+
+@network(VECTORS, 1)
+def outer_product():
+    def run(self, x):
+        return self.c((self.a(x)[:, :, None] * self.b(x)[:, None]).flatten(1))
+
+    return Run(run, a=nn.Linear(8, 4), b=nn.Linear(8, 5), c=nn.Linear(20, 3))
+
+
+@network(TOKENS, 1, True)
+def heads_share_a_map():
+    def run(self, x):
+        q, k, v = (part.unflatten(-1, (4, 5)).transpose(1, 2) for part in self.qkv(x).chunk(3, -1))
+        return self.out(F.relu(self.map(F.scaled_dot_product_attention(q, k, v))).transpose(1, 2).flatten(2))
+
+    return tokens(run, qkv=nn.Linear(8, 60), map=nn.Linear(5, 6), out=nn.Linear(24, 8))
+
+
+@network(TOKENS, 1)
+def new_tokens_with_two_kinds_of_channels():
+    def run(self, x):
+        x = F.gelu(self.first(self.embed(x).transpose(1, 2)).transpose(1, 2))
+        x = F.gelu(torch.cat([self.a(x), self.b(x)], -1))
+        return self.head(F.gelu(self.second(x.transpose(1, 2))).mean(2))
+
+    return Run(
+        run, embed=nn.Linear(8, 10), first=nn.Linear(6, 9), second=nn.Linear(9, 7), a=nn.Linear(10, 5),
+        b=nn.Linear(10, 4), head=nn.Linear(9, 3),
+    )  # fmt: skip
 
 
 @network(TOKENS, 1, True)

@@ -1,3 +1,6 @@
+import itertools
+
+import networks
 import numpy as np
 import pytest
 import torch
@@ -6,6 +9,7 @@ from scipy.optimize import linear_sum_assignment
 from test_permutations import ALL, Unseen, inverse, max_relative, model_and_images, random_permutations
 
 from models import MODELS
+from utils.assignment import assigned_score
 from utils.attack import Attack
 from utils.matching import (
     ATTACK_SEED,
@@ -20,7 +24,7 @@ from utils.matching import (
     each_by_itself,
     mean_correlations,
 )
-from utils.permutations import identity, permutation_spec, permute, rows_from_permutations
+from utils.permutations import compose, identity, permutation_spec, permute, rows_from_permutations
 from utils.symmetries.recording import samples
 
 
@@ -50,6 +54,41 @@ def test_planted_permutation_comes_back(name):
     expected = shuffled.eval()(x)
     shuffled.load_state_dict(aligned)
     assert max_relative(expected, shuffled(x)) < 1e-4
+
+
+IN_PRODUCTS = ("capsules", "products_in_blocks", "outer_product", "heads_share_a_map", "grouped_queries", "mixer")
+IN_PRODUCTS += ("new_tokens_with_two_kinds_of_channels", "experts")
+
+
+@pytest.mark.parametrize("method", ["corr", "w2_post", "weight"])
+@pytest.mark.parametrize("name", IN_PRODUCTS)
+def test_units_that_are_shown_in_products_come_back(name, method):
+    """Where each of two groups can be matched in some order of the other alone."""
+    model, example = networks.build(name)
+    spec = permutation_spec(model, *example, proof=False)
+    randomize(model.eval())
+    shuffled = networks.build(name)[0].eval()
+    shuffled.load_state_dict(permute(model.state_dict(), spec, spec.random(2)))
+    x = torch.randn(256, *example[0].shape[1:], generator=torch.Generator().manual_seed(1))
+    aligned = permute(shuffled.state_dict(), spec, align(model, shuffled, spec, [x], method=method))
+    assert all(torch.equal(value, aligned[key]) for key, value in model.state_dict().items())
+
+
+def test_no_turn_makes_products_worse():
+    """Whatever scores say: no group alone, nor what stands in its blocks with it, can be matched better."""
+    model, example = networks.build("products_in_blocks")
+    spec = permutation_spec(model, *example, proof=False)
+    generator = np.random.default_rng(0)
+    scores = [generator.standard_normal((row.channels, row.channels)) for row in spec.rows]
+    found = assign_groups(spec, scores)
+    best = assigned_score(spec, scores, found)
+    assert best > max(assigned_score(spec, scores, spec.random(seed)) for seed in range(20))
+    for number, group in enumerate(spec.groups):
+        for block in np.ndindex(spec.blocks(number)):
+            for i, j in itertools.combinations(range(group.size), 2):
+                move = spec.identity()
+                move[number][block][[i, j]] = j, i
+                assert assigned_score(spec, scores, compose(spec, found, move)) <= best + 1e-9
 
 
 def lively(model, x):

@@ -1,12 +1,27 @@
 """Assignments: from scores of how alike each two channels are to the best permutations, units in blocks included."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import replace
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from utils.symmetries.spec import PermutationSpec, blocks_before, dependents, groups_in, places_of
+from utils.symmetries.spec import (
+    Activation,
+    PermutationSpec,
+    axis_index,
+    compose,
+    dependents,
+    groups_in,
+    occurrences,
+    places_of,
+)
+
+# Permutations are better if the score grows by more than rounding, relative to the sizes of what it sums up.
+ROUNDING = 1e-12
+
+Turn = tuple[int, ...]  # a group that is permuted, and what stands in its blocks
 
 
 def assign(score: np.ndarray) -> np.ndarray:
@@ -18,17 +33,25 @@ def assign_groups(spec: PermutationSpec, scores: Sequence[np.ndarray]) -> list[n
     """The best permutation of each group from a matrix (C_a, C_b) of scores of each row of the spec.
 
     A group that several activations show (a residual stream) is decided by the sum of those that vote. Units in
-    blocks are matched exactly (`assign_blocks`).
+    blocks are matched exactly (`assign_blocks`). Where units are shown by products of two groups, either of which can
+    be matched only in some order of the other, they are matched in any order first, and then in turns, until none
+    can be bettered: so a network finds its own shuffled copy.
     """
-    return assign_blocks(spec, dict(enumerate(group_scores(spec, scores))))
+    found = assign_blocks(spec, group_scores(spec, scores))
+    turns = [(group, *dependents(spec, group)) for group in _shown_in_products(spec)]
+    if not turns:
+        return found
+    moved = _moved(spec, scores, found)
+    searched = [compose(spec, found, _ascend(spec, moved, order)) for order in (turns, turns[::-1])]
+    return max(searched, key=lambda permutations: assigned_score(spec, scores, permutations))
 
 
 def assign_blocks(spec: PermutationSpec, totals: Mapping[int, np.ndarray]) -> list[np.ndarray]:
     """The best permutation of each group from its scores: the best assignment of units for each pair of blocks, and
     of blocks on top of it.
 
-    totals: of each group (blocks of A, blocks of B, size, size). With a group come all that depend on it and on which
-        it depends; groups that are left out stay as they are.
+    totals: of each group (blocks of A, blocks of B, size, size). With a group come all that depend on it. Groups that
+        are left out stay as they are, and so do the blocks of those whose outer groups are left out.
     """
     permutations = spec.identity()
     children = {number: dependents(spec, number, direct=True) for number in totals}
@@ -51,39 +74,100 @@ def assign_blocks(spec: PermutationSpec, totals: Mapping[int, np.ndarray]) -> li
                 write(child, (*block, i), *results[i][j][1:])
 
     for number in totals:
-        if not spec.groups[number].depends_on:
-            write(number, (), *best(number, 0, 0)[1:])
+        if totals.keys().isdisjoint(spec.groups[number].depends_on):
+            for place, block in enumerate(np.ndindex(spec.blocks(number))):
+                write(number, block, *best(number, place, place)[1:])
     return permutations
 
 
-def group_scores(spec: PermutationSpec, scores: Sequence[np.ndarray]) -> list[np.ndarray]:
+def group_scores(
+    spec: PermutationSpec, scores: Sequence[np.ndarray], groups: Iterable[int] | None = None
+) -> dict[int, np.ndarray]:
     """For each group the sum of what its rows say, (blocks of A, blocks of B, size, size).
 
     scores: for each row how alike each two channels are, (C_a, C_b); what follows the rows (the logits) says nothing.
+    groups: those that are to be matched, all by default; the others stay as they are.
     Where a row shows the members of blocks in an order of their own, their scores count for the members alone:
-    `assign_blocks` adds what they say of the blocks, for the best order of theirs.
+    `assign_blocks` adds what they say of the blocks, for the best order of theirs. Where it shows units beside those
+    of another group that is to be matched, they are alike as far as they can be in whatever order of the others.
     """
-    totals = []
-    for number, group in enumerate(spec.groups):
-        blocks = math.prod(spec.blocks(number))
-        totals.append(np.zeros((blocks, blocks, group.size, group.size)))
+    loose = frozenset(range(len(spec.groups)) if groups is None else groups)
+    totals = {}
+    for number in sorted(loose):
+        blocks, size = math.prod(spec.blocks(number)), spec.groups[number].size
+        totals[number] = np.zeros((blocks, blocks, size, size))
     for row, matrix in zip(spec.rows, scores[: len(spec.rows)], strict=True):
-        shown = groups_in(row.axis)
-        for number in (number for number in row.votes if shown.isdisjoint(dependents(spec, number))):
+        for number in _voters(spec, row, loose):
             total = totals[number]
-            places = places_of(number, row.axis, spec).reshape(len(total), total.shape[-1], -1)
-            for copy in np.moveaxis(places, -1, 0):
-                total += matrix[copy[:, None, :, None], copy[None, :, None, :]]
+            for places in occurrences(number, row.axis, spec, loose):
+                # (copies, loose copies, blocks, size)
+                copies = np.moveaxis(places.reshape(*total.shape[1:3], *places.shape[-2:]), (2, 3), (0, 1))
+                for copy in copies:
+                    for units in copy:
+                        total += matrix[units[:, None, :, None], copy[:, None, :, None]].max(0)
     return totals
 
 
-def assigned_score(spec: PermutationSpec, totals: Sequence[np.ndarray], permutations: Sequence[np.ndarray]) -> float:
-    """The sum of the scores of what is matched: what `assign_blocks` maximizes, of whatever permutations."""
-    score = 0.0
-    for number, (total, permutation) in enumerate(zip(totals, permutations, strict=True)):
-        blocks = spec.blocks(number)
-        before = np.ravel_multi_index(blocks_before(spec, number, permutations), blocks).ravel() if blocks else [0]
-        places = np.arange(total.shape[-1])
-        for place, (block, order) in enumerate(zip(before, permutation.reshape(-1, len(places)), strict=True)):
-            score += total[place, block][places, order].sum()
-    return score
+def assigned_score(spec: PermutationSpec, scores: Sequence[np.ndarray], permutations: Sequence[np.ndarray]) -> float:
+    """The sum of what the rows say of matched channels, as far as they vote: what `assign_groups` maximizes."""
+    total = 0.0
+    for row, matrix in zip(spec.rows, scores[: len(spec.rows)], strict=True):
+        places = _deciding(spec, row)
+        total += matrix[places, axis_index(row.axis, spec, permutations)[places]].sum()
+    return total
+
+
+def _voters(spec: PermutationSpec, row: Activation, groups: Set[int]) -> list[int]:
+    """Of some groups those of which the row's scores are counted: not where what stands in their blocks is shown."""
+    shown = groups & groups_in(row.axis)
+    return [number for number in sorted(row.votes & groups) if shown.isdisjoint(dependents(spec, number))]
+
+
+def _deciding(spec: PermutationSpec, row: Activation) -> np.ndarray:
+    """The channels of a row that decide about any group, in ascending order."""
+    voters = _voters(spec, row, frozenset(range(len(spec.groups))))
+    places = [places_of(number, row.axis, spec).ravel() for number in voters]
+    return np.unique(np.concatenate([np.zeros(0, np.int64), *places]))
+
+
+# --- units that are shown by products of two groups ----------------------------------------------------------
+
+
+def _shown_in_products(spec: PermutationSpec) -> list[int]:
+    """The groups that some row shows, and decides, in products with groups that are neither around nor in them."""
+    found = set()
+    for row in spec.rows:
+        for number in row.votes - found:
+            others = frozenset(groups_in(row.axis)).difference((number,), dependents(spec, number))
+            if any(places.shape[-1] > 1 for places in occurrences(number, row.axis, spec, others)):
+                found.add(number)
+    return sorted(found)
+
+
+def _ascend(spec: PermutationSpec, scores: Sequence[np.ndarray], turns: Sequence[Turn]) -> list[np.ndarray]:
+    """Take turns until none betters anything. Returns what is to be done to B, whose channels `scores` begin with."""
+    done, scores, is_better = spec.identity(), list(scores), True
+    while is_better:
+        is_better = False
+        for turn in turns:
+            here = [number for number, row in enumerate(spec.rows) if not groups_in(row.axis).isdisjoint(turn)]
+            part = replace(spec, rows=tuple(spec.rows[number] for number in here))
+            before = [scores[number] for number in here]
+            move = assign_blocks(part, group_scores(part, before, turn))
+            if len(turn) > 1:  # their members were matched in any order of what is shown beside them
+                inside = [(number, *dependents(spec, number)) for number in turn[1:]]
+                move = compose(spec, move, _ascend(part, _moved(part, before, move), inside))
+            old, new = (assigned_score(part, before, each) for each in (spec.identity(), move))
+            if new - old > ROUNDING * sum(np.abs(matrix).sum() for matrix in before):
+                for number, matrix in zip(here, _moved(part, before, move), strict=True):
+                    scores[number] = matrix
+                done, is_better = compose(spec, done, move), True
+    return done
+
+
+def _moved(
+    spec: PermutationSpec, scores: Sequence[np.ndarray], permutations: Sequence[np.ndarray]
+) -> list[np.ndarray]:
+    """The scores of each row with the channels of a B that is permuted so."""
+    pairs = zip(spec.rows, scores[: len(spec.rows)], strict=True)
+    return [matrix[:, axis_index(row.axis, spec, permutations)] for row, matrix in pairs]

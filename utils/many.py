@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from utils.assignment import assign_groups, assigned_score, group_scores
+from utils.assignment import assign_groups, assigned_score
 from utils.moments import Batch, correlation_scores
 from utils.permutations import Permutations, PermutationSpec, axis_index, compose, inverse, permute
 from utils.weight_matching import match_weights, weight_similarity
@@ -93,8 +93,8 @@ def _assign_to_others(
         for row, activation in enumerate(spec.rows):
             matrix = scores[j, i][row] if j < i else scores[i, j][row].T
             total[row] = total[row] + matrix[axis_index(activation.axis, spec, permutations[j])]
-    found, totals = assign_groups(spec, total), group_scores(spec, total)
-    new, old = (assigned_score(spec, totals, one) for one in (found, permutations[i]))
+    found = assign_groups(spec, total)
+    new, old = (assigned_score(spec, total, one) for one in (found, permutations[i]))
     return found if new > old + GAIN * abs(old) else None
 
 

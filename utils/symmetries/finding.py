@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
-from utils.symmetries.axes import Atom, Axis, Product, atoms_of, axis_of, is_fixed, product_size, size_of
+from utils.symmetries.axes import Atom, Axis, Product, atoms_of, axis_of, is_fixed, product_size
 from utils.symmetries.proof import prove
 from utils.symmetries.running import plain_run, tree_map_tensors
 from utils.symmetries.spec import Activation, Factor, Fixed, Group, PermutationSpec, Tap, groups_in, has_fractions
@@ -239,20 +239,28 @@ class _Builder:
         return found
 
     def _channels(self, axes: Sequence[Axis]) -> tuple[tuple[int, ...], SpecAxis]:
-        """The dimensions of a tensor that show groups, and these as one axis."""
+        """The dimensions of a tensor that show groups, and these as one axis, without the samples of a first one.
+
+        None where two of them are concatenations: no axis is that.
+        """
         axes = self.network.settle(axes)
         for axis in axes:
             for atom in atoms_of(axis):
                 if atom.reason is None and atom.members is None and atom not in self.numbers:
                     atom.reason = "no state entry has it"
         axes = [self._write_blocks(axis) for axis in axes]
-        dims = [d for d, axis in enumerate(axes) if not all(map(is_fixed, axis))]
-        if len(dims) > 1 and any(len(axes[d]) > 1 for d in dims):
-            dims = [max(dims, key=lambda d: (size_of(axes[d]), d))]
-        overs = {atom.over for d in dims for atom in atoms_of(axes[d]) if atom.members is not None}
-        dims = sorted({*dims, *(d for d, axis in enumerate(axes) if overs & set(atoms_of(axis)))})
-        if not dims:
+        shown = [d for d, axis in enumerate(axes) if not all(map(is_fixed, axis))]
+        overs = {atom.over for d in shown for atom in atoms_of(axes[d]) if atom.members is not None}
+        dims = [d for d, axis in enumerate(axes) if d in shown or overs & set(atoms_of(axis))]
+        dims.sort(key=lambda d: len(axes[d]) == 1)  # a concatenation first
+        if not dims or any(len(axes[d]) > 1 for d in dims[1:]):
             return (), ()
+        if len(axes[0]) == 1 and 0 in dims:  # samples, and what else is fixed, as the outer factors
+            (product,) = axes[0]
+            first = next((i for i, atom in enumerate(product) if atom.reason is None or atom in overs), 0)
+            if first and dims[0] != 0:
+                return (), ()
+            axes[0] = (product[first:],)
         (axis,) = self.written([self.network.merge([axes[d] for d in dims])])
         around = {other for group in groups_in(axis) for other in self.groups[group].depends_on}
         return (tuple(dims), axis) if around <= groups_in(axis) else ((), ())

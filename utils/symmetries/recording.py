@@ -41,11 +41,14 @@ class Recording:
                 f"{type(self.model).__name__} does not show {missing[0]} when it runs on data, where units are to be "
                 "compared: what it runs depends on the data, or one kernel does that and more on this device"
             )
-        return [samples(tensor, row.dims) for row, tensor in rows], output
+        return [samples(tensor, row.dims, row.channels) for row, tensor in rows], output
 
 
 def _has_channels(tensor: torch.Tensor, row: Activation) -> bool:
-    return max(row.dims) < tensor.dim() and math.prod(tensor.shape[d] for d in row.dims) == row.channels
+    if max(row.dims) >= tensor.dim():
+        return False
+    entries = math.prod(tensor.shape[d] for d in row.dims)
+    return entries == row.channels or (row.dims[0] == 0 and entries % row.channels == 0)
 
 
 class _Recorder(Calm):
@@ -94,13 +97,14 @@ class _Recorder(Calm):
             self.counts[path, ""] += 1
 
 
-def samples(tensor: torch.Tensor, dims: tuple[int, ...]) -> torch.Tensor:
+def samples(tensor: torch.Tensor, dims: tuple[int, ...], channels: int | None = None) -> torch.Tensor:
     """(samples, channels) in float32, with the dimensions `dims` as channels; maps above 32 × 32 are subsampled.
 
+    channels: how many there are, where `dims` begin with samples: the heads of all images are in one dimension.
     Real and imaginary parts of what is complex are samples of their own.
     """
     if tensor.dim() == 4 and dims == (1,) and max(tensor.shape[2:]) > MAX_POSITIONS:
         tensor = tensor[:, :, ::2, ::2]
-    channels = tensor.movedim(dims, tuple(range(-len(dims), 0))).flatten(-len(dims))
-    channels = channels.reshape(-1, channels.shape[-1])
-    return (torch.cat([channels.real, channels.imag]) if channels.is_complex() else channels).float()
+    rows = tensor.movedim(dims, tuple(range(-len(dims), 0))).flatten(-len(dims))
+    rows = rows.reshape(-1, channels or rows.shape[-1])
+    return (torch.cat([rows.real, rows.imag]) if rows.is_complex() else rows).float()

@@ -6,7 +6,7 @@ one such row for each of their places: p[block, i], where `block` is the place t
 
 import math
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -251,25 +251,39 @@ def dependents(spec: PermutationSpec, group: int, *, direct: bool = False) -> li
     ]
 
 
-def places_of(group: int, axis: tuple, spec: PermutationSpec) -> np.ndarray:
+def places_of(group: int, axis: Axis, spec: PermutationSpec) -> np.ndarray:
     """Where a group's units stand on an axis, (*blocks, size, copies); no copies if it is not there."""
-    blocks, size = spec.blocks(group), spec.groups[group].size
-    found, start = [np.zeros((*blocks, size, 0), np.int64)], 0
+    found = [np.zeros((*spec.blocks(group), spec.groups[group].size, 0), np.int64)]
+    found += [places.reshape(*places.shape[:-2], -1) for places in occurrences(group, axis, spec)]
+    return np.concatenate(found, -1)
+
+
+def occurrences(group: int, axis: Axis, spec: PermutationSpec, loose: Set[int] = frozenset()) -> Iterator[np.ndarray]:
+    """Where a group's units stand on an axis, for each time that it is there: (*blocks, size, copies, loose copies).
+
+    loose: groups beside which the copies of a unit are in no order that is known.
+    """
+    start = 0
     for segment in axis:
         places = start + np.arange(segment_size(segment)).reshape([factor.size for factor in segment])
         start += segment_size(segment)
         for position, factor in enumerate(segment):
             for case in (k for k, g in enumerate(factor.groups) if g == group):
-                here, unit = places, position
+                rest, here = list(range(len(segment))), places
                 if factor.over is not None:
-                    here, unit = places.take(case, factor.over[1]), position - (factor.over[1] < position)
-                order = [
-                    next(i for i, f in enumerate(segment) if other in f.groups)
-                    for other in spec.groups[group].depends_on
+                    here = places.take(case, factor.over[1])
+                    rest.remove(factor.over[1])
+                front = [
+                    *(next(i for i in rest if other in segment[i].groups) for other in spec.groups[group].depends_on),
+                    position,
                 ]
-                here = np.moveaxis(here, [*order, unit], range(len(order) + 1))
-                found.append(here.reshape(*blocks, size, -1))
-    return np.concatenate(found, -1)
+                rest = [i for i in rest if i not in front]
+                beside = [i for i in rest if not loose.isdisjoint(segment[i].groups)]
+                order = [*front, *(i for i in rest if i not in beside), *beside]
+                kept = sorted(order)
+                here = here.transpose([kept.index(i) for i in order])
+                sizes = here.shape[: len(front)]
+                yield here.reshape(*sizes, -1, math.prod(here.shape[len(order) - len(beside) :]))
 
 
 # --- soft permutations -------------------------------------------------------------------------------------------
