@@ -870,6 +870,23 @@ def new_tokens_with_two_kinds_of_channels():
     )  # fmt: skip
 
 
+@network(TOKENS, 1)
+def keys_times_values():
+    """Heads of two kinds, in each of which channels meet themselves in the product of keys and values."""
+
+    def run(self, x):
+        for _ in range(2):
+            q, k, v = self.qkv(x).unflatten(-1, (3, 3, 4)).permute(2, 0, 3, 1, 4)
+            one, two = v.transpose(-1, -2).flatten(1, 2).split([4, 8], 1)
+            places = torch.cat([self.one(one), self.two(two)], 1).unflatten(1, (3, 4)).transpose(-1, -2)
+            mixed = q @ (k.softmax(2).transpose(-1, -2) @ v) + q * places
+            x = x + self.out(mixed.transpose(1, 2).flatten(2))
+        return x
+
+    one, two = nn.Conv1d(4, 4, 3, padding=1, groups=4), nn.Conv1d(8, 8, 5, padding=2, groups=8)
+    return tokens(run, qkv=nn.Linear(8, 36), out=nn.Linear(12, 8), one=one, two=two)
+
+
 @network(TOKENS, 1, True)
 def attention_packed_in_heads():
     """In each head query, key and value stand side by side; the query's channels in two heads of keys' width."""

@@ -89,7 +89,8 @@ def group_scores(
     groups: those that are to be matched, all by default; the others stay as they are.
     Where a row shows the members of blocks in an order of their own, their scores count for the members alone:
     `assign_blocks` adds what they say of the blocks, for the best order of theirs. Where it shows units beside those
-    of another group that is to be matched, they are alike as far as they can be in whatever order of the others.
+    of another group that is to be matched, they are alike as far as they can be in whatever order of the others; so
+    are units beside those of their own group if all are to be matched, while else these count as they stand.
     """
     loose = frozenset(range(len(spec.groups)) if groups is None else groups)
     totals = {}
@@ -99,7 +100,8 @@ def group_scores(
     for row, matrix in zip(spec.rows, scores[: len(spec.rows)], strict=True):
         for number in _voters(spec, row, loose):
             total = totals[number]
-            for places in occurrences(number, row.axis, spec, loose):
+            beside = loose if groups is None else loose - {number}
+            for places in occurrences(number, row.axis, spec, beside):
                 # (copies, loose copies, blocks, size)
                 copies = np.moveaxis(places.reshape(*total.shape[1:3], *places.shape[-2:]), (2, 3), (0, 1))
                 for copy in copies:
@@ -134,11 +136,12 @@ def _deciding(spec: PermutationSpec, row: Activation) -> np.ndarray:
 
 
 def _shown_in_products(spec: PermutationSpec) -> list[int]:
-    """The groups that some row shows, and decides, in products with groups that are neither around nor in them."""
+    """The groups that some row shows, and decides, in products with themselves or with groups that are neither around
+    nor in them."""
     found = set()
     for row in spec.rows:
         for number in row.votes - found:
-            others = frozenset(groups_in(row.axis)).difference((number,), dependents(spec, number))
+            others = frozenset(groups_in(row.axis)).difference(dependents(spec, number))
             if any(places.shape[-1] > 1 for places in occurrences(number, row.axis, spec, others)):
                 found.add(number)
     return sorted(found)

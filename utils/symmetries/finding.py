@@ -224,18 +224,20 @@ class _Builder:
     def _alone(self, axis: SpecAxis) -> set[int]:
         """The groups of an axis whose units are told apart without knowing the order of any other group.
 
-        Where a group stands in a product with one that is neither around it nor in it, its units are seen only
-        through an unknown order of the other.
+        Where a group stands in a product with one that is neither around it nor in it, or with itself, its units are
+        seen only through an unknown order of the other.
         """
         found = groups_in(axis)
         for segment in axis:
             inside = groups_in((segment,))
-            for group in inside:
-                nested = {*self.groups[group].depends_on, *(g for g in inside if group in self.groups[g].depends_on)}
-                if any(
-                    f.over is None and g not in (group, None) and g not in nested for f in segment for g in f.groups
-                ):
-                    found.discard(group)
+            for number, factor in enumerate(segment):
+                others = [f for i, f in enumerate(segment) if i != number]
+                for case, group in ((k, g) for k, g in enumerate(factor.groups) if g is not None):
+                    nested = {None, *self.groups[group].depends_on}
+                    nested |= {g for g in inside if group in self.groups[g].depends_on}
+                    here = [f.groups if f.over != factor.over else f.groups[case : case + 1] for f in others]
+                    if not nested.issuperset(g for groups in here for g in groups):
+                        found.discard(group)
         return found
 
     def _channels(self, axes: Sequence[Axis]) -> tuple[tuple[int, ...], SpecAxis]:
@@ -250,10 +252,17 @@ class _Builder:
                     atom.reason = "no state entry has it"
         axes = [self._write_blocks(axis) for axis in axes]
         shown = [d for d, axis in enumerate(axes) if not all(map(is_fixed, axis))]
-        overs = {atom.over for d in shown for atom in atoms_of(axes[d]) if atom.members is not None}
+        overs = {
+            over
+            for d in shown
+            for atom in atoms_of(axes[d])
+            if atom.members is not None
+            for over in atoms_of(self.network.leaf(atom.over))
+        }
         dims = [d for d, axis in enumerate(axes) if d in shown or overs & set(atoms_of(axis))]
         dims.sort(key=lambda d: len(axes[d]) == 1)  # a concatenation first
-        if not dims or any(len(axes[d]) > 1 for d in dims[1:]):
+        missing = overs.difference(*(atoms_of(axes[d]) for d in dims))
+        if not dims or missing or any(len(axes[d]) > 1 for d in dims[1:]):
             return (), ()
         if len(axes[0]) == 1 and 0 in dims:  # samples, and what else is fixed, as the outer factors
             (product,) = axes[0]

@@ -278,7 +278,11 @@ def occurrences(group: int, axis: Axis, spec: PermutationSpec, loose: Set[int] =
                     position,
                 ]
                 rest = [i for i in rest if i not in front]
-                beside = [i for i in rest if not loose.isdisjoint(segment[i].groups)]
+                others = {
+                    i: segment[i].groups[case : case + 1] if segment[i].over == factor.over else segment[i].groups
+                    for i in rest
+                }
+                beside = [i for i in rest if not loose.isdisjoint(others[i])]
                 order = [*front, *(i for i in rest if i not in beside), *beside]
                 kept = sorted(order)
                 here = here.transpose([kept.index(i) for i in order])
