@@ -1,11 +1,11 @@
-"""Progress of long work: a bar on a terminal, lines with the time left in a log."""
+"""Progress of long work: a bar on a terminal or in a notebook, lines with the time left in a log."""
 
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TypeVar
 
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from utils import distributed
 
@@ -13,7 +13,10 @@ Item = TypeVar("Item")
 
 
 class Progress:
-    """A tqdm bar on a terminal; in a log file, only the lines given to `line`, each with the time left."""
+    """A tqdm bar on a terminal; in a log file, only the lines given to `line`, each with the time left.
+
+    In a notebook there is one bar, which stays with the last line beside it. (Without ipywidgets: as in a log file.)
+    """
 
     def __init__(self, total: int, unit: str, description: str = "", done: int = 0):
         """done: of `total`, what an earlier process did."""
@@ -26,6 +29,7 @@ class Progress:
             leave=False,
             dynamic_ncols=True,
         )
+        self.is_widget = self.bar.leave = hasattr(self.bar, "container")  # tqdm's, in a notebook
         self.total, self.done, self.start = total - done, 0, time.monotonic()
 
     @property
@@ -48,6 +52,9 @@ class Progress:
         self.bar.set_postfix(metrics)
 
     def line(self, text: str) -> None:
+        if self.is_widget:
+            self.bar.set_postfix_str(text)
+            return
         rest = (time.monotonic() - self.start) / max(self.done, 1) * (self.total - self.done)
         self.bar.write(f"{text}  {_duration(rest)} left", file=sys.stdout)
         sys.stdout.flush()
