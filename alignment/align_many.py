@@ -15,7 +15,7 @@ from utils.cli import start
 
 start.quietly()
 
-from utils.cli import commands, flags, kept, machine, places, process, types
+from utils.cli import commands, defaults, flags, kept, machine, places, process, types
 from utils.curves import network_digest
 from utils.datasets import load_data
 from utils.devices import memory_format
@@ -36,7 +36,7 @@ def parse_args(argv=None):
     parser = flags.stage_parser(__doc__, batch_size=512)
     add = parser.add_argument
     add("--seeds", type=types.seed, nargs="+", default=[1, 2], help="seeds of the networks")
-    add("--epochs", type=types.positive_int, default=250, help="epochs the networks were trained")
+    add("--epochs", type=types.positive_int, help=f"epochs the networks were trained ({defaults.EPOCHS_HELP})")
     add("--method", choices=("corr", "weight"), default="corr", help="what is compared: activations or weights")
     to_help = "match each network to the first, or to what all have in common"
     add("--to", choices=("reference", "universe"), default="universe", help=to_help)

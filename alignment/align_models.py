@@ -14,7 +14,7 @@ start.quietly()
 
 import torch
 
-from utils.cli import aliases, commands, flags, kept, machine, places, process, types
+from utils.cli import aliases, commands, defaults, flags, kept, machine, places, process, types
 from utils.curves import network_digest
 from utils.datasets import load_data
 from utils.devices import memory_format
@@ -32,13 +32,15 @@ from utils.storage.originals import stand_in
 def parse_args(argv=None, description=__doc__, model=None, method="corr"):
     parser = flags.stage_parser(description, batch_size=512, model=model)
     flags.add_pair_flags(parser)
-    parser.add_argument("--epochs", type=types.positive_int, default=250, help="epochs the networks were trained")
+    epochs_help = f"epochs the networks were trained ({defaults.EPOCHS_HELP})"
+    parser.add_argument("--epochs", type=types.positive_int, help=epochs_help)
     flags.add_robust_flag(parser, "align robust networks, in their own folders; GoogLeNets on attacked images")
     parser.add_argument("--align_name", type=types.new_name, help="name of the match (default: that of the method)")
     parser.set_defaults(init=None)
     if method == "corr":
         parser.add_argument("--method", choices=types.METHODS, default=method, help="what is compared")
-        parser.add_argument("--init", type=types.word, help="name of a match with which --method weight begins")
+        init_help = "name of a match with which --method weight begins (default: none)"
+        parser.add_argument("--init", type=types.word, help=init_help)
     else:
         # Published so: what the flag does is the opposite of what it says.
         help_text = "compare activations themselves, and not what goes into the activation functions"

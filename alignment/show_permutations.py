@@ -35,10 +35,10 @@ def parse_args(argv=None):
     add("--num_classes", type=types.positive_int, default=10, help="classes for which the network is built")
     size_help = "side of the images on which the network is run"
     add("--image_size", dest="side", type=types.positive_int, default=32, help=size_help)
-    add("--json", type=Path, metavar="FILE", help="write all of it there too, with nothing cut short")
+    add("--json", type=Path, metavar="FILE", help="write all of it there too (default: nowhere)")
     pair = "also show the correlations by layer of a match: "
-    add("--seed_a", type=types.seed, help=pair + "network A")
-    add("--seed_b", type=types.seed, help=pair + "network B")
+    add("--seed_a", type=types.seed, help=pair + "network A (default: none)")
+    add("--seed_b", type=types.seed, help=pair + "network B (default: none)")
     add("--dataset", type=types.dataset_name, default="FashionMNIST10k", help="on which they were measured")
     add("--alignment", type=types.word, default="corr", help="name of the match")
     add("--root", type=types.folder, default=REPOSITORY, help="folder under which results are found")

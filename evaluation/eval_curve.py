@@ -41,7 +41,7 @@ def parse_args(argv=None, description=__doc__, robust=False):
     )
     parser.set_defaults(ensemble=None)
     if not robust:
-        ensemble_help = "evaluate the ensemble of so many equally spaced points too, beside that of the ends"
+        ensemble_help = "evaluate the ensemble of so many equally spaced points too (default: none)"
         parser.add_argument("--ensemble", type=types.at_least_two, metavar="POINTS", help=ensemble_help)
     parser.add_argument("--eval_train", action="store_true", help="on training images too, without augmentation")
     return flags.parse(parser, argv)

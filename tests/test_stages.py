@@ -423,8 +423,8 @@ def test_robust_curves_are_learned_as_long_as_is_published(model, epochs, capsys
     robust = parsed("evaluation.eval_adversarial_curve", *flags)
     assert (robust.epochs_model, robust.epochs_curve) == (200, epochs)
     assert parsed("evaluation.eval_adversarial_curve", *flags, "--epochs", "7").epochs_curve == 7
-    assert parsed("training.train_curve", *flags).epochs == 200
-    assert parsed("evaluation.eval_curve", *flags).epochs_curve == 200
+    assert parsed("training.train_curve", *flags).epochs == 250
+    assert parsed("evaluation.eval_curve", *flags).epochs_curve == 250
     for script in ("training.train_curve_adversarial", "evaluation.eval_adversarial_curve"):
         with pytest.raises(SystemExit):
             parsed(script, "--help")

@@ -12,7 +12,7 @@ from utils.cli import start
 
 start.quietly()
 
-from utils.cli import commands, flags, places, process, types
+from utils.cli import commands, defaults, flags, places, process, types
 from utils.datasets import load_data
 from utils.errors import FileError
 from utils.inputs import check_input
@@ -28,7 +28,7 @@ def parse_args(argv=None):
     add("file", type=types.file, metavar="FILE", help="a checkpoint: a state dict, or what holds one")
     add("--key", help="where in the file the network is, as model_ema or ema.module (default: it is looked for)")
     add("--seed", type=types.seed, default=1, help="by which the network is to be known")
-    add("--epochs", type=types.positive_int, default=200, help="for which it was trained")
+    add("--epochs", type=types.positive_int, help=f"for which it was trained (default: {defaults.EPOCHS})")
     add("--overwrite", action="store_true", help="replace a network that is there")
     places.add_flags(parser, "training/import_checkpoint.py")
     return flags.parse(parser, argv)

@@ -14,7 +14,7 @@ start.quietly()
 
 import torch
 
-from utils.cli import commands, flags, kept, places, process, types
+from utils.cli import commands, defaults, flags, kept, places, process, types
 from utils.curves import Curve, midpoint
 from utils.datasets import load_data
 from utils.devices import memory_format
@@ -29,21 +29,19 @@ from utils.tasks import CurveTask
 
 def parse_args(argv=None, description=__doc__, robust=False):
     parser = flags.stage_parser(description, batch_size=128)
-    flags.add_training_flags(parser, epochs=None)
-    epochs_help = f"epochs in all, those before a resume included ({flags.CURVE_EPOCHS_HELP})"
+    flags.add_training_flags(parser)
+    epochs_help = f"epochs in all, those before a resume included ({defaults.CURVE_EPOCHS_HELP})"
     parser.add_argument("--epochs", type=types.positive_int, help=epochs_help)
     if robust:
         flags.add_attack_flags(parser, training=True)
     flags.add_pair_flags(parser)
     flags.add_curve_flags(parser)
     flags.add_alignment_flag(parser)
-    parser.add_argument("--val_freq", type=types.frequency, help="test every so many epochs, or none")
+    parser.add_argument("--val_freq", type=types.frequency, help="test every so many epochs (default: none)")
     places.add_flags(parser, "training/train_curve.py")
     args = flags.parse(parser, argv)
     if args.init_linear_off and args.num_bends == 2:
         parser.error("--init_linear_off: a curve of 2 control points has none between its ends")
-    if args.epochs is None:
-        args.epochs = flags.curve_epochs(args.model, args.robust)
     return args
 
 

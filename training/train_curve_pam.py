@@ -16,7 +16,7 @@ start.quietly()
 import torch
 
 from utils import distributed, pam
-from utils.cli import aliases, commands, flags, kept, places, process, types
+from utils.cli import aliases, commands, defaults, flags, kept, places, process, types
 from utils.curves import Curve, midpoint, network_digest
 from utils.datasets import load_data
 from utils.devices import memory_format
@@ -35,7 +35,7 @@ SETTINGS = ("seed_a", "seed_b", "epochs_model", "alignment", "outer_iters", "inn
 
 def parse_args(argv=None):
     parser = flags.stage_parser(__doc__, batch_size=128)
-    flags.add_training_flags(parser, epochs=None)
+    flags.add_training_flags(parser)
     flags.add_pair_flags(parser)
     flags.add_alignment_flag(parser)
     add = parser.add_argument
@@ -48,11 +48,12 @@ def parse_args(argv=None):
     add("--init_linear_off", action="store_true", help=argparse.SUPPRESS)
     add("--outer_iters", type=types.positive_int, default=1, help="how often both phases are gone through")
     add("--inner_iters_perm", type=types.positive_int, default=20, help="epochs of the permutation phase")
-    add("--inner_iters_phi", type=types.positive_int, default=250, help="epochs of the curve phase")
-    val_freq_help = "test every so many epochs, or none; a second number is for the curve phase"
-    add("--val_freq", type=types.frequency, nargs="+", default=[None], help=val_freq_help)
+    add("--inner_iters_phi", type=types.positive_int, default=defaults.EPOCHS, help="epochs of the curve phase")
+    val_freq_help = "test every so many epochs; a second number is for the curve phase (default: none)"
+    add("--val_freq", type=types.frequency, nargs="+", help=val_freq_help)
     places.add_flags(parser, "training/train_curve_pam.py")
     args = flags.parse(parser, argv)
+    args.val_freq = args.val_freq or [None]
     if len(args.val_freq) > 2:
         parser.error("--val_freq takes one number or two")
     if isinstance(args.resume, Path):

@@ -14,7 +14,7 @@ start.quietly()
 
 import torch
 
-from utils.cli import commands, flags, kept, places, process, types
+from utils.cli import commands, defaults, flags, kept, places, process, types
 from utils.datasets import load_data
 from utils.devices import memory_format
 from utils.fitting import fit, robust_rates, step_rates
@@ -29,6 +29,8 @@ from utils.tasks import NetworkTask
 def parse_args(argv=None, description=__doc__, robust=False):
     parser = flags.stage_parser(description, batch_size=128)
     flags.add_training_flags(parser)
+    epochs_help = f"epochs in all, those before a resume included ({defaults.EPOCHS_HELP})"
+    parser.add_argument("--epochs", type=types.positive_int, help=epochs_help)
     if robust:
         flags.add_attack_flags(parser, training=True)
     pretrained_help = "begin with torchvision's or timm's published weights, which are downloaded"

@@ -7,10 +7,11 @@ import contextlib
 import difflib
 import json
 import os
+import re
 import shlex
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from models import MODELS
@@ -288,12 +289,45 @@ def _there_is(path: Path, name: Name, flags: Mapping[str, object]) -> list[str]:
         return found + ([f"{' or '.join(sorted(meant))} may be meant"] if meant else [])
     if name.kind not in ("endpoint", "curve", "evaluated", "plane_with_curve"):
         return []
-    flag = "--epochs_model" if name.kind == "endpoint" and "epochs_model" in flags else "--epochs"
-    flag = "--epochs_curve" if name.kind != "endpoint" and "epochs_curve" in flags else flag
-    stem = path.with_name(path.name.removesuffix(f"-{name.epoch}{path.suffix}"))
-    others = (read_name(other) for other in path.parent.glob(f"{stem.name}-*{path.suffix}"))
-    epochs = sorted({other.epoch for other in others if other and other.kind == name.kind} - {None, 0, name.epoch})
-    return [f"there is one of {epoch} epochs: {flag} {epoch}" for epoch in epochs]
+    flag = "epochs_model" if name.kind == "endpoint" and "epochs_model" in flags else "epochs"
+    flag = "epochs_curve" if name.kind != "endpoint" and "epochs_curve" in flags else flag
+    finished = [file for file in path.parent.glob(f"*-*{path.suffix}") if not UNDER_WAY.search(file.name)]
+    there = {other for other in map(read_name, finished) if other and other.kind == name.kind}
+    of_epochs = {other.epoch for other in there if other._replace(epoch=name.epoch) == name}
+    if epochs := sorted(of_epochs - {None, 0, name.epoch}):
+        return [f"there is one of {epoch} epochs: --{flag} {epoch}" for epoch in epochs]
+    return _seeds_there(there) if name.kind == "endpoint" else _paths_there(there, name, flag, flags)
+
+
+UNDER_WAY = re.compile(r"-resume\.|\.partial\.|_(perm|phi)\d+-")  # in names of files that other stages do not read
+
+
+def _seeds_there(there: Collection[Name]) -> list[str]:
+    """The networks that there are, by their epochs."""
+    seeds: dict[int, list[int]] = {}
+    for name in sorted(there, key=lambda name: (name.epoch, name.seeds)):
+        seeds.setdefault(name.epoch, []).extend(name.seeds)
+    words = [f"seed {', '.join(map(str, those))} (of {epochs} epochs)" for epochs, those in seeds.items()]
+    return [f"there is {' and '.join(words)}"] if words else []
+
+
+def _paths_there(there: Collection[Name], name: Name, flag: str, flags: Mapping[str, object]) -> list[str]:
+    """The paths that are likest to the missing one, by the flags that would name them; `flag`: that of the epochs."""
+    ways = []
+    for other in there:
+        values: dict[str, object] = {}
+        if other.seeds != name.seeds:
+            values |= zip(("seed_a", "seed_b"), other.seeds, strict=True)
+        if other.alignment != name.alignment:
+            values["alignment"] = "" if other.alignment == "null" else other.alignment
+        if other.epoch != name.epoch:
+            values[flag] = other.epoch
+        for field, value in other.variant._asdict().items():
+            if value != getattr(name.variant, field):
+                values["curve_seed" if (field, "curve_seed" in flags) == ("seed", True) else field] = value
+        if other.epoch or name.kind == "evaluated":  # of the others, a line needs no file
+            ways.append((len(values), " ".join(_words(values))))
+    return [f"there is one with {' or '.join(words for _, words in sorted(ways)[:3])}"] if ways else []
 
 
 def _maker(name: Name, flags: Mapping[str, object]) -> str | None:

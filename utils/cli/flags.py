@@ -11,6 +11,7 @@ from models import FORMS
 from utils.attack import Attack
 from utils.cli import aliases, machine, places, types
 from utils.cli.commands import REPOSITORY, default_transform
+from utils.cli.defaults import CURVE_EPOCHS_HELP, EPOCHS_HELP, complete_epochs, curve_epochs
 from utils.cli.parsing import Parser
 from utils.curves import CURVES
 from utils.datasets import TRANSFORMS, data_folder, known
@@ -48,10 +49,10 @@ def stage_parser(description: str | None, batch_size: int, model: str | None = N
     )
     moments = {"nargs": 3, "type": types.number, "metavar": ("R", "G", "B")}
     add("--mean", help="of pixels in [0, 1], by which images are normalized (default: the dataset's)", **moments)
-    add("--std", help="the deviations that go with it", **moments)
+    add("--std", help="the deviations that go with it (default: the dataset's)", **moments)
     add("--batch_size", type=types.positive_int, default=batch_size, help="images in a batch")
     if model:
-        add("--model", choices=[model], default=model, help="architecture")
+        add("--model", choices=[model], default=model, help="the network, which is always this")
     else:
         add("--model", type=types.network, default="TinyTen", help=f"the network: {FORMS}")
     add(
@@ -60,18 +61,16 @@ def stage_parser(description: str | None, batch_size: int, model: str | None = N
         default=True,
         help="evaluate on the test set; otherwise on training images held out for it",
     )
-    add("--device", help="default: cuda, else mps, else cpu")
+    add("--device", help="what computes: cuda, cuda:1, mps, cpu (default: the first that is available)")
     precision_help = "tf32: faster, less exact convolutions on CUDA; bf16: run the networks under autocast"
     add("--precision", choices=("fp32", "tf32", "bf16"), default="fp32", help=precision_help)
     parser.set_defaults(robust=False, momentum=0.9)
     return parser
 
 
-def add_training_flags(parser: argparse.ArgumentParser, epochs: int | None = 200) -> None:
+def add_training_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of SGD and of a run that can be resumed."""
     add = parser.add_argument
-    if epochs is not None:
-        add("--epochs", type=types.positive_int, default=epochs, help="epochs in all, those before a resume included")
     add(
         "--save_freq",
         type=types.positive_int,
@@ -145,7 +144,8 @@ def add_curve_flags(parser: argparse.ArgumentParser) -> None:
 def add_alignment_flag(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--alignment", type=types.word, default="", help="name of the match that permutes B, as corr; '' for none")
-    add("--epochs_model", type=types.positive_int, default=200, help="epochs for which the two networks were trained")
+    epochs_help = f"epochs for which the two networks were trained ({EPOCHS_HELP})"
+    add("--epochs_model", type=types.positive_int, help=epochs_help)
 
 
 def add_evaluation_flags(parser: argparse.ArgumentParser) -> None:
@@ -157,7 +157,7 @@ def add_evaluation_flags(parser: argparse.ArgumentParser) -> None:
         type=types.positive_int,
         help="re-estimate batch norm on so many training images (default: all)",
     )
-    repair_help = "repair networks without batch norm: activations vary as between the ends (REPAIR)"
+    repair_help = "let activations vary as between the ends (REPAIR), in networks without batch norm"
     add("--repair", action="store_true", help=repair_help)
     add("--overwrite", action="store_true", help="evaluate again what has been evaluated otherwise")
 
@@ -177,8 +177,8 @@ def add_path_flags(parser: argparse.ArgumentParser) -> None:
     add("--num_bends", type=types.at_least_two, default=3, help="control points of the curve, the two ends included")
     add("--curve", choices=CURVES, default="Bezier", help="family of the curve")
     aliases.add_curve_type(parser, choices=CURVES)
-    add("--epochs", type=types.positive_int, help="whichever of --epochs_model and --epochs_curve is not given")
-    parser.set_defaults(epochs_model=None)
+    epochs_help = "whichever of --epochs_model and --epochs_curve is not given (default: theirs)"
+    add("--epochs", type=types.positive_int, help=epochs_help)
 
 
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
@@ -194,17 +194,7 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
         if args.std and min(args.std) <= 0:
             parser.error("--std: a deviation is above 0")
         args.moments = [args.mean, args.std] if args.mean else None
-    if hasattr(args, "epochs_curve"):
-        given = {args.epochs_model, args.epochs_curve}
-        if args.epochs is not None and None not in given and args.epochs not in given:
-            parser.error(
-                f"--epochs {args.epochs} stands for nothing: --epochs_model {args.epochs_model} and "
-                f"--epochs_curve {args.epochs_curve} are both given"
-            )
-        if args.epochs_model is None:
-            args.epochs_model = args.epochs or EPOCHS
-        if args.epochs_curve is None:
-            args.epochs_curve = args.epochs or curve_epochs(args.model, args.robust)
+    complete_epochs(parser, args)
     if args.robust and tag(getattr(args, "alignment", "")).startswith("pam_"):
         parser.error("--alignment: PAM is for plain networks; use corr or ''")
     if args.robust and getattr(args, "repair", False):
@@ -243,15 +233,6 @@ def _without_effect(flags: Mapping[str, object], default: Callable[[str], object
     return notes
 
 
-EPOCHS = 200  # of networks and curves, by default
-CURVE_EPOCHS_HELP = f"default: {EPOCHS}; for robust GoogLeNets 20"
-
-
-def curve_epochs(model: str, robust: bool) -> int:
-    """For how long a curve is learned by default: robust ones as long as is published."""
-    return 20 if robust and model == "GoogLeNet" else EPOCHS
-
-
 def published_attack(dataset: str) -> Attack:
     """The attack with the published budget."""
     radius = known(dataset).attack_radius
@@ -280,17 +261,18 @@ def results_parser(description: str | None, *, robust: bool = False, of_all: boo
         return None if of_all else list(values)
 
     name = partial(types.dataset_name, with_folder=False)
+    dataset_help = "on which the networks were trained"
     if of_all:
-        add("--dataset", type=name, nargs="+")
+        add("--dataset", type=name, nargs="+", help=dataset_help)
     else:
-        add("--dataset", type=name, default="FashionMNIST10k")
+        add("--dataset", type=name, default="FashionMNIST10k", help=dataset_help)
     add("--model", nargs="+", type=types.network, default=usual("TinyTen"), help=f"networks: {FORMS}")
     add("--seed_a", nargs="+", type=types.seed, default=usual(1), help="networks A, one a pair")
     add("--seed_b", nargs="+", type=types.seed, default=usual(2), help="networks B, one a pair")
     add("--alignment", nargs="+", type=types.word, default=usual("", "corr"), help="names of matches; '' for none")
     epochs_help = "epochs of the curves, where there are any; 0: straight lines"
-    epochs_help += "" if of_all else "; as many numbers as models (2 or more): one for each model"
-    add("--epochs", nargs="+", type=types.nonnegative_int, default=usual(250), help=epochs_help)
+    epochs_help += "" if of_all else f"; as many as models (2 or more): one for each model ({CURVE_EPOCHS_HELP})"
+    add("--epochs", nargs="+", type=types.nonnegative_int, help=epochs_help)
     add("--root", type=types.folder, default=REPOSITORY, help="folder under which results are found and written")
     add(
         "--name",
@@ -369,8 +351,12 @@ def _complete_for_figures(parser: argparse.ArgumentParser, args: argparse.Namesp
         args.replaced = places.replaced(vars(args))
     except ValueError as error:
         parser.error(str(error))
+    if args.epochs is None:
+        args.epochs_of = {model: [curve_epochs(model, args.robust)] for model in args.model}
+        args.epochs = sorted({epochs for [epochs] in args.epochs_of.values()})
+        return
     args.epochs_of = dict.fromkeys(args.model, args.epochs)
-    if not of_curves and args.epochs != parser.get_default("epochs"):
+    if not of_curves:
         args.notes.append("--epochs: what is drawn here is not of curves, and the same for all their epochs.")
     elif 1 < len(args.model) == len(args.epochs):
         args.epochs_of = {model: [epochs] for model, epochs in zip(args.model, args.epochs, strict=True)}

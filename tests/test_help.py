@@ -1,0 +1,134 @@
+"""What --help says of every script, and that stages agree on what they do by default."""
+
+import argparse
+
+import pytest
+from stages import REPOSITORY, STAGES, fails, stage
+
+from utils.cli import parsing
+from utils.storage.layout import Layout
+
+NEEDED = {"training/import_checkpoint.py": [__file__], "evaluation/export_point.py": ["--out", "merged.pt"]}
+
+
+class Shown(Exception):
+    """Carries the parser of a script whose flags would now be read."""
+
+
+def parser_of(script, monkeypatch):
+    def show(parser, *_):
+        raise Shown(parser)
+
+    with monkeypatch.context() as patch, pytest.raises(Shown) as caught:
+        patch.setattr(parsing.Parser, "parse_args", show)
+        stage(script)[0]([])
+    return caught.value.args[0]
+
+
+@pytest.mark.parametrize("script", STAGES)
+def test_every_flag_is_explained_in_its_group(script, monkeypatch):
+    """With what holds where it is not given."""
+    parser = parser_of(script, monkeypatch)
+    groups = {action: group.title for group in parser._action_groups for action in group._group_actions}
+    for action in parser._actions:
+        if action.help == argparse.SUPPRESS or action.dest == "help":
+            continue
+        assert groups[action] in parsing.GROUPS, action.dest
+        assert len(action.help.split()) > 1, action.dest
+        telling = "default: " in action.help or "instead of" in action.help or "everything" in (parser.epilog or "")
+        assert action.default is not None or action.required or telling, action.dest
+
+
+@pytest.mark.parametrize("script", STAGES)
+def test_a_help_has_an_example_that_works(script, monkeypatch):
+    text = parser_of(script, monkeypatch).format_help()
+    (example,) = (line for line in text.splitlines() if line.startswith("  python "))
+    _, named, *flags = example.split()
+    assert named == script
+    with monkeypatch.context() as patch:
+        patch.chdir(REPOSITORY)
+        stage(script)[0]([__file__ if word == "FILE" else word for word in flags])
+
+
+def test_groups_name_each_flag_once():
+    names = [name for group in parsing.GROUPS.values() for name in group]
+    assert len(names) == len(set(names))
+
+
+def epochs_by_default(script, *flags):
+    args = vars(stage(script)[0]([*NEEDED.get(script, []), *flags]))
+    told = {args[name] for name in ("epochs_model", "epochs_curve", "inner_iters_phi") if name in args}
+    if "epochs_of" in args:
+        return {epochs for numbers in args["epochs_of"].values() for epochs in numbers}
+    return told | ({args["epochs"]} - {None} if "epochs" in args else set())
+
+
+def test_all_stages_have_one_number_of_epochs():
+    """As published: without a flag, each finds what the one before it has made."""
+    for script in STAGES:
+        robust = "adversarial" in script
+        assert epochs_by_default(script) <= {200 if robust else 250}, script
+    for script in ("alignment/align_models.py", "alignment/align_many.py"):
+        assert epochs_by_default(script, "--adversarial") == {200}
+    robust = ["--model", "GoogLeNet"]
+    assert epochs_by_default("training/train_curve_adversarial.py", *robust) == {200, 20}
+    assert epochs_by_default("evaluation/eval_adversarial_curve.py", *robust) == {200, 20}
+    assert epochs_by_default("visualization/viz_adversarial_curve.py", *robust) == {20}
+    assert epochs_by_default("evaluation/eval_curve.py", "--epochs", "7") == {7}
+
+
+# --- what there is instead of what is missing --------------------------------------------------------------
+
+
+@pytest.fixture
+def made(tmp_path):
+    """Empty files in the places of networks and curves."""
+    layout = Layout(tmp_path, "TinyTen", "bars")
+    curves = [layout.curve("", 1, 2, 4), layout.curve("corr", 1, 2, 2), layout.curve("corr", 3, 4, 2)]
+    networks = [layout.endpoint(seed, epochs) for seed, epochs in ((1, 3), (2, 3), (3, 3), (3, 8), (4, 3))]
+    left = [path.with_name(path.name.replace("-", "_perm1-")) for path in curves]
+    tables = [layout.evaluated("", 1, 2, 0)]
+    for path in [*networks, *curves, *left, *tables]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    layout.match("corr", 1, 2).parent.mkdir(parents=True)
+    layout.match("corr", 1, 2).touch()
+    return ["--dataset", "bars", "--root", tmp_path]
+
+
+@pytest.mark.parametrize(
+    "script, flags, says",
+    [
+        (
+            "alignment/align_models.py",
+            "--seed_b 5 --epochs 3",
+            "there is seed 1, 2, 3, 4 (of 3 epochs) and seed 3 (of",
+        ),
+        (
+            "alignment/align_models.py",
+            "--seed_a 3",
+            "there is one of 3 epochs: --epochs 3, or there is one of 8 epochs",
+        ),
+        (
+            "evaluation/eval_curve.py",
+            "--epochs_model 3 --alignment corr",
+            "there is one of 2 epochs: --epochs_curve 2, ",
+        ),
+        (
+            "evaluation/eval_curve.py",
+            "--epochs_model 3 --seed 5",
+            "there is one with --epochs_curve 4 --seed 1 or --al",
+        ),
+        (
+            "evaluation/eval_curve.py",
+            "--epochs_model 3 --epochs_curve 2 --seed_a 3 --seed_b 4 --alignment ''",
+            "there is one with --alignment corr or --seed_a 1 --seed_b 2 --alignment corr or --seed_a 1 ",
+        ),
+        ("visualization/viz_curve.py", "--epochs 6", "there is one with --epochs 0, or make it with: "),
+    ],
+)
+def test_what_is_missing_and_what_there_is(script, flags, says, made, capsys):
+    code, line = fails(capsys, script, *made, *(word.strip("'") for word in flags.split()))
+    assert code == 1
+    assert f"does not exist; {says}" in line
+    assert "perm1" not in line
