@@ -3,6 +3,7 @@
 import csv
 import importlib
 import json
+import re
 
 import numpy as np
 import pytest
@@ -272,8 +273,8 @@ def test_what_is_asked_for_and_is_not_there(tmp_path, capsys):
     make(tmp_path, "--alignment", "", "corr", "--epochs", 250, "--seed_a", 1, "--seed_b", 2)
     printed = capsys.readouterr().out
     assert "| curve, unaligned | 83.7 |" in printed
-    assert (
-        "curve_align_corr_seeds_01_02-250.npz does not exist; make it with: python evaluation/eval_curve" in printed
+    assert re.search(
+        "curve_align_corr_seeds_01_02-250.npz does not exist; .*make it with: python evaluation/eval_c", printed
     )
 
 

@@ -36,7 +36,7 @@ def main(args):
             curves = paths.combined(args.epochs_of[model], args.alignment, args.variants)
             curves = paths.named(layout, curves, args.curve_seeds)
             of_pairs = {s: results.load_planes_with_curve(s, args.pairs) for s in curves}
-            of_means = {s: planes.mean_plane(found) for s, found in of_pairs.items()}
+            of_means = {s: results.mean_plane(found) for s, found in of_pairs.items()}
             of_means = {s: mean | {"paths": planes.curve_on(mean, s.variant)} for s, mean in of_means.items()}
             words = ("plane_with_curve", f"the planes of curves{figures.say_images(layout, of_pairs)}")
             drawn = planes.plane_figures(of_means, *words, paint, cmap=args.cmap, legend_columns=4)
@@ -49,7 +49,7 @@ def main(args):
 
 def paint(axis, _series, plane):
     axis.plot(*plane["paths"].T, color="white", label="curve", **planes.OUTLINED)
-    planes.mark(axis, planes.corners_of_curve(plane))
+    planes.mark(axis, results.corners_of_curve(plane))
 
 
 if __name__ == "__main__":

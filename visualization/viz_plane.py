@@ -49,7 +49,7 @@ def main(args):
                 words = paths.alignment_words(s.alignment)
                 s = s._replace(words=words if args.seed_c else f"B as it is, and {words}")
                 of_pairs[s] = results.load_planes_with_alignment(s, args.networks)
-            of_means = {s: planes.mean_plane(found) for s, found in of_pairs.items()}
+            of_means = {s: results.mean_plane(found) for s, found in of_pairs.items()}
             of_means = {s: mean | {"paths": lines_on(mean, args.seed_c)} for s, mean in of_means.items()}
             kind, title = "plane_with_alignment", "what alignment does"
             if args.seed_c:

@@ -17,7 +17,6 @@ import torch
 from utils.curves import CURVES
 from utils.errors import UserError
 from utils.reporting import paths, results
-from utils.reporting.planes import PLANE_QUANTITIES, corners_of_curve, mean_plane
 from utils.storage.layout import USUAL, Layout, model_folder
 
 try:
@@ -88,7 +87,7 @@ def walks(found: Sequence[paths.Found], selection: paths.Selection) -> tuple[lis
         plane = None
         if not (series.is_line or series.robust):
             try:
-                plane = mean_plane(results.load_planes_with_curve(series, pairs))
+                plane = results.mean_plane(results.load_planes_with_curve(series, pairs))
             except UserError as error:
                 missing.append(error)
         names = results.quantities(layout.robust)
@@ -237,7 +236,7 @@ def _plane(walk: Walk, steps: Sequence[float], accuracies: tuple[float, float], 
     )
     dots = {"mode": "markers", "marker": {"color": "white", "size": 6, "line": {"width": 1}}}
     figure.add_scatter(x=plane["curve"][:, 0].tolist(), y=plane["curve"][:, 1].tolist(), **dots, **hidden)
-    corners = corners_of_curve(plane)
+    corners = results.corners_of_curve(plane)
     figure.add_scatter(
         x=[float(corner[0]) for corner in corners.values()],
         y=[float(corner[1]) for corner in corners.values()],
@@ -254,7 +253,7 @@ def _plane(walk: Walk, steps: Sequence[float], accuracies: tuple[float, float], 
     scale = {"scaleanchor": "x", "scaleratio": stretched, "constrain": "domain"}
     figure.update_yaxes(title_text="orthogonal<br>distance", **scale, **GRID)
     point = Point(number, list(steps), along[:, 0].tolist(), along[:, 1].tolist())
-    caption = f"{walk.series.words}: {PLANE_QUANTITIES['accuracy']} on the plane of the curve"
+    caption = f"{walk.series.words}: {results.PLANE_QUANTITIES['accuracy']} on the plane of the curve"
     caption += f", stretched {stretched:.1f} times in height" if stretched > 1 else ""
     return Plot(f"plane_{number}", caption, figure, [point], min(flatness * stretched, 1))
 

@@ -1,7 +1,7 @@
 """Figures of planes through three networks: test accuracy and loss around them and the paths between them."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -19,23 +19,9 @@ from utils.storage.layout import Variant
 
 PLANE_COLOURS = {"accuracy": "viridis", "loss": "viridis_r"}  # bright is good
 OUTLINED = {"path_effects": [withStroke(linewidth=2.8, foreground="black")]}  # a line, on any colour
-PLANE_QUANTITIES = {"accuracy": "test accuracy (%)", "loss": "test loss (cross-entropy)"}
 COARSE = 12  # points a side, up to which a grid's own points are drawn
 FINE = 121  # points a side of the grid that is coloured, and on a curve
 EVALUATED = {"color": "white", "markersize": 1.6, "markeredgecolor": "black", "markeredgewidth": 0.3, "zorder": 1.9}
-
-
-def mean_plane(planes: Sequence[results.Arrays]) -> results.Arrays:
-    """Several planes as one: the mean of every array, and `loss_deviation`, `accuracy_deviation` (ddof 1).
-
-    Grid points with the same place among the corners are taken together, so that means of coordinates are theirs.
-    """
-    names = ("x", "y", "corners", *PLANE_QUANTITIES, *(name for name in ("t", "curve") if name in planes[0]))
-    mean = {name: np.mean([plane[name] for plane in planes], axis=0) for name in names}
-    if len(planes) > 1:
-        for name in PLANE_QUANTITIES:
-            mean[f"{name}_deviation"] = np.std([plane[name] for plane in planes], axis=0, ddof=1)
-    return mean
 
 
 def curve_on(plane: results.Arrays, variant: Variant) -> np.ndarray:
@@ -107,7 +93,7 @@ def draw_planes(
         axis.set_ylabel("orthogonal\ndistance")
     bar = figure.colorbar(filled, ax=axes, location="bottom", aspect=40, pad=0.02, format="%g", ticks=levels)
     deviation = "standard deviation of " if quantity != name else ""
-    bar.set_label(deviation + PLANE_QUANTITIES[quantity])
+    bar.set_label(deviation + results.PLANE_QUANTITIES[quantity])
     return figure, axes
 
 
@@ -134,8 +120,8 @@ def plane_figures(
     drawings = []
     layout = next(iter(planes)).layout
     arrays = next(iter(planes.values()))
-    deviations = [f"{name}_deviation" for name in PLANE_QUANTITIES if f"{name}_deviation" in arrays]
-    for name in (*PLANE_QUANTITIES, *deviations):
+    deviations = [f"{name}_deviation" for name in results.PLANE_QUANTITIES if f"{name}_deviation" in arrays]
+    for name in (*results.PLANE_QUANTITIES, *deviations):
         figure, axes = draw_planes(planes, name, cmap=cmap)
         for axis, (series, plane) in zip(axes, planes.items(), strict=True):
             paint(axis, series, plane)
@@ -175,18 +161,6 @@ def _round_below(value: float) -> float:
     """The largest of …, 0.1, 0.2, 0.5, 1, 2, 5, 10, … that is not above a value."""
     power = 10.0 ** math.floor(math.log10(value))
     return max(mantissa for mantissa in (1, 2, 5) if mantissa * power <= value * (1 + 1e-9)) * power
-
-
-def corners_of_curve(plane: results.Arrays) -> dict[str, np.ndarray]:
-    """What is marked on the plane of a curve: its ends, and its turning point if the grid reaches as far.
-
-    A Bézier curve goes but half the way to its turning point, and the published grid one and a half times as far as
-    the curve.
-    """
-    corners = dict(zip(("A", "B", "turning point"), plane["corners"], strict=True))
-    if corners["turning point"][1] > plane["y"].max():
-        del corners["turning point"]
-    return corners
 
 
 def mark(axis: Axes, places: Mapping[str, np.ndarray]) -> None:

@@ -1,11 +1,10 @@
 """The published numbers, and whether a result was made with the settings behind them."""
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from utils.datasets import known
-from utils.reporting import results
 from utils.reporting.paths import Series
 from utils.storage.layout import USUAL, Layout
 
@@ -36,14 +35,14 @@ CURVE_AS_PUBLISHED |= {"outer_iters": 1, "inner_iters_perm": 20}  # of PAM
 EVALUATED_AS_PUBLISHED = {"epochs_model": EPOCHS, "use_test": True, "bn_images": None, "num_points": 65}
 
 
-def is_as_published(series: Series, layout: Layout, evaluated: Sequence[results.Arrays]) -> bool:
-    """Whether these are curves as the published ones, between such networks, and evaluated as they were.
+def is_as_published(series: Series, layout: Layout, evaluated: Iterable[Mapping[str, object]]) -> bool:
+    """Whether evaluations with these settings are of curves as the published ones, between such networks.
 
     What a file does not tell is taken to be as published.
     """
     if series.epochs != EPOCHS or series.variant._replace(seed=USUAL.seed) != USUAL:
         return False
-    return all(_is_published_setting(results.settings_of(path), layout) for path in evaluated)
+    return all(_is_published_setting(settings, layout) for settings in evaluated)
 
 
 def _is_published_setting(settings: Mapping[str, object], layout: Layout) -> bool:

@@ -15,7 +15,6 @@ from PIL import Image
 from utils.errors import FileError, UserError
 from utils.reporting import comparison, explorer, paths, provenance, results, tables
 from utils.reporting.figures import SHOWN
-from utils.reporting.planes import PLANE_QUANTITIES
 from utils.storage.files import write_atomically
 from utils.storage.layout import Layout, model_folder, read_name
 
@@ -188,7 +187,7 @@ def _caption(path: Path, title: str, subjects: str, shown: Sequence[tuple[Path, 
     kind = path.stem.partition(f"_{subjects}")[0].removesuffix("_deviation")
     deviation = "standard deviation of " if path.stem.startswith(f"{kind}_deviation") else ""
     quantity = "".join(
-        f": {deviation}{words}" for name, words in PLANE_QUANTITIES.items() if kind.endswith(f"_{name}")
+        f": {deviation}{words}" for name, words in results.PLANE_QUANTITIES.items() if kind.endswith(f"_{name}")
     )
     names = [name for file, _, _ in shown if (name := read_name(file)) and name.alignment is not None]
     routes = [paths.Route(name.epoch, name.alignment, name.variant) for name in names if name.epoch is not None]

@@ -324,6 +324,34 @@ def robust_places(accuracy: np.ndarray) -> dict[str, int]:
     }
 
 
+PLANE_QUANTITIES = {"accuracy": "test accuracy (%)", "loss": "test loss (cross-entropy)"}
+
+
+def mean_plane(planes: Sequence[Arrays]) -> Arrays:
+    """Several planes as one: the mean of every array, and `loss_deviation`, `accuracy_deviation` (ddof 1).
+
+    Grid points with the same place among the corners are taken together, so that means of coordinates are theirs.
+    """
+    names = ("x", "y", "corners", *PLANE_QUANTITIES, *(name for name in ("t", "curve") if name in planes[0]))
+    mean = {name: np.mean([plane[name] for plane in planes], axis=0) for name in names}
+    if len(planes) > 1:
+        for name in PLANE_QUANTITIES:
+            mean[f"{name}_deviation"] = np.std([plane[name] for plane in planes], axis=0, ddof=1)
+    return mean
+
+
+def corners_of_curve(plane: Arrays) -> dict[str, np.ndarray]:
+    """What is marked on the plane of a curve: its ends, and its turning point if the grid reaches as far.
+
+    A Bézier curve goes but half the way to its turning point, and the published grid one and a half times as far as
+    the curve.
+    """
+    corners = dict(zip(("A", "B", "turning point"), plane["corners"], strict=True))
+    if corners["turning point"][1] > plane["y"].max():
+        del corners["turning point"]
+    return corners
+
+
 def no_spectrum(table: Arrays) -> str | None:
     """Why an evaluated path has no spectrum, if it has none."""
     if not table["length"][-1] > table["length"][0]:

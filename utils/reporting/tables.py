@@ -205,7 +205,7 @@ def _fill(
     """Fill the cells of a row, and of the networks', on one dataset from the evaluated path of every pair."""
     if not evaluated:
         return
-    as_published = not layout.robust and is_as_published(row.series, layout, evaluated)
+    as_published = not layout.robust and is_as_published(row.series, layout, map(results.settings_of, evaluated))
     known = published.get((layout.dataset, layout.model, row.series.alignment), {}) if as_published else {}
     ends = published.get((layout.dataset, layout.model, "networks"), {}) if as_published else {}
     for column in (column for column in columns if column.dataset == layout.dataset):
