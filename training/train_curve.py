@@ -88,6 +88,7 @@ def main(args):
         layout.curve_history(*names, variant),
         args.resume,
         args.overwrite,
+        log=args.log_dir,
     )
     history = fit(
         CurveTask(curve, args.wd, data.test, args.attack),

@@ -93,8 +93,9 @@ def main(args):
     def run(suffix, epochs, after=None):
         """The files of one phase; they carry the curve's own name, and a suffix for all but the last."""
         files = stem.with_name(stem.name + suffix), history_file.with_stem(history_file.stem + suffix)
-        ends = {"ends": curve.fixed_ends()}
-        return Run(files[0], settings | ends, epochs, args.save_freq, files[1], args.resume, after=after)
+        made_of = settings | {"ends": curve.fixed_ends()}
+        more = {"after": after, "log": args.log_dir}
+        return Run(files[0], made_of, epochs, args.save_freq, files[1], args.resume, **more)
 
     # Over several outer iterations the schedules go on, and so does the momentum of φ (P has none).
     perm_rates = step_rates(len(matches) * args.inner_iters_perm, args.lr / 2, pam.PERMUTATION_DROP, args.lr_decay)

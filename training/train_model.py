@@ -60,6 +60,7 @@ def main(args):
         layout.model_history(args.seed),
         args.resume,
         args.overwrite,
+        log=args.log_dir,
     )
     history = fit(
         NetworkTask(model, data.test, args.attack),
@@ -82,7 +83,7 @@ def main(args):
         next_command = commands.align_command(vars(args), epochs=args.epochs, seed_a=seed_a, seed_b=seed_b)
     else:
         names = ["epochs", "batch_size", "lr", "wd", "lr_drop"]
-        usual = {"lr_decay": 0.9996, "precision": "fp32", "momentum": 0.9}
+        usual = {"lr_decay": 0.9996, "precision": "fp32", "momentum": 0.9, "log_dir": None}
         names += [name for name, value in usual.items() if vars(args)[name] != value]
         if args.robust and args.attack != flags.published_attack(args.dataset):
             names += ["epsilon", "attack_step", "attack_steps"]

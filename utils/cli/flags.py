@@ -82,6 +82,8 @@ def add_training_flags(parser: argparse.ArgumentParser) -> None:
     add("--lr_decay", type=types.positive_float, default=0.9996, help="factor on the learning rate, every epoch")
     add("--lr_drop", type=types.positive_int, default=20, help="the learning rate is halved every so many epochs")
     add("--seed", type=types.seed, default=1, help="of the initial weights and all random draws")
+    log_help = "write loss, accuracy and learning rate of every epoch there, for TensorBoard (default: nowhere)"
+    add("--log_dir", type=types.folder, metavar="DIR", help=log_help)
     add_compile_flag(parser)
     again = parser.add_mutually_exclusive_group()
     resume_help = "go on from the newest checkpoint, if there is one, or from the checkpoint in this file"
@@ -210,6 +212,8 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
         args.replaced = places.replaced(vars(args))
     except ValueError as error:
         parser.error(str(error))
+    if getattr(args, "log_dir", None):
+        machine.expect_log(parser, args.log_dir)
     args.notes = _without_effect(vars(args), parser.get_default)
     args.asked_device, args.device = args.device, machine.choose_device(parser, args.device)
     return args

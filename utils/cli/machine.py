@@ -2,6 +2,7 @@
 
 import datetime
 import platform
+from pathlib import Path
 
 import torch
 
@@ -9,6 +10,7 @@ from utils import distributed
 from utils.cli.parsing import Parser
 from utils.devices import describe, why_unusable
 from utils.errors import UserError, first_line
+from utils.storage.files import expect_writable
 
 
 def choose_device(parser: Parser, name: str | None) -> torch.device:
@@ -34,6 +36,19 @@ def choose_device(parser: Parser, name: str | None) -> torch.device:
     if (reason := why_unusable(device)) is not None:
         parser.error(f"--device {name} {reason}; --device cpu does without it")
     return device
+
+
+def expect_log(parser: Parser, folder: Path) -> None:
+    """End with one line where no scalars can be written to this folder for TensorBoard."""
+    try:
+        import torch.utils.tensorboard  # noqa: F401
+    except ImportError as error:
+        install = "install it with: python -m pip install tensorboard"
+        parser.error(f"--log_dir: TensorBoard cannot be used here ({first_line(error)}); {install}")
+    try:
+        expect_writable(folder)
+    except UserError as error:
+        parser.error(f"--log_dir: {error}")
 
 
 def say_where(device: torch.device, precision: str) -> None:

@@ -1,7 +1,8 @@
 """A training run and its files: what it goes on from, and what it leaves."""
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ class Run:
     resume: whether to go on from the newest checkpoint, or the file to go on from.
     overwrite: whether to delete all of them and begin anew.
     after: the checkpoint of a run that this one continues in another task, of which it takes over the momentum.
+    log: where TensorBoard is to find the scalars of every epoch, in a folder of the run's own.
     """
 
     stem: Path
@@ -31,6 +33,8 @@ class Run:
     resume: bool | Path = False
     overwrite: bool = False
     after: Path | None = None
+    log: Path | None = None
+    _writer: object = field(default=None, init=False)
 
     def open(self) -> dict | None:
         """The checkpoint to go on from, or None to begin. One at `epochs` says that the run is finished.
@@ -93,6 +97,8 @@ class Run:
 
     def save(self, epoch: int, state: Mapping[str, object]) -> None:
         """Save the state after `epoch`; it has the run's settings besides what it is given."""
+        if self.log:
+            self._write_scalars(epoch, state)
         state = {**state, "settings": dict(self.settings)}
         # In this order a run that is killed in between repeats the epoch, and lacks no file that it should have.
         if epoch == self.epochs:
@@ -101,6 +107,23 @@ class Run:
             save_checkpoint(kept(self.stem, epoch), state)
         if epoch < self.epochs:
             save_checkpoint(rolling(self.stem), state)
+
+    def _write_scalars(self, epoch: int, state: Mapping[str, object]) -> None:
+        """What is new in the history, and the learning rate, for TensorBoard.
+
+        An epoch that is not saved after that is repeated: the writer lets what was written from its first epoch on
+        count no more, whoever wrote it.
+        """
+        if self._writer is None:
+            from torch.utils.tensorboard import SummaryWriter  # slow to import, and not always installed
+
+            self._writer = SummaryWriter(str(self.log.joinpath(*self.stem.parts[-4:])), purge_step=epoch)
+        scalars = {name.replace("_", "/", 1): values[-1] for name, values in state["history"].items()}
+        scalars["learning_rate"] = state["optimizer_state"]["param_groups"][0]["lr"]
+        for name, value in scalars.items():
+            if not math.isnan(value):  # it was not measured
+                self._writer.add_scalar(name, value, epoch)
+        self._writer.flush()
 
     def files(self, history: Mapping[str, object]) -> list[Path]:
         """The files that hold the result: the finished run's checkpoint, and those of the series in `history`."""
@@ -127,4 +150,6 @@ class Run:
         # One at a later epoch is of a longer run, which is not finished.
         if newest.exists() and load_checkpoint(newest).get("epoch", 0) <= self.epochs:
             newest.unlink()
+        if self._writer is not None:
+            self._writer.close()
         let_go(self.stem)
