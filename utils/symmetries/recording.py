@@ -10,7 +10,7 @@ from utils.errors import UserError
 from utils.symmetries.proof import Calm
 from utils.symmetries.running import Places, kept, only_heads, plain_run, step_by_step, tensors_in, tree_map_tensors
 from utils.symmetries.spec import Activation, PermutationSpec, Tap
-from utils.symmetries.tracing import PRODUCERS
+from utils.symmetries.tracing import PRODUCERS, called
 
 MAX_POSITIONS = 32  # larger maps are subsampled by 2, as published
 
@@ -64,8 +64,7 @@ class _Recorder(Calm):
         self.found: dict[int, torch.Tensor] = {}
 
     def __torch_dispatch__(self, func, types, operands=(), keywords=None):
-        name = func._schema.name.removeprefix("aten::").rstrip("_")
-        rows = []
+        name, rows = called(func), []
         if name in self.operations:
             path = self.places.stack[-1]
             rows = self.rows.get(Tap(path, name, self.counts[path, name]), [])

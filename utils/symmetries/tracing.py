@@ -47,10 +47,18 @@ ACTIVATIONS = frozenset(
 PRODUCERS = frozenset(
     """
     convolution mm addmm mv addmv bmm baddbmm embedding _embedding_bag _embedding_bag_forward_only _trilinear
-    _cdist_forward _euclidean_dist
+    _cdist_forward
     """.split()  # noqa: SIM905
 )
+# Of two operations that do the same, PyTorch takes one by how many samples there are.
+SAME = {"_euclidean_dist": "_cdist_forward"}
 OTHER_RUNS = 4  # with random weights, of a network that looks at values: each may take another way
+
+
+def called(func: torch._ops.OpOverload) -> str:
+    """What a tap calls an operation, whether it is in place or not."""
+    name = func._schema.name.removeprefix("aten::").rstrip("_")
+    return SAME.get(name, name)
 
 
 class Network(Algebra):
@@ -221,7 +229,7 @@ class Tracer(TorchDispatchMode):
         for tensor, its in zip(out if several else [out], result if several else [result], strict=False):
             if isinstance(tensor, torch.Tensor):
                 network.put(tensor, its)
-        self._note(name.rstrip("_"), path, outputs)
+        self._note(called(func), path, outputs)
 
     def _not_understood(self, name: str, inputs: list[torch.Tensor], outputs: list[torch.Tensor]) -> None:
         """Nothing that an unknown operation reads or makes may move."""
