@@ -155,7 +155,7 @@ def _readings(of: Sequence[Walk]) -> str:
     head = "".join(f"<th scope=col>{html.escape(words)}</th>" for words in headings)
     rows = "".join(
         f"<tr><th scope=row><label><input type=checkbox checked data-path={number}>{_stroke(walk)}"
-        f"{html.escape(walk.series.words)}</label></th>{'<td></td>' * len(headings)}</tr>"
+        f"<span>{html.escape(walk.series.words)}</span></label></th>{'<td></td>' * len(headings)}</tr>"
         for number, walk in enumerate(of)
     )
     return f"<table class=readings><thead><tr><th scope=col>path</th>{head}</tr></thead><tbody>{rows}</tbody></table>"
@@ -183,7 +183,7 @@ def _margins(figure: "go.Figure") -> int:
 # --- what is drawn -----------------------------------------------------------------------------------------
 
 MARKER = {"size": 12, "line": {"color": "black", "width": 2}}
-FLATTEST = 0.4  # height of a plane, as a part of its width, below which it is stretched to be seen on a phone
+FLATTEST = 0.33  # height of a plane, as a part of its width, below which it is stretched to be seen on a phone
 GRID = {"gridcolor": "#DDDDDD", "zeroline": False, "automargin": True}
 
 

@@ -72,7 +72,8 @@ def write(
     pictures = _pictures(root, selection, missing, made_with)
     compared = {name: figure for name, figure in pictures.items() if name.startswith("comparison_")}
     parts["comparison"] = _comparison(root, selection, missing, made_with) + _figures(compared)
-    parts["figures"] = _figures({name: figure for name, figure in pictures.items() if name not in compared})
+    others = _figures({name: figure for name, figure in pictures.items() if name not in compared})
+    parts["figures"] = f"<h2>Figures</h2>{others}" if others else ""
     lines = (html.escape(explain(error)) for error in missing.values())
     parts["missing"] = "".join(f"<li>{line}</li>" for line in lines) or "<li>Nothing.</li>"
     parts |= {"plotly": get_plotlyjs(), "command": html.escape(command)}
