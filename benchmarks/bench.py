@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 from benchmarks.compared import Conventional, Ours, Work, alignments, sizes
+from utils.devices import keep_memory
 from utils.storage.files import write_atomically
 from utils.usage import usage
 
@@ -72,6 +73,7 @@ def peak_memory(which: str, images: int) -> float:
 def measure_memory(which: str, images: int) -> float:
     work = alignments(images)[which]
     alignments(128)[which]()  # so that what the libraries load at first use does not count
+    keep_memory()
     with usage() as taken:
         work()
     return taken["memory"]
@@ -169,6 +171,7 @@ def main(args):
     if args.measure_memory:
         print(measure_memory(args.measure_memory, args.images))
         return
+    keep_memory()  # as stages do; both ways have it
     torch._dynamo.config.recompile_limit = 64  # as with --compile
     with tempfile.TemporaryDirectory() as folder:
         ours = {

@@ -2,6 +2,9 @@
 
 import collections
 import copy
+import os
+import subprocess
+import sys
 
 import emulated
 import numpy as np
@@ -190,6 +193,27 @@ def test_layouts_of_weights(monkeypatch):
         assert torch.equal(view, weight)
     assert curve.digests() == known
     assert digest(flat.flatten(flat.views(vector))) == digest(vector)
+
+
+@pytest.mark.skipif("CS_GNU_LIBC_VERSION" not in getattr(os, "confstr_names", ()), reason="needs glibc")
+def test_memory_that_is_freed_is_used_again():
+    """The system clears a page when it is first touched, and so does it again when it has been given back."""
+    code = (
+        "import resource, torch\n"
+        "from utils.devices import keep_memory\n"
+        "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "def touch():\n"
+        "    before = faults()\n"
+        "    torch.zeros(2**24).add_(1)\n"  # 64 MB
+        "    return faults() - before\n"
+        "print(touch(), touch())\n"
+        "keep_memory()\n"
+        "print([touch() for _ in range(4)][-1])\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], cwd=emulated.REPOSITORY, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    first, second, again = map(int, ended.stdout.split())
+    assert min(first, second) > 20 * again
 
 
 # --- the emulation itself ----------------------------------------------------------------------------------

@@ -79,6 +79,7 @@ def _prepare(flags: Mapping[str, object]) -> None:
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)
     distributed.start(device)
+    devices.keep_memory()
     torch.backends.cudnn.benchmark = True
     set_products(flags.get("precision", "fp32"))
     if "device" in flags:
