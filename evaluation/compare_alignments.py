@@ -21,6 +21,7 @@ from utils.storage.layout import model_folder
 def parse_args(argv=None):
     parser = flags.results_parser(__doc__, of_all=True)
     flags.add_variant_flags(parser, of_all=True)
+    flags.add_title_flag(parser)
     return flags.parse_results(parser, argv, script=__file__)
 
 
@@ -47,7 +48,8 @@ def main(args):
                 pairs = list(dict.fromkeys(one.pair for one in found if one.layout == layout))
                 with figures.style():
                     drawing = comparison.draw(table, layout.model, layout)
-                    files += figures.save([drawing], pairs=pairs, command=args.command, name=args.name)
+                    how = {"name": args.name, "titled": not args.no_title}
+                    files += figures.save([drawing], pairs=pairs, command=args.command, **how)
     finally:  # as the table is printed whatever becomes of its files
         print(markdown)
         for error in table.missing:

@@ -143,6 +143,9 @@ def write_results(
     """Results of every kind as an evaluation would leave them, with made-up numbers: lines, curves of 250 epochs."""
     generator = np.random.default_rng(0)
     layout = Layout(root, model, dataset, robust)
+    for seed in {seed for pair in pairs for seed in pair}:
+        for name, path in layout.model_history(seed).items():
+            save_array(path, np.linspace(10, 88, 250) if name.startswith("accuracy") else np.linspace(2, 0.4, 250))
     t = np.linspace(0, 1, 9)
     bezier = np.stack([(1 - t) ** 2, t**2, 2 * t * (1 - t)], axis=1)  # of A, B and the turning point
     for alignment, (a, b) in itertools.product(alignments, pairs):

@@ -218,7 +218,7 @@ def test_what_the_commands_make(session):
     """Networks, curves, figures of all kinds, a table and a report."""
     session.follow_to(DOCUMENTS[-1])
     names = {Path(name).name.split("_CIFAR100")[0] for name in session.written if name.startswith("figures/")}
-    kinds = {"curve", "spectrum", "training", "robust_curve", "table", "robust_table", "report.html"}
+    kinds = {"curve", "training", "training_networks", "robust_curve", "table", "robust_table", "report.html"}
     kinds |= {"plane_with_curve_accuracy", "plane_with_alignment_accuracy", "correlation", "correlation_along_curve"}
     assert kinds <= names
     assert any("SmallNet/FashionMNIST10k/match_corr" in name for name in session.written)

@@ -19,8 +19,8 @@ from PIL import Image
 from utils.cli import process
 from utils.curves import CURVES
 from utils.errors import UserError
-from utils.reporting import figures, paths, planes
-from utils.storage.files import save_arrays
+from utils.reporting import figures, histories, paths, planes
+from utils.storage.files import save_array, save_arrays
 from utils.storage.layout import USUAL, Layout, Variant
 from visualization import viz_curve
 
@@ -89,7 +89,7 @@ def test_every_figure(script, pairs, tmp_path, drawn):
         labels = [axis.yaxis.label.get_window_extent(renderer) for axis in data_axes if axis.get_ylabel()]
         assert all(label.y0 >= 0 and label.y1 <= height and label.x0 >= 0 for label in labels)
         assert not any(one.overlaps(other) for one, other in itertools.combinations(labels, 2))
-        if "correlation" in kind:
+        if "plane" not in kind:
             for axis in (axis for axis in data_axes if axis.get_ylabel()):
                 label, frame = axis.yaxis.label.get_window_extent(renderer), axis.get_window_extent(renderer)
                 assert frame.y0 <= label.y0 and label.y1 <= frame.y1
@@ -199,33 +199,32 @@ def test_between_the_points_of_a_grid_nothing_is_higher_or_lower_than_around():
 
 
 @pytest.mark.parametrize("name, sign, beyond", [("loss", 1, "max"), ("accuracy", -1, "min")])
-def test_colours_are_for_where_the_paths_run(name, sign, beyond, tmp_path, drawn):
+def test_colours_are_for_where_the_paths_run(name, sign, beyond):
     """Levels are close where values are good, reach further than what is on the paths, and not as far as all else."""
-    layout = write_results(tmp_path, pairs=((1, 2),))
-    for alignment, height in (("null", 1000), ("corr", 1)):
-        path = layout.plane_with_curve(alignment, 1, 2, 250)
-        plane = dict(np.load(path))
-        away = np.maximum(plane["y"] - 5, 0)  # below which the curve stays
-        save_arrays(path, **plane | {name: sign * (plane["y"] / 10 + height * away)})
-    draw("viz_curve_on_plane", tmp_path, pairs="one")
-    figure = drawn[f"plane_with_curve_{name}"]
+    layout = Layout("nowhere", "TinyTen", "CIFAR10")
+    x, y = np.meshgrid(np.linspace(0, 10, 5), np.linspace(0, 8, 9))
+    on_planes = {}
+    for series, steep in zip(paths.named(layout, paths.combined([9], ["", "corr"])), (1000, 1), strict=True):
+        values = sign * (y / 10 + steep * np.maximum(y - 5, 0))
+        on_planes[series] = {"x": x, "y": y, name: values, "paths": np.array([[0, 0], [5, 4], [10, 0]])}
+    figure, axes = planes.draw_planes(on_planes, name)
+    for axis in axes:
+        levels = np.sort(sign * axis.collections[0].levels)
+        assert len(levels) == planes.STEPS + 1
+        assert (np.diff(levels)[2:] > np.diff(levels)[1:-1]).all()
+        assert levels[0] == 0 and levels[-1] == pytest.approx(planes.REACH * 0.4)
+        assert axis.collections[0].norm.extend == beyond
     (bar,) = (axis for axis in figure.axes if axis.get_label() == "<colorbar>")
-    for axis in figure.axes[:2]:
-        (shade, _) = axis.collections
-        levels = np.sort(sign * shade.levels)
-        assert (np.diff(levels)[1:] > np.diff(levels)[1:-1].min() * 0.99).all() and len(levels) <= 9
-        assert levels[0] <= -0.05 and 3 * 0.3 < levels[-1] < 3
-        assert shade.norm.extend == beyond
     assert len(bar.get_xticks()) == len(levels)
 
 
-def test_points_of_a_fine_grid_are_not_drawn(tmp_path, drawn):
-    path = write_results(tmp_path, pairs=((1, 2),)).plane_with_alignment("corr", 1, 2)
-    plane = dict(np.load(path))
-    x, y = np.meshgrid(np.linspace(-1, 23, 17), np.linspace(-0.5, 8, 17))
-    save_arrays(path, **plane | {"x": x, "y": y, "loss": y, "accuracy": y})
-    draw("viz_plane", tmp_path, pairs="one")
-    assert "evaluated" not in {line.get_label() for line in drawn["plane_with_alignment_loss"].axes[0].lines}
+@pytest.mark.parametrize("count, is_coarse", [(7, True), (17, False)])
+def test_points_of_coarse_grids_are_drawn(count, is_coarse):
+    (series,) = paths.named(Layout("nowhere", "TinyTen", "CIFAR10"), paths.combined([9], ["corr"]))
+    x, y = np.meshgrid(np.linspace(0, 10, count), np.linspace(0, 8, count))
+    plane = {"x": x, "y": y, "accuracy": y, "loss": x, "paths": np.zeros((1, 2))}
+    for drawing in planes.plane_figures({series: plane}, "plane", "a plane", lambda *_: None):
+        assert ("evaluated" in {line.get_label() for line in drawing.figure.axes[0].lines}) == is_coarse
 
 
 def test_pairs_evaluated_at_other_points(tmp_path, capsys):
@@ -499,18 +498,64 @@ def test_robust_curves_are_marked_where_they_are_worst_and_best(tmp_path, drawn)
     assert not any(line.get_label() == "lowest robust accuracy" for line in drawn["curve"].axes[2].lines)
 
 
-def test_the_spectrum_is_of_equally_spaced_points(tmp_path, drawn, capsys):
+def test_the_spectrum_is_of_many_equally_spaced_points(tmp_path, drawn, capsys):
     """k times what the transform of the loss is, scaled to unit energy; a path of other points is left out."""
     layout = write_results(tmp_path, pairs=((1, 2),))
-    path = layout.evaluated("null", 1, 2, 250)
-    table = dict(np.load(path))
-    save_arrays(path, **table | {"t": table["t"] ** 2})
-    draw("viz_curve", tmp_path, pairs="one")
+    loss, t = np.random.default_rng(0).random(33), np.linspace(0, 1, 33)
+    for alignment, places in (("null", t**2), ("corr", t)):
+        table = dict(np.load(layout.evaluated(alignment, 1, 2, 250)))
+        table |= {"t": places, "length": t, "loss": loss, "accuracy": loss, "coordinates": np.zeros((33, 2))}
+        save_arrays(layout.evaluated(alignment, 1, 2, 250), **table)
+    draw("viz_curve", tmp_path, "--epochs", "0", "250", pairs="one")
     (line,) = drawn["spectrum"].axes[0].lines
-    transform = np.abs(np.fft.rfft(np.load(layout.evaluated("corr", 1, 2, 250))["loss"]))
-    np.testing.assert_array_equal(line.get_xdata(), [1, 2, 3, 4])
-    np.testing.assert_allclose(line.get_ydata(), [1, 2, 3, 4] * transform[1:] / np.linalg.norm(transform))
-    assert "is not in the figure of spectra: its points are not equally spaced" in capsys.readouterr().out
+    transform = np.abs(np.fft.rfft(loss))
+    np.testing.assert_array_equal(line.get_xdata(), np.arange(1, 9))
+    np.testing.assert_allclose(line.get_ydata(), np.arange(1, 9) * transform[1:9] / np.linalg.norm(transform))
+    said = [line for line in capsys.readouterr().out.splitlines() if "spectrum of" in line]
+    assert said == [
+        "TinyTen: no spectrum of line, unaligned; line, aligned: it has 9 points, and 33 are needed.",
+        "TinyTen: no spectrum of curve, unaligned: its points are not equally spaced.",
+    ]
+
+
+def test_the_training_of_the_networks_is_drawn(tmp_path):
+    """Of networks A and B, on training and test images, in epochs that were tested, as far as there are histories."""
+    layout = write_results(tmp_path, pairs=((1, 2),), alignments=())
+    history, missing = layout.model_history(1), []
+    for path in history.values():
+        save_array(path, np.array([*[np.nan, 50.0] * 2, 70]) if "test" in path.name else np.arange(6.0))
+    trained = histories.load_network_histories(layout, [(1, 2)], missing)
+    for axis, name in zip(
+        viz_curve.networks_by_epoch(layout, trained).figure.axes, ("accuracy", "loss"), strict=True
+    ):
+        lines = {line.get_label(): line.get_xydata() for line in axis.lines}
+        assert set(lines) == {f"{end}, {kind} images" for end in "AB" for kind in ("training", "test")}
+        np.testing.assert_array_equal(lines["A, test images"], [[2, 50], [4, 50], [5, 70]])
+        np.testing.assert_array_equal(lines["A, training images"][:, 1], np.arange(5))
+        expected = np.load(layout.model_history(2)[f"{name}_test"])[:5]
+        np.testing.assert_array_equal(lines["B, test images"][:, 1], expected)
+    assert not missing
+    history["loss_test"].unlink()
+    found = histories.load_network_histories(layout, [(1, 2)], missing)
+    assert set(found) == {("A", "train"), ("B", "train")}
+    said = "does not exist, so the figure of the networks' training lacks test images"
+    assert [str(error) for error in missing] == [f"{history['loss_test']} {said}"]
+    history["accuracy_train"].unlink()
+    assert histories.load_network_histories(layout, [(1, 2)], missing) == {}
+
+
+def test_figures_without_titles(tmp_path, drawn):
+    """Only their files tell them, and the figures are less high."""
+    write_results(tmp_path, pairs=((1, 2),))
+    heights = []
+    for flags in ([], ["--no_title"]):
+        draw("viz_plane", tmp_path, *flags, pairs="one")
+        figure = drawn["plane_with_alignment_loss"]
+        heights.append(figure.get_figheight())
+    assert figure._suptitle is None
+    assert 0.2 < heights[0] - heights[1] < 0.5
+    with Image.open(tmp_path / "figures/plane_with_alignment_loss_CIFAR10_TinyTen.png") as image:
+        assert image.info["Title"].startswith("TinyTen on CIFAR10: what alignment does")
 
 
 @pytest.mark.parametrize("height, is_marked", [(7, True), (12, False)])
@@ -548,7 +593,7 @@ def test_midpoints_of_lines_are_drawn_too(tmp_path, drawn, capsys):
     lines = [line.get_label() for line in drawn["correlation_along_curve"].axes[0].lines]
     assert lines == ["curve, unaligned", "curve, aligned", "line, aligned"]
     said = capsys.readouterr().out
-    assert "Not in the figure: " in said
+    assert "Not drawn: " in said
     assert "align_along_curve.py" in said
     assert "--epochs_curve 0" in said
 

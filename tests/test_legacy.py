@@ -13,7 +13,7 @@ from models import MODELS, TinyTen
 from utils.curves import FlatParameters, midpoint
 from utils.errors import FileError
 from utils.permutations import permutation_spec, permutations_from_rows, permute, rows_from_permutations
-from utils.reporting import paths, results
+from utils.reporting import histories, paths, results
 from utils.storage.layout import Layout, read_name
 from utils.storage.loading import load_curve, load_pair
 from utils.storage.matches import load_match, match_networks
@@ -416,7 +416,7 @@ def test_correlations_of_midpoints(tmp_path, folder):
 )  # fmt: skip
 def test_histories(tmp_path, content):
     pickled(tmp_path / "model_data/training/curve_models/TinyTen/CIFAR10/curve_align_corr_seeds_01_02.npy", content)
-    (history,) = results.load_histories(series_of(tmp_path), [(1, 2)])
+    (history,) = histories.load_histories(series_of(tmp_path), [(1, 2)])
     np.testing.assert_allclose(history["loss_train"], np.linspace(2, 1, 250))
     np.testing.assert_allclose(history["accuracy_train"], np.linspace(40, 85, 250))
 

@@ -1,4 +1,4 @@
-"""Draw evaluated curves: loss and accuracy along them, the loss' spectrum, and training by epoch.
+"""Draw evaluated curves: loss and accuracy along them, the loss' spectrum, and training of curves and networks.
 
 python visualization/viz_curve.py --dataset CIFAR100 --seed_a 1 3 5 --seed_b 2 4 6 --epochs 0 250
 """
@@ -14,9 +14,8 @@ start.quietly()
 
 import numpy as np
 
-from utils.cli import flags, process
-from utils.reporting import figures, paths, results
-from utils.storage.layout import Layout
+from utils.cli import drawing, flags, process
+from utils.reporting import figures, histories, paths, results
 
 
 def parse_args(argv=None, script=__file__, description=__doc__, robust=False):
@@ -27,45 +26,41 @@ def parse_args(argv=None, script=__file__, description=__doc__, robust=False):
 
 
 def main(args):
-    drawings, files = [], []
-    with figures.style():
-        for model in args.model:
-            layout = Layout(args.root, model, args.dataset, args.robust, args.replaced)
-            lines = paths.combined(args.epochs_of[model], args.alignment, args.variants)
-            lines = paths.named(layout, lines, args.curve_seeds)
-            # All is read before anything is drawn, so that there is no figure where another is refused.
-            evaluated = {s: results.load_paths(s, args.pairs) for s in lines}
-            learned = {s: results.load_histories(s, args.pairs) for s in lines if not s.is_line}
-            learned = {s: histories for s, histories in learned.items() if histories}
-            other = figures.say_images(layout, evaluated)
-            drawn = [along_curve(layout, evaluated, other)]
-            if waves := having_spectra(evaluated, args.pairs):
-                drawn.append(loss_spectrum(layout, waves))
-            if learned:
-                drawn.append(by_epoch(layout, learned))
-            files += figures.save(drawn, pairs=args.pairs, command=args.command, name=args.name)
-            drawings += drawn
-        process.closing_words(files)
-        if args.show:
-            figures.show(drawings)
+    def draw(layout, missing):
+        lines = paths.combined(args.epochs_of[layout.model], args.alignment, args.variants)
+        lines = paths.named(layout, lines, args.curve_seeds)
+        evaluated = {s: results.load_paths(s, args.pairs) for s in lines}
+        learned = {s: histories.load_histories(s, args.pairs) for s in lines if not s.is_line}
+        learned = {s: of_pairs for s, of_pairs in learned.items() if of_pairs}
+        other = figures.say_images(layout, evaluated)
+        drawn = [along_curve(layout, evaluated, other)]
+        if waves := having_spectra(evaluated):
+            drawn.append(loss_spectrum(layout, waves))
+        if learned:
+            drawn.append(by_epoch(layout, learned))
+        if trained := histories.load_network_histories(layout, args.pairs, missing):
+            drawn.append(networks_by_epoch(layout, trained))
+        return drawn
+
+    drawing.run(vars(args), draw, process.closing_words)
 
 
-def having_spectra(evaluated, pairs):
-    """The spectra of the paths that have them; a line is printed about each other one."""
-    spectra = {}
+def having_spectra(evaluated):
+    """The spectra of the paths that have them; a line is printed about those that have none, and why."""
+    spectra, without = {}, {}
     for s, tables in evaluated.items():
-        reasons = [(pair, results.no_spectrum(table)) for pair, table in zip(pairs, tables, strict=True)]
-        for (a, b), reason in reasons:
-            if reason:
-                print(f"{s.model}: {s.words}, of networks {a} and {b}, is not in the figure of spectra: {reason}.")
-        if not any(reason for _, reason in reasons):
+        if reason := next(filter(None, map(results.no_spectrum, tables)), None):
+            without.setdefault(reason, []).append(s)
+        else:
             spectra[s] = results.spectra(s, tables)
+    for reason, those in without.items():
+        print(f"{those[0].model}: no spectrum of {'; '.join(s.words for s in those)}: {reason}.")
     return spectra
 
 
 def along_curve(layout, evaluated, other):
     quantities = results.quantities(layout.robust)
-    figure, axes = figures.panels(len(quantities), height=1.7 if len(quantities) < 3 else 1.5, sharex=True)
+    figure, axes = figures.panels(len(quantities), height=1.75 if len(quantities) < 3 else 1.5, sharex=True)
     for axis, (name, words) in zip(axes.flat, quantities.items(), strict=True):
         for s, tables in evaluated.items():
             style = figures.line_style(s) | {"label": with_barrier(s, tables)}
@@ -118,16 +113,35 @@ def loss_spectrum(layout, spectra):
 
 def by_epoch(layout, learned):
     figure, axes = figures.panels(2, sharex=True)
-    for s, histories in learned.items():
+    for s, of_pairs in learned.items():
         for axis, quantity in zip(axes.flat, ("accuracy_train", "loss_train"), strict=True):
-            values = [history[quantity][: s.epochs] for history in histories]
+            values = [history[quantity][: s.epochs] for history in of_pairs]
             figures.draw(axis, np.arange(1, s.epochs + 1), values, **figures.line_style(s))
     words = "robust training" if layout.robust else "training"
     for axis, quantity in zip(axes.flat, ("accuracy (%)", "loss (cross-entropy)"), strict=True):
-        axis.set(ylabel=label(f"{words} {quantity}", layout.robust))
+        axis.set(ylabel=f"{words}\n{quantity}")
         axis.xaxis.get_major_locator().set_params(integer=True)
     axes[-1, 0].set(xlabel="epoch")
     return figures.Drawing(figure, layout, "training", "learning the curve")
+
+
+def networks_by_epoch(layout, trained):
+    """Training and test accuracy and loss of networks A and of networks B, which have their symbols of planes."""
+    figure, axes = figures.panels(2, sharex=True)
+    for (end, kind), of_pairs in trained.items():
+        colour, symbol = {"A": ("black", "o"), "B": ("#7A7A7A", "s")}[end]
+        attacked = "attacked " if layout.robust and kind == "train" else ""
+        style = {"color": colour, "marker": symbol, "label": f"{end}, {attacked}{histories.WORDS[kind]}"}
+        style |= {"linestyle": "--", "markerfacecolor": "white"} if kind == "train" else {}
+        for axis, quantity in zip(axes.flat, ("accuracy", "loss"), strict=True):
+            values = of_pairs[quantity]
+            measured = np.isfinite(values).all(axis=0)  # not every epoch is tested
+            figures.draw(axis, np.flatnonzero(measured) + 1, values[:, measured], **style)
+    for axis, words in zip(axes.flat, ("accuracy (%)", "loss (cross-entropy)"), strict=True):
+        axis.set(ylabel=words)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+    axes[-1, 0].set(xlabel="epoch")
+    return figures.Drawing(figure, layout, "training_networks", "training the networks")
 
 
 if __name__ == "__main__":

@@ -12,9 +12,8 @@ from utils.cli import start
 
 start.quietly()
 
-from utils.cli import flags, process
+from utils.cli import drawing, flags, process
 from utils.reporting import figures, paths, planes, results
-from utils.storage.layout import Layout
 
 
 def parse_args(argv=None):
@@ -29,22 +28,16 @@ def parse_args(argv=None):
 
 
 def main(args):
-    drawings, files = [], []
-    with figures.style():
-        for model in args.model:
-            layout = Layout(args.root, model, args.dataset, replaced=args.replaced)
-            curves = paths.combined(args.epochs_of[model], args.alignment, args.variants)
-            curves = paths.named(layout, curves, args.curve_seeds)
-            of_pairs = {s: results.load_planes_with_curve(s, args.pairs) for s in curves}
-            of_means = {s: results.mean_plane(found) for s, found in of_pairs.items()}
-            of_means = {s: mean | {"paths": planes.curve_on(mean, s.variant)} for s, mean in of_means.items()}
-            words = ("plane_with_curve", f"the planes of curves{figures.say_images(layout, of_pairs)}")
-            drawn = planes.plane_figures(of_means, *words, paint, cmap=args.cmap, legend_columns=4)
-            files += figures.save(drawn, pairs=args.pairs, command=args.command, name=args.name)
-            drawings += drawn
-        process.closing_words(files)
-        if args.show:
-            figures.show(drawings)
+    def draw(layout, missing):
+        curves = paths.combined(args.epochs_of[layout.model], args.alignment, args.variants)
+        curves = paths.named(layout, curves, args.curve_seeds)
+        of_pairs = {s: results.load_planes_with_curve(s, args.pairs) for s in curves}
+        of_means = {s: results.mean_plane(found) for s, found in of_pairs.items()}
+        of_means = {s: mean | {"paths": planes.curve_on(mean, s.variant)} for s, mean in of_means.items()}
+        words = ("plane_with_curve", f"the planes of curves{figures.say_images(layout, of_pairs)}")
+        return planes.plane_figures(of_means, *words, paint, cmap=args.cmap, legend_columns=4)
+
+    drawing.run(vars(args), draw, process.closing_words)
 
 
 def paint(axis, _series, plane):

@@ -16,9 +16,9 @@ start.quietly()
 
 import numpy as np
 
-from utils.cli import flags, process, types
+from utils.cli import drawing, flags, process, types
 from utils.reporting import figures, paths, planes, results
-from utils.storage.layout import Layout, tag
+from utils.storage.layout import tag
 
 
 def parse_args(argv=None):
@@ -29,39 +29,32 @@ def parse_args(argv=None):
     parser.add_argument("--seed_c", nargs="+", type=types.seed, help=seed_c_help)
     parser.set_defaults(alignment=["corr"])
     args = flags.parse_results(parser, argv, script=__file__, of_curves=False)
-    args.networks = args.pairs
     if args.seed_c is not None:
         if len(args.seed_c) != len(args.pairs):
             parser.error(f"--seed_c names {len(args.seed_c)} networks for {len(args.pairs)} pairs; give one a pair")
-        args.networks = [(*pair, c) for pair, c in zip(args.pairs, args.seed_c, strict=True)]
+        args.pairs = [(*pair, c) for pair, c in zip(args.pairs, args.seed_c, strict=True)]
     elif "null" in map(tag, args.alignment):
         parser.error("--alignment names no match: without one B and aligned B are the same, and there is no plane")
     return args
 
 
 def main(args):
-    drawings, files = [], []
-    with figures.style():
-        for model in args.model:
-            layout = Layout(args.root, model, args.dataset, replaced=args.replaced)
-            of_pairs = {}
-            for s in paths.named(layout, paths.combined([0], args.alignment)):
-                words = paths.alignment_words(s.alignment)
-                s = s._replace(words=words if args.seed_c else f"B as it is, and {words}")
-                of_pairs[s] = results.load_planes_with_alignment(s, args.networks)
-            of_means = {s: results.mean_plane(found) for s, found in of_pairs.items()}
-            of_means = {s: mean | {"paths": lines_on(mean, args.seed_c)} for s, mean in of_means.items()}
-            kind, title = "plane_with_alignment", "what alignment does"
-            if args.seed_c:
-                kind, title = "plane_of_three", "three networks"
-            title += figures.say_images(layout, of_pairs)
-            how = {"cmap": args.cmap, "legend_columns": 3}
-            drawn = planes.plane_figures(of_means, kind, title, paint_three if args.seed_c else paint, **how)
-            files += figures.save(drawn, pairs=args.networks, command=args.command, name=args.name)
-            drawings += drawn
-        process.closing_words(files)
-        if args.show:
-            figures.show(drawings)
+    def draw(layout, missing):
+        of_pairs = {}
+        for s in paths.named(layout, paths.combined([0], args.alignment)):
+            words = paths.alignment_words(s.alignment)
+            s = s._replace(words=words if args.seed_c else f"B as it is, and {words}")
+            of_pairs[s] = results.load_planes_with_alignment(s, args.pairs)
+        of_means = {s: results.mean_plane(found) for s, found in of_pairs.items()}
+        of_means = {s: mean | {"paths": lines_on(mean, args.seed_c)} for s, mean in of_means.items()}
+        kind, title = (
+            ("plane_of_three", "three networks") if args.seed_c else ("plane_with_alignment", "what alignment does")
+        )
+        title += figures.say_images(layout, of_pairs)
+        what = paint_three if args.seed_c else paint
+        return planes.plane_figures(of_means, kind, title, what, cmap=args.cmap, legend_columns=3)
+
+    drawing.run(vars(args), draw, process.closing_words)
 
 
 def lines_on(plane, of_three):

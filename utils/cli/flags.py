@@ -302,6 +302,12 @@ def add_variant_flags(parser: argparse.ArgumentParser, *, of_all: bool = False) 
 
 def add_figure_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--show", action="store_true", help="open the figures in a window too")
+    add_title_flag(parser)
+
+
+def add_title_flag(parser: argparse.ArgumentParser) -> None:
+    help_text = "draw no titles above figures, as for a paper, which has captions"
+    parser.add_argument("--no_title", action="store_true", help=help_text)
 
 
 def add_plane_flags(parser: argparse.ArgumentParser) -> None:

@@ -71,8 +71,8 @@ class Drawing(NamedTuple):
 
 
 def panels(rows: int, columns: int = 1, height: float = 1.6, **options: object) -> tuple[Figure, np.ndarray]:
-    """A figure of panels (rows, columns), each `height` inches high; when it is saved a legend is added below."""
-    return subplots(rows, columns, height * rows + 0.5, **options)
+    """A figure of panels (rows, columns), each `height` inches high; saving adds a title above and a legend below."""
+    return subplots(rows, columns, height * rows + 0.15, **options)
 
 
 def subplots(rows: int, columns: int, height: float, **options: object) -> tuple[Figure, np.ndarray]:
@@ -203,10 +203,18 @@ def say_images(layout: Layout, measured: Mapping[paths.Series, Sequence[results.
 # --- saving and showing ------------------------------------------------------------------------------------
 
 
-def save(drawings: Sequence[Drawing], *, pairs: Sequence[paths.Pair], command: str, name: str = "") -> list[Path]:
+def save(
+    drawings: Sequence[Drawing],
+    *,
+    pairs: Sequence[paths.Pair],
+    command: str,
+    name: str = "",
+    titled: bool = True,
+) -> list[Path]:
     """Add titles and legends, and save all as PNG and PDF under figures/, the command in both; returns the paths.
 
-    name: a word for the files' names, to keep them beside others.
+    name: a word for the files' names, to keep them beside others. titled: whether the titles are drawn too; the files
+    tell them in any case.
     """
     taken_over = f"mean of {len(pairs)} pairs" if len(pairs) > 1 else _in_words(pairs[0])
     files = []
@@ -215,7 +223,8 @@ def save(drawings: Sequence[Drawing], *, pairs: Sequence[paths.Pair], command: s
         layout, title = drawing.layout, f"{drawing.title} ({taken_over})"
         subject = f"{'Robust ' if layout.robust else ''}{layout.model} on {layout.dataset}"
         _add_legend(drawing.figure, drawing.legend_columns)
-        drawing.figure.suptitle("\n".join(_lines(part, figure=drawing.figure) for part in (subject, title)))
+        if titled:
+            _add_title(drawing.figure, subject, title)
         title = f"{subject}: {title}"
         notes = {
             "png": {"Title": title, "Description": command, SHOWN: shown[layout]},
@@ -251,6 +260,13 @@ LETTERS = 15  # of a legend or a title, on an inch
 def _lines(words: str, figure: Figure) -> str:
     """Words in lines that are no longer than a figure is wide."""
     return textwrap.fill(words, round(LETTERS * figure.get_figwidth()))
+
+
+def _add_title(figure: Figure, *parts: str) -> None:
+    """Above all panels, each part beginning a line. The figure grows by its height."""
+    title = figure.suptitle("\n".join(_lines(part, figure) for part in parts))
+    extent = title.get_window_extent(FigureCanvasAgg(figure).get_renderer())
+    figure.set_figheight(figure.get_figheight() + extent.height / figure.dpi + 0.05)
 
 
 def _add_legend(figure: Figure, columns: int) -> None:

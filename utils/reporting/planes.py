@@ -65,7 +65,7 @@ def draw_planes(
     heights = [(high - low) / (x_range[1] - x_range[0]) for low, high in ranges["y"]]
     columns = 1 if max(heights) < 0.7 else min(2, len(planes))  # flat ones lie above each other
     in_rows = [max(heights[i : i + columns]) for i in range(0, len(heights), columns)]
-    height = sum(in_rows) * (WIDTH - 0.6 * columns) / columns + 0.45 * len(in_rows) + 1.05
+    height = sum(in_rows) * (WIDTH - 0.6 * columns) / columns + 0.45 * len(in_rows) + 0.7
     figure, axes = subplots(len(in_rows), columns, height, height_ratios=in_rows)
     for axis in axes.flat[len(planes) :]:
         axis.remove()
@@ -149,9 +149,9 @@ def _levels(values: np.ndarray, on_paths: np.ndarray, *, high_is_good: bool) -> 
     for step in range(STEPS):
         distance = reach / RATIO**step
         unit = _round_below(distance * (1 - 1 / RATIO) / 2)
-        to_round = math.ceil if step == 0 else round
-        levels.add(to_round((best + distance) / unit) * unit)
-    levels.add(math.floor(best / unit) * unit)
+        number = (best + distance) / unit
+        levels.add(unit * (round(number) if step else math.ceil(number - 1e-9)))
+    levels.add(unit * math.floor(best / unit + 1e-9))
     ascending = np.unique(np.round([sign * level for level in levels], 9)) + 0.0  # and not -0
     is_beyond = worst > max(levels) + 1e-9
     return ascending, ("min" if high_is_good else "max") if is_beyond else "neither"

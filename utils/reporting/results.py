@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from utils.errors import FileError, UserError
-from utils.geometry import barrier, path_average, spectrum
+from utils.geometry import FREQUENCIES, barrier, path_average, spectrum
 from utils.reporting.paths import Pair, Route, Series, named
 from utils.storage import sources
 from utils.storage.files import load_note
 from utils.storage.layout import USUAL, Layout, read_name
-from utils.storage.originals import load_array, load_arrays, stand_in
+from utils.storage.originals import load_array, load_arrays
 
 Arrays = dict[str, np.ndarray]  # what a file of results holds, by name
 
@@ -228,31 +228,6 @@ def on_other_images(measured: Mapping[str, Sequence[Arrays]]) -> str:
     return f"Not on the same images as {first}: {'; '.join(other)}." if other else ""
 
 
-def load_histories(series: Series, pairs: Sequence[Pair]) -> list[Arrays]:
-    """The history of every pair's curve. None of curves of the original code whose histories are not there too."""
-    try:
-        return [load_history(series, pair) for pair in pairs]
-    except FileError as error:
-        if all(stand_in(path) == path for path in (_evaluation(series, pair) for pair in pairs)):
-            raise
-        print(f"{series.model}: {series.words} is not in the figure of training: {error}.")
-        return []
-
-
-def load_history(series: Series, pair: Pair) -> Arrays:
-    """A curve's training by epoch: arrays loss_train and accuracy_train, at least as long as the series' epochs."""
-    path = series.layout.curve_history(series.alignment, *pair, series.variant_of(pair))
-    untold = {"epochs": series.epochs}  # which the file's name does not tell
-    try:
-        history = load_arrays(path, loss_train=("n",), accuracy_train=("n",))
-    except FileError as error:
-        error.flags |= untold
-        raise
-    if len(history["loss_train"]) < series.epochs:
-        raise FileError(path, f"has fewer than {series.epochs} epochs", "continue", **untold)
-    return history
-
-
 def _differ(one: Arrays, other: Arrays, name: str) -> bool:
     """Whether two results have different settings of this name, one of which may be older and have none."""
     settings = [settings_of(one), settings_of(other)]
@@ -352,10 +327,15 @@ def corners_of_curve(plane: Arrays) -> dict[str, np.ndarray]:
     return corners
 
 
+SPECTRUM_POINTS = 4 * FREQUENCIES + 1  # fewer than four points a cycle say little of the highest frequency
+
+
 def no_spectrum(table: Arrays) -> str | None:
     """Why an evaluated path has no spectrum, if it has none."""
     if not table["length"][-1] > table["length"][0]:
         return "it has no length"
+    if len(table["t"]) < SPECTRUM_POINTS:
+        return f"it has {len(table['t'])} points, and {SPECTRUM_POINTS} are needed"
     steps = np.diff(table["t"])
     if not np.allclose(steps, steps.mean(), rtol=1e-6):
         return "its points are not equally spaced"

@@ -318,14 +318,14 @@ def _is_finite(array: np.ndarray) -> bool:
     return array.dtype.kind in "fiu" and bool(np.isfinite(array).all())
 
 
-def load_array(path: Path) -> np.ndarray:
-    """The series (n,) of finite numbers in an .npy file."""
+def load_array(path: Path, *, gaps: bool = False) -> np.ndarray:
+    """The series (n,) of finite numbers in an .npy file. gaps: whether NaN may stand where nothing was measured."""
 
     def parse() -> np.ndarray:
         stream = read_verified(path)
         array = np.load(stream, allow_pickle=False)
         read_note(stream)
-        if array.ndim != 1 or not len(array) or not _is_finite(array):
+        if array.ndim != 1 or not len(array) or not _is_finite(array[~np.isnan(array)] if gaps else array):
             raise ValueError("it is not a series of finite numbers")
         return array
 

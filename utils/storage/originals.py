@@ -106,7 +106,7 @@ def load_arrays(path: Path, **shapes: tuple[int | str, ...]) -> dict[str, np.nda
     return read(original, "a table of results", parse)
 
 
-def load_array(path: Path) -> np.ndarray:
+def load_array(path: Path, *, gaps: bool = False) -> np.ndarray:
     """`files.load_array`, and of the original's lists of numbers, nested or not, all in order."""
 
     def parse() -> np.ndarray | None:
@@ -118,7 +118,7 @@ def load_array(path: Path) -> np.ndarray:
         return array
 
     array = read(path, "a series of results", parse)
-    return files.load_array(path) if array is None else array
+    return files.load_array(path, gaps=gaps) if array is None else array
 
 
 def _content(path: Path) -> object:

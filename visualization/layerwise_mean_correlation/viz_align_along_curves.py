@@ -12,10 +12,9 @@ from utils.cli import start
 
 start.quietly()
 
-from utils.cli import commands, flags, process, types
+from utils.cli import drawing, flags, process, types
 from utils.errors import FileError
 from utils.reporting import figures, paths, results
-from utils.storage.layout import Layout
 
 WHICH = {
     "unaligned": "as the point is",
@@ -33,28 +32,22 @@ def parse_args(argv=None):
 
 
 def main(args):
-    drawings, files = [], []
     point = "midpoint" if args.point_t == 0.5 else f"t = {args.point_t:g}"
-    with figures.style():
-        for model in args.model:
-            layout = Layout(args.root, model, args.dataset, replaced=args.replaced)
-            lines = paths.combined(args.epochs_of[model], args.alignment, args.variants)
-            lines = paths.named(layout, lines, args.curve_seeds)
-            tables = {s: results.load_along_curve(s, args.pairs, args.point_t) for s in lines}
-            for s in paths.named(layout, paths.combined([0], args.alignment)):  # drawn too, as published, if there
-                if 0 not in args.epochs_of[model]:
-                    try:
-                        tables[s] = results.load_along_curve(s, args.pairs, args.point_t)
-                    except FileError as error:
-                        print(f"Not in the figure: {commands.explain(error, vars(args))}")
-            figure = with_ends(tables)
-            title = f"{point} of the path{figures.say_images(layout, tables)}"
-            drawn = figures.Drawing(figure, layout, "correlation_along_curve", title)
-            files += figures.save([drawn], pairs=args.pairs, command=args.command, name=args.name)
-            drawings.append(drawn)
-        process.closing_words(files)
-        if args.show:
-            figures.show(drawings)
+
+    def draw(layout, missing):
+        epochs = args.epochs_of[layout.model]
+        lines = paths.named(layout, paths.combined(epochs, args.alignment, args.variants), args.curve_seeds)
+        tables = {s: results.load_along_curve(s, args.pairs, args.point_t) for s in lines}
+        for s in paths.named(layout, paths.combined([0], args.alignment)):  # drawn too, as published, if there
+            if 0 not in epochs:
+                try:
+                    tables[s] = results.load_along_curve(s, args.pairs, args.point_t)
+                except FileError as error:
+                    missing.append(error)
+        figure, title = with_ends(tables), f"{point} of the path{figures.say_images(layout, tables)}"
+        return [figures.Drawing(figure, layout, "correlation_along_curve", title)]
+
+    drawing.run(vars(args), draw, process.closing_words)
 
 
 def with_ends(tables):

@@ -14,9 +14,9 @@ from utils.cli import start
 
 start.quietly()
 
-from utils.cli import flags, process
+from utils.cli import drawing, flags, process
 from utils.reporting import figures, paths, results
-from utils.storage.layout import Layout, tag
+from utils.storage.layout import tag
 
 
 def parse_args(argv=None):
@@ -34,23 +34,17 @@ def parse_args(argv=None):
 
 
 def main(args):
-    drawings, files = [], []
-    with figures.style():
-        for model in args.model:
-            layout = Layout(args.root, model, args.dataset, args.robust, args.replaced)
-            matches = paths.named(layout, paths.combined([0], args.alignment))
-            # The unaligned networks' correlations are with every match, and the same.
-            before = results.load_correlations(matches[0], args.pairs, "unaligned")
-            after = {s.alignment: results.load_correlations(s, args.pairs, "aligned") for s in matches}
-            curves = results.midpoints(layout, args.pairs, ["null", *after])
-            along = {s: results.load_along_curve(s, args.pairs, 0.5) for s in curves}
-            figure = layerwise(before, after, along)
-            drawn = figures.Drawing(figure, layout, "correlation", "activations of A and B")
-            files += figures.save([drawn], pairs=args.pairs, command=args.command, name=args.name)
-            drawings.append(drawn)
-        process.closing_words(files)
-        if args.show:
-            figures.show(drawings)
+    def draw(layout, missing):
+        matches = paths.named(layout, paths.combined([0], args.alignment))
+        # The unaligned networks' correlations are with every match, and the same.
+        before = results.load_correlations(matches[0], args.pairs, "unaligned")
+        after = {s.alignment: results.load_correlations(s, args.pairs, "aligned") for s in matches}
+        curves = results.midpoints(layout, args.pairs, ["null", *after])
+        along = {s: results.load_along_curve(s, args.pairs, 0.5) for s in curves}
+        figure = layerwise(before, after, along)
+        return [figures.Drawing(figure, layout, "correlation", "activations of A and B")]
+
+    drawing.run(vars(args), draw, process.closing_words)
 
 
 def layerwise(before, after, along):

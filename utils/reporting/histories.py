@@ -1,0 +1,70 @@
+"""How curves and networks were learned, epoch by epoch, as figures show it."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from utils.errors import FileError, UserError
+from utils.reporting.paths import Pair, Series
+from utils.reporting.results import Arrays
+from utils.storage.layout import Layout
+from utils.storage.originals import load_array, load_arrays, stand_in
+
+WORDS = {"train": "training images", "test": "test images"}
+
+
+def load_histories(series: Series, pairs: Sequence[Pair]) -> list[Arrays]:
+    """The history of every pair's curve. None of curves of the original code whose histories are not there too."""
+    try:
+        return [load_history(series, pair) for pair in pairs]
+    except FileError as error:
+        evaluated = (
+            series.layout.evaluated(series.alignment, *pair, series.epochs, series.variant_of(pair)) for pair in pairs
+        )
+        if all(stand_in(path) == path for path in evaluated):
+            raise
+        print(f"{series.model}: {series.words} is not in the figure of training: {error}.")
+        return []
+
+
+def load_history(series: Series, pair: Pair) -> Arrays:
+    """A curve's training by epoch: arrays loss_train and accuracy_train, at least as long as the series' epochs."""
+    path = series.layout.curve_history(series.alignment, *pair, series.variant_of(pair))
+    untold = {"epochs": series.epochs}  # which the file's name does not tell
+    try:
+        history = load_arrays(path, loss_train=("n",), accuracy_train=("n",))
+    except FileError as error:
+        error.flags |= untold
+        raise
+    if len(history["loss_train"]) < series.epochs:
+        raise FileError(path, f"has fewer than {series.epochs} epochs", "continue", **untold)
+    return history
+
+
+def load_network_histories(
+    layout: Layout, pairs: Sequence[Pair], missing: list[UserError]
+) -> dict[tuple[str, str], dict[str, np.ndarray]]:
+    """How networks A and B were trained, by (A or B, train or test): arrays accuracy and loss (pairs, epochs).
+
+    NaN stands where an epoch was not tested. All are as long as the shortest. What not every network has (those of
+    other code have no history, and some were never tested) is left out, and `missing` tells.
+    """
+    found: dict[tuple[str, str], dict[str, list[np.ndarray]]] = {}
+    for kind in ("train", "test"):
+        try:
+            for i, end in enumerate("AB"):
+                histories = [layout.model_history(pair[i]) for pair in pairs]
+                found[end, kind] = {
+                    quantity: [load_array(history[f"{quantity}_{kind}"], gaps=True) for history in histories]
+                    for quantity in ("accuracy", "loss")
+                }
+        except FileError as error:
+            if error.mend != "make":
+                raise
+            found = {line: arrays for line, arrays in found.items() if line[1] != kind}
+            missing.append(UserError(f"{error}, so the figure of the networks' training lacks {WORDS[kind]}"))
+    epochs = min((len(one) for of_line in found.values() for series in of_line.values() for one in series), default=0)
+    return {
+        line: {quantity: np.stack([one[:epochs] for one in series]) for quantity, series in of_line.items()}
+        for line, of_line in found.items()
+    }
