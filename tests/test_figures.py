@@ -156,8 +156,8 @@ def test_the_curve_on_its_plane_is_the_evaluated_curve(tmp_path, drawn):
 
 
 def test_one_colour_scale_for_all_planes(tmp_path, drawn):
-    write_results(tmp_path)
-    draw("viz_curve_on_plane", tmp_path)
+    write_results(tmp_path, pairs=((1, 2),))
+    draw("viz_curve_on_plane", tmp_path, pairs="one")
     for figure in drawn.values():
         scales = [axis.collections[0].norm for axis in figure.axes if axis.get_label() != "<colorbar>"]
         assert len(scales) == 2
@@ -351,28 +351,57 @@ MISSING = {
 }
 
 
-@pytest.mark.parametrize("damage", ["missing", "truncated"])
+def ends_with(capsys, script, root, *flags):
+    """The line with which a script ends that refuses to draw."""
+    module = importlib.import_module(f"visualization.{script}")
+    argv = ["--dataset", "CIFAR10", "--root", str(root), *SCRIPTS[script], *flags]
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as caught:
+        process.run(lambda: module.parse_args(argv), module.main)
+    assert caught.value.code == 1
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert not list(root.glob("figures/*"))
+    return line
+
+
 @pytest.mark.parametrize("script", MISSING)
-def test_what_is_missing_or_damaged_is_named_with_its_command(script, damage, tmp_path, capsys):
+def test_what_is_missing_is_named_with_its_command_and_the_rest_drawn(script, tmp_path, drawn, capsys):
     folder, command = MISSING[script]
     files = sorted(write_results(tmp_path).folder(folder).glob("*seeds_03_04*"))
     for path in files:
-        path.unlink() if damage == "missing" else path.write_bytes(path.read_bytes()[:150])
-    with pytest.raises(SystemExit) as caught:
-        module = importlib.import_module(f"visualization.{script}")
-        seeds = ["--seed_a", "1", "3", "--seed_b", "2", "4"]
-        flags = ["--dataset", "CIFAR10", "--root", str(tmp_path), *seeds, *SCRIPTS[script]]
-        process.run(lambda: module.parse_args(flags), module.main)
-    assert caught.value.code == 1
-    (line,) = capsys.readouterr().err.strip().splitlines()
-    assert any(str(path) in line for path in files)
-    makes = "make it with" if damage == "missing" else "move it away, and make it anew with"
-    assert f"{makes}: python {command} --model TinyTen --dataset CIFAR10" in line
-    assert not list(tmp_path.glob("figures/*"))
+        path.unlink()
+    draw(script, tmp_path, *SCRIPTS[script])
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Not drawn: ")]
+    assert lines and len(lines) <= len(files)
+    for line in lines:
+        assert any(line.startswith(f"Not drawn: {path} does not exist; make it with: python ") for path in files)
+        words = "--model TinyTen --dataset CIFAR10 --seed_a 3 --seed_b 4"
+        assert any(f"python {one} {words}" in line for one in (command, "alignment/align_along_curve.py"))
+    (figure, *_) = (figure for kind, figure in drawn.items() if not kind.startswith("training"))
+    told = [text.get_text().replace("\n", " ") for text in figure.legends[0].get_texts()]
+    told += [axis.get_title() for axis in figure.axes]
+    assert any("(1 of 2 pairs)" in words for words in told)
+    assert not figure.axes[0].containers  # no bars: each mean is of one pair
+
+
+@pytest.mark.parametrize("script", MISSING)
+def test_what_is_damaged_or_nowhere_is_refused(script, tmp_path, capsys):
+    folder, command = MISSING[script]
+    folder = write_results(tmp_path, pairs=((1, 2),)).folder(folder)
+    for path in folder.iterdir():
+        path.write_bytes(path.read_bytes()[:150])
+    line = ends_with(capsys, script, tmp_path)
+    assert str(folder) in line
+    assert f"move it away, and make it anew with: python {command} --model TinyTen --dataset CIFAR10" in line
+    for path in folder.iterdir():
+        path.unlink()
+    line = ends_with(capsys, script, tmp_path)
+    assert str(folder) in line
+    assert f"make it with: python {command} --model TinyTen --dataset CIFAR10" in line
 
 
 @pytest.mark.parametrize("history", ["missing", "too short", "truncated"])
-def test_a_history_that_does_not_reach_is_named_with_its_command(history, tmp_path, capsys):
+def test_a_history_that_does_not_reach_is_named_with_its_command(history, tmp_path, drawn, capsys):
     layout = write_results(tmp_path, pairs=((1, 2),))
     layout.endpoint(1, 20).parent.mkdir(parents=True)
     layout.endpoint(1, 20).touch()  # the networks were trained for another number of epochs than the curve
@@ -381,15 +410,25 @@ def test_a_history_that_does_not_reach_is_named_with_its_command(history, tmp_pa
     path.unlink() if history == "missing" else path.write_bytes(path.read_bytes()[:150])
     if history == "too short":
         np.savez(path, **arrays)
-    flags = ["--dataset", "CIFAR10", "--root", str(tmp_path), "--epochs", "0", "250"]
-    with pytest.raises(SystemExit):
-        process.run(lambda: viz_curve.parse_args(flags), viz_curve.main)
-    (line,) = capsys.readouterr().err.strip().splitlines()
+    if history == "truncated":
+        line = ends_with(capsys, "viz_curve", tmp_path)
+    else:
+        draw("viz_curve", tmp_path, pairs="one")
+        (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("Not drawn: "))
+        assert [line.get_label() for line in drawn["training"].axes[0].lines] == ["curve, unaligned"]
     assert str(path) in line
     assert "python training/train_curve.py --model TinyTen --dataset CIFAR10 --seed_a 1 --seed_b 2" in line
     assert "--epochs_model 20 --alignment corr --epochs 250" in line
     assert line.count("--epochs ") == 1
     assert ("has fewer than 250 epochs" in line and line.endswith(" --resume")) == (history == "too short")
+
+
+def test_of_several_models_those_are_drawn_of_which_there_is_something(tmp_path, capsys):
+    write_results(tmp_path, pairs=((1, 2),))
+    draw("viz_plane", tmp_path, "--model", "ResNet32", "TinyTen", pairs="one")
+    out = capsys.readouterr().out
+    assert "Not drawn: " in out and "--model ResNet32" in out
+    assert {path.name.split("CIFAR10_")[1] for path in tmp_path.glob("figures/*.png")} == {"TinyTen.png"}
 
 
 def test_drawing_leaves_the_look_of_other_figures_alone():

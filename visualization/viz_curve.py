@@ -29,9 +29,12 @@ def main(args):
     def draw(layout, missing):
         lines = paths.combined(args.epochs_of[layout.model], args.alignment, args.variants)
         lines = paths.named(layout, lines, args.curve_seeds)
-        evaluated = {s: results.load_paths(s, args.pairs) for s in lines}
-        learned = {s: histories.load_histories(s, args.pairs) for s in lines if not s.is_line}
-        learned = {s: of_pairs for s, of_pairs in learned.items() if of_pairs}
+        evaluated = results.load_there(lines, args.pairs, results.load_paths, missing)
+        if not evaluated:
+            return []
+        there = {s._replace(words="") for s in evaluated}
+        curves = [s for s in lines if not s.is_line and s._replace(words="") in there]
+        learned = results.load_there(curves, args.pairs, histories.load_histories, missing)
         other = figures.say_images(layout, evaluated)
         drawn = [along_curve(layout, evaluated, other)]
         if waves := having_spectra(evaluated):

@@ -31,7 +31,7 @@ def main(args):
     def draw(layout, missing):
         curves = paths.combined(args.epochs_of[layout.model], args.alignment, args.variants)
         curves = paths.named(layout, curves, args.curve_seeds)
-        of_pairs = {s: results.load_planes_with_curve(s, args.pairs) for s in curves}
+        of_pairs = results.load_there(curves, args.pairs, results.load_planes_with_curve, missing)
         of_means = {s: results.mean_plane(found) for s, found in of_pairs.items()}
         of_means = {s: mean | {"paths": planes.curve_on(mean, s.variant)} for s, mean in of_means.items()}
         words = ("plane_with_curve", f"the planes of curves{figures.say_images(layout, of_pairs)}")

@@ -40,11 +40,10 @@ def parse_args(argv=None):
 
 def main(args):
     def draw(layout, missing):
-        of_pairs = {}
-        for s in paths.named(layout, paths.combined([0], args.alignment)):
-            words = paths.alignment_words(s.alignment)
-            s = s._replace(words=words if args.seed_c else f"B as it is, and {words}")
-            of_pairs[s] = results.load_planes_with_alignment(s, args.pairs)
+        matches = paths.named(layout, paths.combined([0], args.alignment))
+        before = "" if args.seed_c else "B as it is, and "
+        matches = [s._replace(words=f"{before}{paths.alignment_words(s.alignment)}") for s in matches]
+        of_pairs = results.load_there(matches, args.pairs, results.load_planes_with_alignment, missing)
         of_means = {s: results.mean_plane(found) for s, found in of_pairs.items()}
         of_means = {s: mean | {"paths": lines_on(mean, args.seed_c)} for s, mean in of_means.items()}
         kind, title = (

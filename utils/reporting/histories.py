@@ -8,23 +8,14 @@ from utils.errors import FileError, UserError
 from utils.reporting.paths import Pair, Series
 from utils.reporting.results import Arrays
 from utils.storage.layout import Layout
-from utils.storage.originals import load_array, load_arrays, stand_in
+from utils.storage.originals import load_array, load_arrays
 
 WORDS = {"train": "training images", "test": "test images"}
 
 
 def load_histories(series: Series, pairs: Sequence[Pair]) -> list[Arrays]:
-    """The history of every pair's curve. None of curves of the original code whose histories are not there too."""
-    try:
-        return [load_history(series, pair) for pair in pairs]
-    except FileError as error:
-        evaluated = (
-            series.layout.evaluated(series.alignment, *pair, series.epochs, series.variant_of(pair)) for pair in pairs
-        )
-        if all(stand_in(path) == path for path in evaluated):
-            raise
-        print(f"{series.model}: {series.words} is not in the figure of training: {error}.")
-        return []
+    """The history of every pair's curve."""
+    return [load_history(series, pair) for pair in pairs]
 
 
 def load_history(series: Series, pair: Pair) -> Arrays:

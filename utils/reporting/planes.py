@@ -112,16 +112,17 @@ def plane_figures(
     cmap: str | None = None,
     legend_columns: int = 2,
 ) -> list[Drawing]:
-    """Figures of accuracy and loss on planes, and of their deviations if these are means of several pairs.
+    """Figures of accuracy and loss on planes, if there are any; of deviations too where all are of several pairs.
 
     planes: each with the array `paths` (n, 2), many points of the paths that run on it.
     paint: draws what lies on a plane.
     """
+    if not planes:
+        return []
     drawings = []
     layout = next(iter(planes)).layout
-    arrays = next(iter(planes.values()))
-    deviations = [f"{name}_deviation" for name in results.PLANE_QUANTITIES if f"{name}_deviation" in arrays]
-    for name in (*results.PLANE_QUANTITIES, *deviations):
+    names = [*results.PLANE_QUANTITIES, *(f"{name}_deviation" for name in results.PLANE_QUANTITIES)]
+    for name in (name for name in names if all(name in plane for plane in planes.values())):
         figure, axes = draw_planes(planes, name, cmap=cmap)
         for axis, (series, plane) in zip(axes, planes.items(), strict=True):
             paint(axis, series, plane)

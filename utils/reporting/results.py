@@ -1,8 +1,9 @@
 """What tables, figures and the report read: the files of results, checked and compared, and the numbers in them."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from utils.storage.layout import USUAL, Layout, read_name
 from utils.storage.originals import load_array, load_arrays
 
 Arrays = dict[str, np.ndarray]  # what a file of results holds, by name
+Loaded = TypeVar("Loaded")
 
 
 def output_path(root: Path, kind: str, suffix: str, *subjects: str, robust: bool = False, name: str = "") -> Path:
@@ -237,6 +239,47 @@ def _differ(one: Arrays, other: Arrays, name: str) -> bool:
 def settings_of(arrays: Mapping[str, np.ndarray]) -> dict[str, object]:
     """The settings with which a result was made; none are known of a file of other code."""
     return json.loads(str(arrays["settings"])) if "settings" in arrays else {}
+
+
+# --- of what is there --------------------------------------------------------------------------------------
+
+
+def load_there(
+    series: Iterable[Series],
+    pairs: Sequence[Pair],
+    load: Callable[[Series, Sequence[Pair]], Loaded],
+    missing: list[UserError],
+) -> dict[Series, Loaded]:
+    """What one of the functions above loads of each series, of those pairs for which it is there.
+
+    If that is not all pairs, the words of a series say of how many it is. What is not there or not finished is added
+    to `missing`; what is wrong (damaged, or of other networks than there are now) raises FileError as always.
+    """
+    found = {}
+    for one in series:
+        having = [pair for pair in pairs if _is_there(one, pair, load, missing)]
+        if having:
+            found[one._replace(words=one.words + of_pairs(len(having), pairs))] = load(one, having)
+    return found
+
+
+def _is_there(series: Series, pair: Pair, load: Callable, missing: list[UserError]) -> bool:
+    before = shown.copy()
+    try:
+        load(series, [pair])
+    except FileError as error:
+        if error.mend not in ("make", "continue"):
+            raise
+        missing.append(error)
+        shown.clear()
+        shown.update(before)
+        return False
+    return True
+
+
+def of_pairs(count: int, pairs: Sequence[Pair]) -> str:
+    """As " (2 of 3 pairs)", where it is not all of them."""
+    return "" if count == len(pairs) else f" ({count} of {len(pairs)} pairs)"
 
 
 # --- numbers -----------------------------------------------------------------------------------------------

@@ -12,8 +12,9 @@ from utils.cli import start
 
 start.quietly()
 
+from functools import partial
+
 from utils.cli import drawing, flags, process, types
-from utils.errors import FileError
 from utils.reporting import figures, paths, results
 
 WHICH = {
@@ -37,13 +38,12 @@ def main(args):
     def draw(layout, missing):
         epochs = args.epochs_of[layout.model]
         lines = paths.named(layout, paths.combined(epochs, args.alignment, args.variants), args.curve_seeds)
-        tables = {s: results.load_along_curve(s, args.pairs, args.point_t) for s in lines}
-        for s in paths.named(layout, paths.combined([0], args.alignment)):  # drawn too, as published, if there
-            if 0 not in epochs:
-                try:
-                    tables[s] = results.load_along_curve(s, args.pairs, args.point_t)
-                except FileError as error:
-                    missing.append(error)
+        if 0 not in epochs:  # drawn too, as published, if there
+            lines += paths.named(layout, paths.combined([0], args.alignment))
+        load = partial(results.load_along_curve, t=args.point_t)
+        tables = results.load_there(lines, args.pairs, load, missing)
+        if not tables:
+            return []
         figure, title = with_ends(tables), f"{point} of the path{figures.say_images(layout, tables)}"
         return [figures.Drawing(figure, layout, "correlation_along_curve", title)]
 

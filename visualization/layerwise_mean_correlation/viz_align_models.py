@@ -14,6 +14,8 @@ from utils.cli import start
 
 start.quietly()
 
+from functools import partial
+
 from utils.cli import drawing, flags, process
 from utils.reporting import figures, paths, results
 from utils.storage.layout import tag
@@ -36,23 +38,33 @@ def parse_args(argv=None):
 def main(args):
     def draw(layout, missing):
         matches = paths.named(layout, paths.combined([0], args.alignment))
-        # The unaligned networks' correlations are with every match, and the same.
-        before = results.load_correlations(matches[0], args.pairs, "unaligned")
-        after = {s.alignment: results.load_correlations(s, args.pairs, "aligned") for s in matches}
-        curves = results.midpoints(layout, args.pairs, ["null", *after])
-        along = {s: results.load_along_curve(s, args.pairs, 0.5) for s in curves}
-        figure = layerwise(before, after, along)
+        matches = [s._replace(words=paths.alignment_words(s.alignment)) for s in matches]
+        of_matches = results.load_there(matches, args.pairs, load_both, missing)
+        if not of_matches:
+            return []
+        curves = results.midpoints(layout, args.pairs, ["null", *(s.alignment for s in of_matches)])
+        along = results.load_there(curves, args.pairs, partial(results.load_along_curve, t=0.5), missing)
+        figure = layerwise(of_matches, along, args.pairs)
         return [figures.Drawing(figure, layout, "correlation", "activations of A and B")]
 
     drawing.run(vars(args), draw, process.closing_words)
 
 
-def layerwise(before, after, along):
+def load_both(series, pairs):
+    """Correlations before and after alignment, of every pair; those before are with every match, and the same."""
+    return [results.load_correlations(series, pairs, which) for which in ("unaligned", "aligned")]
+
+
+def layerwise(of_matches, along, pairs):
     figure, axes = figures.panels(1, height=2.1)
     axis = axes[0, 0]
-    for alignment, stroke, values in (("null", "--", before), *((name, "-", v) for name, v in after.items())):
-        style = {"color": paths.colour(alignment), "marker": paths.symbol(alignment)}
-        figures.draw_layers(axis, values, linestyle=stroke, label=paths.alignment_words(alignment), **style)
+    before = max((unaligned for unaligned, _ in of_matches.values()), key=len)
+    words = paths.alignment_words("null") + results.of_pairs(len(before), pairs)
+    lines = [("null", words, "--", before)]
+    lines += [(s.alignment, s.words, "-", aligned) for s, (_, aligned) in of_matches.items()]
+    for alignment, words, stroke, values in lines:
+        style = {"color": paths.colour(alignment), "marker": paths.symbol(alignment), "linestyle": stroke}
+        figures.draw_layers(axis, values, label=words, **style)
     for s, of_pairs in along.items():
         values = [(table["unaligned_a"] + table["unaligned_b"]) / 2 for table in of_pairs]
         style = figures.line_style(s) | {"linestyle": ":", "markerfacecolor": "white"}
