@@ -374,7 +374,8 @@ def test_what_is_missing_is_named_with_its_command_and_the_rest_drawn(script, tm
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Not drawn: ")]
     assert lines and len(lines) <= len(files)
     for line in lines:
-        assert any(line.startswith(f"Not drawn: {path} does not exist; make it with: python ") for path in files)
+        assert any(line.startswith(f"Not drawn: {path} does not exist; ") for path in files)
+        assert "make it with: python " in line
         words = "--model TinyTen --dataset CIFAR10 --seed_a 3 --seed_b 4"
         assert any(f"python {one} {words}" in line for one in (command, "alignment/align_along_curve.py"))
     (figure, *_) = (figure for kind, figure in drawn.items() if not kind.startswith("training"))
