@@ -131,7 +131,7 @@ def draw(table: tables.Table, model: str, layout: Layout) -> figures.Drawing:
     """Barriers and lowest accuracies of a model's paths on a dataset: a row an alignment, a shade a kind of path."""
     rows = [row for row in table.rows if row.model == model and row.series]
     alignments = list(dict.fromkeys(row.series.alignment for row in rows))
-    figure, axes = figures.panels(2, height=0.5 + 0.3 * len(alignments), sharey=True)
+    figure, axes = figures.panels(2, height=0.5 + 0.32 * len(alignments), sharey=True)
     kinds = dict.fromkeys(row.words.partition(",")[0] for row in rows)
     for row in rows:
         kind = row.words.partition(",")[0]
@@ -141,7 +141,7 @@ def draw(table: tables.Table, model: str, layout: Layout) -> figures.Drawing:
             _dot(axes[0, 0], row, (layout.dataset, quantity, "barrier"), place, style)
         style = {"fmt": "o", "color": shade, "label": kind, "capsize": 2, "clip_on": False}
         _dot(axes[1, 0], row, (layout.dataset, "accuracy", "minimum"), place, style)
-    words = [textwrap.fill(paths.alignment_words(alignment), 16) for alignment in alignments]
+    words = [textwrap.fill(paths.alignment_words(alignment), 19) for alignment in alignments]
     for axis, quantity in zip(axes.flat, ("barrier of the test loss", "lowest test accuracy (%)"), strict=True):
         axis.set(xlabel=quantity, ylim=(len(alignments) - 0.5, -0.5))
         axis.set_yticks(range(len(alignments)), words)
