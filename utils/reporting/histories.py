@@ -37,9 +37,12 @@ def load_network_histories(
 ) -> dict[tuple[str, str], dict[str, np.ndarray]]:
     """How networks A and B were trained, by (A or B, train or test): arrays accuracy and loss (pairs, epochs).
 
-    NaN stands where an epoch was not tested. All are as long as the shortest. What not every network has (those of
-    other code have no history, and some were never tested) is left out, and `missing` tells.
+    NaN stands where an epoch was not tested. All are as long as the shortest. What not every network has (some were
+    never tested) is left out, and `missing` tells; networks from elsewhere have no history, and nothing is missing.
     """
+    of_networks = [layout.model_history(seed) for pair in pairs for seed in pair]
+    if not any(path.exists() for history in of_networks for path in history.values()):
+        return {}
     found: dict[tuple[str, str], dict[str, list[np.ndarray]]] = {}
     for kind in ("train", "test"):
         try:
