@@ -14,7 +14,7 @@ from utils.cli import start
 start.quietly()
 
 from utils.cli import commands, flags, process
-from utils.reporting import report, results, tables
+from utils.reporting import comparison, report, results, tables
 from utils.reporting.paths import Selection, evaluated
 
 
@@ -30,7 +30,8 @@ def main(args):
     asked_for = Selection(args.dataset, args.model, args.pairs, args.alignment, args.epochs, **curves)
     explain = partial(commands.explain, flags=vars(args))
     made_with = partial(commands.made_with, root=args.root)
-    page = {"command": args.command, "explain": explain, "made_with": made_with}
+    compare = partial(comparison.build, args.root)
+    page = {"compare": compare, "command": args.command, "explain": explain, "made_with": made_with}
     for error in report.write(path, args.root, asked_for, **page):
         print(f"Not in the report: {explain(error)}")
     process.closing_words([path])

@@ -9,8 +9,8 @@ from pathlib import Path
 GROUPS = {
     "images": ("dataset", "data_path", "image_size", "transform", "mean", "std", "use_test"),
     "networks and curves": (
-        *("model", "num_classes", "side", "seed_a", "seed_b", "seeds", "seed", "epochs", "epochs_model", "robust"),
-        *("alignment", "epochs_curve", "curve_seed", "curve", "num_bends", "fix_start", "fix_end"),
+        *("model", "num_classes", "side", "seed_a", "seed_b", "seed_c", "seeds", "seed", "epochs", "epochs_model"),
+        *("robust", "alignment", "epochs_curve", "curve_seed", "curve", "num_bends", "fix_start", "fix_end"),
         *("init_linear_off", "t", "point_t"),
     ),
     "alignment": ("method", "init", "to", "pre_act", "align_name"),
@@ -21,7 +21,7 @@ GROUPS = {
     "attack": ("epsilon", "attack_step", "attack_steps"),
     "evaluation": ("num_points", "bn_images", "repair", "ensemble", "eval_train"),
     "computation": ("batch_size", "num_workers", "device", "precision", "compile"),
-    "figures": ("cmap", "show"),
+    "figures": ("cmap", "no_title", "show"),
     "files": ("file", "key", "root", "dir", "name", "out", "json", "save_freq", "resume", "overwrite", "log_dir"),
 }
 GROUP_OF = {name: title for title, names in GROUPS.items() for name in names}

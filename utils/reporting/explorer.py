@@ -8,16 +8,15 @@ import html
 import itertools
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from utils.curves import CURVES
-from utils.errors import UserError
 from utils.reporting import paths, results
-from utils.storage.layout import USUAL, Layout, model_folder
+from utils.storage.layout import Layout, model_folder
 
 try:
     import plotly.graph_objects as go
@@ -30,12 +29,13 @@ DASHES = {"solid": "none", "dash": "6 4", "dashdot": "6 3 2 3", "dot": "2 3"}  #
 
 
 class Walk(NamedTuple):
-    """A path between networks, the mean over pairs: at points `t` (n,), and the plane it lies in if that is known."""
+    """A path between networks, the mean over pairs, and the plane it lies in with what is marked there, if known."""
 
     series: paths.Series
-    t: np.ndarray
+    t: np.ndarray  # (n,)
     values: results.Arrays  # by quantity, each (n,)
-    plane: results.Arrays | None
+    plane: results.Arrays | None = None
+    corners: Mapping[str, np.ndarray] = {}  # by what they are, each (2,)
 
     @property
     def colour(self) -> str:
@@ -66,34 +66,6 @@ class Plot(NamedTuple):
     figure: "go.Figure"
     points: list[Point]
     flatness: float
-
-
-def walks(found: Sequence[paths.Found], selection: paths.Selection) -> tuple[list[Walk], list[UserError]]:
-    """The paths of one dataset and model that have every pair there is, and why others, or their planes, are missing.
-
-    Curves of a seed that is not the usual one are the mean of the pairs that have it.
-    """
-    layout, everyone = found[0].layout, list(dict.fromkeys(one.pair for one in found))
-    routes = selection.routes(found)
-    there, missing = [], []
-    for route, series in zip(routes, paths.named(layout, routes, selection.seeds), strict=True):
-        having = [one.pair for one in found if selection.route(one) == route]
-        pairs = everyone if route.variant.seed == USUAL.seed else having
-        try:
-            evaluated = results.load_paths(series, pairs)
-        except UserError as error:
-            missing.append(error)
-            continue
-        plane = None
-        if not (series.is_line or series.robust):
-            try:
-                plane = results.mean_plane(results.load_planes_with_curve(series, pairs))
-            except UserError as error:
-                missing.append(error)
-        names = results.quantities(layout.robust)
-        values = {name: np.mean([table[name] for table in evaluated], axis=0) for name in names}
-        there.append(Walk(series, evaluated[0]["t"], values, plane))
-    return there, missing
 
 
 # --- as HTML -----------------------------------------------------------------------------------------------
@@ -236,11 +208,10 @@ def _plane(walk: Walk, steps: Sequence[float], accuracies: tuple[float, float], 
     )
     dots = {"mode": "markers", "marker": {"color": "white", "size": 6, "line": {"width": 1}}}
     figure.add_scatter(x=plane["curve"][:, 0].tolist(), y=plane["curve"][:, 1].tolist(), **dots, **hidden)
-    corners = results.corners_of_curve(plane)
     figure.add_scatter(
-        x=[float(corner[0]) for corner in corners.values()],
-        y=[float(corner[1]) for corner in corners.values()],
-        text=list(corners),
+        x=[float(corner[0]) for corner in walk.corners.values()],
+        y=[float(corner[1]) for corner in walk.corners.values()],
+        text=list(walk.corners),
         mode="markers+text",
         textposition="top center",
         textfont={"color": "white", "shadow": "auto"},
@@ -253,7 +224,7 @@ def _plane(walk: Walk, steps: Sequence[float], accuracies: tuple[float, float], 
     scale = {"scaleanchor": "x", "scaleratio": stretched, "constrain": "domain"}
     figure.update_yaxes(title_text="orthogonal<br>distance", **scale, **GRID)
     point = Point(number, list(steps), along[:, 0].tolist(), along[:, 1].tolist())
-    caption = f"{walk.series.words}: {results.PLANE_QUANTITIES['accuracy']} on the plane of the curve"
+    caption = f"{walk.series.words}: test accuracy (%) on the plane of the curve"
     caption += f", stretched {stretched:.1f} times in height" if stretched > 1 else ""
     return Plot(f"plane_{number}", caption, figure, [point], min(flatness * stretched, 1))
 

@@ -10,13 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 from PIL import Image
 
 from utils.errors import FileError, UserError
-from utils.reporting import comparison, explorer, paths, provenance, results, tables
+from utils.reporting import explorer, paths, provenance, results, tables
 from utils.reporting.figures import SHOWN
 from utils.storage.files import write_atomically
-from utils.storage.layout import Layout, model_folder, read_name
+from utils.storage.layout import USUAL, Layout, model_folder, read_name
 
 try:
     from plotly.offline import get_plotlyjs
@@ -34,11 +35,14 @@ def write(
     root: Path,
     selection: paths.Selection,
     *,
+    compare: Callable[[paths.Selection], tables.Table],
     command: str,
     explain: Callable[[UserError], str],
     made_with: MadeWith,
 ) -> list[UserError]:
     """Write the report of what there is under `root` of that which is asked for.
+
+    compare: makes the table of all alignments side by side (`utils.reporting.comparison.build`).
 
     Returns what is missing in the report, which it also says itself: in the words of `explain`. `command` is the one
     that makes the report, and `made_with` says which made what is in it.
@@ -62,17 +66,17 @@ def write(
             parts["headlines"] += "".join(f"<p>{html.escape(words)}</p>" for words in tables.headlines(table))
             parts["tables"] += _table(table, title, _table_command(made, selection, made_with, robust=robust))
         for layout in dict.fromkeys(one.layout for one in found):
-            walks, errors = explorer.walks([one for one in found if one.layout == layout], selection)
-            _note(missing, *errors)
+            walks = _walks([one for one in found if one.layout == layout], selection, missing)
             if walks:
                 parts["explorers"] += explorer.explorer(walks)
         parts["settings"] += _settings(found, made_with)
     if not parts["tables"]:
         raise next(iter(missing.values()))
     pictures = _pictures(root, selection, missing, made_with)
-    compared = {name: figure for name, figure in pictures.items() if name.startswith("comparison_")}
-    parts["comparison"] = _comparison(root, selection, missing, made_with) + _figures(compared)
-    others = _figures({name: figure for name, figure in pictures.items() if name not in compared})
+    of_comparison = {name: figure for name, figure in pictures.items() if name.startswith("comparison_")}
+    compared = _comparison(compare(selection), selection, missing, made_with) + _figures(of_comparison)
+    parts["comparison"] = f"<h2>Alignments compared</h2>{compared}" if compared else ""
+    others = _figures({name: figure for name, figure in pictures.items() if name not in of_comparison})
     parts["figures"] = f"<h2>Figures</h2>{others}" if others else ""
     lines = (html.escape(explain(error)) for error in missing.values())
     parts["missing"] = "".join(f"<li>{line}</li>" for line in lines) or "<li>Nothing.</li>"
@@ -120,15 +124,46 @@ def _table_command(script: str, selection: paths.Selection, made_with: MadeWith,
     return made_with(script, given, robust=robust)
 
 
-def _comparison(root: Path, selection: paths.Selection, missing: Missing, made_with: MadeWith) -> str:
+def _comparison(table: tables.Table, selection: paths.Selection, missing: Missing, made_with: MadeWith) -> str:
     """The table of all alignments side by side, where straight lines with several have been evaluated."""
-    table = comparison.build(root, selection)
     lines = {row.series.alignment for row in table.rows if row.series and row.series.is_line}
     if len(lines) < 2:
         return ""
     _note(missing, *table.missing)
     command = _table_command("evaluation/compare_alignments.py", selection, made_with)
-    return "<h2>Alignments compared</h2>" + _table(table, "All alignments side by side", command)
+    return _table(table, "All alignments side by side", command)
+
+
+# --- curves to be walked along -----------------------------------------------------------------------------
+
+
+def _walks(found: Sequence[paths.Found], selection: paths.Selection, missing: Missing) -> list[explorer.Walk]:
+    """The paths of one dataset and model that have every pair there is; what others lack is added to `missing`.
+
+    Curves of a seed that is not the usual one are the mean of the pairs that have it.
+    """
+    layout, everyone = found[0].layout, list(dict.fromkeys(one.pair for one in found))
+    routes = selection.routes(found)
+    walks = []
+    for route, series in zip(routes, paths.named(layout, routes, selection.seeds), strict=True):
+        having = [one.pair for one in found if selection.route(one) == route]
+        pairs = everyone if route.variant.seed == USUAL.seed else having
+        try:
+            evaluated = results.load_paths(series, pairs)
+        except UserError as error:
+            _note(missing, error)
+            continue
+        plane = None
+        if not (series.is_line or series.robust):
+            try:
+                plane = results.mean_plane(results.load_planes_with_curve(series, pairs))
+            except UserError as error:
+                _note(missing, error)
+        names = results.quantities(layout.robust)
+        values = {name: np.mean([table[name] for table in evaluated], axis=0) for name in names}
+        corners = results.corners_of_curve(plane) if plane else {}
+        walks.append(explorer.Walk(series, evaluated[0]["t"], values, plane, corners))
+    return walks
 
 
 # --- figures and settings ----------------------------------------------------------------------------------
