@@ -114,7 +114,7 @@ def test_a_report_of_the_rest(shown, capsys):
     for words in ("along the path", "activations of A and B"):  # with which midpoints of curves are drawn
         assert not any(title.startswith(words) for title in titles)
     assert "line, aligned" in page
-    assert "<th>curve, aligned</th>" not in page
+    assert "<th scope=row>curve, aligned</th>" not in page
     assert "eval_curve.py" in page
     assert re.search("train_curve.py [^<]*--alignment &#x27;&#x27; ", page)
     assert not re.search("train_curve.py [^<]*--alignment corr", page)

@@ -209,7 +209,7 @@ def _pictures(root: Path, selection: paths.Selection, missing: Missing, made_wit
         pictures[path.name] = Picture(
             subject,
             f'<figure><img alt="{html.escape(f"{subject}: {caption}")}" width={size[0]} height={size[1]} '
-            f'src="data:image/png;base64,{data}"><figcaption><p>{html.escape(caption)}</p>'
+            f'src="data:image/png;base64,{data}"><figcaption>{html.escape(caption)}'
             f"<p class=made>figures/{html.escape(path.name)}</p>{_command(command)}{behind}</figcaption></figure>",
         )
     if not pictures:
@@ -230,7 +230,7 @@ def _caption(path: Path, title: str, subjects: str, shown: Sequence[tuple[Path, 
     told = [series.words for series in paths.named(shown[0][1], list(dict.fromkeys(routes)))] if routes else []
     if not routes:
         told += dict.fromkeys(f"B as it is and {paths.alignment_words(name.alignment)}" for name in names)
-    return f"{title[:1].upper()}{title[1:]}{quantity}." + (f" Shown: {'; '.join(told)}." if told else "")
+    return f"{title}{quantity}." + (f" Shown: {'; '.join(told)}." if told else "")
 
 
 def _figures(pictures: Mapping[str, Picture]) -> str:
