@@ -961,6 +961,15 @@ def positions_and_class_token():
     )  # fmt: skip
 
 
+@network(TOKENS, 1)
+def places_as_parts_of_the_last():
+    def run(self, x):
+        places = torch.ones(len(x), 6).cumsum(1)
+        return x + self.b(F.relu(self.a((places / places[:, -1:])[..., None])))
+
+    return tokens(run, a=nn.Linear(1, 5), b=nn.Linear(5, 8))
+
+
 @network(TOKENS, 0.8)
 def gated_mixer():
     """A convolution of one place over what are channels elsewhere."""

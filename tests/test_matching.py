@@ -25,6 +25,7 @@ from utils.matching import (
     mean_correlations,
 )
 from utils.permutations import compose, identity, permutation_spec, permute, rows_from_permutations
+from utils.symmetries import finding
 from utils.symmetries.recording import samples
 
 
@@ -73,6 +74,16 @@ def test_units_that_are_shown_in_products_come_back(name, method):
     x = torch.randn(256, *example[0].shape[1:], generator=torch.Generator().manual_seed(1))
     aligned = permute(shuffled.state_dict(), spec, align(model, shuffled, spec, [x], method=method))
     assert all(torch.equal(value, aligned[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(("name", "means"), [("mixer", [(), (1,), ()]), ("outer_product", [(), ()])])
+def test_units_in_too_many_products_are_compared_by_their_means(name, means, monkeypatch):
+    """Means over units that other activations show; where these are all, the products are left out."""
+    monkeypatch.setattr(finding, "MAX_CHANNELS", 19)
+    model, example = networks.build(name)
+    spec = permutation_spec(model, *example, proof=False)
+    assert [row.mean for row in spec.rows] == means
+    test_units_that_are_shown_in_products_come_back(name, "corr")
 
 
 def test_no_turn_makes_products_worse():

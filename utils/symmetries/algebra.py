@@ -81,6 +81,11 @@ class Algebra(Atoms):
             for place in range(over.size)
         ]
 
+    def is_in(self, atom: Atom, family: Atom) -> bool:
+        """Whether an atom is part of a member of a (possible) family, or of a family that is."""
+        parts = [part for member in family.members or () for part in atoms_of(self.resolve(axis_of(member)))]
+        return any(part is atom or self.is_in(atom, part) for part in parts)
+
     def write_out(self, atom: Atom, over: Atom) -> None:
         """Make a family of an atom that depends on a fixed one."""
         if atom.members is not None:
@@ -317,6 +322,11 @@ class Algebra(Atoms):
             return
         if b.born < a.born:
             a, b = b, a
+        for family, other in ((a, b), (b, a)):
+            if self.is_in(other, family):  # which is one with all other members then
+                self.collapse(family)
+                self.unify(self.leaf(a), self.leaf(b))
+                return
         if (a.reason is None) != (b.reason is None):
             self.fix(axis_of(a))
             self.fix(axis_of(b))

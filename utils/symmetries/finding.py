@@ -3,7 +3,8 @@
 `permutation_spec` is the way in. No architecture is known here by name.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -11,7 +12,17 @@ from torch import nn
 from utils.symmetries.axes import Atom, Axis, Product, atoms_of, axis_of, is_fixed, product_size
 from utils.symmetries.proof import prove
 from utils.symmetries.running import plain_run, tree_map_tensors
-from utils.symmetries.spec import Activation, Factor, Fixed, Group, PermutationSpec, Tap, groups_in, has_fractions
+from utils.symmetries.spec import (
+    Activation,
+    Factor,
+    Fixed,
+    Group,
+    PermutationSpec,
+    Tap,
+    axis_size,
+    groups_in,
+    has_fractions,
+)
 from utils.symmetries.spec import Axis as SpecAxis
 from utils.symmetries.tracing import ONE_IMAGE, Network, Trace, follow
 
@@ -46,6 +57,9 @@ def _spec(model: nn.Module, example: tuple, keywords: dict, proof: bool) -> Perm
 def _doubled(tensor: torch.Tensor) -> torch.Tensor:
     """A batch of one as a batch of two."""
     return torch.cat([tensor, tensor]) if tensor.dim() and len(tensor) == 1 else tensor
+
+
+MAX_CHANNELS = 4096  # of more, those that other activations show are not compared one by one
 
 
 class _Builder:
@@ -195,30 +209,33 @@ class _Builder:
         taken = {id(call): self._channels(call.axes) for call in trace.activations}
         made = [(id(call), self._channels(call.axes)) for call in trace.producers]
         for groups_shown in (self._alone, groups_in):
-            shown = {group for _, axis in taken.values() for group in groups_shown(axis)}
-            for key, (dims, axis) in made:
-                if new := groups_shown(axis) - shown:
-                    taken[key] = dims, axis
+            shown = {group for channels in taken.values() for group in groups_shown(channels.axis)}
+            for key, channels in made:
+                if new := groups_shown(channels.axis) - shown:
+                    taken[key] = channels
                     shown |= new
-        alone = {group for _, axis in taken.values() for group in self._alone(axis)}
-        calls = [call for call in trace.order if id(call) in taken and groups_in(taken[id(call)][1])]
+        alone = {group for channels in taken.values() for group in self._alone(channels.axis)}
+        for call in trace.order:
+            if id(call) in taken and axis_size(taken[id(call)].axis) > MAX_CHANNELS:
+                taken[id(call)] = self._channels(call.axes, alone)
+        calls = [call for call in trace.order if id(call) in taken and groups_in(taken[id(call)].axis)]
         labels = _numbered([call.label for call in calls])
         taps = {label: Tap(call.path, call.operation, call.number) for label, call in zip(labels, calls, strict=True)}
         deciders: dict[int, str] = {}
         for label, node in aligned_by.items():
             if label not in labels or (node not in taps and (node, 0) not in trace.modules):
                 raise ValueError(f"aligned_by names {label!r} and {node!r}; the network lacks one of them")
-            axis = taken[id(calls[labels.index(label)])][1]
-            if node not in taps and self._channels(trace.modules[node, 0])[1] != axis:
+            axis = taken[id(calls[labels.index(label)])].axis
+            if node not in taps and self._channels(trace.modules[node, 0]).axis != axis:
                 raise ValueError(f"aligned_by: {label!r} and {node!r} do not have the same channels")
             deciders |= dict.fromkeys(groups_in(axis), label)
         rows = []
         for label, call in zip(labels, calls, strict=True):
-            dims, axis = taken[id(call)]
+            dims, axis, mean = taken[id(call)]
             votes = self._alone(axis) | (groups_in(axis) - alone)
             votes = frozenset(g for g in votes if deciders.get(g, label) == label)
             node = aligned_by.get(label, label)
-            rows.append(Activation(label, taps[label], taps.get(node, Tap(node, "", 0)), dims, axis, votes))
+            rows.append(Activation(label, taps[label], taps.get(node, Tap(node, "", 0)), dims, axis, votes, mean))
         return tuple(rows)
 
     def _alone(self, axis: SpecAxis) -> set[int]:
@@ -240,10 +257,10 @@ class _Builder:
                         found.discard(group)
         return found
 
-    def _channels(self, axes: Sequence[Axis]) -> tuple[tuple[int, ...], SpecAxis]:
+    def _channels(self, axes: Sequence[Axis], known: Set[int] = frozenset()) -> "_Channels":
         """The dimensions of a tensor that show groups, and these as one axis, without the samples of a first one.
 
-        None where two of them are concatenations: no axis is that.
+        None where two of them are concatenations: no axis is that. known: groups of which no dimension is needed.
         """
         axes = self.network.settle(axes)
         for axis in axes:
@@ -252,6 +269,10 @@ class _Builder:
                     atom.reason = "no state entry has it"
         axes = [self._write_blocks(axis) for axis in axes]
         shown = [d for d, axis in enumerate(axes) if not all(map(is_fixed, axis))]
+        needless = tuple(
+            d for d in shown if known.issuperset(self.numbers.get(a) for a in atoms_of(axes[d]) if a.reason is None)
+        )
+        shown = [d for d in shown if d not in needless]
         overs = {
             over
             for d in shown
@@ -263,16 +284,24 @@ class _Builder:
         dims.sort(key=lambda d: len(axes[d]) == 1)  # a concatenation first
         missing = overs.difference(*(atoms_of(axes[d]) for d in dims))
         if not dims or missing or any(len(axes[d]) > 1 for d in dims[1:]):
-            return (), ()
+            return _Channels()
         if len(axes[0]) == 1 and 0 in dims:  # samples, and what else is fixed, as the outer factors
             (product,) = axes[0]
             first = next((i for i, atom in enumerate(product) if atom.reason is None or atom in overs), 0)
             if first and dims[0] != 0:
-                return (), ()
+                return _Channels()
             axes[0] = (product[first:],)
         (axis,) = self.written([self.network.merge([axes[d] for d in dims])])
         around = {other for group in groups_in(axis) for other in self.groups[group].depends_on}
-        return (tuple(dims), axis) if around <= groups_in(axis) else ((), ())
+        return _Channels(tuple(dims), axis, needless) if around <= groups_in(axis) else _Channels()
+
+
+class _Channels(NamedTuple):
+    """The dimensions of a tensor that are channels, in this order, as one axis; those over which means are taken."""
+
+    dims: tuple[int, ...] = ()
+    axis: SpecAxis = ()
+    mean: tuple[int, ...] = ()
 
 
 def _numbered(labels: Sequence[str]) -> list[str]:

@@ -41,7 +41,8 @@ class Recording:
                 f"{type(self.model).__name__} does not show {missing[0]} when it runs on data, where units are to be "
                 "compared: what it runs depends on the data, or one kernel does that and more on this device"
             )
-        return [samples(tensor, row.dims, row.channels) for row, tensor in rows], output
+        means = ((tensor.mean(row.mean, keepdim=True) if row.mean else tensor, row) for row, tensor in rows)
+        return [samples(tensor, row.dims, row.channels) for tensor, row in means], output
 
 
 def _has_channels(tensor: torch.Tensor, row: Activation) -> bool:

@@ -55,6 +55,7 @@ class Activation:
     call: where the activation function is called; tap: where its channels are measured, mostly the same.
     dims: the dimensions of the tensor that together are the channels. axis: the channels.
     votes: the groups that this row's correlation helps to decide.
+    mean: dimensions over which the mean is taken first: their units are compared elsewhere, and are too many here.
     """
 
     label: str
@@ -63,6 +64,7 @@ class Activation:
     dims: tuple[int, ...]
     axis: Axis
     votes: frozenset[int]
+    mean: tuple[int, ...] = ()
 
     @property
     def channels(self) -> int:
