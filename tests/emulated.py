@@ -104,6 +104,10 @@ def is_device(value: object) -> bool:
 READS = {"_local_scalar_dense", "nonzero", "masked_select", "equal", "_unique2", "unique_dim", "unique_consecutive"}
 
 
+# Operations besides views that compute nothing
+ALLOCATE = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "detach", "_unsafe_view"}
+
+
 class Call(NamedTuple):
     """One operation: its name without overloads, its tensors, and whether its results are on the device.
 
@@ -124,6 +128,8 @@ class Emulation(TorchDispatchMode):
     waits: how often the host waited for the device, by the innermost place (file, line) in the repository. Copies
     count in both directions, unless they are said to be non_blocking: from memory that is not pinned, which is what
     tensors on the CPU are, CUDA returns when the device has done all before and the copy.
+
+    operations: how many there were. kernels: how many of them start work on a device, by their names.
     """
 
     def __init__(self, rules: Rules):
@@ -131,6 +137,7 @@ class Emulation(TorchDispatchMode):
         self.rules = rules
         self.waits: collections.Counter[tuple[str, int]] = collections.Counter()
         self.operations = 0
+        self.kernels: collections.Counter[str] = collections.Counter()
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -153,6 +160,8 @@ class Emulation(TorchDispatchMode):
             with torch._C._DisableTorchDispatch():
                 function(*args, **kwargs)
         self.operations += 1
+        if not function.is_view and name not in ALLOCATE:
+            self.kernels[name] += 1
         return self.wrapped(call, result)
 
     def wrapped(self, call: Call, result: object) -> object:

@@ -24,6 +24,7 @@ from utils.matching import (
     each_by_itself,
     mean_correlations,
 )
+from utils.moments import count_samples
 from utils.permutations import compose, identity, permutation_spec, permute, rows_from_permutations
 from utils.symmetries import finding
 from utils.symmetries.recording import samples
@@ -189,7 +190,7 @@ def test_a_large_mean_loses_nothing():
     y = x.flip(0) + 0.005 * torch.randn(6, 20_000, generator=generator)
     moments = Moments(x[:, :50].mean(1), y[:, :50].mean(1))
     for part_x, part_y in zip(x.split(512, 1), y.split(512, 1), strict=True):
-        moments.add(part_x, part_y)
+        count_samples([moments], [(part_x, part_y)])
     expected = np.corrcoef(x.double().numpy(), y.double().numpy())[:6, 6:]
     np.testing.assert_allclose(moments.correlation(), expected, atol=1e-6)
 
@@ -209,7 +210,7 @@ def test_a_dead_channel_correlates_with_nothing():
     x = torch.randn(3, 100)
     x[1] = 0.7
     moments = Moments(x.mean(1), x.mean(1))
-    moments.add(x, x)
+    count_samples([moments], [(x, x)])
     correlation = moments.correlation()
     assert (correlation[1] == 0).all()
     np.testing.assert_allclose(np.diag(correlation)[[0, 2]], 1, atol=1e-6)
@@ -248,7 +249,7 @@ def test_products_are_those_of_the_samples():
     x, y = torch.rand(5, 900, generator=generator) + 3, torch.rand(4, 900, generator=generator) - 7
     moments = Moments(x[:, :50].mean(1), y[:, :50].mean(1))
     for part_x, part_y in zip(x.split(128, 1), y.split(128, 1), strict=True):
-        moments.add(part_x, part_y)
+        count_samples([moments], [(part_x, part_y)])
     np.testing.assert_allclose(moments.product(), (x.double() @ y.double().T / 900).numpy(), rtol=1e-6)
 
 

@@ -5,6 +5,7 @@ The curve between networks A and B is θ(t) = Σ_j c_j(t) θ_j with θ_0 = A, θ
 base model at θ(t) (Tatro et al., 2020, section 2; Garipov et al., 2018).
 """
 
+import functools
 import hashlib
 import math
 from collections import OrderedDict
@@ -14,7 +15,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from utils.devices import as_weight, send
+from utils.devices import as_weight
 
 
 def bezier(t: torch.Tensor, num_bends: int) -> torch.Tensor:
@@ -203,15 +204,14 @@ class Curve(nn.Module):
 
     def point(self, t: float) -> torch.Tensor:
         """θ(t) as a vector (P,); exactly the first and last row at t = 0 and t = 1."""
-        # On the CPU, where t is drawn, so that no step waits for the device.
+        # On the CPU, where t is drawn: as numbers of the host's they need not be sent to the device.
         coefficients = self.coefficients(torch.tensor(t, dtype=torch.float64), self.num_bends)
-        coefficients = coefficients.to(self.fixed.dtype)
-        device = self.fixed.device
-        with torch.autocast(device.type, enabled=False):  # weights are mixed in full precision
-            return (
-                send(coefficients[self.fixed_rows], device) @ self.fixed
-                + send(coefficients[self.learned_rows], device) @ self.learned
-            )
+        coefficients = coefficients.to(self.fixed.dtype).tolist()
+        terms = (
+            [coefficients[number] * row for number, row in zip(numbers, rows.unbind(), strict=True)]
+            for numbers, rows in ((self.fixed_rows, self.fixed), (self.learned_rows, self.learned))
+        )
+        return functools.reduce(torch.add, [functools.reduce(torch.add, some) for some in terms if some])
 
     def forward(self, x: torch.Tensor, theta: torch.Tensor) -> torch.Tensor:
         """The base model's output for x with the parameters `theta` (P,), a vector that `point` returned."""

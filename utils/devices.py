@@ -24,6 +24,8 @@ OUT_OF_MEMORY = (
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 KEPT_MEMORY = 2**30
 
+PIXELS_AT_ONCE = 2**22  # 4,096 images of 32×32
+
 
 def memory_format(device: torch.device | str) -> torch.memory_format:
     """How images and 4-D weights lie in memory on this device."""
@@ -49,6 +51,14 @@ def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     if device.type == "cuda":
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
+
+
+def images_at_once(device: torch.device, size: tuple[int, int]) -> int:
+    """How many images of a size (height, width) to augment at once: on the CPU as few as there can be, for its cache.
+
+    A GPU has so little to do for a batch that it would wait for the host to start what is next.
+    """
+    return 1 if device.type == "cpu" else PIXELS_AT_ONCE // (size[0] * size[1])
 
 
 def keep_memory() -> None:

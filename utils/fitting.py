@@ -108,7 +108,7 @@ def fit(
             # For dropout. Anew for every epoch, so that no device's random state has to be saved
             torch.manual_seed((seed * 1_000_003 + epoch) * distributed.size() % 2**62 + distributed.rank())
             metrics = _epoch(task, optimizer, images, generator, batch_size, precision, progress, epoch)
-            if not (math.isfinite(metrics["loss_train"]) and all(p.isfinite().all() for p in learned)):
+            if not (math.isfinite(metrics["loss_train"]) and _are_finite(learned)):
                 saved = f"epoch {epoch} is saved" if run and epoch else "nothing was saved"
                 raise UserError(f"training diverged in epoch {epoch + 1} ({saved}); try a smaller learning rate")
             if val_freq and ((epoch + 1) % val_freq == 0 or epoch + 1 == len(rates)):
@@ -244,6 +244,11 @@ def _restore_momentum(optimizer: torch.optim.SGD, stored: Mapping[str, object], 
         raise FileError(path, "holds the state of an optimizer of other parameters, so that no run can go on from it")
     for parameter, buffer in zip(group["params"], buffers, strict=True):
         optimizer.state[parameter]["momentum_buffer"] = buffer.to(parameter).clone()
+
+
+def _are_finite(tensors: Sequence[torch.Tensor]) -> bool:
+    """Whether all their numbers are finite: one number to be read, for which the host waits once."""
+    return bool(torch.stack([tensor.isfinite().all() for tensor in tensors]).all())
 
 
 def _record(history: dict[str, list[float]], epoch: int, metrics: Mapping[str, float]) -> None:

@@ -17,7 +17,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from utils import distributed
-from utils.devices import memory_format, send
+from utils.devices import images_at_once, memory_format, send
 
 # Of the files that are taken for images
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".webp", ".gif", ".tif", ".tiff")
@@ -42,7 +42,7 @@ class Parameters(NamedTuple):
     saturation: torch.Tensor
     contrast_first: torch.Tensor  # bool
 
-    def take(self, index: slice) -> "Parameters":
+    def take(self, index: slice | torch.Tensor) -> "Parameters":
         return Parameters(*(values[index] for values in self))
 
     def to(self, device: torch.device) -> "Parameters":
@@ -209,10 +209,18 @@ class Images:
 
         Of several processes, each gets its part of every batch. `generator` is a CPU generator, the same in all.
         """
-        order = send(torch.randperm(len(self), generator=generator), self.device)
-        parameters = self.augmentation.draw(len(self), generator).to(self.device)
-        for part in _parts(len(self), batch_size):
-            yield self.augment(order[part], parameters.take(part)), self.labels[order[part]]
+        parts = list(_parts(len(self), batch_size))
+        own = torch.cat([torch.arange(part.start, part.stop) for part in parts])
+        order = send(torch.randperm(len(self), generator=generator)[own], self.device)
+        parameters = self.augmentation.draw(len(self), generator).take(own).to(self.device)
+        labels = self.labels[order]
+        together = max(images_at_once(self.device, self.size) // batch_size, 1)
+        lengths, start = [part.stop - part.start for part in parts], 0
+        for first in range(0, len(parts), together):
+            batches = lengths[first : first + together]
+            here = slice(start, start := start + sum(batches))
+            images = self.augment(order[here], parameters.take(here))
+            yield from zip(images.split(batches), labels[here].split(batches), strict=True)
 
     def augment(self, index: torch.Tensor, parameters: Parameters) -> torch.Tensor:
         """Images `index` (b,) varied by the given parameters: float32 (b, 3, H, W)."""

@@ -89,8 +89,7 @@ def reestimate_batch_norm(
             if attack is not None:
                 x = attack(model, x, labels, images, generator)
             model(x)
-        for value, statistic in zip(average, running, strict=True):
-            value.lerp_(statistic, count / seen)
+        torch._foreach_lerp_(average, running, count / seen)
     for statistic, value in zip(running, average, strict=True):
         statistic.copy_(value)
     for layer, momentum in zip(layers, momenta, strict=True):

@@ -30,7 +30,8 @@ TIE_IMAGES = 512
 class Moments:
     """Sums over n samples of the channels of A, x (C_a,), and of B, y (C_b,), in float64 on the CPU.
 
-    They are taken about `shift_a` and `shift_b`, rough means, so that products in float32 lose nothing.
+    They are taken about `shift_a` and `shift_b`, rough means on the networks' device, so that products in float32
+    lose nothing.
     """
 
     shift_a: torch.Tensor
@@ -42,18 +43,16 @@ class Moments:
     bb: torch.Tensor | float = 0.0
     ab: torch.Tensor | float = 0.0
 
-    def add(self, x: torch.Tensor, y: torch.Tensor) -> None:
-        """Count samples x (C_a, n) and y (C_b, n)."""
+    def sums(self, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Σx, Σy, Σx², Σy² and Σxyᵀ of samples x (C_a, n) and y (C_b, n), where these are and in their precision."""
         x, y = x - self.shift_a[:, None], y - self.shift_b[:, None]
-        self.count += x.shape[1]
-        for name, value in (
-            ("a", x.sum(1)),
-            ("b", y.sum(1)),
-            ("aa", x.square().sum(1)),
-            ("bb", y.square().sum(1)),
-            ("ab", x @ y.T),
-        ):
-            setattr(self, name, getattr(self, name) + value.cpu().double())
+        return x.sum(1), y.sum(1), x.square().sum(1), y.square().sum(1), x @ y.T
+
+    def add(self, count: int, sums: Sequence[torch.Tensor]) -> None:
+        """Count samples whose `sums` these are, in float64 on the CPU."""
+        self.count += count
+        for name, value in zip(("a", "b", "aa", "bb", "ab"), sums, strict=True):
+            setattr(self, name, getattr(self, name) + value)
 
     def sum_over_all(self) -> None:
         """Count the samples of all processes, each of which has taken its own about shifts of its own."""
@@ -91,6 +90,18 @@ class Moments:
         covariance = self.ab / self.count - torch.outer(self.a / self.count, self.b / self.count)
         scale = torch.outer(_deviation(self.a, self.aa, self.count), _deviation(self.b, self.bb, self.count))
         return torch.where(scale > 0, covariance / scale, 0).numpy()
+
+
+def count_samples(moments: Sequence[Moments], pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    """Count samples x (C_a, n) and y (C_b, n) of several activations, a pair for each of their moments.
+
+    Their sums come from the device by a single copy, for which the host waits.
+    """
+    groups = [moment.sums(*pair) for moment, pair in zip(moments, pairs, strict=True)]
+    flat = torch.cat([tensor.reshape(-1) for group in groups for tensor in group]).cpu().double()
+    parts = iter(flat.split([tensor.numel() for group in groups for tensor in group]))
+    for moment, (x, _), group in zip(moments, pairs, groups, strict=True):
+        moment.add(x.shape[1], [next(parts).view(tensor.shape) for tensor in group])
 
 
 def _second_moment(total: torch.Tensor, squares: torch.Tensor, shift: torch.Tensor, count: int) -> torch.Tensor:
@@ -163,11 +174,11 @@ def cross_moments(
         rows_a, output_a = record_a(views.a.to(device))
         rows_b, output_b = record_b(views.b.to(device))
         pairs = zip([*rows_a, _logits(output_a)], [*rows_b, _logits(output_b)], strict=True)
-        for layer, (x, y) in enumerate((x.T, y.T) for x, y in pairs):
-            if layer == len(moments):
-                # This process may have no part of a small batch, and so no means
-                moments.append(Moments(x.mean(1).nan_to_num(), y.mean(1).nan_to_num()))
-            moments[layer].add(x, y)
+        pairs = [(x.T, y.T) for x, y in pairs]
+        if not moments:
+            # This process may have no part of a small batch, and so no means
+            moments = [Moments(x.mean(1).nan_to_num(), y.mean(1).nan_to_num()) for x, y in pairs]
+        count_samples(moments, pairs)
     if not moments:
         raise ValueError("there are no images on which activations could be compared")
     for moment in moments:

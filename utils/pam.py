@@ -28,8 +28,8 @@ from utils.symmetries.spec import groups_in
 from utils.tasks import CurveTask, draw_t
 
 NU = 1000.0  # strength of the proximal step: the larger, the weaker
-ROUNDS = 20  # of the projection, at least
-TOLERANCE = 1e-6  # a projected matrix has no entry below −TOLERANCE
+ROUNDS = 20  # of the projection after each step, as published
+TOLERANCE = 1e-6  # a matrix that is rounded has no entry below −TOLERANCE
 PERMUTATION_DROP = 20  # epochs after which the permutations' learning rate is halved, whatever the curve's
 DRAWS = 32  # random roundings that compete with the nearest and the old permutation
 REFINED = 4  # largest terms of each group that are tried on the best candidate, group by group
@@ -97,20 +97,25 @@ def proximal(value: torch.Tensor, old: torch.Tensor, rate: float) -> torch.Tenso
 
 
 def project(matrices: torch.Tensor) -> torch.Tensor:
-    """Doubly stochastic matrices near the given ones (…, n, n), by alternating projections.
+    """Nearly doubly stochastic matrices near the given ones (…, n, n), by ROUNDS alternating projections.
 
-    ROUNDS times, and then as long as an entry is below −TOLERANCE (at most 100 × ROUNDS times): clip at 0, then the
-    nearest matrix with row and column sums of 1. Sums are exact but for rounding; a permutation is a fixed point.
-    Whether to go on is a number that the host has to read: no other part of a training step waits for the device.
+    Each clips at 0 and goes to the nearest matrix with row and column sums of 1, first rows and then columns. Sums
+    are exact but for rounding, and entries hardly below 0; a permutation is a fixed point. The number of rounds being
+    fixed, a step of learning waits for no number of the device's; `doubly_stochastic` goes on to the end.
     """
     n = matrices.shape[-1]
     matrices = matrices.clone()
+    for _ in range(ROUNDS):  # in place: matrices are small, and there are many rounds in a step
+        matrices.clamp_(min=0)
+        for axis in (-1, -2):
+            matrices.sub_(matrices.sum(axis, keepdim=True).sub_(1), alpha=1 / n)
+    return matrices
+
+
+def doubly_stochastic(matrices: torch.Tensor) -> torch.Tensor:
+    """`project`, and again as long as an entry is below −TOLERANCE, at most 100 times."""
     for _ in range(100):
-        for _ in range(ROUNDS):  # in place: matrices are small, and there are many rounds in a step
-            matrices.clamp_(min=0)
-            rows = matrices.sum(-1, keepdim=True).sub_(1)
-            columns = matrices.sum(-2, keepdim=True).sub_(1).sub_(rows.sum(-2, keepdim=True), alpha=1 / n)
-            matrices.sub_(rows, alpha=1 / n).sub_(columns, alpha=1 / n)
+        matrices = project(matrices)
         if not matrices.min() < -TOLERANCE:  # also where learning diverged and nothing compares
             break
     return matrices
@@ -346,7 +351,8 @@ def round_permutations(
         return loss
 
     def propose() -> tuple[list[list[np.ndarray]], list[Terms | None]]:
-        matrices = [None if m is None else m.detach().cpu().double().numpy() for m in task.soft.matrices()]
+        soft = [None if m is None else doubly_stochastic(m.detach().cpu().double()) for m in task.soft.matrices()]
+        matrices = [None if matrix is None else matrix.numpy() for matrix in soft]
         pieces = pieces_of(task.spec, matrices)
         terms = [None if matrix is None else largest_terms(matrix) for matrix in pieces]
         sizes = [
