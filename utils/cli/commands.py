@@ -312,7 +312,12 @@ def _seeds_there(there: Collection[Name]) -> list[str]:
 
 
 def _paths_there(there: Collection[Name], name: Name, flag: str, flags: Mapping[str, object]) -> list[str]:
-    """The paths that are likest to the missing one, by the flags that would name them; `flag`: that of the epochs."""
+    """The paths that are likest to the missing one, by the flags that would name them; `flag`: that of the epochs.
+
+    None where a script that shows several has others of them: it is what is missing that it tells then.
+    """
+    if any(_is_asked_for(other, flags) for other in there):
+        return []
     ways = []
     for other in there:
         values: dict[str, object] = {}
@@ -325,9 +330,18 @@ def _paths_there(there: Collection[Name], name: Name, flag: str, flags: Mapping[
         for field, value in other.variant._asdict().items():
             if value != getattr(name.variant, field):
                 values["curve_seed" if (field, "curve_seed" in flags) == ("seed", True) else field] = value
-        if other.epoch or name.kind == "evaluated":  # of the others, a line needs no file
+        if other.epoch or name.kind == "evaluated":  # a line that is to be evaluated needs no file
             ways.append((len(values), " ".join(_words(values))))
     return [f"there is one with {' or '.join(words for _, words in sorted(ways)[:3])}"] if ways else []
+
+
+def _is_asked_for(path: Name, flags: Mapping[str, object]) -> bool:
+    """Whether a script that shows several paths shows this one: it is one that its flags name (None: all)."""
+    if "pairs" not in flags:
+        return False
+    alignments = flags["alignment"] and [tag(name) for name in flags["alignment"]]
+    asked = ((flags["pairs"], path.seeds), (alignments, path.alignment), (flags["epochs"], path.epoch))
+    return all(values is None or value in values for values, value in asked)
 
 
 def _maker(name: Name, flags: Mapping[str, object]) -> str | None:
