@@ -26,11 +26,13 @@ if len(TABLE_SEEDS) != len(PAIRS):
 PYTHON = shlex.quote(sys.executable)
 
 if "gpus" in config:
-    # Each job takes one of these GPUs that no other job has, or waits. The system frees a lock when its holder ends.
-    locks, gpus = shlex.quote(str(Path(ROOT, ".gpu").absolute())), " ".join(map(str, config["gpus"]))
+    # Each job takes a place on one of these GPUs that no other job has, or waits; an empty GPU before a second place
+    # on another. The system frees a lock when its holder ends.
+    locks, jobs_per_gpu = shlex.quote(str(Path(ROOT, ".gpu").absolute())), config.get("jobs_per_gpu", 1)
+    places = " ".join(f"{gpu}.{place}" for place in range(jobs_per_gpu) for gpu in config["gpus"])
     shell.prefix(
-        f"set -euo pipefail; mkdir -p {locks}; for gpu in {gpus}; do exec 9> {locks}/$gpu; "
-        "export CUDA_VISIBLE_DEVICES=$gpu; flock --nonblock 9 && break; done; flock 9; "
+        f"set -euo pipefail; mkdir -p {locks}; for place in {places}; do exec 9> {locks}/$place; "
+        "export CUDA_VISIBLE_DEVICES=${{place%.*}}; flock --nonblock 9 && break; done; flock 9; "
     )
 
 

@@ -133,10 +133,13 @@ rule probe:
 """
 
 
-def test_jobs_share_gpus_out(tmp_path):
-    """Two at once on two GPUs, each on one of its own; a third one waits for either."""
+@pytest.mark.parametrize("gpus, jobs_per_gpu", [([3, 5], 1), ([3], 2)])
+def test_jobs_share_gpus_out(gpus, jobs_per_gpu, tmp_path):
+    """Two at once on two GPUs, each on one of its own, or both on one GPU; a third one waits for either."""
     preset, snakefile = tmp_path / "small.yaml", tmp_path / "Snakefile"
-    preset.write_text(CONFIG.format(root=tmp_path, data_path=tmp_path) + "gpus: [3, 5]\n")
+    preset.write_text(
+        CONFIG.format(root=tmp_path, data_path=tmp_path) + f"gpus: {gpus}\njobs_per_gpu: {jobs_per_gpu}\n"
+    )
     snakefile.write_text(PROBES.format(snakefile=REPOSITORY / "Snakefile", root=tmp_path))
     probes = [tmp_path / f"probe_{number}" for number in range(3)]
     flags = ("--snakefile", snakefile, "--cores", 3, "--nolock", "--configfile", preset, "--directory", tmp_path)
@@ -144,7 +147,7 @@ def test_jobs_share_gpus_out(tmp_path):
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     jobs = sorted((start, int(end), gpu) for gpu, start, end in (probe.read_text().split() for probe in probes))
-    assert {gpu for *_, gpu in jobs} == {"3", "5"}
-    for start, end, gpu in jobs:
-        others = [job for job in jobs if job != (start, end, gpu) and job[2] == gpu]
-        assert all(end <= int(other[0]) or other[1] <= int(start) for other in others)
+    assert {gpu for *_, gpu in jobs} == set(map(str, gpus))
+    for start, _, gpu in jobs:  # the job that starts, and those that run then
+        together = [job for job in jobs if job[2] == gpu and int(job[0]) <= int(start) < job[1]]
+        assert len(together) <= jobs_per_gpu
