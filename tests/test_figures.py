@@ -289,6 +289,16 @@ def test_what_is_far_from_the_curves_leaves_them_room(turned):
     assert shade.get_label().startswith("grey")
 
 
+def test_a_little_beyond_is_not_pressed():
+    """Where lines fall far below the curves and rise a little above them, the low part alone is pressed."""
+    axis = figures.panels(1)[1][0, 0]
+    figures.press_far_values(axis, [np.array([80.0, 81])], [np.array([10.0, 81.3])])
+    (shade,) = axis.patches
+    assert shade.get_y() + shade.get_height() < 80
+    places = axis.transAxes.inverted().transform(axis.transData.transform([[0, y] for y in axis.get_yticks()]))
+    assert np.diff(places[:, 1]).min() >= figures.TICKS_APART
+
+
 def test_what_is_near_the_curves_is_drawn_on_an_even_scale():
     for others in ([np.array([83.0, 88])], []):
         axis = figures.panels(1)[1][0, 0]

@@ -114,6 +114,7 @@ def reach(values: Sequence[np.ndarray]) -> np.ndarray:
 
 
 NEAR = 2.5  # times as high as curves themselves: so far what is around them still is near
+TICKS_APART = 0.13  # at least, of a panel's height: so high is a number
 PRESSED = 0.4  # the height of what is far on one side, on a panel on which what is near has height 1
 
 
@@ -129,6 +130,8 @@ def press_far_values(axis: Axes, curves: Sequence[np.ndarray], others: Sequence[
     low, high = _range_near(curves, others)
     everything = np.concatenate([np.ravel(one) for one in (*curves, *others)])
     least, most = everything.min(), everything.max()
+    room = PRESSED * (high - low)  # which is enough for what is not much further, without pressing
+    low, high = least if low - room <= least else low, most if most <= high + room else high
     if high == low or (least == low and most == high):
         return
     margin = 0.08 * (high - low)
@@ -146,7 +149,9 @@ def press_far_values(axis: Axes, curves: Sequence[np.ndarray], others: Sequence[
     ticks = _ticks(*near, 5)
     for part in far:
         axis.axhspan(*part, color="#EEEEEE", linewidth=0, zorder=0, label="grey: the scale is pressed together")
-        ticks += [tick for tick in _ticks(*part, 3) if min(abs(scale(tick) - scale(ticks))) > 0.15]
+        for tick in _ticks(*part, 3):
+            if min(abs(scale(tick) - scale(ticks))) > TICKS_APART * (heights[-1] - heights[0]):
+                ticks.append(tick)
     axis.set_yticks(sorted(ticks))
     axis.yaxis.set_major_formatter("{x:g}")
 
