@@ -74,7 +74,7 @@ def write(
         raise next(iter(missing.values()))
     pictures = _pictures(root, selection, missing, made_with)
     of_comparison = {name: figure for name, figure in pictures.items() if name.startswith("comparison_")}
-    compared = _comparison(compare(selection), selection, missing, made_with) + _figures(of_comparison)
+    compared = _comparison(compare(selection), selection, made_with) + _figures(of_comparison)
     parts["comparison"] = f"<h2>Alignments compared</h2>{compared}" if compared else ""
     others = _figures({name: figure for name, figure in pictures.items() if name not in of_comparison})
     parts["figures"] = f"<h2>Figures</h2>{others}" if others else ""
@@ -124,12 +124,14 @@ def _table_command(script: str, selection: paths.Selection, made_with: MadeWith,
     return made_with(script, given, robust=robust)
 
 
-def _comparison(table: tables.Table, selection: paths.Selection, missing: Missing, made_with: MadeWith) -> str:
-    """The table of all alignments side by side, where straight lines with several have been evaluated."""
+def _comparison(table: tables.Table, selection: paths.Selection, made_with: MadeWith) -> str:
+    """The table of all alignments side by side, where straight lines with several have been evaluated.
+
+    What has not been evaluated is no part of a report; of what is half there the main table says what is missing.
+    """
     lines = {row.series.alignment for row in table.rows if row.series and row.series.is_line}
     if len(lines) < 2:
         return ""
-    _note(missing, *table.missing)
     command = _table_command("evaluation/compare_alignments.py", selection, made_with)
     return _table(table, "All alignments side by side", command)
 
