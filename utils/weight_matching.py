@@ -251,10 +251,10 @@ def _keep_up(
         for k, other in enumerate(cell.groups):
             if other not in known or (other == group and is_alone and cell.groups.count(group) == 1):
                 continue
-            if not is_small or cell.groups.count(group) > 1 or cell.groups.count(other) > 1:
+            d = cell.groups.index(group) if group in cell.groups else None
+            if not is_small or d in cell.blocks[k] or max(map(cell.groups.count, (group, other))) > 1:
                 del known[other]
                 continue
-            d = cell.groups.index(group)
             moved = send(changed, cell.b.device)
             a, new, was = (value.index_select(d, moved) for value in (cell.a, cell.b, old.b))
             known[other] = known[other] + _units(a, cell, k) @ _units(new - was, cell, k).mT
