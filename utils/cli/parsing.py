@@ -3,7 +3,8 @@
 import argparse
 import difflib
 import re
-from pathlib import Path
+
+from utils.storage.layout import REPOSITORY
 
 # How a help divides the flags, by the names under which the parser returns them
 GROUPS = {
@@ -47,7 +48,7 @@ def _in_words(default: object) -> str:
         return "on" if default else "off"
     if isinstance(default, list):
         return " ".join(map(_in_words, default))
-    return "the repository" if isinstance(default, Path) else str(default) or "''"
+    return "the repository" if default == REPOSITORY else str(default) or "''"
 
 
 class Parser(argparse.ArgumentParser):
