@@ -230,8 +230,10 @@ def _caption(path: Path, title: str, subjects: str, shown: Sequence[tuple[Path, 
     names = [name for file, _, _ in shown if (name := read_name(file)) and name.alignment is not None]
     routes = [paths.Route(name.epoch, name.alignment, name.variant) for name in names if name.epoch is not None]
     told = [series.words for series in paths.named(shown[0][1], list(dict.fromkeys(routes)))] if routes else []
-    if not routes:
-        told += dict.fromkeys(f"B as it is and {paths.alignment_words(name.alignment)}" for name in names)
+    if all(name.kind != "evaluated" for name in names):
+        told += dict.fromkeys(
+            f"B as it is and {paths.alignment_words(name.alignment)}" for name in names if name.epoch is None
+        )
     return f"{title}{quantity}." + (f" Shown: {'; '.join(told)}." if told else "")
 
 
