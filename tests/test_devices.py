@@ -1,5 +1,6 @@
 """Devices that are not here: all stages on an emulated one, by the rules of CUDA and of mps; what is said of them."""
 
+import contextlib
 import copy
 import os
 import subprocess
@@ -14,16 +15,18 @@ from stages import fails, run, run_as_process
 from torch import nn
 
 from models import MODELS
-from utils import devices, distributed, moments
+from utils import devices, distributed, fitting, moments, pam
 from utils.attack import Attack
 from utils.curves import Curve, FlatParameters, digest
 from utils.datasets import load_data
+from utils.ensembles import probabilities
 from utils.fitting import fit
 from utils.measuring import evaluate, reestimate_batch_norm
 from utils.pam import PermutationTask, path_loss, point_between
 from utils.permutations import permutation_spec
 from utils.precision import set_products
 from utils.storage.files import load_checkpoint, save_checkpoint
+from utils.storage.runs import Run
 from utils.tasks import CurveTask, NetworkTask
 
 needs_emulation = pytest.mark.skipif(emulated.MISSING is not None, reason=str(emulated.MISSING))
@@ -222,6 +225,81 @@ def test_a_comparison_of_activations_waits_once_a_chunk(monkeypatch, data_path):
     with emulated.rules(emulated.CUDA) as emulation:
         images, _ = small_data(data_path, DEVICE).train, (a.to(DEVICE), b.to(DEVICE))
         assert waits(20) - waits(40) == 8 - 4
+
+
+# --- CUDA's graphs and fused optimizers --------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def overwritten(network):
+    """In this block what a network puts out is lost when it runs again, as of a graph. So would gradients be."""
+    given = []
+
+    def lose(module, _):
+        assert not torch.is_grad_enabled() or all(parameter.grad is None for parameter in module.parameters())
+        while given:
+            given.pop().fill_(torch.nan)
+
+    def keep(module, _, output):
+        given.append(output.data)
+
+    hooks = network.register_forward_pre_hook(lose), network.register_forward_hook(keep)
+    yield
+    lose(torch.nn.Module(), ())
+    for hook in hooks:
+        hook.remove()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_a_graph_puts_out_is_used_before_it_runs_again(kind, data_path):
+    def learned(around):
+        data, task = small_data(data_path, "cpu"), task_of(kind, "TinyTen", "cpu")
+        curve = getattr(task, "curve", task.module)
+        network = curve.base if isinstance(curve, Curve) else curve
+        with around(curve):
+            history = fit(task, data.train, rates=[0.01], batch_size=80)
+        with around(network):
+            reestimate_batch_norm(network, data.train, batch_size=80)
+            measured = evaluate(network, data.test, batch_size=20)
+            predicted, _ = probabilities(network, data.test, batch_size=20)
+        return history, measured, predicted, [value.clone() for value in task.module.state_dict().values()]
+
+    plain, safe = (learned(around) for around in (contextlib.nullcontext, overwritten))
+    assert plain[:2] == safe[:2]
+    assert all(map(torch.equal, [plain[2], *plain[3]], [safe[2], *safe[3]]))
+
+
+def test_networks_are_graphs_on_cuda():
+    assert devices.compile_options(torch.device("cuda", 0)) == {"dynamic": False, "mode": "reduce-overhead"}
+    assert devices.compile_options(torch.device("cpu")) == {"dynamic": False}
+
+
+def test_a_compiled_projection_learns_the_same(monkeypatch, data_path):
+    monkeypatch.setattr(pam, "compile_options", lambda device: {"dynamic": False, "backend": "eager"})
+    train = small_data(data_path, "cpu").train.subset(torch.arange(4) * 40)
+    plain, compiled = (task_of("permutations", "TinyTen", "cpu") for _ in range(2))
+    compiled.soft.compile()
+    for task in (plain, compiled):
+        fit(task, train, rates=[0.5], momentum=0.0, batch_size=2)
+    assert all(map(torch.equal, plain.soft.stacks, compiled.soft.stacks))
+    assert not torch.equal(plain.soft.stacks[0][0], torch.eye(16))
+
+
+def test_a_run_goes_on_with_an_optimizer_of_its_device(monkeypatch, tmp_path, data_path):
+    """Its steps are fused where the device has that, whatever the file is of; what it learns is the same."""
+    train = small_data(data_path, "cpu").train.subset(torch.arange(4) * 40)
+    states = []
+    for fused in ((False, False), (True, False)):
+        task, stem = task_of("network", "TinyTen", "cpu"), tmp_path / f"run{len(states)}"
+        for epochs, is_fused in enumerate(fused, start=1):
+            monkeypatch.setattr(fitting, "has_fused_step", lambda parameters, it=is_fused: it)
+            run = Run(stem, {"seed": 1}, epochs, 1, stem.with_suffix(".npz"), resume=epochs > 1)
+            fit(task, train, run, rates=[0.01] * epochs, batch_size=2)
+            (group,) = load_checkpoint(run.checkpoint)["optimizer_state"]["param_groups"]
+            assert bool(group["fused"]) == is_fused
+        states.append(task.module.state_dict())
+    for one, other in zip(*(state.values() for state in states), strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_layouts_of_weights(monkeypatch):

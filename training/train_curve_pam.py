@@ -115,6 +115,8 @@ def main(args):
             permutations = load_permutations(match, spec, networks)
         else:
             task = pam.PermutationTask(curve, spec, start, phi, data.test)
+            if args.compile:
+                task.soft.compile()
             rates = perm_rates[i * args.inner_iters_perm :][: args.inner_iters_perm]
             order = pam.learn_permutations(task, data.train, phase, rates=rates, val_freq=args.val_freq[0], **how)
             permutations = compose(spec, permutations, order)

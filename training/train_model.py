@@ -16,7 +16,7 @@ import torch
 
 from utils.cli import commands, defaults, flags, kept, places, process, types
 from utils.datasets import load_data
-from utils.devices import memory_format
+from utils.devices import compile_options, memory_format
 from utils.fitting import fit, robust_rates, step_rates
 from utils.inputs import check_input
 from utils.storage.files import expect_writable
@@ -51,7 +51,7 @@ def main(args):
     )
     check_input(model, data.train, args.batch_size)
     if args.compile:
-        model.compile(dynamic=False)
+        model.compile(**compile_options(args.device))
     run = Run(
         layout.endpoint_stem(args.seed),
         kept.of_run(vars(args), "pretrained") | {"images": data.digest},

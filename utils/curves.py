@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from utils.devices import as_weight
+from utils.devices import as_weight, compile_options
 
 
 def bezier(t: torch.Tensor, num_bends: int) -> torch.Tensor:
@@ -219,8 +219,9 @@ class Curve(nn.Module):
 
     def compile(self) -> None:
         """Compile the curve for fixed shapes of batches, and the base model, which `place` returns, by itself."""
-        super().compile(dynamic=False)
-        self.base.compile(dynamic=False)
+        options = compile_options(self.fixed.device)
+        super().compile(**options)
+        self.base.compile(**options)
 
     def place(self, t: float) -> nn.Module:
         """Copy θ(t) into the base model and return it, to be run as any model is."""

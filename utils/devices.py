@@ -4,6 +4,7 @@ import copy
 import ctypes
 import os
 import warnings
+from collections.abc import Sequence
 
 import torch
 from torch.nn import functional as F
@@ -59,6 +60,19 @@ def images_at_once(device: torch.device, size: tuple[int, int]) -> int:
     A GPU has so little to do for a batch that it would wait for the host to start what is next.
     """
     return 1 if device.type == "cpu" else PIXELS_AT_ONCE // (size[0] * size[1])
+
+
+def compile_options(device: torch.device) -> dict[str, object]:
+    """How networks are compiled for a device: for each shape by itself, so that the last, smaller batch is apart.
+
+    On CUDA each becomes a graph, whose kernels start at once. What it puts out is overwritten when it is run again.
+    """
+    return {"dynamic": False} | ({"mode": "reduce-overhead"} if device.type == "cuda" else {})
+
+
+def has_fused_step(parameters: Sequence[torch.Tensor]) -> bool:
+    """Whether an optimizer can move these parameters by a single kernel, where starting kernels takes time."""
+    return all(tensor.device.type == "cuda" and tensor.is_floating_point() for tensor in parameters)
 
 
 def keep_memory() -> None:

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from utils import distributed
 from utils.curves import Curve
+from utils.devices import has_fused_step
 from utils.errors import FileError, UserError
 from utils.images import Images, as_images
 from utils.outputs import cross_entropy, main_output
@@ -89,9 +90,8 @@ def fit(
     """
     learned = [parameter for parameter in task.module.parameters() if parameter.requires_grad]
     images = as_images(images, learned[0].device)
-    optimizer = torch.optim.SGD(
-        learned, rates[0], momentum=momentum, nesterov=momentum > 0, weight_decay=weight_decay
-    )
+    how = {"momentum": momentum, "nesterov": momentum > 0, "weight_decay": weight_decay}
+    optimizer = torch.optim.SGD(learned, rates[0], fused=has_fused_step(learned) or None, **how)
     distributed.batch_norm(task.module)
     generator = torch.Generator().manual_seed(seed)
     done, history = _restore(task, optimizer, generator, run) if run else (0, {})
@@ -154,10 +154,10 @@ def train_step(
     precision: str,
 ) -> torch.Tensor:
     """One step of SGD on images x (b, 3, H, W), this process' part of a batch of `count`; the logits (b, classes)."""
+    optimizer.zero_grad()  # before a compiled network runs: a CUDA graph writes where the last gradients are
     with autocast(x.device, precision):
         output, penalty = task.forward(x, labels, images, generator)
         loss = cross_entropy(output, labels, count) + penalty / distributed.size()
-    optimizer.zero_grad()
     loss.backward()
     distributed.sum_gradients(optimizer.param_groups[0]["params"])
     optimizer.step()
@@ -214,7 +214,7 @@ def _restore(
     state = distributed.from_main(run.open)
     if state is None:
         if run.after is not None:
-            optimizer.load_state_dict(load_checkpoint(run.after)["optimizer_state"])
+            _load_optimizer(optimizer, load_checkpoint(run.after)["optimizer_state"])
         return 0, {}
     try:
         task.load_checkpoint(state)
@@ -223,7 +223,7 @@ def _restore(
     epoch = state["epoch"]
     if epoch < run.epochs:
         if "random_states" in state:
-            optimizer.load_state_dict(state["optimizer_state"])
+            _load_optimizer(optimizer, state["optimizer_state"])
             generator.set_state(state["random_states"]["draws"])
             print(f"Going on after epoch {epoch}.")
         else:
@@ -232,6 +232,14 @@ def _restore(
     else:
         print(f"This run is finished: {run.checkpoint}")
     return epoch, {name: list(values) for name, values in state.get("history", {}).items()}
+
+
+def _load_optimizer(optimizer: torch.optim.SGD, state: Mapping[str, object]) -> None:
+    """Put an optimizer's state in place, but for how its steps are computed: the file may be of another device."""
+    fused = [group["fused"] for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, is_fused in zip(optimizer.param_groups, fused, strict=True):
+        group["fused"] = is_fused
 
 
 def _restore_momentum(optimizer: torch.optim.SGD, stored: Mapping[str, object], path: Path) -> None:

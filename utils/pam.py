@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from utils import distributed
 from utils.curves import Curve, FlatParameters, as_state_dict
+from utils.devices import compile_options
 from utils.fitting import fit
 from utils.images import Images
 from utils.measuring import EVALUATION_SEED, use_batch_statistics, validate_curve
@@ -47,6 +48,7 @@ class SoftPermutation(nn.Module):
     def __init__(self, spec: PermutationSpec, fixed: frozenset[int] = frozenset()):
         super().__init__()
         self.spec = spec
+        self.project = project
         groups: dict[int, list[int]] = {}
         for number, group in enumerate(spec.groups):
             if number not in fixed:
@@ -77,7 +79,11 @@ class SoftPermutation(nn.Module):
         """After a step of learning rate η: P ← (P + (η/ν) P_old) / (1 + η/ν), with P_old = 1; then project."""
         for stack in self.stacks:
             pull = torch.eye(stack.shape[-1], device=stack.device)
-            stack.copy_(project(proximal(stack, pull, rate)))
+            stack.copy_(self.project(proximal(stack, pull, rate)))
+
+    def compile(self) -> None:
+        """Compile the projection, which is hundreds of kernels in every step."""
+        self.project = torch.compile(project, **compile_options(self.stacks[0].device))
 
 
 def fixed_groups(spec: PermutationSpec, model: nn.Module) -> frozenset[int]:

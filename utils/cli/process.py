@@ -142,7 +142,7 @@ def _check_compiler(device: torch.device) -> None:
     # Of another size in every process, so that it is not taken from torch's cache
     trial = torch.zeros(1_000 + os.getpid(), device=device)
     try:
-        torch.compile(lambda x: x * 2 + 1, dynamic=False)(trial)
+        torch.compile(lambda x: x * 2 + 1, **devices.compile_options(device))(trial)
     except Exception as error:  # many kinds, by what is missing
         raise UserError(
             f"--compile cannot compile here ({first_line(error)}): install a C++ compiler, as g++ "
