@@ -19,6 +19,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.compared import Conventional, Ours, Work, alignments, sizes
 from utils.devices import keep_memory
@@ -158,6 +159,44 @@ def table(
     )
 
 
+BOUNDED = ("train_epoch", "curve_epoch", "pam_epoch", "evaluate_point")
+SIDE = 2048  # of the matrices whose product tells how fast the machine can be
+PRODUCTS = 20
+
+
+def product(precision: str) -> Work:
+    """Products of large matrices: what is done with the most operations a second."""
+    matrix = torch.randn(SIDE, SIDE, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
+
+    def work() -> None:
+        for _ in range(PRODUCTS):
+            matrix @ matrix
+
+    return work
+
+
+def operations(work: Work) -> int:
+    """The floating-point operations of convolutions and matrix products in a piece of work."""
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops()
+
+
+def bound_table(
+    operations: dict[str, int], taken: dict[str, dict[str, list[float]]], products: dict[str, list[float]]
+) -> str:
+    """Medians as multiples of the time that the operations would take at the speed of a large product."""
+    speeds = {name: 2 * SIDE**3 * PRODUCTS / statistics.median(times) for name, times in products.items()}
+    told = " and ".join(f"{speed / 1e9:.0f} GFLOP/s in {name}" for name, speed in speeds.items())
+    lines = [f"Time over what the operations would take as one large product ({told}):", ""]
+    lines += [f"| work | GFLOP | {' | '.join(speeds)} |", "| --- " * (2 + len(speeds)) + "|"]
+    for what, count in operations.items():
+        ratios = (statistics.median(taken[what][name]) * speed / count for name, speed in speeds.items())
+        cells = [WORDS[what], f"{count / 1e9:.0f}", *(f"{ratio:.2f}×" for ratio in ratios)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, ""])
+
+
 def size_table(by_size: dict[str, dict[str, list[float]]]) -> str:
     """Medians in seconds against size, as Markdown."""
     lines = ["| ours, fp32 | size: seconds |", "| --- | --- |"]
@@ -186,6 +225,8 @@ def main(args):
             taken[what] = interleaved(works, args.rounds)
             print(what, {name: round(statistics.median(times), 2) for name, times in taken[what].items()}, flush=True)
         parts = interleaved({what: getattr(ours["fp32"], what) for what in PARTS}, args.rounds)
+        products = interleaved({name: product(name) for name in ("fp32", "bf16")}, args.rounds)
+        counts = {what: operations(getattr(ours["fp32"], what)) for what in BOUNDED}
         by_size = {what: interleaved(works, args.rounds) for what, works in sizes(ours["fp32"]).items()}
     aligning = alignments(10_000)
     works = {"conventional": aligning["conventional"], "fp32": aligning["ours"]}
@@ -194,13 +235,17 @@ def main(args):
         "ours": {n: peak_memory("ours", n) for n in MEMORY_IMAGES},
         "conventional": {10_000: peak_memory("conventional", 10_000)},
     }
-    text = table(taken, parts, memory, images=args.images, rounds=args.rounds) + "\n" + size_table(by_size)
+    texts = [table(taken, parts, memory, images=args.images, rounds=args.rounds)]
+    texts += [bound_table(counts, taken, products), size_table(by_size)]
+    text = "\n".join(texts)
     print(text)
     record = {
         "machine": machine(),
         "images": args.images,
         "seconds": taken,
         "parts": parts,
+        "products": products,
+        "operations": counts,
         "by_size": by_size,
         "memory_mb": memory,
     }

@@ -970,6 +970,20 @@ def places_as_parts_of_the_last():
     return tokens(run, a=nn.Linear(1, 5), b=nn.Linear(5, 8))
 
 
+@network(TOKENS, 1)
+def learned_query():
+    """A query that sees no input: some of its units stand between weights alone."""
+
+    def run(self, x):
+        query = self.q(self.second(self.latent)).expand(len(x), -1, -1)
+        return self.head(F.scaled_dot_product_attention(query, self.k(x), self.v(x))[:, 0])
+
+    return Run(
+        run, latent=nn.Parameter(torch.randn(1, 1, 6)), second=nn.Linear(6, 7), q=nn.Linear(7, 5),
+        k=nn.Linear(8, 5), v=nn.Linear(8, 9), head=nn.Linear(9, 3),
+    )  # fmt: skip
+
+
 @network(TOKENS, 0.8)
 def gated_mixer():
     """A convolution of one place over what are channels elsewhere."""

@@ -60,7 +60,7 @@ def test_planted_permutation_comes_back(name):
 
 IN_PRODUCTS = ("capsules", "products_in_blocks", "outer_product", "heads_share_a_map", "grouped_queries", "mixer")
 IN_PRODUCTS += ("new_tokens_with_two_kinds_of_channels", "keys_times_values", "experts")
-IN_PRODUCTS += ("distances_to_centers",)
+IN_PRODUCTS += ("distances_to_centers", "learned_query")
 
 
 @pytest.mark.parametrize("method", ["corr", "w2_post", "weight"])

@@ -110,6 +110,17 @@ def group_scores(
     return totals
 
 
+def undecided(spec: PermutationSpec, scores: Sequence[np.ndarray]) -> list[int]:
+    """The groups of which no row says anything: those that stand between weights alone, as of a learned query."""
+    decided: set[int] = set()
+    for row, matrix in zip(spec.rows, scores[: len(spec.rows)], strict=True):
+        for number in row.votes - decided:
+            places = places_of(number, row.axis, spec).ravel()
+            if matrix[np.ix_(places, places)].any():
+                decided.add(number)
+    return sorted(set(range(len(spec.groups))) - decided)
+
+
 def assigned_score(spec: PermutationSpec, scores: Sequence[np.ndarray], permutations: Sequence[np.ndarray]) -> float:
     """The sum of what the rows say of matched channels, as far as they vote: what `assign_groups` maximizes."""
     total = 0.0

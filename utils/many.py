@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from utils.assignment import assign_groups, assigned_score
+from utils.assignment import assign_groups, assigned_score, undecided
 from utils.moments import Batch, correlation_scores
 from utils.permutations import Permutations, PermutationSpec, axis_index, compose, inverse, permute
-from utils.weight_matching import match_weights, weight_similarity
+from utils.weight_matching import match_some, match_weights, weight_similarity
 
 GAIN = 1e-6  # below this share of its size, the objective has not grown
 
@@ -60,7 +60,15 @@ def align_many(
         to_first = [assign_groups(spec, scores[0, j]) for j in range(1, len(networks))]
         step = partial(_assign_to_others, scores, spec)
     permutations = [spec.identity(), *to_first]
-    return _in_turns(permutations, step) if is_joint else permutations
+    if is_joint:
+        permutations = _in_turns(permutations, step)
+    if method == "corr":
+        weights = [dict(network.named_parameters()) for network in networks]
+        reference = permute(weights[0], spec, permutations[0])
+        for j in range(1, len(networks)):
+            rest = undecided(spec, scores[0, j])
+            permutations[j] = match_some(reference, weights[j], spec, permutations[j], rest)
+    return permutations
 
 
 def _in_turns(permutations: list[Permutations], step: Step) -> list[Permutations]:

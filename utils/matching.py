@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from utils.assignment import assign_groups
+from utils.assignment import assign_groups, undecided
 from utils.attack import Attack
 from utils.datasets import Data
 from utils.images import Images
@@ -22,7 +22,7 @@ from utils.progress import track
 from utils.symmetries import Group
 from utils.symmetries.spec import groups_in
 from utils.usage import usage
-from utils.weight_matching import match_weights
+from utils.weight_matching import match_some, match_weights
 
 
 class Given(NamedTuple):
@@ -35,18 +35,25 @@ class Given(NamedTuple):
     seed: int
     start: Sequence[np.ndarray] | None
 
+    def weights(self) -> list[dict[str, torch.Tensor]]:
+        return [dict(network.named_parameters()) for network in (self.network_a, self.network_b)]
+
+
+def _by_scores(given: Given, scores: Sequence[np.ndarray]) -> list[np.ndarray]:
+    found = assign_groups(given.spec, scores)
+    return match_some(*given.weights(), given.spec, found, undecided(given.spec, scores))
+
 
 def _by_correlation(given: Given) -> list[np.ndarray]:
-    return assign_groups(given.spec, correlation_scores(*given[:4]))
+    return _by_scores(given, correlation_scores(*given[:4]))
 
 
 def _by_distance(given: Given, before: bool) -> list[np.ndarray]:
-    return assign_groups(given.spec, [moment.product() for moment in cross_moments(*given[:4], before=before)])
+    return _by_scores(given, [moment.product() for moment in cross_moments(*given[:4], before=before)])
 
 
 def _by_weights(given: Given) -> list[np.ndarray]:
-    weights = (dict(network.named_parameters()) for network in given[:2])
-    return match_weights(*weights, given.spec, seed=given.seed, start=given.start)
+    return match_weights(*given.weights(), given.spec, seed=given.seed, start=given.start)
 
 
 METHODS: dict[str, Callable[[Given], list[np.ndarray]]] = {
@@ -74,7 +81,8 @@ def align(
     batches: images (b, 3, H, W), or tuples that begin with them, as a DataLoader gives; read once. Only methods that
         compare activations need them.
     method: corr, the greatest correlation of activations; w2_post or w2_pre, the least L2 distance of activations or
-        of what goes into the activation functions; weight, the least L2 distance of weights (`match_weights`);
+        of what goes into the activation functions (and weight for units that no activation shows, or that never
+        vary); weight, the least L2 distance of weights (`match_weights`);
         identity, B as it is; random, any permutations.
     seed: of the random permutations, and of the orders in which weights are matched.
     start: permutations with which weight matching begins.

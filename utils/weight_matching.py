@@ -25,6 +25,7 @@ from utils.symmetries.spec import (
     PermutationSpec,
     compose,
     dependents,
+    groups_in,
     permute,
     segment_size,
 )
@@ -77,6 +78,32 @@ def match_weights(
         first, best = max(((next(search), search) for search in searches), key=lambda begun: similarity(begun[0]))
         searches = [itertools.chain([first], best)]
     return max(map(_last, searches), key=similarity)
+
+
+@torch.no_grad()
+def match_some(
+    weights_a: Mapping[str, torch.Tensor],
+    weights_b: Mapping[str, torch.Tensor],
+    spec: PermutationSpec,
+    permutations: Sequence[np.ndarray],
+    groups: Collection[int],
+) -> list[np.ndarray]:
+    """The permutations of B, in which some groups are matched by their weights, given all others as they are."""
+    if not groups:
+        return list(permutations)
+    names = [
+        name for name in counted(weights_a, spec) if any(groups_in(axis) & set(groups) for axis in spec.axes[name])
+    ]
+    cells = [cell for name in names for cell in _cells(weights_a[name], weights_b[name], spec, spec.axes[name])]
+    cells = _moved(cells, spec, permutations)
+    turns = [(group, *(other for other in dependents(spec, group) if other in groups)) for group in groups]
+    generator = np.random.default_rng(0)
+    starts = (spec.identity(), assign_blocks(spec, _totals(cells, spec, groups)))
+    searched = (_last(_ascend(_moved(cells, spec, start), spec, turns, generator)) for start in starts)
+    found = [
+        compose(spec, permutations, compose(spec, start, done)) for start, done in zip(starts, searched, strict=True)
+    ]
+    return max(found, key=lambda each: weight_similarity(weights_a, weights_b, spec, each))
 
 
 def weight_similarity(

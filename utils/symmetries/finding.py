@@ -207,13 +207,15 @@ class _Builder:
     def rows(self, trace: Trace, aligned_by: Mapping[str, str]) -> tuple[Activation, ...]:
         """Activations that show groups, and the first place where a group is made that none of them shows."""
         taken = {id(call): self._channels(call.axes) for call in trace.activations}
-        made = [(id(call), self._channels(call.axes)) for call in trace.producers]
-        for groups_shown in (self._alone, groups_in):
-            shown = {group for channels in taken.values() for group in groups_shown(channels.axis)}
-            for key, channels in made:
-                if new := groups_shown(channels.axis) - shown:
-                    taken[key] = channels
-                    shown |= new
+        for is_fed in (True, False):  # what no input reaches never varies, or only over places
+            made = [(id(call), self._channels(call.axes)) for call in trace.producers if call.is_fed == is_fed]
+            counted = {id(call) for call in trace.order if call.is_fed or not is_fed}
+            for groups_shown in (self._alone, groups_in):
+                shown = {g for key in taken.keys() & counted for g in groups_shown(taken[key].axis)}
+                for key, channels in made:
+                    if new := groups_shown(channels.axis) - shown:
+                        taken[key] = channels
+                        shown |= new
         alone = {group for channels in taken.values() for group in self._alone(channels.axis)}
         for call in trace.order:
             if id(call) in taken and axis_size(taken[id(call)].axis) > MAX_CHANNELS:

@@ -160,6 +160,7 @@ class Call:
     """An operation, or a module, and the axes of its output.
 
     path, operation, number: in which module's call it was, which operation, and the how manieth such one in the run.
+    is_fed: whether it depends on the network's input, and not on weights alone.
     """
 
     path: str
@@ -167,6 +168,7 @@ class Call:
     number: int
     axes: list[Axis]
     label: str = ""
+    is_fed: bool = True
 
 
 @dataclass
@@ -184,9 +186,10 @@ class Trace:
 class Tracer(TorchDispatchMode):
     """Calls the rule of every operation that runs."""
 
-    def __init__(self, network: Network, places: Places):
+    def __init__(self, network: Network, places: Places, given: list[torch.Tensor]):
         super().__init__()
         self.network, self.places = network, places
+        self.fed = WeakIdKeyDictionary(dict.fromkeys(given))  # what depends on the network's inputs
         self.trace = Trace()
         self.counts: Counter = Counter()
         self.last: tuple[torch.Tensor | None, Call | None] = (None, None)
@@ -219,6 +222,8 @@ class Tracer(TorchDispatchMode):
             with contextlib.suppress(Exception):  # of whatever kind: a form that the rule does not know
                 result = function(network, **{name: given[name] for name in accepts(function) if name in given})
         inputs, outputs = tensors_in([operands, keywords]), tensors_in(out)
+        if any(tensor in self.fed for tensor in inputs):
+            self.fed.update(dict.fromkeys(outputs))
         if result is None:
             self._not_understood(name, inputs, outputs)
             return
@@ -245,7 +250,8 @@ class Tracer(TorchDispatchMode):
         if kind is None:
             return
         key = (path, name)
-        call = Call(path, name, self.counts[key], self.network.axes(outputs[0]), f"{path}.{name}".lstrip("."))
+        axes, label = self.network.axes(outputs[0]), f"{path}.{name}".lstrip(".")
+        call = Call(path, name, self.counts[key], axes, label, outputs[0] in self.fed)
         self.counts[key] += 1
         kind.append(call)
         self.trace.order.append(call)
@@ -317,9 +323,9 @@ def _follow(network: Network, model: nn.Module, example: tuple, keywords: dict, 
     for mode in modes(model):
         if mode not in chosen:
             continue
-        places = Places(model)
-        tracer = Tracer(network, places)
-        network.enter(model, tensors_in([example, keywords]))
+        places, given = Places(model), tensors_in([example, keywords])
+        tracer = Tracer(network, places, given)
+        network.enter(model, given)
         device = torch.device("meta") if meta else contextlib.nullcontext()
         with plain_run(), step_by_step(model), device, places.watch(tracer.leaving), tracer:
             output = model(*example, **keywords)
