@@ -3,7 +3,7 @@
 Each kind of step is run by the stages' own code under torch's flop counter, on fake tensors, which have shapes and no
 numbers (`fake_network`, `fake_curve`). Counted are convolutions and matrix products, a multiply-add as two
 operations. Not counted is what works elementwise (batch norm, activations, pooling, augmentation, the update of the
-weights, PAM's projection) and the mixing of weights for a point that tens of thousands of images are evaluated at.
+weights, the mixing of control points, PAM's projection).
 """
 
 import math
@@ -64,7 +64,7 @@ def flops(step: Step, dataset: Dataset, images: int) -> int:
 def passes(step: Step, dataset: Dataset, mixes: bool = False) -> Callable[[int, int], int]:
     """A function (images, batch size) → FLOPs of taking the step on all of the images, batch by batch.
 
-    mixes: whether the step mixes weights first, which costs the same for any number of images.
+    mixes: whether the step multiplies weights first, which costs the same for any number of images.
     """
     two = flops(step, dataset, 2)
     an_image = flops(step, dataset, 3) - two if mixes else two // 2
@@ -197,7 +197,7 @@ def curve_flops(
     if not curve.learned_rows:
         return 0
     step = training_step(CurveTask(curve, attack=attack))
-    epoch = passes(step, images, mixes=True)(images.train, batch_size)
+    epoch = passes(step, images)(images.train, batch_size)
     times = validations(epochs, val_freq)
     return epochs * epoch + (times * curve_validation(curve.base, images, batch_size) if times else 0)
 
@@ -217,7 +217,7 @@ def pam_flops(
     task = pam.PermutationTask(curve, permutation_spec(curve.base, proof=False), curve.base.state_dict(), phi)
     soft_epoch = passes(training_step(task), images, mixes=True)(images.train, batch_size)
     turning_point = pam.TurningPointTask(curve, phi, 5e-4)
-    curve_epoch = passes(training_step(turning_point), images, mixes=True)(images.train, batch_size)
+    curve_epoch = passes(training_step(turning_point), images)(images.train, batch_size)
 
     loss = passes(forward_step(curve.base, measuring.use_batch_statistics), images)
     candidates = 2 + pam.DRAWS + pam.REFINED * sum(map(len, task.soft.groups))
