@@ -11,6 +11,7 @@ from torch import nn
 from models import MODELS
 from utils import weight_matching
 from utils.assignment import assign
+from utils.cells import cells_of, permuted_cell
 from utils.cli import types
 from utils.matching import METHODS, align
 from utils.permutations import compose, identity, inverse, permutation_spec, permutations_from_rows, permute
@@ -42,7 +43,7 @@ def searched(spec, a, b, start, seed=0):
     cells = [
         cell
         for name in weight_matching.counted(a, spec)
-        for cell in weight_matching._cells(a[name], b[name], spec, spec.axes[name])
+        for cell in cells_of(a[name], b[name], spec, spec.axes[name])
     ]
     return weight_matching._last(weight_matching._search(cells, spec, start, np.random.default_rng(seed)))
 
@@ -101,8 +102,8 @@ def test_cells_make_up_the_weights(name):
     spec, a, b = spec_and_states(name)
     permutations, total = spec.random(1), 0.0
     for key in weight_matching.counted(a, spec):
-        for cell in weight_matching._cells(a[key], b[key], spec, spec.axes[key]):
-            total += (cell.a * weight_matching._permuted(cell, spec, permutations)).sum().item()
+        for cell in cells_of(a[key], b[key], spec, spec.axes[key]):
+            total += (cell.a * permuted_cell(cell, spec, permutations)).sum().item()
     permuted = permute(b, spec, permutations)
     expected = sum((a[key] * permuted[key]).sum().item() for key in weight_matching.counted(a, spec))
     assert total == pytest.approx(expected, rel=1e-4, abs=1e-3)

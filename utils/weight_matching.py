@@ -4,31 +4,21 @@ No image is looked at. With θ the weights, the permutations of B maximize ⟨θ
 ‖θ_A − π(θ_B)‖. Given all other groups the best permutation of one is an assignment: groups are taken in turns, in
 random order, until none can be bettered.
 
-A weight is looked at by cells: views that have a dimension for each factor of the spec's axes, and so one for each
-group that moves them.
+A weight is looked at by cells (utils.cells), which have a dimension for each group that moves them.
 """
 
 import collections
 import itertools
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from utils.assignment import assign, assign_blocks
+from utils.cells import Cell, cells_of, permuted_cell, real, units_of
 from utils.devices import send
-from utils.symmetries.spec import (
-    Axis,
-    Factor,
-    PermutationSpec,
-    compose,
-    dependents,
-    groups_in,
-    permute,
-    segment_size,
-)
+from utils.symmetries.spec import PermutationSpec, compose, dependents, groups_in, permute
 
 # Random orders in which the groups are gone through. For large networks fewer, whose sweeps of all groups together
 # have not more than so many multiplications; then of all searches the best after one sweep goes on alone.
@@ -60,7 +50,7 @@ def match_weights(
         and one with what no permutation changes of each unit: so a network finds its own shuffled copy.
     """
     names = counted(weights_a, spec)
-    cells = [cell for name in names for cell in _cells(weights_a[name], weights_b[name], spec, spec.axes[name])]
+    cells = [cell for name in names for cell in cells_of(weights_a[name], weights_b[name], spec, spec.axes[name])]
     generator = np.random.default_rng(seed)
     sweep = sum(
         cell.a.numel() * cell.a.shape[k] for cell in cells for k, g in enumerate(cell.groups) if g is not None
@@ -94,7 +84,7 @@ def match_some(
     names = [
         name for name in counted(weights_a, spec) if any(groups_in(axis) & set(groups) for axis in spec.axes[name])
     ]
-    cells = [cell for name in names for cell in _cells(weights_a[name], weights_b[name], spec, spec.axes[name])]
+    cells = [cell for name in names for cell in cells_of(weights_a[name], weights_b[name], spec, spec.axes[name])]
     cells = _moved(cells, spec, permutations)
     turns = [(group, *(other for other in dependents(spec, group) if other in groups)) for group in groups]
     generator = np.random.default_rng(0)
@@ -115,7 +105,7 @@ def weight_similarity(
     """⟨θ_A, π(θ_B)⟩ over what `match_weights` counts: the objective, which grows as the distance falls."""
     names = counted(weights_a, spec)
     permuted = permute({name: weights_b[name].detach() for name in names}, spec, permutations)
-    return sum(_product(_real(weights_a[name].detach()), _real(permuted[name])) for name in names)
+    return sum(_product(real(weights_a[name].detach()), real(permuted[name])) for name in names)
 
 
 def counted(weights: Mapping[str, torch.Tensor], spec: PermutationSpec) -> list[str]:
@@ -129,116 +119,14 @@ def counted(weights: Mapping[str, torch.Tensor], spec: PermutationSpec) -> list[
     ]
 
 
-def _real(value: torch.Tensor) -> torch.Tensor:
-    """Complex numbers as pairs of real ones in a last dimension."""
-    return torch.view_as_real(value) if value.is_complex() else value
-
-
 def _product(a: torch.Tensor, b: torch.Tensor) -> float:
     return (a * b).flatten(min(a.dim() - 1, 1)).sum(-1).cpu().double().sum().item()
-
-
-# --- cells -------------------------------------------------------------------------------------------------
 
 
 Turn = tuple[int, ...]  # a group that is permuted, and what is inside its blocks if that is permuted with it
 
 
-class Cell(NamedTuple):
-    """A part of a weight of A and of B, with a dimension for each factor.
-
-    groups: what moves each dimension, or None. blocks: the dimensions of the blocks in which its units stand.
-    """
-
-    a: torch.Tensor
-    b: torch.Tensor
-    groups: tuple[int | None, ...]
-    blocks: tuple[tuple[int, ...], ...]
-
-
-def _cells(a: torch.Tensor, b: torch.Tensor, spec: PermutationSpec, axes: Sequence[Axis]) -> Iterator[Cell]:
-    """A cell for each choice of one segment of every dimension, and of a member of a family of groups."""
-    axes = [*axes, ((Factor(2),),)] if a.is_complex() else axes
-    a, b = (_real(value.detach()) for value in (a, b))
-    sizes = [[segment_size(segment) for segment in axis] for axis in axes]
-    for numbers in itertools.product(*map(range, map(len, axes))):
-        parts = [a, b]
-        for d, k in enumerate(numbers):
-            parts = [part.narrow(d, sum(sizes[d][:k]), sizes[d][k]) for part in parts]
-        factors = [(d, factor) for d, k in enumerate(numbers) for factor in axes[d][k]]
-        parts = [part.reshape([factor.size for _, factor in factors]) for part in parts]
-        yield from _members(*parts, spec, factors)
-
-
-def _members(a: torch.Tensor, b: torch.Tensor, spec, factors: Sequence[tuple[int, Factor]]) -> Iterator[Cell]:
-    """The cells of parts of two weights; factors: for each of their dimensions the weight's, and the factor."""
-    over = next((factor.over for _, factor in factors if factor.over is not None), None)
-    if over is None:
-        groups = tuple(factor.groups[0] for _, factor in factors)
-        # A group's blocks are looked for on its own dimension of the weight first.
-        found = [
-            [
-                next(k for k in sorted(range(len(groups)), key=lambda k: factors[k][0] != d) if groups[k] == g)
-                for g in on
-            ]
-            for (d, _), on in zip(
-                factors, (spec.groups[g].depends_on if g is not None else () for g in groups), strict=True
-            )
-        ]
-        yield Cell(a, b, groups, tuple(map(tuple, found)))
-        return
-    place = [k for k, (d, _) in enumerate(factors) if d == over[0]][over[1]]
-    for member in range(factors[place][1].size):
-        chosen = [
-            (d, factor if factor.over != over else Factor(factor.size, (factor.groups[member],)))
-            for d, factor in factors
-        ]
-        chosen[place] = (chosen[place][0], Factor(1))
-        yield from _members(a.narrow(place, member, 1), b.narrow(place, member, 1), spec, chosen)
-
-
-def _permuted(cell: Cell, spec: PermutationSpec, permutations: Sequence[np.ndarray]) -> torch.Tensor:
-    """B's part, its units reordered: blocks first, then what is in each, in the order for the block's new place."""
-    b, identity = cell.b, range(cell.b.dim())
-    for k in sorted(identity, key=lambda k: len(cell.blocks[k])):
-        if cell.groups[k] is None:
-            continue
-        order = torch.as_tensor(permutations[cell.groups[k]])
-        if torch.equal(order, torch.arange(order.shape[-1]).expand_as(order)):
-            continue
-        if not cell.blocks[k]:
-            b = b.index_select(k, send(order, b.device))
-            continue
-        dimensions = [*cell.blocks[k], k]
-        index = order.permute([dimensions.index(d) for d in sorted(dimensions)])
-        index = index.reshape([b.shape[d] if d in dimensions else 1 for d in identity])
-        b = b.gather(k, send(index, b.device).expand(b.shape))
-    return b
-
-
 # --- scores ------------------------------------------------------------------------------------------------
-
-
-def _units(value: torch.Tensor, cell: Cell, k: int, loose: Collection[int] = ()) -> torch.Tensor:
-    """The weights of each unit along dimension k of a cell, (blocks, size, weights).
-
-    loose: groups of which no order is known. Of the weights that they move, mean and deviation stand for all: so
-        scaled that a product of two units is no less than in any order.
-    """
-    front = [*cell.blocks[k], k]
-    free = [d for d, group in enumerate(cell.groups) if group in loose and d not in front]
-    tied = [d for d in range(value.dim()) if d not in front and d not in free]
-    units = value.permute(*front, *tied, *free)
-    shape = units.shape
-    last = len(front) + len(tied)
-    units = units.reshape(
-        math.prod(shape[: len(front) - 1]), shape[len(front) - 1], math.prod(shape[len(front) : last]), -1
-    )
-    if free:
-        mean = units.mean(-1, keepdim=True)
-        deviation = torch.linalg.vector_norm(units - mean, dim=-1)
-        units = torch.stack([mean[..., 0] * units.shape[-1] ** 0.5, deviation], -1)
-    return units.flatten(2)
 
 
 def _scores(cells: Sequence[Cell], group: int) -> torch.Tensor:
@@ -246,7 +134,7 @@ def _scores(cells: Sequence[Cell], group: int) -> torch.Tensor:
     total = 0.0
     for cell in cells:
         for k in (k for k, other in enumerate(cell.groups) if other == group):
-            total = total + _units(cell.a, cell, k) @ _units(cell.b, cell, k).mT
+            total = total + units_of(cell.a, cell, k) @ units_of(cell.b, cell, k).mT
     return total
 
 
@@ -284,7 +172,7 @@ def _keep_up(
                 continue
             moved = send(changed, cell.b.device)
             a, new, was = (value.index_select(d, moved) for value in (cell.a, cell.b, old.b))
-            known[other] = known[other] + _units(a, cell, k) @ _units(new - was, cell, k).mT
+            known[other] = known[other] + units_of(a, cell, k) @ units_of(new - was, cell, k).mT
 
 
 def _totals(cells: Sequence[Cell], spec: PermutationSpec, loose: Collection[int]) -> dict[int, np.ndarray]:
@@ -300,7 +188,7 @@ def _totals(cells: Sequence[Cell], spec: PermutationSpec, loose: Collection[int]
         outer = {d for blocks in cell.blocks for d in blocks}
         inner = [k for k, group in enumerate(cell.groups) if group in totals and k not in outer]
         for k in inner:
-            a, b = (_units(value, cell, k, loose) for value in (cell.a, cell.b))
+            a, b = (units_of(value, cell, k, loose) for value in (cell.a, cell.b))
             # What all units share decides nothing, and would cost precision.
             mean = a.mean((0, 1))
             scores = (a - mean).flatten(0, 1) @ (b - mean).flatten(0, 1).T
@@ -401,7 +289,7 @@ def _best_move(
 
 
 def _moved(cells: Sequence[Cell], spec: PermutationSpec, move: Sequence[np.ndarray]) -> list[Cell]:
-    return [cell._replace(b=_permuted(cell, spec, move)) for cell in cells]
+    return [cell._replace(b=permuted_cell(cell, spec, move)) for cell in cells]
 
 
 def _is_better(cells: Sequence[Cell], before: Sequence[Cell]) -> bool:
