@@ -111,6 +111,18 @@ def test_blocks_in_a_universe():
     assert all(torch.equal(state[name], value) for state in states for name, value in states[0].items())
 
 
+def test_what_no_activation_shows_in_a_universe():
+    """Shuffled copies of a network, some of whose units stand between weights alone, by correlation."""
+    model, example = networks.build("learned_query")
+    spec, x = permutation_spec(model, *example, proof=False), torch.randn(64, 6, 8)
+    copies = [networks.build("learned_query")[0].eval() for _ in range(3)]
+    for seed, copy in enumerate(copies):
+        copy.load_state_dict(permute(model.state_dict(), spec, spec.random(seed)))
+    found = align_many(copies, spec, lambda: [x])
+    states = [permute(copy.state_dict(), spec, one) for copy, one in zip(copies, found, strict=True)]
+    assert all(torch.equal(state[name], value) for state in states for name, value in states[0].items())
+
+
 @pytest.mark.parametrize("name", ["grouped_unlike", "attention_by_hand", "mlp"])
 def test_the_score_of_the_best_assignment_is_the_highest(name):
     model, example = networks.build(name)

@@ -148,7 +148,7 @@ def test_planted_permutations_are_found(name):
     scores = [matrix + TIE * tie for matrix, tie in zip(*pairs, strict=True)]
     found = assign_groups(spec, scores)
     again = [correlation(x, x) for x in recorded(model)]
-    clear = [np.count_nonzero(c > 1 - 1e-6, axis=0).max(initial=1) == 1 for c in again]
+    clear = [c.any() and np.count_nonzero(c > 1 - 1e-6, axis=0).max(initial=1) == 1 for c in again]
     shown = set().union(*(row.votes for row, ok in zip(spec.rows, clear, strict=True) if ok))
     moved = permute(planted.state_dict(), spec, found)
     for key, axes in spec.axes.items():
