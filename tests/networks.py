@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
+from torchvision.ops import DeformConv2d
 
 IMAGES = (torch.randn(2, 3, 8, 8),)
 TOKENS = (torch.randn(2, 6, 8),)
@@ -212,6 +213,14 @@ def depthwise_multiplier():
 @network(IMAGES, 1)
 def depthwise_on_inputs():
     return nn.Sequential(conv(3, 12, groups=3), nn.ReLU(), conv(12, 8), nn.ReLU(), nn.Flatten(), nn.Linear(512, 3))
+
+
+@network(IMAGES, 1)
+def deformable():
+    def run(self, x):
+        return F.relu(self.deformed(x, self.shifts(x)))
+
+    return around(run, 8, 6, shifts=conv(8, 18), deformed=DeformConv2d(8, 6, 3, padding=1))
 
 
 @network(IMAGES, 1, True)

@@ -317,6 +317,21 @@ def convolution(n, out, input, weight, bias, stride, transposed, groups) -> list
     return [x[0], channels, *places]
 
 
+@rule("torchvision::deform_conv2d")
+def deformable(n, out, input, weight, offset, mask, bias, groups, offset_groups) -> list[Axis] | None:
+    """A convolution that looks at shifted places: (samples, shifts of each place in the kernel, H, W)."""
+    if groups != 1 or offset_groups != 1:
+        return None
+    for shifts in (offset, mask):
+        n.unify(n.axes(input)[0], n.axes(shifts)[0])
+        for axis in n.axes(shifts)[1:]:
+            n.fix(axis)
+    axes = convolution(n, out, input, weight, bias, [1, 1], False, 1)
+    for axis in axes[2:]:
+        n.fix(axis)
+    return [*axes[:2], *(n.fixed(size) for size in out.shape[2:])]
+
+
 @rule("embedding")
 def embedding(n, weight, indices) -> list[Axis]:
     rows, columns = n.axes(weight)
