@@ -318,9 +318,9 @@ def convolution(n, out, input, weight, bias, stride, transposed, groups) -> list
 
 
 @rule("torchvision::deform_conv2d")
-def deformable(n, out, input, weight, offset, mask, bias, groups, offset_groups) -> list[Axis] | None:
+def deformable(n, out, input, weight, offset, mask, bias) -> list[Axis] | None:
     """A convolution that looks at shifted places: (samples, shifts of each place in the kernel, H, W)."""
-    if groups != 1 or offset_groups != 1:
+    if weight.shape[1] != input.shape[1] or offset.shape[1] != 2 * weight[0, 0].numel():  # in groups
         return None
     for shifts in (offset, mask):
         n.unify(n.axes(input)[0], n.axes(shifts)[0])
