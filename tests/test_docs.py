@@ -367,6 +367,7 @@ def test_the_map_names_every_module():
     "document, results",
     [
         (README, "demo/table_FashionMNIST10k_TinyTen.md"),
+        (README, "demo/comparison_FashionMNIST10k_TinyTen.md"),
         (README, "cifar10-cpu/table_cifar10-jpeg_TinyTen.md"),
         (README, "networks/summary.md"),
         ("docs/workflow.md", "demo/table_FashionMNIST10k_TinyTen_pam.md"),
