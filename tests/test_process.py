@@ -1,5 +1,6 @@
 """A stage as a process among others: signals, pipes, encodings, folders that cannot be written, and what it says."""
 
+import functools
 import os
 import re
 import select
@@ -23,7 +24,9 @@ TRAIN = [sys.executable, str(REPOSITORY / "training/train_model.py")]
 def started(*command, **options):
     """A process of its own, with pipes for what it prints."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen([str(word) for word in command], **{**pipes, **options})
+    # In the background of a shell, interrupts are ignored, by what is started there too.
+    interruptible = {"preexec_fn": functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)}
+    return subprocess.Popen([str(word) for word in command], **{**pipes, **interruptible, **options})
 
 
 def ended(*command, **variables):

@@ -15,7 +15,7 @@ SNAKEMAKE = ["-m", "snakemake", "--directory", REPOSITORY, "--snakefile", REPOSI
 # Jobs of each kind: pairs, networks, datasets and alignments multiplied out
 JOBS = {
     "demo": {"images": 1, "network": 2, "match": 1, "curve": 2, "evaluation": 4},
-    "cifar10-cpu": {"images": 1, "network": 6, "match": 3, "curve": 6, "evaluation": 12},
+    "cifar10-cpu": {"images": 1, "network": 6, "match": 3, "curve": 6, "pam": 6, "evaluation": 18},
     # 3 models × 3 datasets × 6 seeds, plain and robust. 5 curves: of 3 pairs with one seed, of 2 with another.
     "paper": {
         "images": 3,
