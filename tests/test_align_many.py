@@ -16,6 +16,7 @@ from utils.many import align_many, mean_state, pairwise
 from utils.matching import align
 from utils.moments import correlation_scores
 from utils.permutations import compose, identity, permutation_spec, permute
+from utils.reporting import provenance
 from utils.storage.layout import Layout
 from utils.storage.loading import load_permutations
 from utils.weight_matching import match_weights, weight_similarity
@@ -205,6 +206,14 @@ def planes_of_three(small, layout, spec, networks, matches, capsys):
     draw = ["--dataset", "bars", "--root", layout.root, "--seed_a", 1, "--seed_b", 2, "--alignment", ""]
     run("visualization/viz_plane.py", *draw, "--seed_c", 3)
     assert (layout.root / "figures/plane_of_three_accuracy_bars_TinyTen.png").is_file()
+    run("evaluation/make_report.py", "--root", layout.root)
+    page = (layout.root / "figures/report.html").read_text()
+    assert "Shown: A, B and C, unaligned." in page and "--seed_c 3" in page
+    evaluated = layout.plane_with_alignment("", 1, 2, 3)
+    learned = evaluated.rename(layout.plane_with_alignment("pam_corr", 1, 2, 3))  # as if PAM had found the matches
+    scripts = [step.script for step in provenance.steps(layout, learned)]
+    assert scripts[:2] == ["training/train_model.py"] * 2
+    assert scripts[2:] == ["alignment/align_models.py", "evaluation/eval_plane_with_alignment.py"]
     code, line = fails(capsys, "visualization/viz_plane.py", *draw, "--seed_c", 3, 4)
     assert code == 2 and "2 networks for 1 pairs" in line
     code, line = fails(capsys, "evaluation/eval_plane_with_alignment.py", *plane, "--seed_c", 2)

@@ -55,7 +55,9 @@ def steps(layout: Layout, path: Path) -> list[Step]:
         is_of_pam = name.alignment.startswith("pam_")
         found += [_trained(files[end], "train_model.py", {"epochs": epochs}) for end in "abc" if end in files]
         if is_of_pam:
-            files["match"] = stand_in(layout.match(name.alignment.removeprefix("pam_"), *name.seeds))
+            start = name.alignment.removeprefix("pam_")
+            for match, seed in zip(("match", "match_c"), name.seeds[1:], strict=False):
+                files[match] = stand_in(layout.match(start, name.seeds[0], seed))
         found += [_matched(files[match]) for match in ("match", "match_c") if match in files]
         if "curve" in files:
             script, length = ("train_curve_pam.py", "inner_iters_phi") if is_of_pam else ("train_curve.py", "epochs")

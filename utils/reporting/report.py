@@ -231,8 +231,9 @@ def _caption(path: Path, title: str, subjects: str, shown: Sequence[tuple[Path, 
     routes = [paths.Route(name.epoch, name.alignment, name.variant) for name in names if name.epoch is not None]
     told = [series.words for series in paths.named(shown[0][1], list(dict.fromkeys(routes)))] if routes else []
     if all(name.kind != "evaluated" for name in names):
+        who = {2: "B as it is and", 3: "A, B and C,"}
         told += dict.fromkeys(
-            f"B as it is and {paths.alignment_words(name.alignment)}" for name in names if name.epoch is None
+            f"{who[len(name.seeds)]} {paths.alignment_words(name.alignment)}" for name in names if name.epoch is None
         )
     return f"{title}{quantity}." + (f" Shown: {'; '.join(told)}." if told else "")
 
