@@ -96,6 +96,9 @@ demo-pam-stages:
 		--lr_drop 2 --resume
 	$(RUN) evaluation/eval_curve.py $(PAIR) --epochs_model 8 --epochs_curve 6 --alignment pam_null --num_points 9
 	$(RUN) evaluation/eval_curve.py $(PAIR) --epochs_model 8 --epochs_curve 6 --alignment pam_corr --num_points 9
+	$(RUN) evaluation/eval_curve.py $(LINE) --alignment pam_null
+	$(RUN) evaluation/eval_curve.py $(LINE) --alignment pam_corr
+	$(RUN) evaluation/compare_alignments.py $(PAIR)
 	$(RUN) visualization/viz_curve.py $(PAIR) --epochs 6 --alignment '' pam_null pam_corr corr --name pam
 	$(RUN) evaluation/make_tables.py $(PAIR) --epochs 6 --alignment '' pam_null pam_corr corr --name pam
 	$(RUN) evaluation/make_report.py $(DEMO)

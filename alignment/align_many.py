@@ -21,9 +21,9 @@ from utils.datasets import load_data
 from utils.devices import memory_format
 from utils.inputs import check_input
 from utils.many import align_many, mean_state, pairwise
-from utils.matching import cross_correlations, mean_correlations
+from utils.matching import correlations_before_and_after
 from utils.measuring import measure
-from utils.permutations import identity, permute, rows_from_permutations
+from utils.permutations import permute, rows_from_permutations
 from utils.progress import track
 from utils.storage import sources
 from utils.storage.files import expect, expect_writable, save_array
@@ -116,13 +116,6 @@ def main(args):
     a, b = sorted(args.seeds)[:2]
     follows = {"seed_a": a, "seed_b": b, "epochs_model": args.epochs, "alignment": args.align_name}
     process.closing_words(written, commands.command("training/train_curve.py", vars(args), **follows))
-
-
-def correlations_before_and_after(a, b, spec, permutations, images):
-    """Mean correlation of each row's matched channels, the logits last, of B as it is and permuted."""
-    correlations = cross_correlations(a, b, spec, images)
-    ways = {"unaligned": identity(spec), "aligned": permutations}
-    return {which: mean_correlations(spec, correlations, order) for which, order in ways.items()}
 
 
 def print_rows(rows, of):

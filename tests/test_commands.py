@@ -44,8 +44,9 @@ def named(layout):
             yield path, name("model_history", (seed,))
     for alignment, (a, b) in itertools.product(ALIGNMENTS, SEEDS):
         for which in ("unaligned", "aligned"):
-            if alignment and "pam" not in alignment:
+            if alignment and alignment != "pam_":
                 yield layout.correlation(alignment, which, a, b), name("correlation", (a, b), alignment)
+            if alignment and "pam" not in alignment:
                 yield layout.distance(alignment, which, a, b), name("correlation", (a, b), alignment)
         if not layout.robust:
             for seeds in ((a, b), (a, b, 19)):
@@ -72,6 +73,8 @@ def of_path(layout, name, alignment, seeds, epoch, variant):
     if alignment:
         match = layout.match(tagged, *seeds, variant)
         yield from ((p, name("match", seeds, tagged, None, None, found)) for p in (match, match.with_suffix(".json")))
+        measured = layout.correlation(tagged, "aligned", *seeds, variant)
+        yield measured, name("correlation", seeds, tagged, None, None, found)
     path = layout.evaluated(alignment, *seeds, epoch, variant)
     yield from ((p, name("evaluated", seeds, tagged, epoch, None, own)) for p in (path, partial(path)))
     for t in (0.0, 0.25, 1 / 3, 1e-05, 1.0):

@@ -54,7 +54,7 @@ def test_numbers_are_those_of_the_files(layout, tmp_path, capsys):
 
 
 def test_what_was_not_measured_is_a_gap(layout, tmp_path):
-    """No column has nothing in it, as that of repaired networks; PAM's matches have no correlation."""
+    """No column has nothing in it, as that of repaired networks; a match may be there without its correlations."""
     path = layout.evaluated("null", 1, 2, 0)
     save_arrays(layout.evaluated("pam_null", 1, 2, 0), **np.load(path))
     rows = compare(tmp_path, "--seed_a", 1, "--seed_b", 2)
@@ -74,6 +74,20 @@ def test_what_alignment_took(layout, tmp_path):
     assert float(rows["line, aligned", "memory", ""]["mean"]) == 70
     assert ("line, unaligned", "seconds", "") not in rows
     assert ("curve, aligned", "seconds", "") not in rows
+
+
+def test_what_a_method_makes_least(layout, tmp_path):
+    """Distances are of matches by that method, whatever their name, and of networks as they are; not of logits."""
+    pair = (1, 2)
+    save_arrays(layout.evaluated("mine", *pair, 0), **np.load(layout.evaluated("null", *pair, 0)))
+    save_array(layout.match("mine", *pair), np.zeros((2, 2)))
+    for which, values in (("unaligned", [4.0, 2.0, 9.0]), ("aligned", [1.0, 0.5, 9.0])):
+        save_array(layout.distance("mine", which, *pair), values, {"settings": {"method": "w2_pre"}})
+    rows = compare(tmp_path, "--seed_a", 1, "--seed_b", 2)
+    assert float(rows["line, unaligned", "preactivation_distance", ""]["mean"]) == 3
+    assert float(rows["line, mine", "preactivation_distance", ""]["mean"]) == 0.75
+    assert ("line, aligned", "preactivation_distance", "") not in rows
+    assert not any(quantity == "activation_distance" for _, quantity, _ in rows)
 
 
 def test_a_match_without_its_line_is_named(layout, tmp_path, capsys):

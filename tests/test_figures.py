@@ -475,7 +475,7 @@ def test_figures_are_shown_where_there_are_windows(tmp_path, monkeypatch, capsys
     [
         ("viz_curve_on_plane", ["--epochs", "0"], "spans no plane"),
         ("viz_adversarial_curve", ["--alignment", "pam_corr"], "PAM is for plain networks"),
-        ("layerwise_mean_correlation.viz_align_models", ["--alignment", "pam_corr"], "no correlations belong"),
+        ("layerwise_mean_correlation.viz_align_models", ["--alignment", ""], "--alignment names matches"),
         ("viz_plane", ["--alignment", ""], "there is no plane"),
         ("viz_plane", ["--cmap", "rainbows"], "matplotlib has no colour map 'rainbows'; there is rainbow"),
         ("viz_curve", ["--seed_a", "1", "1", "--seed_b", "2", "2"], "name a pair twice"),

@@ -18,7 +18,8 @@ from models import MODELS
 from utils.attack import Attack
 from utils.curves import midpoint
 from utils.measuring import evaluate
-from utils.storage.files import save_arrays
+from utils.storage.files import load_note, save_arrays
+from utils.storage.layout import Layout
 
 
 def test_published_files(trained):
@@ -168,8 +169,19 @@ def test_pam(small, workspace, capsys):
         assert history[f"accuracy_test_at_{t}"][-1] == table["accuracy"][i]
     assert np.isfinite(history["loss_test_at_0.5"]).tolist() == [False, True]
     assert len(np.load(folder / "curve_align_pam_null_seeds_01_02_perm1.npz")["loss_train"]) == 3
+    layout = Layout(workspace, "TinyTen", "bars")
+    before = np.load(layout.correlation("corr", "unaligned", 1, 2))  # of the same networks, whoever measures them
+    np.testing.assert_array_equal(np.load(layout.correlation("pam_null", "unaligned", 1, 2)), before)
+    measured = layout.correlation("pam_null", "aligned", 1, 2)
+    assert (np.load(measured) != before).any()
+    taken = load_note(measured)["settings"]["taken"]
+    assert taken["seconds"] > 0
     capsys.readouterr()
     run("training/train_curve_pam.py", *small, *flags)
+    assert load_note(measured)["settings"]["taken"] == taken  # nothing was learned anew
+    measured.unlink()
+    run("training/train_curve_pam.py", *small, *flags)
+    assert load_note(measured)["settings"]["taken"] == {}  # which no one knows any more
     printed = capsys.readouterr().out
     assert "This run is finished" in printed
     assert "epoch 1" not in printed

@@ -23,12 +23,15 @@ from utils.devices import memory_format
 from utils.errors import FileError
 from utils.fitting import fit, step_rates
 from utils.inputs import check_input
+from utils.matching import correlations_before_and_after
 from utils.permutations import compose, identity, permute, rows_from_permutations
-from utils.storage.files import expect_writable, hold, save_checkpoint
-from utils.storage.layout import Layout, Variant, tag
+from utils.storage import sources
+from utils.storage.files import expect_writable, hold, save_array, save_checkpoint
+from utils.storage.layout import Layout, Variant, rolling, tag
 from utils.storage.loading import expect_pair, load_pair, load_permutations, new_network, spec_of
 from utils.storage.matches import save_match
 from utils.storage.runs import Run
+from utils.usage import usage
 
 SETTINGS = ("seed_a", "seed_b", "epochs_model", "alignment", "outer_iters", "inner_iters_perm", "init_linear_off")
 
@@ -65,14 +68,13 @@ def main(args):
     layout = Layout(args.root, args.model, args.dataset, args.robust, args.replaced)
     seeds, start_name, variant = (args.seed_a, args.seed_b), tag(args.alignment), Variant(args.seed)
     expect_pair(layout, seeds, args.epochs_model, args.alignment, variant)
-    expect_writable(*(layout.folder(kind) for kind in ("matches", "curves", "curve_history")))
+    expect_writable(*(layout.folder(kind) for kind in ("matches", "correlations", "curves", "curve_history")))
     data = load_data(args.dataset, **flags.of_images(vars(args)))
     networks = load_pair(layout, data, seeds, args.epochs_model)
     state_a, state_b = (network.state_dict() for network in networks)
     spec = spec_of(networks[1], data.example)
-    permutations = identity(spec)
-    if start_name != "null":
-        permutations = load_permutations(layout.match(start_name, *seeds, variant), spec, networks)
+    start_match = layout.match(start_name, *seeds, variant)
+    permutations = identity(spec) if start_name == "null" else load_permutations(start_match, spec, networks)
     torch.manual_seed(args.seed)
     curve = Curve(new_network(layout, data).to(args.device, memory_format=memory_format(args.device)))
     check_input(curve.base, data.train, args.batch_size)
@@ -84,11 +86,12 @@ def main(args):
     stem, history_file = layout.curve_stem(name, *seeds, variant), layout.curve_history(name, *seeds, variant)
     iterations = [f"{name}_iter{i}" for i in range(1, args.outer_iters)]
     matches = [layout.match(iteration, *seeds, variant) for iteration in (*iterations, name)]
+    means = [layout.correlation(name, which, *seeds, variant) for which in ("unaligned", "aligned")]
     distributed.from_main(lambda: hold(stem))  # until its last phase, which has this name, is done
-    is_there = distributed.from_main(lambda: found(stem, history_file, matches, args.overwrite))
+    is_there, is_measured = distributed.from_main(lambda: found(stem, history_file, matches, means, args.overwrite))
     # A later phase depends on where an earlier one ended.
-    names = (*SETTINGS, "inner_iters_phi") if args.outer_iters > 1 else SETTINGS
-    settings = kept.of_run(vars(args), *names) | {"images": data.digest}
+    later = ("inner_iters_phi",) if args.outer_iters > 1 else ()
+    settings = kept.of_run(vars(args), *SETTINGS, *later) | {"images": data.digest}
 
     def run(suffix, epochs, after=None):
         """The files of one phase; they carry the curve's own name, and a suffix for all but the last."""
@@ -101,7 +104,7 @@ def main(args):
     perm_rates = step_rates(len(matches) * args.inner_iters_perm, args.lr / 2, pam.PERMUTATION_DROP, args.lr_decay)
     phi_rates = step_rates(len(matches) * args.inner_iters_phi, args.lr, args.lr_drop, args.lr_decay)
     how = {"batch_size": args.batch_size, "seed": args.seed, "precision": args.precision}
-    phi, previous = torch.zeros_like(curve.row(0)), None
+    phi, previous, taken = torch.zeros_like(curve.row(0)), None, []
     if args.init_linear_off:
         phi = off_the_line(curve, permute(state_b, spec, permutations), new_network(layout, data).state_dict())
     for i, match in enumerate(matches):
@@ -115,12 +118,16 @@ def main(args):
             permutations = load_permutations(match, spec, networks)
         else:
             task = pam.PermutationTask(curve, spec, start, phi, data.test)
-            if args.compile:
-                task.soft.compile()
             rates = perm_rates[i * args.inner_iters_perm :][: args.inner_iters_perm]
-            order = pam.learn_permutations(task, data.train, phase, rates=rates, val_freq=args.val_freq[0], **how)
+            order, took = learn(task, data.train, phase, args.compile, rates=rates, val_freq=args.val_freq[0], **how)
+            taken += took
             permutations = compose(spec, permutations, order)
-            save_match(match, rows_from_permutations(spec, permutations), list(map(network_digest, networks)))
+            made_for, rows = list(map(network_digest, networks)), rows_from_permutations(spec, permutations)
+            save_match(match, rows, made_for, replaces=means)
+        if match is matches[-1] and not is_measured:
+            made_of = sources.digests(sources.behind(layout, seeds, args.epochs_model, name, 0, variant))
+            more = {"sources": made_of, "taken": in_all(taken, matches)}
+            save_correlations(means, networks, spec, permutations, data.test, settings | more)
 
         aligned = permute(state_b, spec, permutations)
         put_end(curve, aligned)
@@ -134,9 +141,8 @@ def main(args):
     linear = layout.curve(name, *seeds, 0, variant)
     save_checkpoint(linear, {"epoch": 0, "model_state": midpoint(state_a, aligned)})
     follows = {"alignment": name, "epochs_curve": args.inner_iters_phi, **commands.of_variant(variant)}
-    next_command = commands.command(
-        "evaluation/eval_curve.py", vars(args), "seed_a", "seed_b", "epochs_model", **follows
-    )
+    of_networks = ("seed_a", "seed_b", "epochs_model")
+    next_command = commands.command("evaluation/eval_curve.py", vars(args), *of_networks, **follows)
     process.closing_words([matches[-1], linear, *phase.files(history)], next_command)
 
 
@@ -152,14 +158,43 @@ def off_the_line(curve, end, turning_point):
     return (curve.row(1) - torch.lerp(curve.row(0), curve.row(2), 0.5)).detach()
 
 
-def found(stem, history, matches, overwrite):
-    """Which of the matches an earlier run left; to overwrite, all that it left is removed first, at once."""
+def learn(task, images, phase, compiled, **how):
+    """The permutations that a phase learns, and what that took, in a list: nothing if an earlier start did a part."""
+    if compiled:
+        task.soft.compile()
+    is_new = not rolling(phase.stem).exists() and not phase.checkpoint.exists()
+    with usage(images.device) as took:
+        order = pam.learn_permutations(task, images, phase, **how)
+    return order, [took] if is_new else []
+
+
+def in_all(taken, phases):
+    """What all phases took together; nothing if that of some is not known."""
+    if len(taken) < len(phases):
+        return {}
+    memory = [phase["memory"] for phase in taken if "memory" in phase]
+    return {"seconds": sum(phase["seconds"] for phase in taken)} | ({"memory": max(memory)} if memory else {})
+
+
+def save_correlations(files, networks, spec, permutations, images, settings):
+    """How well matched channels correlate on these images, layer by layer, before and after."""
+    note = {"networks": list(map(network_digest, networks)), "settings": settings}
+    for network in networks:
+        network.to(images.device, memory_format=memory_format(images.device))
+    measured = correlations_before_and_after(*networks, spec, permutations, images.batches(512))
+    for file, values in zip(files, measured.values(), strict=True):
+        save_array(file, values, note)
+
+
+def found(stem, history, matches, means, overwrite):
+    """Which matches an earlier run left, and whether it measured the last; to overwrite, all is removed first."""
     if overwrite:
         left = [history, *(path for kind in ("perm", "phi") for path in of_phases(history, kind))]
         left += [*stem.parent.glob(f"{stem.name}-*.pt"), *of_phases(stem, "perm"), *of_phases(stem, "phi")]
-        for path in [*left, *matches, *(match.with_suffix(".json") for match in matches)]:
+        for path in [*left, *means, *matches, *(match.with_suffix(".json") for match in matches)]:
             path.unlink(missing_ok=True)
-    return [match.exists() for match in matches]
+    is_there = [match.exists() for match in matches]
+    return is_there, is_there[-1] and all(path.exists() for path in means)
 
 
 def of_phases(path, kind):

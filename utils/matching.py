@@ -188,6 +188,19 @@ def mean_correlations(
     return np.array(means)
 
 
+def correlations_before_and_after(
+    network_a: nn.Module,
+    network_b: nn.Module,
+    spec: PermutationSpec,
+    permutations: Sequence[np.ndarray],
+    images: Iterable[Batch],
+) -> dict[str, np.ndarray]:
+    """Mean correlations of B as it is, `unaligned`, and permuted, `aligned`: each (rows + 1,), the logits last."""
+    correlations = cross_correlations(network_a, network_b, spec, images)
+    ways = {"unaligned": identity(spec), "aligned": permutations}
+    return {which: mean_correlations(spec, correlations, order) for which, order in ways.items()}
+
+
 def mean_distances(
     spec: PermutationSpec, moments: Sequence[Moments], permutations: Sequence[np.ndarray]
 ) -> np.ndarray:

@@ -178,7 +178,13 @@ MAKERS = {
     "curve": ("train_curve.py", "train_curve_adversarial.py", "train_curve_pam.py"),
     "curve_history": ("train_curve.py", "train_curve_adversarial.py", "train_curve_pam.py"),
     "match": ("align_models.py", "align_googlenet.py", "align_models_w2.py", "align_many.py", "train_curve_pam.py"),
-    "correlation": ("align_models.py", "align_googlenet.py", "align_models_w2.py", "align_many.py"),
+    "correlation": (
+        "align_models.py",
+        "align_googlenet.py",
+        "align_models_w2.py",
+        "align_many.py",
+        "train_curve_pam.py",
+    ),
     "evaluated": ("eval_curve.py", "eval_adversarial_curve.py"),
     "ensemble": ("eval_curve.py",),
     "along_curve": ("align_along_curve.py",),
@@ -360,7 +366,7 @@ def _maker(name: Name, flags: Mapping[str, object]) -> str | None:
             return None
         return align_command(flags, name.alignment, **where, epochs=epochs_model)
     where |= {"epochs_model": epochs_model, **of_variant(name.variant)}
-    if name.kind in ("curve", "curve_history", "match"):
+    if name.kind in ("curve", "curve_history", "match", "correlation"):  # the last two of PAM
         lengths = (name.epoch, *(flags.get(flag) for flag in ("epochs_curve", "inner_iters_phi", "epochs")))
         epochs = next((length for length in lengths if length and isinstance(length, int)), epochs_model)
         return curve_command(flags, name.alignment, epochs, **where)

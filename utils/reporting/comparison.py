@@ -3,6 +3,7 @@
 Everything is read from results: correlations of matched channels, distances, and evaluated lines and curves.
 """
 
+import contextlib
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +19,12 @@ SHOWN = {
     "loss_interpolated": ("barrier",),
     "loss_repaired": ("barrier",),
 }
-# What finding a match took
+# What methods that compare activations make least, each on its own: the mean over layers of what a stage measured
+DISTANCES = {
+    "w2_post": ("activation_distance", "L2 distance of activations"),
+    "w2_pre": ("preactivation_distance", "L2 distance before activation"),
+}
+# What finding a match took; of PAM, its permutation phases
 COSTS = {"seconds": "seconds to align", "memory": "memory to align (MB)"}
 
 
@@ -32,6 +38,7 @@ def build(root: Path, selection: paths.Selection) -> tables.Table:
     for dataset in dict.fromkeys(column.dataset for column in table.columns):
         distance = tables.Column(dataset, "distance", "L2 distance of the networks", "")
         correlation = tables.Column(dataset, "correlation", "correlation of matched channels", "")
+        distances = {method: tables.Column(dataset, *names, "") for method, names in DISTANCES.items()}
         costs = {name: tables.Column(dataset, name, words, "") for name, words in COSTS.items()}
         for row in (row for row in table.rows if row.series and row.series.is_line):
             series = row.series._replace(layout=Layout(root, row.model, dataset))
@@ -40,17 +47,20 @@ def build(root: Path, selection: paths.Selection) -> tables.Table:
             pairs = [one.pair for one in here if selection.route(one) == route]
             _add(row, distance, [_distance(series, pair) for pair in pairs])
             _add(row, correlation, [_correlation(series, pair) for pair in pairs])
+            for method, column in distances.items():
+                _add(row, column, [_distance_of_activations(series, pair, method) for pair in pairs])
             for name, column in costs.items():
                 _add(row, column, [_taken(series, pair).get(name) for pair in pairs])
-        table.columns += [distance, correlation, *costs.values()]
+        table.columns += [distance, correlation, *distances.values(), *costs.values()]
         for model in dict.fromkeys(row.model for row in table.rows):
             table.missing += _lines_to_come(Layout(root, model, dataset), selection, found)
     table.columns = [column for column in table.columns if any(column in row.cells for row in table.rows)]
     if table.rows:
         table.notes.append(
             "The distance is that of all parameters, which weight matching makes least; the correlation, which corr "
-            "makes greatest on its images, is the mean over layers and channels, on test images. With interpolated "
-            "statistics, batch norm's are the means of the ends' own, weighted by t."
+            "makes greatest on its images, is the mean over layers and channels, on test images. The distance of "
+            "activations, which matching by L2 makes least, is a root mean square, and the mean over layers. With "
+            "interpolated statistics, batch norm's are the means of the ends' own, weighted by t."
         )
     return table
 
@@ -71,28 +81,39 @@ def _distance(series: paths.Series, pair: paths.Pair) -> float | None:
 
 
 def _correlation(series: paths.Series, pair: paths.Pair) -> float | None:
-    """The mean over layers, without the logits, if the stage that made the match measured it.
+    """The mean over layers, without the logits, if the stage that made the match measured it."""
+    for of, which in _measured(series, pair):
+        with contextlib.suppress(UserError):  # which the table says
+            (measured,) = results.load_correlations(of, [pair], which)
+            return float(measured[:-1].mean())
+    return None
+
+
+def _distance_of_activations(series: paths.Series, pair: paths.Pair, method: str) -> float | None:
+    """The mean over layers, without the logits, if the match, or one of networks as they are, is of this method."""
+    for of, which in _measured(series, pair):
+        with contextlib.suppress(UserError):
+            file = of.layout.distance(of.alignment, which, *pair)
+            if file.exists() and results.noted_settings(file).get("method") == method:
+                return float(results.load_means(of.layout, [file])[0][:-1].mean())
+    return None
+
+
+def _measured(series: paths.Series, pair: paths.Pair) -> list[tuple[paths.Series, str]]:
+    """The matches with which these networks were measured, and which of the two ways is asked for.
 
     Of networks as they are any match's will do: each was compared with no match at all.
     """
-    layout, which = series.layout, "aligned"
-    names = [series.alignment]
-    if series.alignment == "null":
-        files = sorted(layout.folder("matches").glob("match_*.npy"))
-        matches = filter(None, map(read_name, files))
-        names, which = [match.alignment for match in matches if match.seeds == pair], "unaligned"
-    for name in names:
-        try:
-            (measured,) = results.load_correlations(series._replace(alignment=name), [pair], which)
-            return float(measured[:-1].mean())
-        except UserError:
-            continue  # PAM's matches have none
-    return None
+    if series.alignment != "null":
+        return [(series, "aligned")]
+    files = sorted(series.layout.folder("matches").glob("match_*.npy"))
+    matches = [match for match in map(read_name, files) if match and match.seeds == pair]
+    return [(series._replace(alignment=match.alignment, variant=match.variant), "unaligned") for match in matches]
 
 
 def _taken(series: paths.Series, pair: paths.Pair) -> dict[str, float]:
     """What finding the match took, if it was found by a stage that tells."""
-    path = series.layout.correlation(series.alignment, "aligned", *pair)
+    path = series.layout.correlation(series.alignment, "aligned", *pair, series.variant_of(pair))
     taken = results.noted_settings(path).get("taken") if path.exists() else None
     return taken if isinstance(taken, dict) else {}
 

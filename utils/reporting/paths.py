@@ -259,6 +259,14 @@ class Selection:
         return replace(self, pairs=pairs)
 
 
+def midpoints(layout: Layout, pairs: Sequence[Pair], alignments: Sequence[str]) -> list[Series]:
+    """The curves of these alignments whose midpoints have been compared with their ends, the longest of each."""
+    found = filter(None, map(read_name, layout.folder("correlations").glob("curve_align_*_t_0.5.npz")))
+    usual = [name for name in found if name.seeds in pairs and name.variant == USUAL and name.epoch]
+    epochs = {alignment: [one.epoch for one in usual if one.alignment == alignment] for alignment in alignments}
+    return named(layout, [Route(max(those), alignment) for alignment, those in epochs.items() if those])
+
+
 def evaluated(root: Path, *, robust: bool = False) -> list[Found]:
     """All paths under `root` whose evaluation is finished or begun, in the order of the paper's tables."""
     folder = root / (ROBUST_FOLDERS if robust else FOLDERS)["evaluated"]

@@ -9,10 +9,10 @@ import numpy as np
 
 from utils.errors import FileError, UserError
 from utils.geometry import FREQUENCIES, barrier, path_average, spectrum
-from utils.reporting.paths import Pair, Route, Series, named
+from utils.reporting.paths import Pair, Series
 from utils.storage import sources
 from utils.storage.files import load_note
-from utils.storage.layout import USUAL, Layout, read_name
+from utils.storage.layout import Layout, read_name
 from utils.storage.originals import load_array, load_arrays
 
 Arrays = dict[str, np.ndarray]  # what a file of results holds, by name
@@ -184,21 +184,19 @@ def load_along_curve(series: Series, pairs: Sequence[Pair], t: float) -> list[Ar
     return tables
 
 
-def midpoints(layout: Layout, pairs: Sequence[Pair], alignments: Sequence[str]) -> list[Series]:
-    """The curves of these alignments whose midpoints have been compared with their ends, the longest of each."""
-    found = filter(None, map(read_name, layout.folder("correlations").glob("curve_align_*_t_0.5.npz")))
-    usual = [name for name in found if name.seeds in pairs and name.variant == USUAL and name.epoch]
-    epochs = {alignment: [one.epoch for one in usual if one.alignment == alignment] for alignment in alignments}
-    return named(layout, [Route(max(those), alignment) for alignment, those in epochs.items() if those])
-
-
 def load_correlations(series: Series, pairs: Sequence[Pair], which: str) -> list[np.ndarray]:
     """Layerwise mean correlation (layers,) of A with B for every pair, `which` being unaligned or aligned."""
-    paths = [series.layout.correlation(series.alignment, which, *pair) for pair in pairs]
+    layout = series.layout
+    files = [layout.correlation(series.alignment, which, *pair, series.variant_of(pair)) for pair in pairs]
+    return load_means(layout, files)
+
+
+def load_means(layout: Layout, paths: Sequence[Path]) -> list[np.ndarray]:
+    """What the files of several pairs hold, layer by layer (layers,)."""
     arrays = [load_array(path) for path in paths]
     for path, array in zip(paths, arrays, strict=True):
         settings = noted_settings(path)
-        expect_current(series.layout, path, settings)
+        expect_current(layout, path, settings)
         _expect_same_images(path, settings, noted_settings(paths[0]))
         shown[path] = digest_of({"": array})
     return arrays

@@ -31,6 +31,8 @@ SHOWN[True] = {
 }
 # The columns of the two networks' mean, and of the more robust one, with which the best point on a path is compared
 OF_NETWORKS = {"ends": ("average",), "better": ("at_highest", "maximum")}
+# Quantities of how alike activations are, by the names of their columns
+OF_ACTIVATIONS = ("correlation", "activation_distance", "preactivation_distance")
 
 
 class Column(NamedTuple):
@@ -45,7 +47,7 @@ class Column(NamedTuple):
 
     @property
     def decimals(self) -> int:
-        return 3 if results.is_loss(self.quantity) or self.quantity == "correlation" else 1
+        return 3 if results.is_loss(self.quantity) or self.quantity in OF_ACTIVATIONS else 1
 
 
 class Cell(NamedTuple):

@@ -138,13 +138,14 @@ class Layout:
     def curve_history(self, alignment: str, seed_a: int, seed_b: int, variant: Variant = USUAL) -> Path:
         return self.folder("curve_history") / f"curve_{_path_name(alignment, seed_a, seed_b, variant)}.npz"
 
-    def correlation(self, name: str, which: str, seed_a: int, seed_b: int) -> Path:
-        """Layerwise mean correlation; `which` is `unaligned` or `aligned`.
+    def correlation(self, name: str, which: str, seed_a: int, seed_b: int, variant: Variant = USUAL) -> Path:
+        """Layerwise mean correlation; `which` is `unaligned` or `aligned`, by the match with this name and variant.
 
         The published name of a match by L2 distance has its mean distances (`distance`).
         """
         kind = f"{name}_correlation" if name.startswith("w2_") else name
-        return self.folder("correlations") / f"{kind}_{which}_mean_seeds_{seed_a:02d}_{seed_b:02d}.npy"
+        suffix = _of_line(name, variant).suffix
+        return self.folder("correlations") / f"{kind}_{which}_mean_seeds_{seed_a:02d}_{seed_b:02d}{suffix}.npy"
 
     def distance(self, name: str, which: str, seed_a: int, seed_b: int) -> Path:
         """Layerwise root mean squared L2 distance, of a match by it; `which` is `unaligned` or `aligned`."""
@@ -233,12 +234,13 @@ class Name(NamedTuple):
 
 
 _PAIR = r"seeds_(?P<a>\d+)_(?P<b>\d+)"
-_CURVE = _PAIR + r"(_bends_(?P<bends>\d+))?(_(?P<family>PolyChain))?(_seed_(?P<seed>\d+))?"
+_SEED = r"(_seed_(?P<seed>\d+))?"
+_CURVE = _PAIR + r"(_bends_(?P<bends>\d+))?(_(?P<family>PolyChain))?" + _SEED
 _NAMES = {
     "endpoint": r"checkpoint_seed_(?P<a>\d+)(-(?P<epoch>\d+)|-resume)?\.pt",
     "curve": rf"checkpoint_align_(?P<alignment>.+)_{_CURVE}(_(perm|phi)\d+)?(-(?P<epoch>\d+)|-resume)?\.pt",
     "match": rf"match_(?P<alignment>.+)_{_CURVE}\.(npy|json)",
-    "correlation": rf"(?P<alignment>.+?)(_correlation|_distance)?_(un)?aligned_mean_{_PAIR}\.npy",
+    "correlation": rf"(?P<alignment>.+?)(_correlation|_distance)?_(un)?aligned_mean_{_PAIR}{_SEED}\.npy",
     "model_history": r"(loss|accuracy)_(train|test)_seed_(?P<a>\d+)\.npy",
     "along_curve": rf"curve_align_(?P<alignment>.+)_{_CURVE}-(?P<epoch>\d+)_t_(?P<t>[\d.e-]+?)(\.partial)?\.npz",
     "evaluated": rf"curve_align_(?P<alignment>.+)_{_CURVE}-(?P<epoch>\d+)(\.partial)?\.np[yz]",

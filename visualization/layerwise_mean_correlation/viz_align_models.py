@@ -30,8 +30,6 @@ def parse_args(argv=None):
     args = flags.parse_results(parser, argv, script=__file__, of_curves=False)
     if "null" in map(tag, args.alignment):
         parser.error("--alignment names matches; what the networks are without one is drawn anyway")
-    if any(name.startswith("pam_") for name in args.alignment):
-        parser.error("--alignment: no correlations belong to the matches that PAM finds")
     return args
 
 
@@ -42,7 +40,7 @@ def main(args):
         of_matches = results.load_there(matches, args.pairs, load_both, missing)
         if not of_matches:
             return []
-        curves = results.midpoints(layout, args.pairs, ["null", *(s.alignment for s in of_matches)])
+        curves = paths.midpoints(layout, args.pairs, ["null", *(s.alignment for s in of_matches)])
         along = results.load_there(curves, args.pairs, partial(results.load_along_curve, t=0.5), missing)
         figure = layerwise(of_matches, along, args.pairs)
         return [figures.Drawing(figure, layout, "correlation", "activations of A and B")]
