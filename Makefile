@@ -46,7 +46,7 @@ PAIR := $(DEMO) --seed_a 1 --seed_b 2
 demo-stages:
 	$(RUN) training/train_model.py $(DEMO) --seed 1 --epochs 8 --lr_drop 2 --resume
 	$(RUN) training/train_model.py $(DEMO) --seed 2 --epochs 8 --lr_drop 2 --resume
-	$(RUN) alignment/align_models.py $(PAIR) --epochs 8
+	$(RUN) alignment/align_models.py $(PAIR) --epochs 8 --matrices
 	$(RUN) training/train_curve.py $(PAIR) --epochs_model 8 --epochs 6 --lr_drop 2 --alignment '' --resume
 	$(RUN) training/train_curve.py $(PAIR) --epochs_model 8 --epochs 6 --lr_drop 2 --alignment corr --resume
 	$(RUN) evaluation/eval_curve.py $(PAIR) --epochs_model 8 --epochs_curve 0 --alignment '' --num_points 9

@@ -93,7 +93,8 @@ def main(args):
         results = {layout.correlation(args.align_name, which, a, b): values for which, values in measured.items()}
         path, pair = layout.match(args.align_name, a, b), [made_for[a], made_for[b]]
         rows = rows_from_permutations(spec, permutations)
-        save_match(path, rows, pair, args.overwrite, replaces=list(results), settings=settings)
+        replaced = [*results, layout.matrices(args.align_name, a, b)]
+        save_match(path, rows, pair, args.overwrite, replaces=replaced, settings=settings)
         made_of = sources.digests(sources.behind(layout, (a, b), args.epochs, args.align_name))
         for file, values in results.items():
             save_array(file, values, {"networks": pair, "settings": settings | {"sources": made_of}})

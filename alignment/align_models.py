@@ -26,6 +26,7 @@ from utils.storage.files import expect_writable, save_array
 from utils.storage.layout import Layout
 from utils.storage.loading import expect_pair, load_endpoint, load_permutations, spec_of
 from utils.storage.matches import save_match
+from utils.storage.matrices import save_matrices
 from utils.storage.originals import stand_in
 
 
@@ -46,6 +47,8 @@ def parse_args(argv=None, description=__doc__, model=None, method="corr"):
         help_text = "compare activations themselves, and not what goes into the activation functions"
         parser.add_argument("--pre_act", action="store_false", help=help_text)
     parser.add_argument("--seed", type=types.seed, default=1, help="of random orders and permutations")
+    matrices_help = "also keep how every two channels correlate, which viz_align_models.py draws"
+    parser.add_argument("--matrices", action="store_true", help=matrices_help)
     places.add_flags(parser, "alignment/align_models.py")
     aliases.add_to_alignment(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace a match that is there and is another")
@@ -80,7 +83,8 @@ def main(args):
         start = load_permutations(stand_in(layout.match(args.init, *seeds)), spec, networks)
 
     how = {"batch_size": args.batch_size, "method": args.method, "attack": args.attack, "seed": args.seed}
-    permutations, before, after, taken = align_on(*networks, spec, data, **how, start=start)
+    how |= {"start": start, "matrices": args.matrices}
+    permutations, before, after, taken, matrices = align_on(*networks, spec, data, **how)
     measured = {layout.correlation(args.align_name, "unaligned", *seeds): before}
     measured |= {layout.correlation(args.align_name, "aligned", *seeds): after}
     if args.method.startswith("w2_"):
@@ -88,18 +92,21 @@ def main(args):
         moments = cross_moments(*networks, spec, test, before=args.method == "w2_pre")
         for which, order in (("unaligned", identity(spec)), ("aligned", permutations)):
             measured[layout.distance(args.align_name, which, *seeds)] = mean_distances(spec, moments, order)
-    path = layout.match(args.align_name, *seeds)
-    settings = kept.of_alignment(vars(args), "init") | {"images": data.digest}
+    path, of_channels = (named(args.align_name, *seeds) for named in (layout.match, layout.matrices))
+    settings = kept.of_alignment(vars(args), "init", "matrices") | {"images": data.digest}
     rows = rows_from_permutations(spec, permutations)
-    save_match(path, rows, made_for, args.overwrite, replaces=list(measured), settings=settings)
+    save_match(path, rows, made_for, args.overwrite, replaces=[*measured, of_channels], settings=settings)
     made_of = sources.digests(sources.behind(layout, seeds, args.epochs, args.align_name))
+    settings |= {"sources": made_of, "taken": taken}
     for file, values in measured.items():
-        save_array(file, values, {"networks": made_for, "settings": settings | {"sources": made_of, "taken": taken}})
+        save_array(file, values, {"networks": made_for, "settings": settings})
+    if matrices is not None:
+        save_matrices(of_channels, row_labels(spec)[:-1], matrices, rows, settings)
     print("Mean correlation of matched channels on the test set:")
     process.print_table(row_labels(spec), {"unaligned": before, "aligned": after})
     follows = {"epochs_model": args.epochs, "alignment": args.align_name}
     next_command = commands.command("training/train_curve.py", vars(args), "seed_a", "seed_b", **follows)
-    process.closing_words([path, *measured], next_command)
+    process.closing_words([path, *measured, *([of_channels] if args.matrices else [])], next_command)
 
 
 if __name__ == "__main__":

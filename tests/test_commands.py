@@ -48,6 +48,7 @@ def named(layout):
                 yield layout.correlation(alignment, which, a, b), name("correlation", (a, b), alignment)
             if alignment and "pam" not in alignment:
                 yield layout.distance(alignment, which, a, b), name("correlation", (a, b), alignment)
+                yield layout.matrices(alignment, a, b), name("matrices", (a, b), alignment)
         if not layout.robust:
             for seeds in ((a, b), (a, b, 19)):
                 path = layout.plane_with_alignment(alignment, *seeds)
@@ -88,7 +89,7 @@ def of_path(layout, name, alignment, seeds, epoch, variant):
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.model)
 def test_names_are_read_back(layout):
     paths = list(named(layout))
-    assert len({name.kind for _, name in paths}) == (8 if layout.robust else 10)
+    assert len({name.kind for _, name in paths}) == (9 if layout.robust else 11)
     for path, name in paths:
         assert read_name(path) == name, path
 
@@ -125,7 +126,7 @@ def written_by(script, args):
         return layout.endpoint(args.seed, args.epochs)
     pair = (args.seed_a, args.seed_b)
     if script.startswith("alignment/align_models") or script == "alignment/align_googlenet.py":
-        return layout.match(args.align_name, *pair)
+        return (layout.matrices if args.matrices else layout.match)(args.align_name, *pair)
     if script == "evaluation/eval_plane_with_alignment.py":
         return layout.plane_with_alignment(args.alignment, *pair, args.seed_c)
     variant = Variant(args.seed, args.num_bends, args.curve)
@@ -164,7 +165,7 @@ def test_commands_make_what_is_missing(script, variant, tmp_path):
         if alignment:
             missing += [layout.plane_with_alignment(alignment, a, b, *c) for c in ((), (19,))]
         if alignment and not alignment.startswith("pam_"):
-            missing.append(layout.match(alignment, a, b))
+            missing += [layout.match(alignment, a, b), layout.matrices(alignment, a, b)]
     for path in missing:
         said = explain(FileError(path, "does not exist", "make"), flags)
         assert said.startswith(f"{path} does not exist; make it with: python ")

@@ -100,12 +100,14 @@ class Aligned(NamedTuple):
     """What `align_on` finds: permutations, and what they are worth and took.
 
     before, after: the mean correlation of matched channels of each row, the logits last, (rows + 1,).
+    matrices: where they are asked for, the correlations (C, C) of each row's channels, of A with those of B as it is.
     """
 
     permutations: list[np.ndarray]
     before: np.ndarray
     after: np.ndarray
     taken: dict[str, float]  # as `utils.usage.usage` has it
+    matrices: list[np.ndarray] | None
 
 
 def align_on(
@@ -117,11 +119,13 @@ def align_on(
     batch_size: int,
     method: str,
     attack: Attack | None = None,
+    matrices: bool = False,
     **how: object,
 ) -> Aligned:
     """`align` on the alignment images of `data`, and what comes of it on its test images.
 
-    attack: how alignment images are attacked before the networks see them, if they are. how: what else `align` takes.
+    attack: how alignment images are attacked before the networks see them, if they are. matrices: whether how every
+    two channels correlate is returned too. how: what else `align` takes.
     """
 
     def batches(images: Images, purpose: str) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -134,7 +138,7 @@ def align_on(
         permutations = align(network_a, network_b, spec, compared, method=method, **how)
     on_test = cross_correlations(network_a, network_b, spec, batches(data.test, "measuring on test images"))
     before, after = (mean_correlations(spec, on_test, order) for order in (identity(spec), permutations))
-    return Aligned(permutations, before, after, taken)
+    return Aligned(permutations, before, after, taken, on_test[:-1] if matrices else None)
 
 
 ATTACK_SEED = 0  # of the random starts, which are the same for both networks

@@ -185,6 +185,7 @@ MAKERS = {
         "align_many.py",
         "train_curve_pam.py",
     ),
+    "matrices": ("align_models.py", "align_googlenet.py", "align_models_w2.py"),
     "evaluated": ("eval_curve.py", "eval_adversarial_curve.py"),
     "ensemble": ("eval_curve.py",),
     "along_curve": ("align_along_curve.py",),
@@ -361,10 +362,11 @@ def _maker(name: Name, flags: Mapping[str, object]) -> str | None:
         return command("training/train_model.py", flags, **where, seed=name.seeds[0], epochs=epochs)
     where |= dict(zip(("seed_a", "seed_b", "seed_c"), name.seeds, strict=False))
     epochs_model = _epochs_model(name, flags)
-    if name.kind in ("match", "correlation") and not name.alignment.startswith("pam_"):
+    if name.kind in ("match", "correlation", "matrices") and not name.alignment.startswith("pam_"):
         if name.alignment not in MATCHERS:
             return None
-        return align_command(flags, name.alignment, **where, epochs=epochs_model)
+        made = align_command(flags, name.alignment, **where, epochs=epochs_model)
+        return f"{made} --matrices" if name.kind == "matrices" else made
     where |= {"epochs_model": epochs_model, **of_variant(name.variant)}
     if name.kind in ("curve", "curve_history", "match", "correlation"):  # the last two of PAM
         lengths = (name.epoch, *(flags.get(flag) for flag in ("epochs_curve", "inner_iters_phi", "epochs")))

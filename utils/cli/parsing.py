@@ -14,7 +14,7 @@ GROUPS = {
         *("robust", "alignment", "epochs_curve", "curve_seed", "curve", "num_bends", "fix_start", "fix_end"),
         *("init_linear_off", "t", "point_t"),
     ),
-    "alignment": ("method", "init", "to", "pre_act", "align_name"),
+    "alignment": ("method", "init", "to", "pre_act", "align_name", "matrices"),
     "optimization": (
         *("pretrained", "outer_iters", "inner_iters_perm", "inner_iters_phi"),
         *("lr", "lr_drop", "lr_decay", "wd", "momentum", "val_freq"),

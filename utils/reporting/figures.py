@@ -68,6 +68,7 @@ class Drawing(NamedTuple):
     kind: str  # the word for it in the file's name
     title: str
     legend_columns: int = 2
+    pairs: Sequence[paths.Pair] = ()  # of which it is, if not of all that are asked for
 
 
 def panels(rows: int, columns: int = 1, height: float = 1.6, **options: object) -> tuple[Figure, np.ndarray]:
@@ -221,11 +222,10 @@ def save(
     name: a word for the files' names, to keep them beside others. titled: whether the titles are drawn too; the files
     tell them in any case.
     """
-    taken_over = f"mean of {len(pairs)} pairs" if len(pairs) > 1 else _in_words(pairs[0])
     files = []
     shown = {layout: json.dumps(_shown(layout)) for layout in {drawing.layout for drawing in drawings}}
     for drawing in drawings:
-        layout, title = drawing.layout, f"{drawing.title} ({taken_over})"
+        layout, title = drawing.layout, f"{drawing.title} ({_taken_over(drawing.pairs or pairs)})"
         subject = f"{'Robust ' if layout.robust else ''}{layout.model} on {layout.dataset}"
         _add_legend(drawing.figure, drawing.legend_columns)
         if titled:
@@ -244,8 +244,10 @@ def save(
     return files
 
 
-def _in_words(networks: Sequence[int]) -> str:
-    *first, last = networks
+def _taken_over(pairs: Sequence[paths.Pair]) -> str:
+    if len(pairs) > 1:
+        return f"mean of {len(pairs)} pairs"
+    *first, last = pairs[0]
     return f"networks {', '.join(map(str, first))} and {last}"
 
 

@@ -228,6 +228,8 @@ def _caption(path: Path, title: str, subjects: str, shown: Sequence[tuple[Path, 
         f": {deviation}{words}" for name, words in results.PLANE_QUANTITIES.items() if kind.endswith(f"_{name}")
     )
     names = [name for file, _, _ in shown if (name := read_name(file)) and name.alignment is not None]
+    if kind.endswith("correlation_matrices"):  # which is drawn beside others, of what they show
+        names = [name for name in names if name.kind == "matrices"]
     routes = [paths.Route(name.epoch, name.alignment, name.variant) for name in names if name.epoch is not None]
     told = [series.words for series in paths.named(shown[0][1], list(dict.fromkeys(routes)))] if routes else []
     if all(name.kind != "evaluated" for name in names):

@@ -39,10 +39,10 @@ def load_path(series: Series, pair: Pair, **more_shapes: tuple) -> Arrays:
     more_shapes: arrays that it must have besides, as `load_arrays` has them.
     """
     shapes = dict.fromkeys(("t", "length", *quantities(series.robust)), ("n",)) | more_shapes
-    return _load(series.layout, _evaluation(series, pair), shapes)
+    return load_result(series.layout, _evaluation(series, pair), shapes)
 
 
-def _load(layout: Layout, path: Path, shapes: Mapping[str, tuple]) -> Arrays:
+def load_result(layout: Layout, path: Path, shapes: Mapping[str, tuple]) -> Arrays:
     """The arrays of a result, if it is of the networks that are there now."""
     arrays = load_arrays(path, **shapes)
     expect_current(layout, path, settings_of(arrays))
@@ -146,7 +146,7 @@ def load_planes_with_alignment(series: Series, seeds: Sequence[tuple[int, ...]])
 def _load_plane(layout: Layout, path: Path, others: Sequence[Arrays]) -> Arrays:
     """A plane, whose grid has to be like those of the other pairs."""
     shapes = dict.fromkeys(("x", "y", "loss", "accuracy"), ("rows", "columns"))
-    plane = _load(layout, path, shapes | {"corners": (3, 2)})
+    plane = load_result(layout, path, shapes | {"corners": (3, 2)})
     size = plane["loss"].shape
     if min(size) < 2:
         raise FileError(path, "is not a grid of points", "remake")
@@ -177,7 +177,7 @@ def load_along_curve(series: Series, pairs: Sequence[Pair], t: float) -> list[Ar
     for pair in pairs:
         path = series.layout.along_curve(series.alignment, *pair, series.epochs, t, series.variant_of(pair))
         names = [f"{which}_{end}" for which in ("unaligned", "aligned") for end in "ab"]
-        tables.append(_load(series.layout, path, dict.fromkeys(names, ("layers",))))
+        tables.append(load_result(series.layout, path, dict.fromkeys(names, ("layers",))))
         _expect_same_images(path, settings_of(tables[-1]), settings_of(tables[0]))
         if _differ(tables[-1], tables[0], "measured_on"):
             raise FileError(path, "was measured on other images than that of the first pair", "replace")

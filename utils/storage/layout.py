@@ -152,6 +152,10 @@ class Layout:
         kind = name if name.startswith("w2_") else f"{name}_distance"
         return self.folder("correlations") / f"{kind}_{which}_mean_seeds_{seed_a:02d}_{seed_b:02d}.npy"
 
+    def matrices(self, name: str, seed_a: int, seed_b: int) -> Path:
+        """How every two channels correlate, by layer."""
+        return self.folder("correlations") / f"matrices_{name}_seeds_{seed_a:02d}_{seed_b:02d}.npz"
+
     def along_curve(
         self, alignment: str, seed_a: int, seed_b: int, epoch: int, t: float, variant: Variant = USUAL
     ) -> Path:
@@ -241,6 +245,7 @@ _NAMES = {
     "curve": rf"checkpoint_align_(?P<alignment>.+)_{_CURVE}(_(perm|phi)\d+)?(-(?P<epoch>\d+)|-resume)?\.pt",
     "match": rf"match_(?P<alignment>.+)_{_CURVE}\.(npy|json)",
     "correlation": rf"(?P<alignment>.+?)(_correlation|_distance)?_(un)?aligned_mean_{_PAIR}{_SEED}\.npy",
+    "matrices": rf"matrices_(?P<alignment>.+)_{_PAIR}\.npz",
     "model_history": r"(loss|accuracy)_(train|test)_seed_(?P<a>\d+)\.npy",
     "along_curve": rf"curve_align_(?P<alignment>.+)_{_CURVE}-(?P<epoch>\d+)_t_(?P<t>[\d.e-]+?)(\.partial)?\.npz",
     "evaluated": rf"curve_align_(?P<alignment>.+)_{_CURVE}-(?P<epoch>\d+)(\.partial)?\.np[yz]",

@@ -1,6 +1,7 @@
 """Draw how well the channels of two networks correlate, layer by layer, before and after alignment.
 
-Where midpoints of curves have been compared with their ends (align_along_curve.py), they are drawn too.
+Where midpoints of curves have been compared with their ends (align_along_curve.py), they are drawn too. Where how
+every two channels correlate was kept (align_models.py --matrices), it is drawn as images, of one pair.
 
 python visualization/layerwise_mean_correlation/viz_align_models.py --dataset CIFAR100 --seed_a 1 3 5 --seed_b 2 4 6
 """
@@ -17,7 +18,7 @@ start.quietly()
 from functools import partial
 
 from utils.cli import drawing, flags, process
-from utils.reporting import figures, paths, results
+from utils.reporting import figures, matrices, paths, results
 from utils.storage.layout import tag
 
 
@@ -43,7 +44,8 @@ def main(args):
         curves = paths.midpoints(layout, args.pairs, ["null", *(s.alignment for s in of_matches)])
         along = results.load_there(curves, args.pairs, partial(results.load_along_curve, t=0.5), missing)
         figure = layerwise(of_matches, along, args.pairs)
-        return [figures.Drawing(figure, layout, "correlation", "activations of A and B")]
+        drawings = [figures.Drawing(figure, layout, "correlation", "activations of A and B")]
+        return drawings + matrices.matrix_drawings(list(of_matches), args.pairs)
 
     drawing.run(vars(args), draw, process.closing_words)
 
