@@ -13,6 +13,8 @@ import pytest
 import torch
 from stages import REPOSITORY, run
 
+from utils import distributed
+
 PROCESSES = 2
 
 
@@ -167,3 +169,29 @@ def test_an_error_is_said_once(one, tmp_path):
     assert result.returncode != 0
     assert result.stderr.count("train_curve.py: error:") == 1
     assert "does not exist; make it with" in result.stderr
+
+
+def test_batch_norm_is_over_the_whole_batch_and_sends_once(monkeypatch):
+    """Far from zero, where a variance from sums of squares would cancel; one process has no part of the batch."""
+    generator = torch.Generator().manual_seed(0)
+    batch = 1_000 + torch.randn(7, 3, 4, 4, generator=generator)
+    weight, bias = torch.rand(3, generator=generator), torch.rand(3, generator=generator)
+    parts, sent = batch.split([4, 0, 3]), []
+
+    def gather(places, tensor):
+        sent.append(tensor)
+        for place, other in zip(places, sent[:3], strict=False):
+            place.copy_(other)
+
+    monkeypatch.setattr(distributed, "size", lambda: len(parts))
+    monkeypatch.setattr(distributed.dist, "all_gather", gather)
+    monkeypatch.setattr(distributed.dist, "all_reduce", lambda tensor: pytest.fail("a second message"))
+    for _ in range(2):  # in the first round, what the later ones send is not known yet
+        outputs = [distributed._BatchNormOverAll.apply(part, weight, bias, 1e-5) for part in parts]
+    assert len(sent) == 2 * len(parts)
+    whole = torch.nn.functional.batch_norm(batch, None, None, weight, bias, training=True)
+    torch.testing.assert_close(torch.cat([output for output, *_ in outputs]), whole, atol=2e-3, rtol=0)
+    _, mean, variance, count = outputs[0]
+    torch.testing.assert_close(mean, batch.mean((0, 2, 3)))
+    torch.testing.assert_close(variance, batch.double().var((0, 2, 3), correction=0).float(), rtol=1e-4, atol=0)
+    assert count == batch.numel() / 3

@@ -102,6 +102,15 @@ def sum_over_all(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
+def of_all(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensors of all processes, stacked in their order; they have one shape."""
+    if size() == 1:
+        return tensor[None]
+    parts = [torch.empty_like(tensor) for _ in range(size())]
+    dist.all_gather(parts, tensor)
+    return torch.stack(parts)
+
+
 def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Replace the gradients by their sums over all processes, at once."""
     if size() == 1:
@@ -188,11 +197,14 @@ class _BatchNormOverAll(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias, eps):
         channels, others = x.shape[1], [axis for axis in range(x.dim()) if axis != 1]
-        shape = [1, channels] + [1] * (x.dim() - 2)
         count = x.new_full((1,), x.numel() // channels, dtype=torch.float32)
-        sums = sum_over_all(torch.cat([x.sum(others, dtype=torch.float32), count]))
-        mean, count = sums[:-1] / sums[-1], sums[-1]
-        variance = sum_over_all((x.float() - mean.view(shape)).square().sum(others)) / count
+        # The variance and mean of each part, sent at once; the batch's follow from them without cancellation.
+        own = x.float() if len(x) else x.new_zeros((1, *x.shape[1:]), dtype=torch.float32)
+        parts = of_all(torch.cat([*torch.var_mean(own, others, correction=0), count]))
+        variances, means, counts = parts.split([channels, channels, 1], dim=1)
+        count = counts.sum()
+        mean = (counts * means).sum(0) / count
+        variance = (counts * (variances + (means - mean).square())).sum(0) / count
         output = F.batch_norm(x, mean, variance, weight, bias, False, 0.0, eps)
         ctx.save_for_backward(x, weight, mean, (variance + eps).rsqrt(), count)
         ctx.mark_non_differentiable(mean, variance, count)
