@@ -3,7 +3,7 @@
 # make demo-pam      the permutation learned together with the curve, between the demo's networks
 # make demo-robust   the demo for adversarially robust networks
 # make report        one HTML file of all results under ROOT (the repository, or demo/ if it has none)
-# make bench         this code against the conventional way, timed in one run
+# make bench         this code against the conventional way, timed in one run; its steps on a GPU, if there is one
 # make networks      what can be permuted in torchvision's and timm's networks, and is found again; an hour or more
 # make test          lint and tests, offline, on the CPU
 # make torture       kills stages, damages their files, fills their disk, and counts what came of it; minutes
@@ -130,6 +130,7 @@ report: .venv/installed
 
 bench: .venv/installed
 	$(RUN) benchmarks/bench.py
+	$(RUN) benchmarks/gpu.py --compile
 
 networks: .venv/installed
 	$(RUN) benchmarks/networks.py

@@ -7,8 +7,6 @@ import argparse
 import contextlib
 import io
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -19,8 +17,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.bounds import machine, operations, product, speed
 from benchmarks.compared import Conventional, Ours, Work, alignments, sizes
 from utils.devices import keep_memory
 from utils.storage.files import write_atomically
@@ -78,20 +76,6 @@ def measure_memory(which: str, images: int) -> float:
     with usage() as taken:
         work()
     return taken["memory"]
-
-
-def machine() -> dict[str, object]:
-    model = platform.processor()
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next(line.split(": ")[1] for line in lines if line.startswith("model name"))
-    return {
-        "processor": model,
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-    }
 
 
 # --- the tables --------------------------------------------------------------------------------------------
@@ -160,38 +144,18 @@ def table(
 
 
 BOUNDED = ("train_epoch", "curve_epoch", "pam_epoch", "evaluate_point")
-SIDE = 2048  # of the matrices whose product tells how fast the machine can be
-PRODUCTS = 20
-
-
-def product(precision: str) -> Work:
-    """Products of large matrices: what is done with the most operations a second."""
-    matrix = torch.randn(SIDE, SIDE, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
-
-    def work() -> None:
-        for _ in range(PRODUCTS):
-            matrix @ matrix
-
-    return work
-
-
-def operations(work: Work) -> int:
-    """The floating-point operations of convolutions and matrix products in a piece of work."""
-    with FlopCounterMode(display=False) as counter:
-        work()
-    return counter.get_total_flops()
 
 
 def bound_table(
     operations: dict[str, int], taken: dict[str, dict[str, list[float]]], products: dict[str, list[float]]
 ) -> str:
     """Medians as multiples of the time that the operations would take at the speed of a large product."""
-    speeds = {name: 2 * SIDE**3 * PRODUCTS / statistics.median(times) for name, times in products.items()}
-    told = " and ".join(f"{speed / 1e9:.0f} GFLOP/s in {name}" for name, speed in speeds.items())
+    speeds = {name: speed(statistics.median(times)) for name, times in products.items()}
+    told = " and ".join(f"{fastest / 1e9:.0f} GFLOP/s in {name}" for name, fastest in speeds.items())
     lines = [f"Time over what the operations would take as one large product ({told}):", ""]
     lines += [f"| work | GFLOP | {' | '.join(speeds)} |", "| --- " * (2 + len(speeds)) + "|"]
     for what, count in operations.items():
-        ratios = (statistics.median(taken[what][name]) * speed / count for name, speed in speeds.items())
+        ratios = (statistics.median(taken[what][name]) * fastest / count for name, fastest in speeds.items())
         cells = [WORDS[what], f"{count / 1e9:.0f}", *(f"{ratio:.2f}×" for ratio in ratios)]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, ""])

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from benchmarks import conventional
 from models import MODELS, TinyTen, tinyten
@@ -27,14 +28,14 @@ Work = Callable[[], object]
 WEIGHT_DECAY = 5e-4
 
 
-def embedded_data() -> Data:
-    """The images that come with the repository, on the CPU: it is what is compared, whatever else the machine has."""
-    return load_data("FashionMNIST10k", folder=REPOSITORY_DATA, transform="TinyTen", device="cpu")
+def embedded_data(device: torch.device | str = "cpu") -> Data:
+    """The images that come with the repository. It is the CPU that is compared, whatever else the machine has."""
+    return load_data("FashionMNIST10k", folder=REPOSITORY_DATA, transform="TinyTen", device=device)
 
 
-def network(seed: int, classes: int) -> TinyTen:
+def network(seed: int, classes: int, name: str = "TinyTen") -> nn.Module:
     torch.manual_seed(seed)
-    return TinyTen(classes)
+    return MODELS[name](classes)
 
 
 def as_arrays(images: Images) -> tuple[np.ndarray, np.ndarray]:

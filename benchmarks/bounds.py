@@ -1,0 +1,52 @@
+"""How fast a machine can be, to compare a piece of work with: one large matrix product, the work's own operations."""
+
+import contextlib
+import os
+import platform
+from pathlib import Path
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.compared import Work
+
+SIDE = 2048  # of the matrices whose product tells how fast the machine can be
+PRODUCTS = 20
+
+
+def product(precision: str, device: torch.device | str = "cpu", side: int = SIDE) -> Work:
+    """Products of large matrices: what is done with the most operations a second."""
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    matrix = torch.randn(side, side).to(device, dtype)
+
+    def work() -> None:
+        for _ in range(PRODUCTS):
+            matrix @ matrix
+
+    return work
+
+
+def speed(seconds: float, side: int = SIDE) -> float:
+    """Operations a second of the work that `product` gives, if it took so many seconds."""
+    return 2 * side**3 * PRODUCTS / seconds
+
+
+def operations(work: Work) -> int:
+    """The floating-point operations of convolutions and matrix products in a piece of work."""
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops()
+
+
+def machine() -> dict[str, object]:
+    model = platform.processor()
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next(line.split(": ")[1] for line in lines if line.startswith("model name"))
+    return {
+        "processor": model,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
