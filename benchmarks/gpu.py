@@ -200,8 +200,8 @@ def held(device: torch.device) -> float | None:
 
 
 def give_back(device: torch.device) -> None:
-    gc.collect()
     if device.type == "cuda":
+        gc.collect()
         torch.cuda.synchronize(device)
         torch.cuda.empty_cache()
 

@@ -102,20 +102,25 @@ SMALL = ["--networks", "TinyTen", "--batch_sizes", "8", "--steps", "1", "--round
 
 @pytest.fixture
 def rows(monkeypatch):
-    """The rows that are measured, in fp32, of a device that augments few images at once."""
+    """The rows that are measured: of one epoch in fp32, on a device that augments few images at once."""
     found = []
-    monkeypatch.setattr(devices, "PIXELS_AT_ONCE", 8 * 32 * 32)
-    monkeypatch.setattr(gpu, "PRECISIONS", ("fp32",))
     made = gpu.network_rows
+
+    def measured(step, of, *_):
+        step(of.few)
+        return dict.fromkeys(gpu.Counts._fields) | {"seconds": 1.0, "memory": None}
+
+    monkeypatch.setattr(gpu, "measured", measured)
     monkeypatch.setattr(gpu, "network_rows", lambda *a, **b: (found.append(row) or row for row in made(*a, **b)))
     monkeypatch.setattr(gpu, "write", lambda *_: pytest.fail("a trial writes nothing"))
+    monkeypatch.setattr(gpu, "PRECISIONS", ("fp32",))
+    monkeypatch.setattr(devices, "PIXELS_AT_ONCE", 8 * 32 * 32)
     return found
 
 
 @pytest.mark.skipif(emulated.MISSING is not None, reason=str(emulated.MISSING))
 def test_all_steps_on_an_emulated_device(rows, monkeypatch, capsys):
     """In fp32: the emulation knows no autocast."""
-    monkeypatch.setattr(gpu, "traced", lambda work, device: (work(), [])[1])
     with emulated.rules(emulated.CUDA) as emulation:
         gpu.main(gpu.parse_args([*SMALL, "--device", emulated.NAME]))
     assert emulation.operations > 2_000
