@@ -20,6 +20,7 @@ import torch
 
 from benchmarks.bounds import machine, operations, product, speed
 from benchmarks.compared import Conventional, Ours, Work, alignments, sizes
+from benchmarks.processes import by_processes
 from utils.devices import keep_memory
 from utils.storage.files import write_atomically
 from utils.usage import usage
@@ -192,6 +193,8 @@ def main(args):
         products = interleaved({name: product(name) for name in ("fp32", "bf16")}, args.rounds)
         counts = {what: operations(getattr(ours["fp32"], what)) for what in BOUNDED}
         by_size = {what: interleaved(works, args.rounds) for what, works in sizes(ours["fp32"]).items()}
+    # Half the images: with one thread everything takes longer
+    by_size |= by_processes((1, 2), args.images // 2, args.rounds)
     aligning = alignments(10_000)
     works = {"conventional": aligning["conventional"], "fp32": aligning["ours"]}
     taken["alignment"] = interleaved(works, args.rounds)

@@ -41,11 +41,13 @@ HOW = {"line": "#D55E00", "line, aligned": "#0072B2", "line, aligned and repaire
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--width", nargs="+", type=types.positive_int, default=[64, 128, 256, 512, 1024])
-    parser.add_argument("--pairs", type=types.positive_int, default=1, help="of networks, for each width")
-    parser.add_argument("--epochs", type=types.positive_int, default=8)
-    parser.add_argument("--lr", type=types.positive_float, default=0.02)
-    parser.add_argument("--dir", type=types.folder, default=Path("results/width"), help="what is written goes here")
+    add = parser.add_argument
+    widths = [64, 128, 256, 512, 1024]
+    add("--width", nargs="+", type=types.positive_int, default=widths, help="units of every hidden layer")
+    add("--pairs", type=types.positive_int, default=1, help="of networks, for each width")
+    add("--epochs", type=types.positive_int, default=8, help="of training, for each network")
+    add("--lr", type=types.positive_float, default=0.02, help="learning rate of the first epoch")
+    add("--dir", type=types.folder, default=Path("results/width"), help="what is written goes here")
     return parser.parse_args(argv)
 
 

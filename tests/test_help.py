@@ -1,6 +1,9 @@
 """What --help says of every script, and that stages agree on what they do by default."""
 
 import argparse
+import os
+import re
+import runpy
 
 import pytest
 from stages import REPOSITORY, STAGES, fails, stage
@@ -48,6 +51,34 @@ def test_a_help_has_an_example_that_works(script, monkeypatch):
     with monkeypatch.context() as patch:
         patch.chdir(REPOSITORY)
         stage(script)[0]([__file__ if word == "FILE" else word for word in flags])
+
+
+BENCHMARKS = [
+    path
+    for path in sorted((REPOSITORY / "benchmarks").rglob("*.py"))
+    if re.search(r"^def parse_args\(", path.read_text(), re.MULTILINE)
+]
+
+
+@pytest.mark.parametrize("path", BENCHMARKS, ids=lambda path: str(path.relative_to(REPOSITORY / "benchmarks")))
+def test_every_flag_of_a_benchmark_is_explained(path, monkeypatch):
+    def show(parser, *_):
+        raise Shown(parser)
+
+    monkeypatch.setattr(os, "environ", dict(os.environ))  # in which some of them put things at once
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", show)
+    monkeypatch.syspath_prepend(REPOSITORY)
+    with pytest.raises(Shown) as caught:
+        runpy.run_path(str(path), run_name="benchmark")["parse_args"]([])
+    (parser,) = caught.value.args
+    assert parser.description
+    for action in parser._actions:
+        assert action.help, action.dest
+    assert "usage: " in parser.format_help()
+
+
+def test_the_benchmarks_are_some():
+    assert {path.name for path in BENCHMARKS} >= {"bench.py", "cost.py", "gpu.py", "networks.py", "repair.py"}
 
 
 def test_groups_name_each_flag_once():

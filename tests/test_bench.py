@@ -1,10 +1,16 @@
-"""benchmarks/gpu.py without a GPU: what it makes of a profile and of times, and its steps on an emulated device."""
+"""benchmarks/gpu.py without a GPU: what it makes of a profile and of times, and its steps on an emulated device.
+
+And benchmarks/processes.py: what it makes of what processes say.
+"""
+
+import json
+import subprocess
 
 import emulated
 import pytest
 import torch
 
-from benchmarks import gpu
+from benchmarks import gpu, processes
 from utils import curves, devices, pam
 from utils.datasets import REPOSITORY_DATA, load_data
 
@@ -190,3 +196,23 @@ def test_without_a_gpu_it_says_so(monkeypatch, capsys, tmp_path):
         "There is no GPU here that torch can use: the benchmark of GPUs is left out."
     ]
     assert not list(tmp_path.iterdir())
+
+
+# --- processes ---------------------------------------------------------------------------------------------
+
+
+def test_numbers_of_processes_take_turns(monkeypatch):
+    """Each process has one thread; of what is printed the last line is the result."""
+    turns = []
+
+    def run(command, env, **_):
+        turns.append(int(command[command.index("--nproc_per_node") + 1]))
+        assert env["OMP_NUM_THREADS"] == "1"
+        assert command[-1] == "640"
+        told = json.dumps({"epoch": 10 * len(turns), "points": len(turns)})
+        return subprocess.CompletedProcess(command, 0, stdout=f"epoch 1/1\n{told}\n")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    found = processes.by_processes((1, 2), 640, rounds=2)
+    assert turns == [1, 2, 1, 2]
+    assert found == {"epoch": {"1": [10, 30], "2": [20, 40]}, "points": {"1": [1, 3], "2": [2, 4]}}
