@@ -191,7 +191,8 @@ def main(args):
             print(what, {name: round(statistics.median(times), 2) for name, times in taken[what].items()}, flush=True)
         parts = interleaved({what: getattr(ours["fp32"], what) for what in PARTS}, args.rounds)
         products = interleaved({name: product(name) for name in ("fp32", "bf16")}, args.rounds)
-        counts = {what: operations(getattr(ours["fp32"], what)) for what in BOUNDED}
+        with contextlib.redirect_stdout(io.StringIO()):  # as in `seconds`
+            counts = {what: operations(getattr(ours["fp32"], what)) for what in BOUNDED}
         by_size = {what: interleaved(works, args.rounds) for what, works in sizes(ours["fp32"]).items()}
     # Half the images: with one thread everything takes longer
     by_size |= by_processes((1, 2), args.images // 2, args.rounds)
