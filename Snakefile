@@ -46,8 +46,8 @@ wildcard_constraints:
     b=r"\d\d+",
     variant=r"(_seed_\d+)?",
     epoch=r"\d+",
-    match="corr|w2_post|w2_pre",
-    tag="null|corr|w2_post|w2_pre|pam_null|pam_corr",
+    match="corr|w2_post|w2_pre|weight",
+    tag="null|corr|w2_post|w2_pre|weight|pam_null|pam_corr",
 
 
 # --- what there is to make ---
@@ -97,6 +97,17 @@ def files(kind, pattern, robust="", lines=False, for_tables=False):
                         yield pattern.format(**names, variant=variant(seed), epoch=epochs_of_curves(robust, model))
 
 
+def straight_lines(kind):
+    """The straight lines for all alignments that the preset has under `kind`; PAM's with the seed of figures."""
+    for model, alignments in config.get(kind, {}).items():
+        for dataset in config["datasets"]:
+            for tag in alignments:
+                seed = FIGURE_SEED if tag.startswith("pam_") else 1
+                for a, b in PAIRS:
+                    names = dict(model=model_folder(model), dataset=dataset, tag=tag, a=f"{a:02d}", b=f"{b:02d}")
+                    yield EVALUATED.format(robust="", **names, variant=variant(seed), epoch=0)
+
+
 def matched(kind):
     """The alignments under `kind` that are matches of their own, by model."""
     return {
@@ -108,6 +119,7 @@ def matched(kind):
 ALL = [
     *files("alignments", EVALUATED, lines=True, for_tables=True),
     *files("robust_alignments", EVALUATED, robust="adversarial_", lines=True, for_tables=True),
+    *straight_lines("lines"),
     *files("planes", PLANE),
     *files("midpoints", MIDPOINT, lines=True),
     *(
@@ -241,9 +253,9 @@ rule match:
         flags=flags("match"),
         seeds=seeds,
         epochs=epochs_model,
-        script=lambda wildcards: "align_models" if wildcards.match == "corr" else "align_models_w2",
-        # Published so: the flag is of the match that is not by what goes into the activations
-        method=lambda wildcards: "--pre_act" if wildcards.match == "w2_post" else "",
+        script=lambda wildcards: "align_models_w2" if wildcards.match.startswith("w2_") else "align_models",
+        # Published so: --pre_act is of the match that is not by what goes into the activations
+        method=lambda wildcards: {"w2_post": "--pre_act", "weight": "--method weight"}.get(wildcards.match, ""),
         robust=lambda wildcards: "--adversarial" if wildcards.robust else "",
     threads: config.get("threads", 1)
     resources:
@@ -260,7 +272,7 @@ rule curve:
     output:
         CURVE,
     wildcard_constraints:
-        tag="null|corr|w2_post|w2_pre",
+        tag="null|corr|w2_post|w2_pre|weight",
         epoch=r"[1-9]\d*",
     params:
         flags=flags("curve"),
@@ -406,6 +418,7 @@ rule report:
         draw("layerwise_mean_correlation/viz_align_along_curves", "midpoints", flags="--epochs {epochs}")
         told = "" if set(TABLE_SEEDS) == {1} else f"{ab} --curve_seed {' '.join(map(str, TABLE_SEEDS))}"
         shell("{PYTHON} evaluation/make_tables.py {root} {told}")
+        shell("{PYTHON} evaluation/compare_alignments.py {root} {told}")
         if "robust_alignments" in config:
             shell("{PYTHON} evaluation/make_tables.py {root} {told} --adversarial")
         shell("{PYTHON} evaluation/make_report.py {root}")

@@ -1,6 +1,7 @@
 """The Snakefile: its presets name commands that the scripts accept, and a small one runs to its report."""
 
 import importlib
+import re
 import shlex
 import shutil
 import subprocess
@@ -15,7 +16,8 @@ SNAKEMAKE = ["-m", "snakemake", "--directory", REPOSITORY, "--snakefile", REPOSI
 # Jobs of each kind: pairs, networks, datasets and alignments multiplied out
 JOBS = {
     "demo": {"images": 1, "network": 2, "match": 1, "curve": 2, "evaluation": 4},
-    "cifar10-cpu": {"images": 1, "network": 6, "match": 3, "curve": 6, "pam": 6, "evaluation": 18},
+    # 3 matches by each of corr, w2_post and weight; 4 curves a pair, 2 lines beside them, and 4 more
+    "cifar10-cpu": {"images": 1, "network": 6, "match": 9, "curve": 6, "pam": 6, "evaluation": 3 * (4 + 2 + 4)},
     # 3 models × 3 datasets × 6 seeds, plain and robust. 5 curves: of 3 pairs with one seed, of 2 with another.
     "paper": {
         "images": 3,
@@ -66,7 +68,8 @@ def test_dry_runs(preset, tmp_path):
             assert epochs in (0, robust if "adversarial" in script else 250)
             assert args.epochs_model == (200 if "adversarial" in script else 250)
             assert args.seed in (1, {1: 1, 3: 2, 5: 3}[args.seed_a])
-    assert matches == ({"corr", "w2_pre", "w2_post"} if preset == "paper" else {"corr"})
+    others = {"paper": {"w2_pre", "w2_post"}, "cifar10-cpu": {"w2_post", "weight"}}
+    assert matches == {"corr", *others.get(preset, ())}
 
 
 CONFIG = """
@@ -79,6 +82,8 @@ figure_seed: 2
 table_seeds: [2]
 alignments:
   TinyTen: [pam_null, corr]
+lines:
+  TinyTen: [pam_null, weight]
 robust_alignments:
   TinyTen: [corr]
 planes:
@@ -111,6 +116,10 @@ def test_a_small_experiment(tmp_path, data_path, warm_python):
     table = (tmp_path / "runs/figures/table_bars_TinyTen.md").read_text()
     assert "| curve, aligned, curve seed 2 |" in table
     assert "| curve, aligned |" not in table
+    comparison = (tmp_path / "runs/figures/comparison_bars_TinyTen.csv").read_text()
+    for path in ("line, aligned by weights", 'line, PAM unaligned, curve seed 2"'):
+        for quantity in ("accuracy", "distance", "correlation", "seconds"):
+            assert re.search(f"{path}.*,{quantity},", comparison), (path, quantity)
     robust = tmp_path / "runs/model_dicts"
     assert next(robust.glob("adversarial_models/*/*/checkpoint_seed_01-1.pt"))
     assert next(robust.glob("adversarial_curve_models/*/*/checkpoint_align_corr_seeds_01_02_seed_2-2.pt"))
