@@ -92,16 +92,20 @@ def count_stages(preset: Mapping) -> Counter:
     usual = preset.get("figure_seed", 1)
     pairs = list(zip(preset["pairs"], preset.get("table_seeds", [usual] * len(preset["pairs"])), strict=True))
 
-    def add(kind: str, key: str, robust: str = "", lines: bool = False, for_tables: bool = False) -> None:
+    def add(
+        kind: str, key: str, robust: str = "", *, curves: bool = True, lines: bool = False, for_tables: bool = False
+    ) -> None:
         """A stage of this kind for every path that the preset has under `key`, and all stages that come before."""
         for model, tags in preset.get(key, {}).items():
             for dataset, tag, (pair, table_seed) in product(preset["datasets"], tags, pairs):
                 of_pair = (model, dataset, *pair)
                 is_pam, start = tag.startswith("pam_"), tag.removeprefix("pam_")
                 for seed in {usual, table_seed} if for_tables else {usual}:
-                    stages.add((robust + kind, *of_pair, tag, seed))
-                    stages.add(("PAM" if is_pam else robust + "curve", *of_pair, start, seed))
-                if lines and not is_pam:
+                    if curves:
+                        stages.add((robust + kind, *of_pair, tag, seed))
+                    if curves or is_pam:  # which finds the match with the curve
+                        stages.add(("PAM" if is_pam else robust + "curve", *of_pair, start, seed))
+                if lines and not (curves and is_pam):
                     stages.add((robust + kind, *of_pair, tag, "line"))
                 if start != "null":
                     stages.add((robust + "match", *of_pair, start))
@@ -111,6 +115,7 @@ def count_stages(preset: Mapping) -> Counter:
 
     add("evaluation", "alignments", lines=True, for_tables=True)
     add("evaluation", "robust_alignments", "robust ", lines=True, for_tables=True)
+    add("evaluation", "lines", curves=False, lines=True)
     add("plane", "planes")
     add("midpoint", "midpoints", lines=True)
     return Counter(stage[:3] for stage in stages)
