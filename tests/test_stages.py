@@ -180,6 +180,9 @@ def test_pam(small, workspace, capsys):
     run("training/train_curve_pam.py", *small, *flags)
     assert load_note(measured)["settings"]["taken"] == taken  # nothing was learned anew
     measured.unlink()
+    drawn = ["--root", workspace, "--dataset", "bars", "--alignment", "pam_null"]
+    code, line = fails(capsys, "visualization/layerwise_mean_correlation/viz_align_models.py", *drawn)
+    assert (code, "--inner_iters_perm 3 --alignment '' --inner_iters_phi 2" in line) == (1, True), line
     run("training/train_curve_pam.py", *small, *flags)
     assert load_note(measured)["settings"]["taken"] == {}  # which no one knows any more
     printed = capsys.readouterr().out

@@ -143,7 +143,7 @@ def main(args):
     follows = {"alignment": name, "epochs_curve": args.inner_iters_phi, **commands.of_variant(variant)}
     of_networks = ("seed_a", "seed_b", "epochs_model")
     next_command = commands.command("evaluation/eval_curve.py", vars(args), *of_networks, **follows)
-    process.closing_words([matches[-1], linear, *phase.files(history)], next_command)
+    process.closing_words([matches[-1], *means, linear, *phase.files(history)], next_command)
 
 
 def put_end(curve, state):

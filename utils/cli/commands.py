@@ -369,7 +369,11 @@ def _maker(name: Name, flags: Mapping[str, object]) -> str | None:
         return f"{made} --matrices" if name.kind == "matrices" else made
     where |= {"epochs_model": epochs_model, **of_variant(name.variant)}
     if name.kind in ("curve", "curve_history", "match", "correlation"):  # the last two of PAM
+        stem = _layout(name, flags).curve_stem(name.alignment, *name.seeds, name.variant)
         lengths = (name.epoch, *(flags.get(flag) for flag in ("epochs_curve", "inner_iters_phi", "epochs")))
+        lengths += tuple(kept_epochs(stem)[-1:])
+        if learned := kept_epochs(stem.with_name(f"{stem.name}_perm1"))[-1:]:
+            where["inner_iters_perm"] = learned[0]
         epochs = next((length for length in lengths if length and isinstance(length, int)), epochs_model)
         return curve_command(flags, name.alignment, epochs, **where)
     where["alignment"] = "" if name.alignment == "null" else name.alignment
@@ -382,11 +386,14 @@ def _maker(name: Name, flags: Mapping[str, object]) -> str | None:
     return command(f"evaluation/{script}.py", flags, **where)
 
 
+def _layout(name: Name, flags: Mapping[str, object]) -> Layout:
+    return Layout(flags["root"], name.model, name.dataset, flags["robust"], flags.get("replaced", {}))
+
+
 def _epochs_model(name: Name, flags: Mapping[str, object]) -> int:
     """The epochs of the networks: as the flags say, or of those that are there, or those of the curve."""
     said = flags["epochs"] if "align_name" in flags else flags.get("epochs_model")
     if isinstance(said, int):
         return said
-    layout = Layout(flags["root"], name.model, name.dataset, flags["robust"], flags.get("replaced", {}))
-    newest: Sequence[int] = kept_epochs(layout.endpoint_stem(name.seeds[0]))[-1:]
+    newest: Sequence[int] = kept_epochs(_layout(name, flags).endpoint_stem(name.seeds[0]))[-1:]
     return newest[0] if newest else name.epoch or 250
