@@ -7,6 +7,7 @@ import argparse
 import contextlib
 import io
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -15,11 +16,12 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # before torch: its profiler would tell of every start and stop
 
 import torch
 
-from benchmarks.bounds import machine, operations, product, speed
-from benchmarks.compared import Conventional, Ours, Work, alignments, sizes
+from benchmarks.bounds import machine, operations, product, shares, speed
+from benchmarks.compared import ATTACK, Conventional, Ours, Work, alignments, sizes
 from benchmarks.processes import by_processes
 from utils.devices import keep_memory
 from utils.storage.files import write_atomically
@@ -93,7 +95,7 @@ WORDS = {
 # What is timed once more, taking turns: whole stages in fp32, and parts of them
 PARTS = (
     *("train_epoch", "curve_epoch", "pam_epoch", "evaluate_point"),
-    *("batches", "training_kernels", "evaluation_kernels"),
+    *("robust_epoch", "batches", "training_kernels", "evaluation_kernels"),
 )
 
 
@@ -124,6 +126,8 @@ def table(
         "PAM": 1 - fp32["training_kernels"] / fp32["pam_epoch"],
         "evaluation": 1 - fp32["evaluation_kernels"] / fp32["evaluate_point"],
     }
+    passes = fp32["robust_epoch"] / ((1 + ATTACK.steps) * fp32["training_kernels"])
+    aligning = {name: statistics.median(times) for name, times in taken["alignment"].items()}
     grown = ", ".join(f"{mb:.0f} MB for {n:,} images" for n, mb in memory["ours"].items())
     known = machine()
     return "\n".join(
@@ -137,6 +141,9 @@ def table(
             "Outside the network's own kernels: "
             + ", ".join(f"{100 * part:.0f} % of {what}" for what, part in outside.items())
             + " (fp32).",
+            f"A robust epoch, with {ATTACK.steps} steps of an attack, takes {passes:.2f} times as long as {1 + ATTACK.steps} "
+            f"forward and backward passes; alignment {aligning['fp32'] / aligning['forward']:.2f} times as long as the "
+            "forward passes of the two networks.",
             f"Memory that alignment adds at its peak: {grown}; conventionally "
             f"{memory['conventional'][10_000]:.0f} MB for 10,000.",
             "",
@@ -159,6 +166,14 @@ def bound_table(
         ratios = (statistics.median(taken[what][name]) * fastest / count for name, fastest in speeds.items())
         cells = [WORDS[what], f"{count / 1e9:.0f}", *(f"{ratio:.2f}×" for ratio in ratios)]
         lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, ""])
+
+
+def share_table(of: dict[str, dict[str, float]]) -> str:
+    """What takes the time of a training epoch, by kind of operator and precision, as Markdown."""
+    lines = [f"| share of a training epoch | {' | '.join(of)} |", "| --- " * (1 + len(of)) + "|"]
+    for kind in next(iter(of.values())):
+        lines.append(f"| {kind} | {' | '.join(f'{known[kind]:.1f} %' for known in of.values())} |")
     return "\n".join([*lines, ""])
 
 
@@ -193,18 +208,19 @@ def main(args):
         products = interleaved({name: product(name) for name in ("fp32", "bf16")}, args.rounds)
         with contextlib.redirect_stdout(io.StringIO()):  # as in `seconds`
             counts = {what: operations(getattr(ours["fp32"], what)) for what in BOUNDED}
+            of_epoch = {name: shares(ours[name].train_epoch) for name in ("fp32", "bf16")}
         by_size = {what: interleaved(works, args.rounds) for what, works in sizes(ours["fp32"]).items()}
     # Half the images: with one thread everything takes longer
     by_size |= by_processes((1, 2), args.images // 2, args.rounds)
     aligning = alignments(10_000)
-    works = {"conventional": aligning["conventional"], "fp32": aligning["ours"]}
+    works = {"conventional": aligning["conventional"], "fp32": aligning["ours"], "forward": aligning["forward"]}
     taken["alignment"] = interleaved(works, args.rounds)
     memory = {
         "ours": {n: peak_memory("ours", n) for n in MEMORY_IMAGES},
         "conventional": {10_000: peak_memory("conventional", 10_000)},
     }
     texts = [table(taken, parts, memory, images=args.images, rounds=args.rounds)]
-    texts += [bound_table(counts, taken, products), size_table(by_size)]
+    texts += [bound_table(counts, taken, products), share_table(of_epoch), size_table(by_size)]
     text = "\n".join(texts)
     print(text)
     record = {
@@ -214,6 +230,7 @@ def main(args):
         "parts": parts,
         "products": products,
         "operations": counts,
+        "shares": of_epoch,
         "by_size": by_size,
         "memory_mb": memory,
     }

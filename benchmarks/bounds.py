@@ -1,4 +1,7 @@
-"""How fast a machine can be, to compare a piece of work with: one large matrix product, the work's own operations."""
+"""How fast a machine can be, to compare a piece of work with: one large matrix product, the work's own operations.
+
+And what takes the time.
+"""
 
 import contextlib
 import os
@@ -6,6 +9,7 @@ import platform
 from pathlib import Path
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.compared import Work
@@ -36,6 +40,27 @@ def operations(work: Work) -> int:
     with FlopCounterMode(display=False) as counter:
         work()
     return counter.get_total_flops()
+
+
+# Kinds of operators, by what their names have in them: the first that fits
+KINDS = {
+    "gradients of convolutions": ("convolution_backward",),
+    "convolutions": ("convolution",),
+    "batch norm and its gradient": ("batch_norm",),
+    "ReLU and its gradient": ("threshold", "clamp_min", "relu"),
+    "casts and copies": ("copy",),
+}
+
+
+def shares(work: Work) -> dict[str, float]:
+    """How much of the time of all operators in a piece of work each kind takes, and all others take, in percent."""
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        work()
+    taken = dict.fromkeys((*KINDS, "all others"), 0.0)
+    for event in profiler.key_averages():
+        kind = next((kind for kind, words in KINDS.items() if any(word in event.key for word in words)), "all others")
+        taken[kind] += event.self_cpu_time_total
+    return {kind: 100 * time / sum(taken.values()) for kind, time in taken.items()}
 
 
 def machine() -> dict[str, object]:

@@ -11,6 +11,7 @@ from torch import nn
 from benchmarks import conventional
 from models import MODELS, TinyTen, tinyten
 from utils import matching
+from utils.attack import Attack
 from utils.curves import Curve
 from utils.datasets import REPOSITORY_DATA, Data, load_data
 from utils.fitting import fit, step_rates
@@ -26,6 +27,7 @@ from utils.tasks import CurveTask, NetworkTask
 Work = Callable[[], object]
 
 WEIGHT_DECAY = 5e-4
+ATTACK = Attack(8 / 255, 2 / 255, 5)  # the published one of CIFAR-10
 
 
 def embedded_data(device: torch.device | str = "cpu") -> Data:
@@ -106,6 +108,11 @@ class Ours:
         task = PermutationTask(curve, permutation_spec(curve.base), self.states[1], phi)
         fit(task, self.data.train, self.run(), rates=[0.05], momentum=0.0, precision=self.precision)
 
+    def robust_epoch(self) -> None:
+        self.model.load_state_dict(self.states[0])
+        task = NetworkTask(self.model, attack=ATTACK)
+        fit(task, self.data.train, self.run(), rates=[0.01], precision=self.precision)
+
     def training_kernels(self) -> None:
         """The network's own part of an epoch: forward and backward, on one batch again and again."""
         x, labels = next(self.data.train.augmented(128, torch.Generator().manual_seed(0)))
@@ -160,7 +167,7 @@ class Conventional:
 
 
 def alignments(count: int) -> dict[str, Work]:
-    """Both ways to align two networks on `count` images (the embedded ones, repeated)."""
+    """Both ways to align two networks on `count` images (the embedded ones, repeated), and their forward passes."""
     data = embedded_data()
     images = data.train.subset(torch.arange(count) % len(data.train))
     networks = [network(seed, data.num_classes).eval() for seed in (1, 2)]
@@ -175,7 +182,13 @@ def alignments(count: int) -> dict[str, Work]:
     def conventionally() -> None:
         conventional.align(*(model.to(memory_format=torch.contiguous_format) for model in networks), batches)
 
-    return {"ours": ours, "conventional": conventionally}
+    @torch.no_grad()
+    def forward() -> None:
+        a, b = (model.to(memory_format=torch.channels_last) for model in networks)
+        for x, _ in images.batches(512):
+            a(x), b(x)
+
+    return {"ours": ours, "conventional": conventionally, "forward": forward}
 
 
 # --- ours, by size -----------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import emulated
 import pytest
 import torch
 
-from benchmarks import gpu, processes
+from benchmarks import bounds, gpu, processes
 from utils import curves, devices, pam
 from utils.datasets import REPOSITORY_DATA, load_data
 
@@ -55,6 +55,19 @@ def test_traces_are_those_of_the_profiler():
     assert added["cat"] == "cpu_op"
     assert added["dur"] > 0
     assert gpu.counted(events) == (0, 0, 0, 0.0)
+
+
+def test_shares_of_a_profile():
+    """Of every operator there is one kind, and time inside another operator counts once."""
+    block = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.ReLU())
+
+    def work():
+        with torch.autocast("cpu", torch.bfloat16):
+            block(torch.ones(4, 3, 16, 16)).sum().backward()
+
+    found = bounds.shares(work)
+    assert sum(found.values()) == pytest.approx(100)
+    assert all(share > 0 for share in found.values())
 
 
 def test_a_length_of_intervals():
