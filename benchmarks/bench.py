@@ -126,8 +126,8 @@ def table(
         "PAM": 1 - fp32["training_kernels"] / fp32["pam_epoch"],
         "evaluation": 1 - fp32["evaluation_kernels"] / fp32["evaluate_point"],
     }
-    passes = fp32["robust_epoch"] / ((1 + ATTACK.steps) * fp32["training_kernels"])
-    aligning = {name: statistics.median(times) for name, times in taken["alignment"].items()}
+    robust = fp32["robust_epoch"] / ((1 + ATTACK.steps) * fp32["training_kernels"])
+    aligned, forward = (statistics.median(taken["alignment"][name]) for name in ("fp32", "forward"))
     grown = ", ".join(f"{mb:.0f} MB for {n:,} images" for n, mb in memory["ours"].items())
     known = machine()
     return "\n".join(
@@ -141,9 +141,9 @@ def table(
             "Outside the network's own kernels: "
             + ", ".join(f"{100 * part:.0f} % of {what}" for what, part in outside.items())
             + " (fp32).",
-            f"A robust epoch, with {ATTACK.steps} steps of an attack, takes {passes:.2f} times as long as {1 + ATTACK.steps} "
-            f"forward and backward passes; alignment {aligning['fp32'] / aligning['forward']:.2f} times as long as the "
-            "forward passes of the two networks.",
+            f"A robust epoch, with {ATTACK.steps} steps of an attack, takes {robust:.2f} times {1 + ATTACK.steps} of "
+            "training's forward and backward passes;",
+            f"alignment takes {aligned / forward:.2f} times the forward passes of the two networks.",
             f"Memory that alignment adds at its peak: {grown}; conventionally "
             f"{memory['conventional'][10_000]:.0f} MB for 10,000.",
             "",
