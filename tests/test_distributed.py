@@ -195,3 +195,26 @@ def test_batch_norm_is_over_the_whole_batch_and_sends_once(monkeypatch):
     torch.testing.assert_close(mean, batch.mean((0, 2, 3)))
     torch.testing.assert_close(variance, batch.double().var((0, 2, 3), correction=0).float(), rtol=1e-4, atol=0)
     assert count == batch.numel() / 3
+
+
+@pytest.mark.parametrize("kind", [{}, {"affine": False}, {"momentum": None}, {"track_running_stats": False}])
+@pytest.mark.parametrize("shape", [(6, 3, 4, 4), (6, 3)])
+def test_batch_norm_of_every_kind(kind, shape, monkeypatch):
+    """Of two processes, one of which has the whole batch and the other no part, the layer is as it is by itself."""
+    made = torch.nn.BatchNorm2d if len(shape) == 4 else torch.nn.BatchNorm1d
+    alone, together = made(3, **kind), made(3, **kind)
+    monkeypatch.setattr(distributed.dist, "all_gather", lambda places, own: (places[0].copy_(own), places[1].zero_()))
+    monkeypatch.setattr(distributed.dist, "all_reduce", lambda tensor: tensor)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(3):
+        x, towards = torch.randn(2, *shape, generator=generator)
+        gradients = []
+        for layer, forward in ((alone, alone), (together, lambda x: distributed._forward_over_all(together, x))):
+            monkeypatch.setattr(distributed, "size", lambda of=layer: 1 if of is alone else 2)
+            own = x.clone().requires_grad_()
+            (forward(own) * towards).sum().backward()
+            gradients.append([own.grad, *(parameter.grad for parameter in layer.parameters())])
+        for expected, found in zip(*gradients, strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    for name, value in alone.state_dict().items():
+        torch.testing.assert_close(together.state_dict()[name], value)

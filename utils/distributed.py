@@ -184,10 +184,13 @@ def _forward_over_all(layer: nn.modules.batchnorm._BatchNorm, x: torch.Tensor) -
     if size() == 1 or not layer.training:
         return type(layer).forward(layer, x)
     output, mean, variance, count = _BatchNormOverAll.apply(x, layer.weight, layer.bias, layer.eps)
-    with torch.no_grad():
-        layer.num_batches_tracked += 1
-        layer.running_mean.lerp_(mean, layer.momentum)
-        layer.running_var.lerp_(variance * (count / (count - 1)), layer.momentum)
+    if layer.track_running_stats:
+        with torch.no_grad():
+            layer.num_batches_tracked += 1
+            # Without momentum, running statistics are the mean over all batches
+            momentum = 1 / layer.num_batches_tracked if layer.momentum is None else layer.momentum
+            layer.running_mean.lerp_(mean, momentum)
+            layer.running_var.lerp_(variance * (count / (count - 1)), momentum)
     return output
 
 
@@ -220,8 +223,10 @@ class _BatchNormOverAll(torch.autograd.Function):
         # Parameters get this process' sums here, as from any layer; the input's gradient needs the whole batch's.
         whole = sum_over_all(torch.cat([bias_part, weight_part])) / count
         about = whole[:channels].view(shape) + normalized * whole[channels:].view(shape)
-        x_gradient = (weight * scale).view(shape) * (gradient - about)
-        return x_gradient.to(x.dtype), weight_part, bias_part, None
+        x_gradient = scale.view(shape) * (gradient - about)
+        if weight is None:  # a layer without parameters
+            return x_gradient.to(x.dtype), None, None, None
+        return (weight.view(shape) * x_gradient).to(x.dtype), weight_part, bias_part, None
 
 
 # --- errors ------------------------------------------------------------------------------------------------
