@@ -98,13 +98,13 @@ def files(kind, pattern, robust="", lines=False, for_tables=False):
 
 
 def straight_lines(kind):
-    """The straight lines for all alignments that the preset has under `kind`; PAM's with the seed of figures."""
+    """The straight lines for all alignments that the preset has under `kind`; PAM's with the seeds of tables."""
     for model, alignments in config.get(kind, {}).items():
         for dataset in config["datasets"]:
             for tag in alignments:
-                seed = FIGURE_SEED if tag.startswith("pam_") else 1
-                for a, b in PAIRS:
+                for (a, b), table_seed in zip(PAIRS, TABLE_SEEDS):
                     names = dict(model=model_folder(model), dataset=dataset, tag=tag, a=f"{a:02d}", b=f"{b:02d}")
+                    seed = table_seed if tag.startswith("pam_") else 1
                     yield EVALUATED.format(robust="", **names, variant=variant(seed), epoch=0)
 
 

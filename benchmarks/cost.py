@@ -100,7 +100,7 @@ def count_stages(preset: Mapping) -> Counter:
             for dataset, tag, (pair, table_seed) in product(preset["datasets"], tags, pairs):
                 of_pair = (model, dataset, *pair)
                 is_pam, start = tag.startswith("pam_"), tag.removeprefix("pam_")
-                for seed in {usual, table_seed} if for_tables else {usual}:
+                for seed in {usual, table_seed} if for_tables else {usual if curves else table_seed}:
                     if curves:
                         stages.add((robust + kind, *of_pair, tag, seed))
                     if curves or is_pam:  # which finds the match with the curve

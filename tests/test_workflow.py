@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import cost
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 SNAKEMAKE = ["-m", "snakemake", "--directory", REPOSITORY, "--snakefile", REPOSITORY / "Snakefile"]
 
@@ -131,6 +133,39 @@ def test_a_small_experiment(tmp_path, data_path, warm_python):
     dry = snakemake("-n", "--configfile", preset).stdout
     assert "evaluation" in dry
     assert "network" not in dry
+
+
+LINES = """
+root: {root}
+datasets:
+  bars:
+pairs: [[1, 2], [3, 4]]
+table_seeds: [1, 2]
+alignments: {{}}
+lines:
+  TinyTen: [pam_null, weight]
+planes:
+  TinyTen: [pam_null]
+epochs_model: 2
+epochs_curve: 1
+"""
+
+
+def test_lines_are_those_that_tables_show(tmp_path):
+    """PAM's matches are of each pair's own seed, whatever that of the curves in figures."""
+    preset = tmp_path / "lines.yaml"
+    preset.write_text(LINES.format(root=tmp_path))
+    dry = snakemake("-n", "--configfile", preset).stdout
+    lines = re.findall(r"eval_curve\.py .*--seed_a (\d) (.*)--epochs_model 2 --epochs_curve 0 --alignment (\w+)", dry)
+    of_second = "--seed_b 4 --seed 2 "
+    expected = [("1", "--seed_b 2 ", "pam_null"), ("3", of_second, "pam_null")]
+    expected += [("1", "--seed_b 2 ", "weight"), ("3", "--seed_b 4 ", "weight")]
+    assert sorted(lines) == sorted(expected)
+    runs = set(re.findall(r"train_curve_pam\.py .*(--seed_a .*)--epochs_model", dry))
+    assert runs == {"--seed_a 1 --seed_b 2 ", "--seed_a 3 --seed_b 4 ", f"--seed_a 3 {of_second}"}
+    counted = cost.count_stages(cost.read_preset(preset))
+    kinds = ("network", "match", "PAM", "evaluation", "plane")
+    assert counted == {(kind, "TinyTen", "bars"): n for kind, n in zip(kinds, (4, 2, 3, 4, 2), strict=True)}
 
 
 PROBES = """
