@@ -417,8 +417,9 @@ rule report:
         draw("viz_plane", "planes", of=f"{root} {ab}", names=matches)
         draw("layerwise_mean_correlation/viz_align_along_curves", "midpoints", flags="--epochs {epochs}")
         told = "" if set(TABLE_SEEDS) == {1} else f"{ab} --curve_seed {' '.join(map(str, TABLE_SEEDS))}"
-        shell("{PYTHON} evaluation/make_tables.py {root} {told}")
-        shell("{PYTHON} evaluation/compare_alignments.py {root} {told}")
+        if config["alignments"] or config.get("lines"):  # and not robust networks alone
+            shell("{PYTHON} evaluation/make_tables.py {root} {told}")
+            shell("{PYTHON} evaluation/compare_alignments.py {root} {told}")
         if "robust_alignments" in config:
             shell("{PYTHON} evaluation/make_tables.py {root} {told} --adversarial")
         shell("{PYTHON} evaluation/make_report.py {root}")

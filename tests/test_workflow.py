@@ -8,9 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks import cost
+from utils.storage.files import save_arrays
+from utils.storage.layout import Layout
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SNAKEMAKE = ["-m", "snakemake", "--directory", REPOSITORY, "--snakefile", REPOSITORY / "Snakefile"]
@@ -166,6 +169,34 @@ def test_lines_are_those_that_tables_show(tmp_path):
     counted = cost.count_stages(cost.read_preset(preset))
     kinds = ("network", "match", "PAM", "evaluation", "plane")
     assert counted == {(kind, "TinyTen", "bars"): n for kind, n in zip(kinds, (4, 2, 3, 4, 2), strict=True)}
+
+
+ROBUST = """
+root: {root}
+datasets:
+  bars:
+pairs: [[1, 2]]
+alignments: {{}}
+robust_alignments:
+  TinyTen: ["null"]
+epochs_model: 2
+epochs_curve: 1
+"""
+
+
+def test_the_report_of_robust_networks_alone(tmp_path, warm_python):
+    """Where nothing of plain networks is evaluated, nothing of them is asked for."""
+    preset, layout = tmp_path / "robust.yaml", Layout(tmp_path, "TinyTen", "bars", robust=True)
+    preset.write_text(ROBUST.format(root=tmp_path))
+    names = ("t", "length", "loss", "accuracy", "loss_robust", "accuracy_robust")
+    for epochs in (0, 1):
+        arrays = {name: np.linspace(0, 1, 3) for name in names} | {"coordinates": np.zeros((3, 2))}
+        save_arrays(layout.evaluated("null", 1, 2, epochs), **arrays)
+    only = ("--allowed-rules", "report", "all")
+    result = snakemake("--configfile", preset, *only, python=warm_python)
+    assert result.returncode == 0, result.stdout + result.stderr
+    tables = sorted(path.name for path in tmp_path.glob("figures/*.md"))
+    assert tables == ["robust_table_bars_TinyTen.md"]
 
 
 PROBES = """
