@@ -14,7 +14,7 @@ from models import TinyTen
 from utils.cli.commands import align_command, command, curve_command, explain, made_with
 from utils.errors import FileError, UserError
 from utils.storage.files import load_checkpoint, save_array, save_checkpoint
-from utils.storage.layout import USUAL, Layout, Name, Variant, partial, read_name, rolling, tag
+from utils.storage.layout import USUAL, Layout, Name, Variant, kept, partial, read_name, rolling, tag
 from utils.storage.matches import load_match, match_networks, padded_rows
 
 ALIGNMENTS = ("", "corr", "w2_pre", "w2_post", "pam_", "pam_corr", "pam_w2_post", "mine", "my_own-2", "a_seeds_b")
@@ -412,6 +412,20 @@ def test_pam_makes_no_matches_but_its_own(tmp_path):
     error = FileError(layout.match("corr", 1, 2), "does not exist", "make")
     made, args = parsed(explain(error, flags, "training/train_curve_pam.py"))
     assert written_by(made, args) == error.path
+
+
+def test_what_pam_learns_is_told_as_its_run_has_it(tmp_path):
+    """Also of one under way, whatever epochs of it were kept."""
+    layout = Layout(tmp_path, "TinyTen", "bars")
+    stem = layout.curve_stem("pam_corr", 1, 2)
+    first = stem.with_name(f"{stem.name}_perm1")
+    settings = {"outer_iters": 2, "inner_iters_perm": 20, "lr": 0.5, "epochs_model": 9}
+    for path in (kept(first, 10), rolling(first)):
+        save_checkpoint(path, {"epoch": 10, "model_state": {"w": torch.ones(1)}, "settings": settings})
+    flags = flags_of("evaluation/eval_curve.py", "--root", tmp_path)
+    for path in (layout.match("pam_corr", 1, 2), layout.correlation("pam_corr", "aligned", 1, 2)):
+        _, args = parsed(explain(FileError(path, "does not exist", "make"), flags))
+        assert (args.outer_iters, args.inner_iters_perm, args.lr) == (2, 20, 0.5)
 
 
 def test_errors_that_say_it_all(tmp_path):

@@ -24,6 +24,7 @@ from utils.storage.layout import (
     Layout,
     Name,
     Variant,
+    kept,
     kept_epochs,
     model_folder,
     partial,
@@ -178,13 +179,6 @@ MAKERS = {
     "curve": ("train_curve.py", "train_curve_adversarial.py", "train_curve_pam.py"),
     "curve_history": ("train_curve.py", "train_curve_adversarial.py", "train_curve_pam.py"),
     "match": ("align_models.py", "align_googlenet.py", "align_models_w2.py", "align_many.py", "train_curve_pam.py"),
-    "correlation": (
-        "align_models.py",
-        "align_googlenet.py",
-        "align_models_w2.py",
-        "align_many.py",
-        "train_curve_pam.py",
-    ),
     "matrices": ("align_models.py", "align_googlenet.py", "align_models_w2.py"),
     "evaluated": ("eval_curve.py", "eval_adversarial_curve.py"),
     "ensemble": ("eval_curve.py",),
@@ -192,6 +186,7 @@ MAKERS = {
     "plane_with_curve": ("eval_plane_with_curve.py",),
     "plane_with_alignment": ("eval_plane_with_alignment.py",),
 }
+MAKERS["correlation"] = MAKERS["match"]
 
 
 def explain(error: UserError, flags: Mapping[str, object], script: str = "") -> str:
@@ -241,6 +236,7 @@ def _with_settings(made: str, settings: Mapping[str, object]) -> str:
 FLAGS_OF_TABLES = ("batch_size", "precision", "bn_images", "attack", "num_points", "eval_train", "repair")
 FLAGS_OF_RUNS = ("batch_size", "precision", "lr", "wd", "lr_decay", "lr_drop")
 FLAGS_OF_RUNS += ("momentum", "epsilon", "attack_step", "attack_steps", "fix_start", "fix_end", "init_linear_off")
+FLAGS_OF_RUNS += ("outer_iters", "inner_iters_perm")
 
 
 def _table_begun(path: Path) -> dict[str, object]:
@@ -255,8 +251,13 @@ def _run_begun(path: Path, name: Name) -> dict[str, object]:
     """The flags of the run under way that is to end with the checkpoint at `path`; {} if there is none."""
     if name.kind not in ("endpoint", "curve") or name.epoch is None:
         return {}
+    return _told_by(rolling(path.with_name(path.name.removesuffix(f"-{name.epoch}.pt"))))
+
+
+def _told_by(checkpoint: Path) -> dict[str, object]:
+    """The flags of the run that left a checkpoint; {} if it tells none, or is not there."""
     with contextlib.suppress(UserError, OSError, KeyError):
-        settings = load_checkpoint(rolling(path.with_name(path.name.removesuffix(f"-{name.epoch}.pt"))))["settings"]
+        settings = load_checkpoint(checkpoint)["settings"]
         return {flag: settings[flag] for flag in FLAGS_OF_RUNS if flag in settings}
     return {}
 
@@ -372,10 +373,10 @@ def _maker(name: Name, flags: Mapping[str, object]) -> str | None:
         stem = _layout(name, flags).curve_stem(name.alignment, *name.seeds, name.variant)
         lengths = (name.epoch, *(flags.get(flag) for flag in ("epochs_curve", "inner_iters_phi", "epochs")))
         lengths += tuple(kept_epochs(stem)[-1:])
-        if learned := kept_epochs(stem.with_name(f"{stem.name}_perm1"))[-1:]:
-            where["inner_iters_perm"] = learned[0]
         epochs = next((length for length in lengths if length and isinstance(length, int)), epochs_model)
-        return curve_command(flags, name.alignment, epochs, **where)
+        made, first = curve_command(flags, name.alignment, epochs, **where), stem.with_name(f"{stem.name}_perm1")
+        there = (rolling(first), *(kept(first, epoch) for epoch in kept_epochs(first)[-1:]))
+        return _with_settings(made, next(filter(None, map(_told_by, there)), {}))  # of PAM's first phase
     where["alignment"] = "" if name.alignment == "null" else name.alignment
     if name.kind == "plane_with_alignment":
         return command("evaluation/eval_plane_with_alignment.py", flags, **where)
