@@ -164,7 +164,14 @@ def test_in_grey_print_dark_is_positive():
 
 
 @pytest.mark.parametrize(
-    "changes", [{"order_1": np.array([0, 0, 1])}, {"order_1": np.arange(2)}, {"correlations_0": np.ones((2, 3))}]
+    "changes",
+    [
+        {"order_1": np.array([0, 0, 1])},
+        {"order_1": np.arange(2)},
+        {"order_1": np.arange(3.0)},
+        {"correlations_0": np.ones((2, 3))},
+        {"labels": np.array([])},
+    ],
 )
 def test_what_is_no_matrix_is_refused(changes, tmp_path):
     layout = Layout(tmp_path, "TinyTen", "CIFAR10")

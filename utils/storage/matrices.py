@@ -48,11 +48,13 @@ def layers_in(path: Path, arrays: Mapping[str, np.ndarray]) -> list[Layer]:
         names = f"correlations_{number}", f"order_{number}"
         check_shapes(arrays, dict(zip(names, (("channels", "channels"), ("channels",)), strict=True)))
         correlations, order = (arrays[name] for name in names)
-        if not np.array_equal(np.sort(order), np.arange(len(order))):
+        if order.dtype.kind not in "iu" or not np.array_equal(np.sort(order), np.arange(len(order))):
             raise ValueError(f"{names[1]} is not a permutation")
         return Layer(label, correlations, order)
 
     def parse() -> list[Layer]:
-        return [layer(number, str(label)) for number, label in enumerate(arrays["labels"])]
+        if not (layers := [layer(number, str(label)) for number, label in enumerate(arrays["labels"])]):
+            raise ValueError("it has no layers")
+        return layers
 
     return read(path, "a file of correlation matrices", parse)
