@@ -243,7 +243,7 @@ def speeds(device: torch.device, rounds: int, side: int = SIDE) -> dict[str, flo
     return found
 
 
-def rows_of(steps: Steps, known: Row, of: Epochs, flop: Mapping[str, float], rounds: int) -> Iterator[Row]:
+def rows_of(steps: Steps, known: Row, of: Epochs, flop: Mapping[str, float | None], rounds: int) -> Iterator[Row]:
     """A row a step: what is `known` of all, and what was measured, or why it failed."""
     device = of.few.device
     for name, step in steps.items():
@@ -257,10 +257,13 @@ def rows_of(steps: Steps, known: Row, of: Epochs, flop: Mapping[str, float], rou
         yield row
 
 
-def flop_of(steps: Steps, of: Epochs) -> dict[str, float]:
-    """Operations of each step: an epoch has no others."""
-    with quietly():
-        return {name: operations(lambda step=step: step(of.few)) / of.first for name, step in steps.items()}
+def flop_of(steps: Steps, of: Epochs) -> dict[str, float | None]:
+    """Operations of each step: an epoch has no others. None where a step fails, which its row tells."""
+    found: dict[str, float | None] = dict.fromkeys(steps)
+    for name, step in steps.items():
+        with contextlib.suppress(Exception), quietly():
+            found[name] = operations(lambda step=step: step(of.few)) / of.first
+    return found
 
 
 def network_rows(
@@ -301,7 +304,8 @@ def cells(row: Row, fastest: Mapping[str, float] | None) -> list[str]:
     share = None if busy is None else 100 * busy / time
     told = [f"{1e3 * time:.2f}", *(shown(row[name], ".0f") for name in ("kernels", "starts"))]
     told += [shown(row["waits"], ".2f"), shown(share, ".0f", " %"), shown(row["memory"], ",.0f")]
-    return [*first, *told, f"{time * fastest[row['precision']] / row['flop']:.2f}×" if fastest else ""]
+    over = time * fastest[row["precision"]] / row["flop"] if fastest and row["flop"] else None
+    return [*first, *told, shown(over, ".2f", "×")]
 
 
 def shown(value: float | None, form: str, unit: str = "") -> str:

@@ -162,8 +162,13 @@ def test_a_step_that_fails_leaves_the_others(embedded, capsys):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
 
     known = {"network": "TinyTen", "images": 8, "precision": "fp32", "compiled": False}
-    steps, flop = {"training": fail, "test": lambda images: None}, {"training": 1.0, "test": 1.0}
-    first, second = gpu.rows_of(steps, known, gpu.epochs(embedded, 8, 1), flop, 1)
+    steps, of = (
+        {"training": fail, "test": lambda images: torch.ones(2, 3) @ torch.ones(3, 4)},
+        gpu.epochs(embedded, 8, 1),
+    )
+    flop = gpu.flop_of(steps, of)
+    assert flop == {"training": None, "test": 2 * 2 * 3 * 4}
+    first, second = gpu.rows_of(steps, known, of, flop, 1)
     assert "| failed: CUDA out of memory. Tried to allocate 2.00 GiB. |" in capsys.readouterr().out
     assert "failed" in first
     assert second["seconds"] < 1
@@ -180,6 +185,7 @@ RECORD = {
         ROW | MEASURED,
         ROW | MEASURED | {"precision": "bf16", "compiled": True},
         ROW | dict.fromkeys(MEASURED) | {"seconds": 0.004},
+        ROW | dict.fromkeys(MEASURED) | {"seconds": 0.004, "flop": None},
         ROW | {"network": "ResNet32", "failed": "out of memory"},
     ],
 }
@@ -194,6 +200,7 @@ def test_the_table(tmp_path):
         "| training | 1,024 | fp32 | 4.00 | 83 | 80 | 0.00 | 75 % | 1,234 | 2.00× |",
         "| training | 1,024 | bf16 compiled | 4.00 | 83 | 80 | 0.00 | 75 % | 1,234 | 8.00× |",
         "| training | 1,024 | fp32 | 4.00 |  |  |  |  |  | 2.00× |",
+        "| training | 1,024 | fp32 | 4.00 |  |  |  |  |  |  |",
         "### ResNet32",
         "| training | 1,024 | fp32 | failed: out of memory |  |  |  |  |  |  |",
     ]
