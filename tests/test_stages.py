@@ -17,9 +17,11 @@ from stages import REPOSITORY, STAGES, fails, run, run_as_process
 from models import MODELS
 from utils.attack import Attack
 from utils.curves import midpoint
+from utils.images import Samples
 from utils.measuring import evaluate
-from utils.storage.files import load_note, save_arrays
-from utils.storage.layout import Layout
+from utils.storage.files import load_note, save_array, save_arrays
+from utils.storage.layout import Layout, kept, rolling
+from utils.storage.runs import Run
 
 
 def test_published_files(trained):
@@ -179,6 +181,10 @@ def test_pam(small, workspace, capsys):
     capsys.readouterr()
     run("training/train_curve_pam.py", *small, *flags)
     assert load_note(measured)["settings"]["taken"] == taken  # nothing was learned anew
+    aligned = np.load(measured)
+    save_array(measured, aligned + 1, {"settings": {"sources": {"match": "another"}}})
+    run("training/train_curve_pam.py", *small, *flags)
+    np.testing.assert_array_equal(np.load(measured), aligned)
     measured.unlink()
     drawn = ["--root", workspace, "--dataset", "bars", "--alignment", "pam_null"]
     code, line = fails(capsys, "visualization/layerwise_mean_correlation/viz_align_models.py", *drawn)
@@ -189,6 +195,19 @@ def test_pam(small, workspace, capsys):
     printed = capsys.readouterr().out
     assert "This run is finished" in printed
     assert "epoch 1" not in printed
+
+
+def test_of_pam_only_a_whole_phase_tells_what_it_took(tmp_path, monkeypatch):
+    stage = importlib.import_module("training.train_curve_pam")
+    monkeypatch.setattr(stage.pam, "learn_permutations", lambda *_: [])
+    phase = Run(tmp_path / "curve_perm1", {}, 9, 5, tmp_path / "history.npz")
+    images = Samples(torch.ones(1, 2), torch.zeros(1))
+    ((took,),) = stage.learn(None, images, phase, False)[1:]
+    assert took["seconds"] >= 0
+    for begun in (kept(phase.stem, 5), rolling(phase.stem)):
+        begun.touch()
+        assert stage.learn(None, images, phase, False)[1] == []
+        begun.unlink()
 
 
 def test_robust_stages(small, workspace, capsys):

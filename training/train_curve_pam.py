@@ -26,8 +26,8 @@ from utils.inputs import check_input
 from utils.matching import correlations_before_and_after
 from utils.permutations import compose, identity, permute, rows_from_permutations
 from utils.storage import sources
-from utils.storage.files import expect_writable, hold, save_array, save_checkpoint
-from utils.storage.layout import Layout, Variant, rolling, tag
+from utils.storage.files import expect_writable, hold, load_note, save_array, save_checkpoint
+from utils.storage.layout import Layout, Variant, kept_epochs, rolling, tag
 from utils.storage.loading import expect_pair, load_pair, load_permutations, new_network, spec_of
 from utils.storage.matches import save_match
 from utils.storage.runs import Run
@@ -88,7 +88,7 @@ def main(args):
     matches = [layout.match(iteration, *seeds, variant) for iteration in (*iterations, name)]
     means = [layout.correlation(name, which, *seeds, variant) for which in ("unaligned", "aligned")]
     distributed.from_main(lambda: hold(stem))  # until its last phase, which has this name, is done
-    is_there, is_measured = distributed.from_main(lambda: found(stem, history_file, matches, means, args.overwrite))
+    is_there = distributed.from_main(lambda: found(stem, history_file, matches, means, args.overwrite))
     # A later phase depends on where an earlier one ended.
     later = ("inner_iters_phi",) if args.outer_iters > 1 else ()
     settings = kept.of_run(vars(args), *SETTINGS, *later) | {"images": data.digest}
@@ -124,7 +124,7 @@ def main(args):
             permutations = compose(spec, permutations, order)
             made_for, rows = list(map(network_digest, networks)), rows_from_permutations(spec, permutations)
             save_match(match, rows, made_for, replaces=means)
-        if match is matches[-1] and not is_measured:
+        if match is matches[-1]:
             made_of = sources.digests(sources.behind(layout, seeds, args.epochs_model, name, 0, variant))
             more = {"sources": made_of, "taken": in_all(taken, matches)}
             save_correlations(means, networks, spec, permutations, data.test, settings | more)
@@ -162,7 +162,7 @@ def learn(task, images, phase, compiled, **how):
     """The permutations that a phase learns, and what that took, in a list: nothing if an earlier start did a part."""
     if compiled:
         task.soft.compile()
-    is_new = not rolling(phase.stem).exists() and not phase.checkpoint.exists()
+    is_new = not rolling(phase.stem).exists() and not kept_epochs(phase.stem)
     with usage(images.device) as took:
         order = pam.learn_permutations(task, images, phase, **how)
     return order, [took] if is_new else []
@@ -177,7 +177,9 @@ def in_all(taken, phases):
 
 
 def save_correlations(files, networks, spec, permutations, images, settings):
-    """How well matched channels correlate on these images, layer by layer, before and after."""
+    """How well matched channels correlate on these images, layer by layer, before and after; if that is not there."""
+    if distributed.from_main(lambda: all(are_of(file, settings["sources"]) for file in files)):
+        return
     note = {"networks": list(map(network_digest, networks)), "settings": settings}
     for network in networks:
         network.to(images.device, memory_format=memory_format(images.device))
@@ -186,15 +188,19 @@ def save_correlations(files, networks, spec, permutations, images, settings):
         save_array(file, values, note)
 
 
+def are_of(file, made_of):
+    """Whether correlations are there, and of these networks and this match."""
+    return file.exists() and load_note(file).get("settings", {}).get("sources") == made_of
+
+
 def found(stem, history, matches, means, overwrite):
-    """Which matches an earlier run left, and whether it measured the last; to overwrite, all is removed first."""
+    """Which matches an earlier run left; to overwrite, all is removed first."""
     if overwrite:
         left = [history, *(path for kind in ("perm", "phi") for path in of_phases(history, kind))]
         left += [*stem.parent.glob(f"{stem.name}-*.pt"), *of_phases(stem, "perm"), *of_phases(stem, "phi")]
         for path in [*left, *means, *matches, *(match.with_suffix(".json") for match in matches)]:
             path.unlink(missing_ok=True)
-    is_there = [match.exists() for match in matches]
-    return is_there, is_there[-1] and all(path.exists() for path in means)
+    return [match.exists() for match in matches]
 
 
 def of_phases(path, kind):
