@@ -19,6 +19,7 @@ from utils.attack import Attack
 from utils.curves import midpoint
 from utils.images import Samples
 from utils.measuring import evaluate
+from utils.reporting import provenance
 from utils.storage.files import load_note, save_array, save_arrays
 from utils.storage.layout import Layout, kept, rolling
 from utils.storage.runs import Run
@@ -178,6 +179,9 @@ def test_pam(small, workspace, capsys):
     assert (np.load(measured) != before).any()
     taken = load_note(measured)["settings"]["taken"]
     assert taken["seconds"] > 0
+    for result in (measured, layout.evaluated("pam_null", 1, 2, 2)):
+        (behind,) = (step for step in provenance.steps(layout, result) if step.script == "training/train_curve_pam.py")
+        assert [behind.flags[f"inner_iters_{phase}"] for phase in ("perm", "phi")] == [3, 2]
     capsys.readouterr()
     run("training/train_curve_pam.py", *small, *flags)
     assert load_note(measured)["settings"]["taken"] == taken  # nothing was learned anew

@@ -9,7 +9,7 @@ from utils.errors import UserError
 from utils.reporting import results
 from utils.storage import sources
 from utils.storage.files import load_checkpoint
-from utils.storage.layout import Layout, Name, read_name
+from utils.storage.layout import Layout, Name, Variant, kept, kept_epochs, read_name
 from utils.storage.originals import load_arrays, stand_in
 
 
@@ -59,9 +59,14 @@ def steps(layout: Layout, path: Path) -> list[Step]:
             for match, seed in zip(("match", "match_c"), name.seeds[1:], strict=False):
                 files[match] = stand_in(layout.match(start, name.seeds[0], seed))
         found += [_matched(files[match]) for match in ("match", "match_c") if match in files]
-        if "curve" in files:
-            script, length = ("train_curve_pam.py", "inner_iters_phi") if is_of_pam else ("train_curve.py", "epochs")
-            found.append(_trained(files["curve"], script, {length: name.epoch}))
+        own = Variant(name.variant.seed)  # of the curve with which PAM finds a match
+        is_own = is_of_pam and bool(name.epoch) and name.variant == own
+        if is_of_pam and len(name.seeds) == 2:
+            stem = layout.curve_stem(name.alignment, *name.seeds, own)
+            lengths = [name.epoch] if is_own else kept_epochs(stem)[-1:]
+            found += [_trained(kept(stem, n), "train_curve_pam.py", {"inner_iters_phi": n}) for n in lengths]
+        if "curve" in files and not is_own:
+            found.append(_trained(files["curve"], "train_curve.py", {"epochs": name.epoch}))
     if name.kind in EVALUATIONS:
         found.append(_step(EVALUATIONS[name.kind], _of_path(name, layout), settings))
     return [step for step in found if step is not None]
