@@ -74,6 +74,10 @@ def test_what_alignment_took(layout, tmp_path):
     assert float(rows["line, aligned", "memory", ""]["mean"]) == 70
     assert ("line, unaligned", "seconds", "") not in rows
     assert ("curve, aligned", "seconds", "") not in rows
+    save_array(layout.match("corr", 3, 4), np.zeros((2, 2), np.int64))
+    settings = {"epochs": 250, "sources": {"match": "of another"}, "taken": {"seconds": 5.0, "memory": 70.0}}
+    save_array(path, np.load(path), {"settings": settings})
+    assert float(compare(tmp_path)["line, aligned", "seconds", ""]["mean"]) == 3
 
 
 def test_what_a_method_makes_least(layout, tmp_path):

@@ -112,9 +112,14 @@ def _measured(series: paths.Series, pair: paths.Pair) -> list[tuple[paths.Series
 
 
 def _taken(series: paths.Series, pair: paths.Pair) -> dict[str, float]:
-    """What finding the match took, if it was found by a stage that tells."""
+    """What finding the match that is there took, if it was found by a stage that tells."""
     path = series.layout.correlation(series.alignment, "aligned", *pair, series.variant_of(pair))
-    taken = results.noted_settings(path).get("taken") if path.exists() else None
+    settings = results.noted_settings(path) if path.exists() else {}
+    try:
+        results.expect_current(series.layout, path, settings)
+    except UserError:
+        return {}
+    taken = settings.get("taken")
     return taken if isinstance(taken, dict) else {}
 
 
