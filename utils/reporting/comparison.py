@@ -24,6 +24,7 @@ DISTANCES = {
     "w2_post": ("activation_distance", "L2 distance of activations"),
     "w2_pre": ("preactivation_distance", "L2 distance before activation"),
 }
+OF_METHODS = [quantity for quantity, _ in DISTANCES.values()]
 # What finding a match took; of PAM, its permutation phases
 COSTS = {"seconds": "seconds to align", "memory": "memory to align (MB)"}
 
@@ -58,10 +59,14 @@ def build(root: Path, selection: paths.Selection) -> tables.Table:
     if table.rows:
         table.notes.append(
             "The distance is that of all parameters, which weight matching makes least; the correlation, which corr "
-            "makes greatest on its images, is the mean over layers and channels, on test images. The distance of "
-            "activations, which matching by L2 makes least, is a root mean square, and the mean over layers. With "
-            "interpolated statistics, batch norm's are the means of the ends' own, weighted by t."
+            "makes greatest on its images, is the mean over layers and channels, on test images. With interpolated "
+            "statistics, batch norm's are the means of the ends' own, weighted by t."
         )
+        if any(column.quantity in OF_METHODS for column in table.columns):
+            table.notes.append(
+                "The distance of activations, which matching by L2 makes least, is a root mean square over channels and "
+                "test images, and the mean over layers."
+            )
     return table
 
 
