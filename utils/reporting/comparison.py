@@ -64,8 +64,8 @@ def build(root: Path, selection: paths.Selection) -> tables.Table:
         )
         if any(column.quantity in OF_METHODS for column in table.columns):
             table.notes.append(
-                "The distance of activations, which matching by L2 makes least, is a root mean square over channels and "
-                "test images, and the mean over layers."
+                "The distance of activations, which matching by L2 makes least, is a root mean square over channels "
+                "and test images, and the mean over layers."
             )
     return table
 
