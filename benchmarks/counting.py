@@ -212,7 +212,7 @@ def pam_flops(
     batch_size: int,
     val_freq: Sequence[int | None],
 ) -> int:
-    """Both phases, and between them the rounding, of which the most is counted that it may try."""
+    """Both phases, and between them the rounding, of which the most is counted that it may try; then correlations."""
     phi = torch.zeros_like(curve.row(0))
     task = pam.PermutationTask(curve, permutation_spec(curve.base, proof=False), curve.base.state_dict(), phi)
     soft_epoch = passes(training_step(task), images, mixes=True)(images.train, batch_size)
@@ -228,7 +228,8 @@ def pam_flops(
     times = sum(validations(epochs, frequency) for epochs, frequency in phases)
     validation = times * curve_validation(curve.base, images, batch_size) if times else 0
     epochs = inner_iters_perm * soft_epoch + inner_iters_phi * curve_epoch
-    return outer_iters * (epochs + rounding + validation)
+    correlated = comparison(curve.base, images, batch_size)[1](images.test, batch_size)
+    return outer_iters * (epochs + rounding + validation) + correlated
 
 
 def evaluation_flops(
