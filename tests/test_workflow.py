@@ -21,8 +21,8 @@ SNAKEMAKE = ["-m", "snakemake", "--directory", REPOSITORY, "--snakefile", REPOSI
 # Jobs of each kind: pairs, networks, datasets and alignments multiplied out
 JOBS = {
     "demo": {"images": 1, "network": 2, "match": 1, "curve": 2, "evaluation": 4},
-    # 3 matches by each of corr, w2_post and weight; 4 curves a pair, 2 lines beside them, and 4 more
-    "cifar10-cpu": {"images": 1, "network": 6, "match": 9, "curve": 6, "pam": 6, "evaluation": 3 * (4 + 2 + 4)},
+    # 3 matches by each of corr and weight; 4 curves a pair, 2 lines beside them, and 3 more
+    "cifar10-cpu": {"images": 1, "network": 6, "match": 6, "curve": 6, "pam": 6, "evaluation": 3 * (4 + 2 + 3)},
     # 3 models × 3 datasets × 6 seeds, plain and robust. 5 curves: of 3 pairs with one seed, of 2 with another.
     "paper": {
         "images": 3,
@@ -73,7 +73,7 @@ def test_dry_runs(preset, tmp_path):
             assert epochs in (0, robust if "adversarial" in script else 250)
             assert args.epochs_model == (200 if "adversarial" in script else 250)
             assert args.seed in (1, {1: 1, 3: 2, 5: 3}[args.seed_a])
-    others = {"paper": {"w2_pre", "w2_post"}, "cifar10-cpu": {"w2_post", "weight"}}
+    others = {"paper": {"w2_pre", "w2_post"}, "cifar10-cpu": {"weight"}}
     assert matches == {"corr", *others.get(preset, ())}
 
 
