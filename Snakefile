@@ -210,6 +210,7 @@ def twin(wildcards):
 
 rule all:
     input:
+        ALL,  # so that what a preset names anew is made, although there is a report
         ROOT + "/figures/report.html",
 
 

@@ -131,6 +131,7 @@ def test_a_small_experiment(tmp_path, data_path, warm_python):
     assert "Nothing to be done" in str(snakemake("-n", "--configfile", preset))
     lost = next((tmp_path / "runs/model_data/curves").rglob("curve_align_corr_*-1.npz"))
     lost.unlink()
+    assert re.search(r"^evaluation +1$", snakemake("-n", "--configfile", preset).stdout, re.MULTILINE)
     shutil.rmtree(tmp_path / "runs/figures")
     shutil.rmtree(tmp_path / "runs/images")
     dry = snakemake("-n", "--configfile", preset).stdout
