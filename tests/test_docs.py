@@ -368,7 +368,8 @@ def test_the_map_names_every_module():
     [
         (README, "demo/table_FashionMNIST10k_TinyTen.md"),
         (README, "demo/comparison_FashionMNIST10k_TinyTen.md"),
-        (README, "cifar10-cpu/table_cifar10-jpeg_TinyTen.md"),
+        (README, "cifar10-cpu/comparison_cifar10-jpeg_TinyTen.md"),
+        ("docs/many-machines.md", "cifar10-cpu/table_cifar10-jpeg_TinyTen.md"),
         (README, "networks/summary.md"),
         ("docs/workflow.md", "demo/table_FashionMNIST10k_TinyTen_pam.md"),
         ("docs/workflow.md", "demo/robust_table_FashionMNIST10k_TinyTen.md"),
