@@ -258,7 +258,7 @@ def table(counts: Mapping[tuple, int], costs: Mapping[tuple, int]) -> str:
 def main(args):
     preset = read_preset(args.preset)
     counts = count_stages(preset)
-    models = [*preset["alignments"], *preset.get("robust_alignments", {})]
+    models = [model for kind in ("alignments", "lines", "robust_alignments") for model in preset.get(kind, {})]
     ordered = sorted(counts, key=lambda key: (models.index(key[1]), list(preset["datasets"]).index(key[2])))
     progress = tqdm(ordered, "counting", disable=None, leave=False)
     costs = {key: stage_flops(preset, *key) for key in progress}
