@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, workflow.basedir)
-from utils.storage.layout import model_folder, model_of
+from utils.stages.layout import model_folder, model_of
 
 if not config:
     raise WorkflowError("name a preset, as in: snakemake --configfile presets/demo.yaml --cores all")

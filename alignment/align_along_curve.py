@@ -9,24 +9,23 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.cli import start
+from utils.stages import start
 
 start.quietly()
 
-from utils.cli import commands, flags, kept, machine, places, process, types
-from utils.datasets import load_data
 from utils.devices import memory_format
-from utils.inputs import check_input
 from utils.matching import align, cross_correlations, each_by_itself, mean_correlations
 from utils.permutations import identity, row_labels, rows_from_permutations
 from utils.progress import track
 from utils.repair import preparing
-from utils.storage import sources
-from utils.storage.files import expect_writable
-from utils.storage.layout import Layout, Variant
-from utils.storage.loading import expect_curve, load_curve, spec_of
-from utils.storage.matches import padded_rows
-from utils.storage.tables import GrowingTable
+from utils.stages import commands, flags, kept, machine, places, process, sources, types
+from utils.stages.datasets import load_data
+from utils.stages.files import expect_writable
+from utils.stages.inputs import check_input
+from utils.stages.layout import Layout, Variant
+from utils.stages.loading import expect_curve, load_curve, spec_of
+from utils.stages.matches import padded_rows
+from utils.stages.tables import GrowingTable
 
 # As the point is; permuted to match the end; and with each activation matched on its own, where some share a stream
 WHICH = ("unaligned", "aligned", "noid")

@@ -11,25 +11,24 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.cli import start
+from utils.stages import start
 
 start.quietly()
 
-from utils.cli import commands, defaults, flags, kept, machine, places, process, types
 from utils.curves import network_digest
-from utils.datasets import load_data
 from utils.devices import memory_format
-from utils.inputs import check_input
 from utils.many import align_many, mean_state, pairwise
 from utils.matching import correlations_before_and_after
 from utils.measuring import measure
 from utils.permutations import permute, rows_from_permutations
 from utils.progress import track
-from utils.storage import sources
-from utils.storage.files import expect, expect_writable, save_array
-from utils.storage.layout import Layout
-from utils.storage.loading import load_endpoint, spec_of
-from utils.storage.matches import save_match
+from utils.stages import commands, defaults, flags, kept, machine, places, process, sources, types
+from utils.stages.datasets import load_data
+from utils.stages.files import expect, expect_writable, save_array
+from utils.stages.inputs import check_input
+from utils.stages.layout import Layout
+from utils.stages.loading import load_endpoint, spec_of
+from utils.stages.matches import save_match
 
 
 def parse_args(argv=None):

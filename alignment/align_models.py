@@ -8,26 +8,25 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.cli import start
+from utils.stages import start
 
 start.quietly()
 
 import torch
 
-from utils.cli import aliases, commands, defaults, flags, kept, machine, places, process, types
 from utils.curves import network_digest
-from utils.datasets import load_data
 from utils.devices import memory_format
-from utils.inputs import check_input
 from utils.matching import align_on, cross_moments, mean_distances
 from utils.permutations import identity, row_labels, rows_from_permutations
-from utils.storage import sources
-from utils.storage.files import expect_writable, save_array
-from utils.storage.layout import Layout
-from utils.storage.loading import expect_pair, load_endpoint, load_permutations, spec_of
-from utils.storage.matches import save_match
-from utils.storage.matrices import save_matrices
-from utils.storage.originals import stand_in
+from utils.stages import aliases, commands, defaults, flags, kept, machine, places, process, sources, types
+from utils.stages.datasets import load_data
+from utils.stages.files import expect_writable, save_array
+from utils.stages.inputs import check_input
+from utils.stages.layout import Layout
+from utils.stages.loading import expect_pair, load_endpoint, load_permutations, spec_of
+from utils.stages.matches import save_match
+from utils.stages.matrices import save_matrices
+from utils.stages.originals import stand_in
 
 
 def parse_args(argv=None, description=__doc__, model=None, method="corr"):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.cli import start
+from utils.stages import start
 
 start.quietly()
 
@@ -17,14 +17,14 @@ import json
 import torch
 
 import models
-from utils.cli import process, types
-from utils.cli.commands import REPOSITORY
-from utils.cli.parsing import Parser
 from utils.errors import FileError, UserError, first_line
 from utils.permutations import row_labels
-from utils.storage.files import load_array, write_atomically
-from utils.storage.layout import Layout
-from utils.storage.loading import spec_of
+from utils.stages import process, types
+from utils.stages.commands import REPOSITORY
+from utils.stages.files import load_array, write_atomically
+from utils.stages.layout import Layout
+from utils.stages.loading import spec_of
+from utils.stages.parsing import Parser
 from utils.symmetries.describing import describe, lines
 
 

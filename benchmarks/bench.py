@@ -23,9 +23,9 @@ import torch
 from benchmarks.bounds import machine, operations, product, shares, speed
 from benchmarks.compared import ATTACK, Conventional, Ours, Work, alignments, sizes
 from benchmarks.processes import by_processes
+from utils.cost import cost
 from utils.devices import keep_memory
-from utils.storage.files import write_atomically
-from utils.usage import usage
+from utils.stages.files import write_atomically
 
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "bench"
 MEMORY_IMAGES = (1_000, 10_000, 50_000)
@@ -76,7 +76,7 @@ def measure_memory(which: str, images: int) -> float:
     work = alignments(images)[which]
     alignments(128)[which]()  # so that what the libraries load at first use does not count
     keep_memory()
-    with usage() as taken:
+    with cost() as taken:
         work()
     return taken["memory"]
 

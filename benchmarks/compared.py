@@ -12,17 +12,17 @@ from benchmarks import conventional
 from models import MODELS, TinyTen, tinyten
 from utils import matching
 from utils.attack import Attack
+from utils.batches import Images
 from utils.curves import Curve
-from utils.datasets import REPOSITORY_DATA, Data, load_data
-from utils.fitting import fit, step_rates
-from utils.images import Images
 from utils.measuring import evaluate, reestimate_batch_norm
 from utils.outputs import cross_entropy
 from utils.pam import PermutationTask
 from utils.permutations import permutation_spec
 from utils.precision import autocast
-from utils.storage.runs import Run
+from utils.stages.datasets import REPOSITORY_DATA, Data, load_data
+from utils.stages.runs import Run
 from utils.tasks import CurveTask, NetworkTask
+from utils.training import fit, step_rates
 
 Work = Callable[[], object]
 

@@ -39,11 +39,10 @@ from benchmarks.counting import (
 )
 from evaluation import eval_adversarial_curve, eval_curve, eval_plane_with_alignment, eval_plane_with_curve
 from training import train_curve, train_curve_adversarial, train_curve_pam, train_model, train_model_adversarial
-from utils import datasets
-from utils.cli import process, types
-from utils.decoding import decode
 from utils.errors import FileError, UserError
-from utils.folders import listed
+from utils.stages import datasets, process, types
+from utils.stages.decoding import decode
+from utils.stages.folders import listed
 
 DATASETS = {
     "CIFAR10": Dataset(50_000, 10_000, (32, 32), 10),

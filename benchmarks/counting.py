@@ -16,12 +16,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from models import build
-from utils import datasets, matching, measuring, moments, pam
+from utils import activations, matching, measuring, pam
 from utils.attack import Attack
 from utils.curves import Curve
-from utils.fitting import Task
 from utils.permutations import permutation_spec
+from utils.stages import datasets
 from utils.tasks import CurveTask, NetworkTask
+from utils.training import Task
 
 # Tensors that claim to be on the CPU. They meet some of the stages' that are real: random draws, PAM's matrices.
 FAKE = FakeTensorMode(allow_non_fake_inputs=True)
@@ -162,13 +163,13 @@ def comparison(network: nn.Module, images: Dataset, batch_size: int) -> tuple[in
     spec = permutation_spec(network, proof=False)
     after, before = (
         passes(
-            lambda x, labels, before=before: moments.cross_moments(network, network, spec, [x], before=before),
+            lambda x, labels, before=before: activations.cross_moments(network, network, spec, [x], before=before),
             images,
         )
         for before in (False, True)
     )
     compared = min(datasets.ALIGNMENT_IMAGES, images.train)
-    ties = before(min(moments.TIE_IMAGES, compared), batch_size)
+    ties = before(min(activations.TIE_IMAGES, compared), batch_size)
     return after(compared, batch_size) + ties, after
 
 

@@ -33,21 +33,21 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.bounds import machine, operations, product, speed
 from benchmarks.compared import WEIGHT_DECAY, Work, embedded_data, network
 from models import MODELS
-from utils.cli import types
+from utils.activations import CHUNK, cross_moments
+from utils.batches import Images
+from utils.cost import cost
 from utils.curves import Curve
-from utils.datasets import Data
 from utils.devices import compile_options, describe, images_at_once, keep_memory, memory_format, why_unusable
 from utils.errors import first_line
-from utils.fitting import fit
-from utils.images import Images
 from utils.measuring import evaluate, reestimate_batch_norm
-from utils.moments import CHUNK, cross_moments
 from utils.pam import PermutationTask
 from utils.permutations import permutation_spec
 from utils.precision import set_products
-from utils.storage.files import write_atomically
+from utils.stages import types
+from utils.stages.datasets import Data
+from utils.stages.files import write_atomically
 from utils.tasks import CurveTask, NetworkTask
-from utils.usage import usage
+from utils.training import fit
 
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "bench"
 
@@ -207,7 +207,7 @@ def give_back(device: torch.device) -> None:
 
 
 def seconds(work: Work, device: torch.device) -> float:
-    with usage(device) as taken:
+    with cost(device) as taken:
         work()
     return taken["seconds"]
 

@@ -27,9 +27,9 @@ import torch
 from torch import nn
 
 from models import build
+from utils.activations import TIE, correlation_scores
 from utils.assignment import assign_groups
 from utils.errors import first_line
-from utils.moments import TIE, correlation_scores
 from utils.permutations import (
     PermutationSpec,
     axis_index,
@@ -40,10 +40,10 @@ from utils.permutations import (
     permute,
     places_of,
 )
-from utils.storage.files import write_atomically
+from utils.stages.files import write_atomically
 from utils.symmetries.proof import prove, random_like
 from utils.symmetries.running import copy_with, to_meta
-from utils.weight_matching import match_weights
+from utils.weights import match_weights
 
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "networks"
 

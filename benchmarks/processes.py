@@ -13,9 +13,9 @@ import torch
 
 from benchmarks.compared import Ours
 from utils import distributed
+from utils.cost import cost
 from utils.devices import keep_memory
 from utils.measuring import evaluate_curve
-from utils.usage import usage
 
 POINTS = (0.25, 0.75)
 LAUNCHER = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node")
@@ -36,7 +36,7 @@ def measure(images: int) -> dict[str, float]:
         }
         for name, (small, work) in works.items():
             small()  # what the libraries load at first use does not count
-            with usage() as used:
+            with cost() as used:
                 work()
             taken[name] = used["seconds"]
     return taken

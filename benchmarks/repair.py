@@ -20,18 +20,18 @@ import numpy as np
 import torch
 from torch import nn
 
-from utils.cli import process, types
 from utils.curves import Curve
-from utils.datasets import REPOSITORY_DATA, load_data
-from utils.fitting import fit, step_rates
 from utils.geometry import barrier
 from utils.matching import align
 from utils.measuring import evaluate
 from utils.permutations import permutation_spec, permute
 from utils.repair import repairing
-from utils.reporting import figures
-from utils.storage.files import write_atomically
+from utils.reports import figures
+from utils.stages import process, types
+from utils.stages.datasets import REPOSITORY_DATA, load_data
+from utils.stages.files import write_atomically
 from utils.tasks import NetworkTask
+from utils.training import fit, step_rates
 
 HIDDEN_LAYERS = 6
 POINTS = 5  # on each line, the ends included

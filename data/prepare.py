@@ -8,13 +8,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.cli import start
+from utils.stages import start
 
 start.quietly()
 
-from utils.cli import flags, process
-from utils.cli.parsing import Parser
-from utils.datasets import data_folder, prepare
+from utils.stages import flags, process
+from utils.stages.datasets import data_folder, prepare
+from utils.stages.parsing import Parser
 
 
 def parse_args(argv=None):

@@ -8,14 +8,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.cli import start
+from utils.stages import start
 
 start.quietly()
 
-from utils.cli import commands, flags, process
-from utils.reporting import comparison, figures, paths, results, tables
-from utils.storage.files import write_atomically
-from utils.storage.layout import model_folder
+from utils.reports import comparison, figures, paths, results, tables
+from utils.stages import commands, flags, process
+from utils.stages.files import write_atomically
+from utils.stages.layout import model_folder
 
 
 def parse_args(argv=None):

@@ -8,25 +8,24 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.cli import start
+from utils.stages import start
 
 start.quietly()
 
 import numpy as np
 
-from utils.cli import commands, flags, kept, places, process, types
-from utils.datasets import load_data
 from utils.devices import memory_format
 from utils.ensembles import evaluate_ensemble
-from utils.inputs import check_input
 from utils.measuring import batch_norm_layers, evaluate_path, measure, measure_as_it_is
 from utils.repair import preparing
-from utils.reporting.results import is_loss, summary
-from utils.storage import sources
-from utils.storage.files import expect_writable
-from utils.storage.layout import Layout, Variant
-from utils.storage.loading import expect_curve, load_curve, training_settings
-from utils.storage.tables import GrowingTable, write_csv
+from utils.reports.results import is_loss, summary
+from utils.stages import commands, flags, kept, places, process, sources, types
+from utils.stages.datasets import load_data
+from utils.stages.files import expect_writable
+from utils.stages.inputs import check_input
+from utils.stages.layout import Layout, Variant
+from utils.stages.loading import expect_curve, load_curve, training_settings
+from utils.stages.tables import GrowingTable, write_csv
 
 
 def parse_args(argv=None, description=__doc__, robust=False):

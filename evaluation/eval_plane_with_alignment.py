@@ -10,22 +10,21 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.cli import start
+from utils.stages import start
 
 start.quietly()
 
-from utils.cli import aliases, commands, flags, kept, places, process, types
 from utils.curves import Curve
-from utils.datasets import load_data
 from utils.devices import memory_format
-from utils.inputs import check_input
 from utils.measuring import evaluate_plane, measure, plane_of
 from utils.repair import repairing
-from utils.storage import sources
-from utils.storage.files import expect_writable
-from utils.storage.layout import Layout, tag
-from utils.storage.loading import expect_pair, load_endpoint, load_pair, new_network
-from utils.storage.tables import GrowingTable
+from utils.stages import aliases, commands, flags, kept, places, process, sources, types
+from utils.stages.datasets import load_data
+from utils.stages.files import expect_writable
+from utils.stages.inputs import check_input
+from utils.stages.layout import Layout, tag
+from utils.stages.loading import expect_pair, load_endpoint, load_pair, new_network
+from utils.stages.tables import GrowingTable
 
 # As fractions of the way from A to B, and of aligned B's height above it
 GRID = ((-0.05, 1.05), (-0.05, 1.05))

@@ -8,22 +8,21 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.cli import start
+from utils.stages import start
 
 start.quietly()
 
-from utils.cli import commands, flags, kept, places, process, types
-from utils.datasets import load_data
 from utils.devices import memory_format
 from utils.errors import UserError
-from utils.inputs import check_input
 from utils.measuring import evaluate_plane, measure_as_it_is, midpoint_height, plane_of
 from utils.repair import preparing
-from utils.storage import sources
-from utils.storage.files import expect_writable
-from utils.storage.layout import Layout, Variant
-from utils.storage.loading import expect_curve, load_curve
-from utils.storage.tables import GrowingTable
+from utils.stages import commands, flags, kept, places, process, sources, types
+from utils.stages.datasets import load_data
+from utils.stages.files import expect_writable
+from utils.stages.inputs import check_input
+from utils.stages.layout import Layout, Variant
+from utils.stages.loading import expect_curve, load_curve
+from utils.stages.tables import GrowingTable
 
 # As fractions of the way from A to B, and of the height above it of the curve's point t = ½
 GRID = ((-0.05, 1.05), (-0.10, 1.5))

@@ -8,23 +8,23 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.cli import start
+from utils.stages import start
 
 start.quietly()
 
 import torch
 
 from utils import distributed
-from utils.cli import flags, kept, places, process, types
-from utils.datasets import load_data
 from utils.devices import memory_format
 from utils.errors import UserError
-from utils.inputs import check_input
 from utils.measuring import evaluate
 from utils.repair import preparing
-from utils.storage.files import expect_writable, hold, save_checkpoint
-from utils.storage.layout import Layout, Variant
-from utils.storage.loading import expect_curve, load_curve
+from utils.stages import flags, kept, places, process, types
+from utils.stages.datasets import load_data
+from utils.stages.files import expect_writable, hold, save_checkpoint
+from utils.stages.inputs import check_input
+from utils.stages.layout import Layout, Variant
+from utils.stages.loading import expect_curve, load_curve
 
 
 def parse_args(argv=None):

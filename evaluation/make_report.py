@@ -9,13 +9,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.cli import start
+from utils.stages import start
 
 start.quietly()
 
-from utils.cli import commands, flags, process
-from utils.reporting import comparison, report, results, tables
-from utils.reporting.paths import Selection, evaluated
+from utils.reports import comparison, report, results, tables
+from utils.reports.paths import Selection, evaluated
+from utils.stages import commands, flags, process
 
 
 def parse_args(argv=None):

@@ -15,10 +15,10 @@ import warm
 from PIL import Image
 from stages import run
 
-from utils.datasets import Data, load_data
-from utils.images import Augmentation, Images, pack
-from utils.storage.files import save_array, save_arrays
-from utils.storage.layout import Layout
+from utils.batches import Augmentation, Images, pack
+from utils.stages.datasets import Data, load_data
+from utils.stages.files import save_array, save_arrays
+from utils.stages.layout import Layout
 
 # So that commands that are printed begin with `python`, whether or not an environment is active
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from utils.cli import process
+from utils.stages import process
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 STAGES = (

@@ -10,16 +10,16 @@ from conftest import randomize
 from stages import fails, run
 
 from models import MODELS
-from utils import weight_matching
+from utils import weights
+from utils.activations import correlation_scores
 from utils.assignment import assign_blocks, assign_groups, assigned_score, group_scores
 from utils.many import align_many, mean_state, pairwise
 from utils.matching import align
-from utils.moments import correlation_scores
 from utils.permutations import compose, identity, permutation_spec, permute
-from utils.reporting import provenance
-from utils.storage.layout import Layout
-from utils.storage.loading import load_permutations
-from utils.weight_matching import match_weights, weight_similarity
+from utils.reports import provenance
+from utils.stages.layout import Layout
+from utils.stages.loading import load_permutations
+from utils.weights import match_weights, weight_similarity
 
 
 def several(count=3):
@@ -64,7 +64,7 @@ def test_two_networks_are_a_pair(method, to):
 @pytest.mark.parametrize("method", ["corr", "weight"])
 def test_all_pairs_together_are_better_in_a_universe(method, monkeypatch):
     """The sum over all pairs of what is maximized; and no network alone can be bettered."""
-    monkeypatch.setattr(weight_matching, "ORDERS", 2)
+    monkeypatch.setattr(weights, "ORDERS", 2)
     all_, spec, batches = several()
     pairs = list(itertools.combinations(range(3), 2))
     scores = {(i, j): correlation_scores(all_[i], all_[j], spec, batches()) for i, j in pairs}

@@ -9,12 +9,12 @@ from stages import fails, run
 
 from models import build
 from utils import pam
-from utils.inputs import check_input
 from utils.outputs import cross_entropy, main_output
 from utils.permutations import permutation_spec, permutations_from_rows, permute
-from utils.storage.layout import Layout
-from utils.storage.loading import load_endpoint
-from utils.storage.matches import load_match
+from utils.stages.inputs import check_input
+from utils.stages.layout import Layout
+from utils.stages.loading import load_endpoint
+from utils.stages.matches import load_match
 
 VIT = """
 import torch

@@ -6,9 +6,9 @@ from torch.nn import functional as F
 
 from models import TinyTen
 from utils.attack import Attack
-from utils.cli.types import intensity
 from utils.measuring import evaluate, reestimate_batch_norm
 from utils.outputs import AUXILIARY_WEIGHT
+from utils.stages.types import intensity
 
 EPSILON = 16 / 255
 

@@ -11,11 +11,11 @@ import torch
 from stages import REPOSITORY, fails, stage
 
 from models import TinyTen
-from utils.cli.commands import align_command, command, curve_command, explain, made_with
 from utils.errors import FileError, UserError
-from utils.storage.files import load_checkpoint, save_array, save_checkpoint
-from utils.storage.layout import USUAL, Layout, Name, Variant, kept, partial, read_name, rolling, tag
-from utils.storage.matches import load_match, match_networks, padded_rows
+from utils.stages.commands import align_command, command, curve_command, explain, made_with
+from utils.stages.files import load_checkpoint, save_array, save_checkpoint
+from utils.stages.layout import USUAL, Layout, Name, Variant, kept, partial, read_name, rolling, tag
+from utils.stages.matches import load_match, match_networks, padded_rows
 
 ALIGNMENTS = ("", "corr", "w2_pre", "w2_post", "pam_", "pam_corr", "pam_w2_post", "mine", "my_own-2", "a_seeds_b")
 SEEDS = ((1, 2), (3, 4), (0, 11), (120, 7))

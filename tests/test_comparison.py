@@ -8,7 +8,7 @@ from conftest import write_results
 from stages import run
 
 from utils.errors import FileError
-from utils.storage.files import save_array, save_arrays
+from utils.stages.files import save_array, save_arrays
 
 BUMP = np.array([0, 0.1, 0.4, 0.7, 1, 0.6, 0.5, 0.1, 0])
 

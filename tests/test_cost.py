@@ -11,8 +11,8 @@ from benchmarks import cost, counting
 from models.tinyten import LAYERS
 from utils import measuring, pam
 from utils.attack import Attack
-from utils.datasets import REPOSITORY_DATA
 from utils.errors import UserError
+from utils.stages.datasets import REPOSITORY_DATA
 
 PRESETS = Path(__file__).resolve().parent.parent / "presets"
 IMAGES = counting.Dataset(train=1_000, test=100, size=(32, 32), classes=10)

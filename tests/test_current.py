@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 from stages import fails, run
 
-from utils.reporting import results
-from utils.storage import sources
-from utils.storage.files import load_note, save_arrays
-from utils.storage.layout import Layout
+from utils.reports import results
+from utils.stages import sources
+from utils.stages.files import load_note, save_arrays
+from utils.stages.layout import Layout
 
 PAIR = ["--epochs_model", 3, "--alignment", "corr"]
 

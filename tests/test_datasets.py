@@ -9,11 +9,11 @@ import torch
 from conftest import SIZE, write_image_folder
 from PIL import Image
 
-from utils import datasets, downloads, folders
-from utils.datasets import REPOSITORY_DATA, data_folder, known, load_data, prepare, why_no_name
-from utils.downloads import unpack_tiny_imagenet
+from utils.batches import Augmentation
 from utils.errors import FileError, UserError
-from utils.images import Augmentation
+from utils.stages import datasets, downloads, folders
+from utils.stages.datasets import REPOSITORY_DATA, data_folder, known, load_data, prepare, why_no_name
+from utils.stages.downloads import unpack_tiny_imagenet
 
 
 def load(name, folder=REPOSITORY_DATA, transform="TinyTen", **changes):

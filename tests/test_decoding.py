@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 from torchvision.transforms import v2
 
-from utils.decoding import decode, fitted
 from utils.errors import FileError
+from utils.stages.decoding import decode, fitted
 
 RANDOM = np.random.default_rng(0)
 COLOUR = RANDOM.integers(0, 256, (6, 8, 3), dtype=np.uint8)

@@ -15,19 +15,19 @@ from stages import fails, run, run_as_process
 from torch import nn
 
 from models import MODELS
-from utils import devices, distributed, fitting, moments, pam
+from utils import activations, devices, distributed, pam, training
 from utils.attack import Attack
 from utils.curves import Curve, FlatParameters, digest
-from utils.datasets import load_data
 from utils.ensembles import probabilities
-from utils.fitting import fit
 from utils.measuring import evaluate, reestimate_batch_norm
 from utils.pam import PermutationTask, path_loss, point_between
 from utils.permutations import permutation_spec
 from utils.precision import set_products
-from utils.storage.files import load_checkpoint, save_checkpoint
-from utils.storage.runs import Run
+from utils.stages.datasets import load_data
+from utils.stages.files import load_checkpoint, save_checkpoint
+from utils.stages.runs import Run
 from utils.tasks import CurveTask, NetworkTask
+from utils.training import fit
 
 needs_emulation = pytest.mark.skipif(emulated.MISSING is not None, reason=str(emulated.MISSING))
 
@@ -218,9 +218,9 @@ def test_a_comparison_of_activations_waits_once_a_chunk(monkeypatch, data_path):
     spec = permutation_spec(a)
 
     def waits(chunk):
-        monkeypatch.setattr(moments, "CHUNK", chunk)
+        monkeypatch.setattr(activations, "CHUNK", chunk)
         emulation.waits.clear()
-        moments.cross_moments(a, b, spec, images.batches(80))
+        activations.cross_moments(a, b, spec, images.batches(80))
         return emulation.waits.total()
 
     with emulated.rules(emulated.CUDA) as emulation:
@@ -293,7 +293,7 @@ def test_a_run_goes_on_with_an_optimizer_of_its_device(monkeypatch, tmp_path, da
     for fused in ((False, False), (True, False)):
         task, stem = task_of("network", "TinyTen", "cpu"), tmp_path / f"run{len(states)}"
         for epochs, is_fused in enumerate(fused, start=1):
-            monkeypatch.setattr(fitting, "has_fused_step", lambda parameters, it=is_fused: it)
+            monkeypatch.setattr(training, "has_fused_step", lambda parameters, it=is_fused: it)
             run = Run(stem, {"seed": 1}, epochs, 1, stem.with_suffix(".npz"), resume=epochs > 1)
             fit(task, train, run, rates=[0.01] * epochs, batch_size=2)
             (group,) = load_checkpoint(run.checkpoint)["optimizer_state"]["param_groups"]

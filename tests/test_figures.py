@@ -16,12 +16,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 from PIL import Image
 
-from utils.cli import process
 from utils.curves import CURVES
 from utils.errors import UserError
-from utils.reporting import figures, histories, paths, planes
-from utils.storage.files import save_array, save_arrays
-from utils.storage.layout import USUAL, Layout, Variant
+from utils.reports import figures, histories, paths, planes
+from utils.stages import process
+from utils.stages.files import save_array, save_arrays
+from utils.stages.layout import USUAL, Layout, Variant
 from visualization import viz_curve
 
 SCRIPTS = {
@@ -447,7 +447,7 @@ def test_drawing_leaves_the_look_of_other_figures_alone():
     code = """
 import sys, matplotlib
 before = dict(matplotlib.rcParams.copy())
-from utils.reporting import figures, report
+from utils.reports import figures, report
 with figures.style():
     figures.panels(1)
     assert matplotlib.rcParams["font.size"] == 8

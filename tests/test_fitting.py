@@ -14,13 +14,13 @@ from models import GoogLeNet, TinyTen
 from utils.attack import Attack
 from utils.curves import Curve
 from utils.errors import UserError
-from utils.fitting import fit, fit_curve, robust_rates, step_rates
 from utils.measuring import evaluate, evaluate_curve, reestimate_batch_norm
 from utils.outputs import cross_entropy
-from utils.storage.files import load_arrays, load_checkpoint
-from utils.storage.layout import kept, rolling
-from utils.storage.runs import Run
+from utils.stages.files import load_arrays, load_checkpoint
+from utils.stages.layout import kept, rolling
+from utils.stages.runs import Run
 from utils.tasks import CurveTask, NetworkTask, draw_t
+from utils.training import fit, fit_curve, robust_rates, step_rates
 
 
 @pytest.fixture(scope="module")

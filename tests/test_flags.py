@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from stages import REPOSITORY, STAGES, fails, run, run_as_process, stage
 
-from utils.cli import commands, types
-from utils.cli.flags import parse_results, results_parser
-from utils.storage.layout import Layout
-from utils.storage.settings import unlike
+from utils.stages import commands, types
+from utils.stages.flags import parse_results, results_parser
+from utils.stages.layout import Layout
+from utils.stages.settings import unlike
 
 
 def parse(script, *flags):

@@ -10,11 +10,11 @@ import pytest
 from conftest import CLASSES, write_image_folder
 from PIL import Image
 
-from utils import decoding, folders
-from utils.datasets import load_data
-from utils.downloads import unpack_tiny_imagenet
 from utils.errors import FileError
-from utils.folders import image_folder, listed
+from utils.stages import decoding, folders
+from utils.stages.datasets import load_data
+from utils.stages.downloads import unpack_tiny_imagenet
+from utils.stages.folders import image_folder, listed
 
 
 @pytest.fixture

@@ -19,10 +19,10 @@ from torch import nn
 from models import MODELS, TinyTen
 from utils.curves import Curve
 from utils.errors import FileError
-from utils.storage.files import load_checkpoint, save_checkpoint
-from utils.storage.layout import Layout, kept
-from utils.storage.loading import load_curve, load_network
-from utils.storage.runs import Run
+from utils.stages.files import load_checkpoint, save_checkpoint
+from utils.stages.layout import Layout, kept
+from utils.stages.loading import load_curve, load_network
+from utils.stages.runs import Run
 
 STATE = randomize(TinyTen(4), 3).state_dict()
 

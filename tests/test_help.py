@@ -8,8 +8,8 @@ import runpy
 import pytest
 from stages import REPOSITORY, STAGES, fails, stage
 
-from utils.cli import parsing
-from utils.storage.layout import Layout
+from utils.stages import parsing
+from utils.stages.layout import Layout
 
 NEEDED = {"training/import_checkpoint.py": [__file__], "evaluation/export_point.py": ["--out", "merged.pt"]}
 

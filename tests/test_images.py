@@ -6,7 +6,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as TF
 
 from utils import distributed
-from utils.images import Augmentation, Images, Loader, Parameters, Samples, as_images, pack
+from utils.batches import Augmentation, Images, Loader, Parameters, Samples, as_images, pack
 
 CIFAR = Augmentation()
 TINY_IMAGENET = Augmentation(30.0, (0.8, 1.2), 8, affine_last=True, jitter=0.25)

@@ -8,8 +8,8 @@ from stages import fails, run
 from torch import nn
 
 from models import TinyTen
-from utils.storage.files import save_array
-from utils.storage.layout import Layout
+from utils.stages.files import save_array
+from utils.stages.layout import Layout
 
 SCRIPT = "training/import_checkpoint.py"
 STATE = randomize(TinyTen(4), 3).state_dict()

@@ -7,9 +7,9 @@ from conftest import randomize, same
 from torch import nn
 
 from models import MODELS
+from utils.batches import Augmentation, Images, pack
 from utils.errors import UserError
-from utils.images import Augmentation, Images, pack
-from utils.inputs import check_input
+from utils.stages.inputs import check_input
 
 
 def images(count, height, width):

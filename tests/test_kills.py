@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from utils.errors import FileError
-from utils.storage.files import load_array, load_arrays, load_checkpoint, save_array, save_checkpoint
-from utils.storage.layout import kept, rolling
-from utils.storage.matches import load_match, match_networks, save_match
-from utils.storage.runs import Run
-from utils.storage.tables import GrowingTable
+from utils.stages.files import load_array, load_arrays, load_checkpoint, save_array, save_checkpoint
+from utils.stages.layout import kept, rolling
+from utils.stages.matches import load_match, match_networks, save_match
+from utils.stages.runs import Run
+from utils.stages.tables import GrowingTable
 
 OPERATIONS = ("replace", "rename", "unlink", "fsync", "chmod", "open")  # between which files are as they were
 

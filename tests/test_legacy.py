@@ -13,11 +13,11 @@ from models import MODELS, TinyTen
 from utils.curves import FlatParameters, midpoint
 from utils.errors import FileError
 from utils.permutations import permutation_spec, permutations_from_rows, permute, rows_from_permutations
-from utils.reporting import histories, paths, results
-from utils.storage.layout import Layout, read_name
-from utils.storage.loading import load_curve, load_pair
-from utils.storage.matches import load_match, match_networks
-from utils.storage.meanings import words_of
+from utils.reports import histories, paths, results
+from utils.stages.layout import Layout, read_name
+from utils.stages.loading import load_curve, load_pair
+from utils.stages.matches import load_match, match_networks
+from utils.stages.meanings import words_of
 
 
 def pickled(path, value, module="numpy.core"):

@@ -11,10 +11,10 @@ from models import MODELS, TinyTen
 from utils.curves import Curve, FlatParameters, network_digest
 from utils.errors import FileError, UserError
 from utils.permutations import permutation_spec, permute, rows_from_permutations
-from utils.storage.files import save_array, save_checkpoint
-from utils.storage.layout import Layout
-from utils.storage.loading import load_curve, load_network, load_pair, load_permutations, spec_of
-from utils.storage.matches import save_match
+from utils.stages.files import save_array, save_checkpoint
+from utils.stages.layout import Layout
+from utils.stages.loading import load_curve, load_network, load_pair, load_permutations, spec_of
+from utils.stages.matches import save_match
 
 DATA = data_of(4)
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from stages import fails, run
 
-from utils.storage.files import load_arrays
-from utils.storage.layout import Layout, Variant
+from utils.stages.files import load_arrays
+from utils.stages.layout import Layout, Variant
 
 
 class Writer:

@@ -9,6 +9,7 @@ from scipy.optimize import linear_sum_assignment
 from test_permutations import ALL, Unseen, inverse, max_relative, model_and_images, random_permutations
 
 from models import MODELS
+from utils.activations import count_samples
 from utils.assignment import assigned_score
 from utils.attack import Attack
 from utils.matching import (
@@ -24,7 +25,6 @@ from utils.matching import (
     each_by_itself,
     mean_correlations,
 )
-from utils.moments import count_samples
 from utils.permutations import compose, identity, permutation_spec, permute, rows_from_permutations
 from utils.symmetries import finding
 from utils.symmetries.recording import samples

@@ -10,15 +10,15 @@ from test_matching import lively
 from test_permutations import random_permutations
 
 from models import MODELS
+from utils.activations import cross_correlations
 from utils.errors import FileError
 from utils.matching import align_on
-from utils.moments import cross_correlations
 from utils.permutations import permutation_spec, permute, row_labels, rows_from_permutations
-from utils.reporting import figures, matrices, paths, results
-from utils.storage.files import save_arrays
-from utils.storage.layout import Layout
-from utils.storage.matches import load_match
-from utils.storage.matrices import Layer, layers_in, save_matrices
+from utils.reports import figures, matrices, paths, results
+from utils.stages.files import save_arrays
+from utils.stages.layout import Layout
+from utils.stages.matches import load_match
+from utils.stages.matrices import Layer, layers_in, save_matrices
 
 VIZ = "visualization/layerwise_mean_correlation/viz_align_models.py"
 

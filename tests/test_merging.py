@@ -8,9 +8,9 @@ from torch import nn
 
 import models
 from evaluation import eval_plane_with_alignment
-from utils.datasets import load_data
 from utils.measuring import evaluate
-from utils.storage.loading import load_network
+from utils.stages.datasets import load_data
+from utils.stages.loading import load_network
 
 
 class Plain(nn.Module):

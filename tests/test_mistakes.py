@@ -13,7 +13,7 @@ from stages import REPOSITORY, fails, run
 
 from models import MODELS
 from utils.permutations import identity, permutation_spec, permutations_from_rows, rows_from_permutations
-from utils.storage.matches import padded_rows
+from utils.stages.matches import padded_rows
 
 
 @pytest.mark.parametrize(

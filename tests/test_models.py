@@ -3,8 +3,8 @@ import torch
 
 from models import MODELS, GoogLeNet, build
 from utils.permutations import permutation_spec, permute
-from utils.storage.layout import is_network, model_folder, model_of
-from utils.storage.states import load_state
+from utils.stages.layout import is_network, model_folder, model_of
+from utils.stages.states import load_state
 
 PARAMETERS = {
     "TinyTen": (86_778, 92_628, 99_128),

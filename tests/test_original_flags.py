@@ -10,7 +10,7 @@ from conftest import same
 from stages import fails, run, stage
 
 from models import MODELS
-from utils.storage.layout import Layout
+from utils.stages.layout import Layout
 
 SEEDS = "--seed_a 1 --seed_b 2"
 DATA = "--dataset CIFAR100 --transform TinyTen --data_path data/ --batch_size 128 --num-workers 4 --use_test"

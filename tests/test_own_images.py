@@ -8,9 +8,9 @@ from conftest import SIZE, write_image_folder
 from PIL import Image
 from stages import STAGES, fails, run
 
-from utils.cli.commands import made_with
-from utils.storage.files import load_arrays, load_checkpoint, save_arrays
-from utils.storage.layout import Layout
+from utils.stages.commands import made_with
+from utils.stages.files import load_arrays, load_checkpoint, save_arrays
+from utils.stages.layout import Layout
 
 
 @pytest.mark.parametrize("script", STAGES)

@@ -7,9 +7,9 @@ from test_permutations import ALL, model_and_images, random_permutations
 from models import MODELS, TinyTen
 from utils import pam
 from utils.curves import Curve, FlatParameters
-from utils.fitting import fit, step_rates
 from utils.permutations import identity, permutation_spec, permute, soft_permute
 from utils.tasks import NetworkTask, draw_t
+from utils.training import fit, step_rates
 
 
 def hard(permutation):

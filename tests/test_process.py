@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from stages import REPOSITORY, STAGES, fails, run, run_as_process, stage
 
-from utils.cli import output
 from utils.errors import FileError
-from utils.storage.files import expect, expect_writable
+from utils.stages import output
+from utils.stages.files import expect, expect_writable
 
 TRAIN = [sys.executable, str(REPOSITORY / "training/train_model.py")]
 

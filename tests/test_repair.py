@@ -8,8 +8,8 @@ from conftest import randomize
 from torch import nn
 
 from models import TinyTen
+from utils.batches import as_images
 from utils.errors import UserError
-from utils.images import as_images
 from utils.measuring import EVALUATION_SEED
 from utils.repair import activation_statistics, between, repair, set_statistics
 

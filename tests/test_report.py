@@ -15,10 +15,10 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from utils.curves import CURVES
-from utils.reporting import explorer
-from utils.reporting.paths import Series
-from utils.storage.files import save_arrays
-from utils.storage.layout import Layout, Variant
+from utils.reports import explorer
+from utils.reports.paths import Series
+from utils.stages.files import save_arrays
+from utils.stages.layout import Layout, Variant
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 DRIVER = shutil.which("chromedriver")

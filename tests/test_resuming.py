@@ -14,7 +14,7 @@ from conftest import same
 from stages import REPOSITORY, fails, run
 
 from utils import measuring
-from utils.storage.layout import kept_epochs
+from utils.stages.layout import kept_epochs
 
 
 def test_a_finished_run_is_neither_repeated_nor_overwritten(small, workspace, capsys):

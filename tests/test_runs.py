@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from utils.errors import FileError
-from utils.storage.files import load_checkpoint, save_checkpoint
-from utils.storage.layout import kept, rolling
-from utils.storage.runs import Run
-from utils.storage.tables import GrowingTable
+from utils.stages.files import load_checkpoint, save_checkpoint
+from utils.stages.layout import kept, rolling
+from utils.stages.runs import Run
+from utils.stages.tables import GrowingTable
 
 
 def test_tables_go_on_where_they_stopped(tmp_path, capsys):

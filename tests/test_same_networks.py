@@ -12,8 +12,8 @@ from test_permutations import random_permutations
 from models import TinyTen
 from utils import measuring
 from utils.permutations import permutation_spec, permute
-from utils.storage.files import save_arrays
-from utils.storage.layout import Layout
+from utils.stages.files import save_arrays
+from utils.stages.layout import Layout
 
 SAME, SHUFFLED = 4, 5
 KINDS = {"the same": (SAME, ""), "shuffled": (SHUFFLED, "corr")}

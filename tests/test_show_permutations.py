@@ -11,8 +11,8 @@ from test_docs import blocks
 
 from models import TinyTen
 from utils.permutations import permutation_spec
-from utils.storage.files import save_array
-from utils.storage.layout import Layout
+from utils.stages.files import save_array
+from utils.stages.layout import Layout
 from utils.symmetries.describing import SHOWN, WIDTH, describe, lines
 
 

@@ -16,13 +16,13 @@ from stages import REPOSITORY, STAGES, fails, run, run_as_process
 
 from models import MODELS
 from utils.attack import Attack
+from utils.batches import Samples
 from utils.curves import midpoint
-from utils.images import Samples
 from utils.measuring import evaluate
-from utils.reporting import provenance
-from utils.storage.files import load_note, save_array, save_arrays
-from utils.storage.layout import Layout, kept, rolling
-from utils.storage.runs import Run
+from utils.reports import provenance
+from utils.stages.files import load_note, save_array, save_arrays
+from utils.stages.layout import Layout, kept, rolling
+from utils.stages.runs import Run
 
 
 def test_published_files(trained):

@@ -12,10 +12,10 @@ import torch
 
 from models import TinyTen
 from utils.errors import FileError, UserError
-from utils.storage import files, matches
-from utils.storage.files import load_array, load_arrays, load_checkpoint
-from utils.storage.layout import Layout, kept_epochs, partial, tag
-from utils.storage.matches import load_match, match_networks
+from utils.stages import files, matches
+from utils.stages.files import load_array, load_arrays, load_checkpoint
+from utils.stages.layout import Layout, kept_epochs, partial, tag
+from utils.stages.matches import load_match, match_networks
 
 
 def test_published_layout():
@@ -302,7 +302,7 @@ HOLDER = """
 import sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from utils.storage.files import hold
+from utils.stages.files import hold
 hold(Path(sys.argv[2]))
 print("held", flush=True)
 time.sleep(60)

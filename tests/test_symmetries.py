@@ -12,11 +12,11 @@ from networks import IMAGES, NETWORKS, VECTORS, Run, build, conv
 from torch import nn
 from torch.nn import functional as F
 
+from utils.activations import TIE
 from utils.assignment import assign_groups
 from utils.errors import UserError
-from utils.moments import TIE
 from utils.permutations import axis_index, compose, permutation_spec, permute, places_of, soft_permute
-from utils.symmetries import Recording, moved_share, operations
+from utils.symmetries import Recording, moved_share, rules
 from utils.symmetries.proof import moving, prove
 from utils.symmetries.running import tree_map_tensors
 from utils.symmetries.spec import groups_in
@@ -47,7 +47,7 @@ def test_function_is_kept_and_what_should_move_moves(name):
 
 # --- the rules ----------------------------------------------------------------------------------------------
 
-FUNCTIONS = sorted({rule.__name__ for rule in operations.RULES.values()} - {"alike"})  # alike: breaking frees no more
+FUNCTIONS = sorted({rule.__name__ for rule in rules.RULES.values()} - {"alike"})  # alike: breaking frees no more
 
 
 @functools.cache
@@ -66,7 +66,7 @@ def networks_by_rule() -> dict[str, list[str]]:
 
         return wrapper
 
-    with mock.patch.dict(operations.RULES, {name: spy(rule) for name, rule in operations.RULES.items()}):
+    with mock.patch.dict(rules.RULES, {name: spy(rule) for name, rule in rules.RULES.items()}):
         for name in NETWORKS:
             current[:] = [name]
             model, example = build(name)
@@ -82,11 +82,11 @@ def broken(n, out):
 
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_a_broken_rule_is_refused(function):
-    rules = {name: broken for name, rule in operations.RULES.items() if rule.__name__ == function}
+    broken_rules = {name: broken for name, rule in rules.RULES.items() if rule.__name__ == function}
     refused = []
     for name in networks_by_rule().get(function, []):
         model, example = build(name)
-        with mock.patch.dict(operations.RULES, rules):
+        with mock.patch.dict(rules.RULES, broken_rules):
             try:
                 permutation_spec(model, *example)
             except ValueError as error:

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from conftest import write_results
 
-from utils.cli import commands
 from utils.errors import UserError
-from utils.reporting.published import load_published
-from utils.storage.files import save_arrays
-from utils.storage.layout import USUAL, Layout, Variant, partial
+from utils.reports.published import load_published
+from utils.stages import commands
+from utils.stages.files import save_arrays
+from utils.stages.layout import USUAL, Layout, Variant, partial
 
 PAIRS = ((1, 2), (3, 4), (5, 6))
 LENGTH = np.array([0.0, 1, 3])  # unequal steps

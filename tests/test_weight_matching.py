@@ -9,15 +9,15 @@ from stages import fails, run
 from torch import nn
 
 from models import MODELS
-from utils import weight_matching
+from utils import weights
 from utils.assignment import assign
 from utils.cells import cells_of, permuted_cell
-from utils.cli import types
 from utils.matching import METHODS, align
 from utils.permutations import compose, identity, inverse, permutation_spec, permutations_from_rows, permute
-from utils.storage.layout import Layout
-from utils.storage.matches import load_match
-from utils.weight_matching import match_weights, weight_similarity
+from utils.stages import types
+from utils.stages.layout import Layout
+from utils.stages.matches import load_match
+from utils.weights import match_weights, weight_similarity
 
 
 def random_state(model, seed=5):
@@ -40,18 +40,14 @@ def spec_and_states(name):
 
 def searched(spec, a, b, start, seed=0):
     """One search from a start, by its permutations."""
-    cells = [
-        cell
-        for name in weight_matching.counted(a, spec)
-        for cell in cells_of(a[name], b[name], spec, spec.axes[name])
-    ]
-    return weight_matching._last(weight_matching._search(cells, spec, start, np.random.default_rng(seed)))
+    cells = [cell for name in weights.counted(a, spec) for cell in cells_of(a[name], b[name], spec, spec.axes[name])]
+    return weights._last(weights._search(cells, spec, start, np.random.default_rng(seed)))
 
 
 @pytest.mark.parametrize("name", networks.NETWORKS)
 def test_planted_permutations_are_found(name, monkeypatch):
     """In every network, blocks included: B is a shuffled copy of A, and aligned B is A again."""
-    monkeypatch.setattr(weight_matching, "ORDERS", 1)  # that of the invariants finds it
+    monkeypatch.setattr(weights, "ORDERS", 1)  # that of the invariants finds it
     spec, state, _ = spec_and_states(name)
     shuffled = permute(state, spec, spec.random(3))
     back = permute(shuffled, spec, match_weights(state, shuffled, spec))
@@ -62,7 +58,7 @@ def test_planted_permutations_are_found(name, monkeypatch):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_planted_permutations_of_the_published_networks(name, monkeypatch):
-    monkeypatch.setattr(weight_matching, "ORDERS", 1)
+    monkeypatch.setattr(weights, "ORDERS", 1)
     spec, state, _ = spec_and_states(name)
     planted = spec.random(3)
     found = match_weights(state, permute(state, spec, planted), spec)
@@ -101,11 +97,11 @@ def test_cells_make_up_the_weights(name):
     """The objective over cells of permuted B is that of permuted weights."""
     spec, a, b = spec_and_states(name)
     permutations, total = spec.random(1), 0.0
-    for key in weight_matching.counted(a, spec):
+    for key in weights.counted(a, spec):
         for cell in cells_of(a[key], b[key], spec, spec.axes[key]):
             total += (cell.a * permuted_cell(cell, spec, permutations)).sum().item()
     permuted = permute(b, spec, permutations)
-    expected = sum((a[key] * permuted[key]).sum().item() for key in weight_matching.counted(a, spec))
+    expected = sum((a[key] * permuted[key]).sum().item() for key in weights.counted(a, spec))
     assert total == pytest.approx(expected, rel=1e-4, abs=1e-3)
     assert weight_similarity(a, b, spec, permutations) == pytest.approx(expected, rel=1e-4, abs=1e-3)
 
@@ -114,7 +110,7 @@ def test_cells_make_up_the_weights(name):
 def test_no_turn_makes_it_worse(name, monkeypatch):
     """The objective grows with every turn that is taken, whatever a search begins with."""
     spec, a, b = spec_and_states(name)
-    gains, is_better = [], weight_matching._is_better
+    gains, is_better = [], weights._is_better
 
     def watched(cells, before):
         if better := is_better(cells, before):
@@ -122,7 +118,7 @@ def test_no_turn_makes_it_worse(name, monkeypatch):
             gains.append(sum((c.a.double() * (c.b.double() - old.b.double())).sum().item() for c, old in pairs))
         return better
 
-    monkeypatch.setattr(weight_matching, "_is_better", watched)
+    monkeypatch.setattr(weights, "_is_better", watched)
     start = spec.random(4)
     found = searched(spec, a, b, start)
     assert gains and min(gains) > 0
@@ -149,17 +145,17 @@ def test_scores_are_kept_up_to_date(name, monkeypatch):
     for order in swapped:
         order[:2] = order[[1, 0]] if order.ndim == 1 else order[:2]
     b = permute(a, spec, swapped)
-    best_move, kept = weight_matching._best_move, []
+    best_move, kept = weights._best_move, []
 
     def watched(cells, spec, turn, generator, known):
         if len(turn) == 1:
-            anew = weight_matching._scores(cells, turn[0])
+            anew = weights._scores(cells, turn[0])
             scale = float(anew.abs().max())
             torch.testing.assert_close(known[turn[0]] / scale, anew / scale, rtol=0, atol=1e-5)
             kept.append(not torch.equal(known[turn[0]], anew))
         return best_move(cells, spec, turn, generator, known)
 
-    monkeypatch.setattr(weight_matching, "_best_move", watched)
+    monkeypatch.setattr(weights, "_best_move", watched)
     for seed in range(4):
         searched(spec, a, b, spec.identity(), seed)
         searched(spec, a, b, spec.random(seed), seed)
@@ -178,7 +174,7 @@ def plain_matching(spec, a, b, seed):
         for group in order.permutation(len(spec.groups)):
             others = [p if g != group else np.arange(len(p)) for g, p in enumerate(permutations)]
             score, permuted = 0.0, permute(b, spec, others)
-            for key in weight_matching.counted(a, spec):
+            for key in weights.counted(a, spec):
                 for dimension in (d for d, g in enumerate(axes[key]) if g == group):
                     x, y = (
                         value.movedim(dimension, 0).reshape(value.shape[dimension], -1)
@@ -212,9 +208,9 @@ def test_a_match_to_begin_with_gets_no_worse():
 def test_a_large_network_is_searched_less(monkeypatch):
     spec, a, _ = spec_and_states("TinyTen")
     b = permute(a, spec, spec.random(3))
-    monkeypatch.setattr(weight_matching, "MULTIPLICATIONS", 1)
+    monkeypatch.setattr(weights, "MULTIPLICATIONS", 1)
     back = permute(b, spec, match_weights(a, b, spec))
-    assert all(torch.equal(back[key], a[key]) for key in weight_matching.counted(a, spec))
+    assert all(torch.equal(back[key], a[key]) for key in weights.counted(a, spec))
 
 
 def test_running_statistics_do_not_count():

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from benchmarks import cost
-from utils.storage.files import save_arrays
-from utils.storage.layout import Layout
+from utils.stages.files import save_arrays
+from utils.stages.layout import Layout
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SNAKEMAKE = ["-m", "snakemake", "--directory", REPOSITORY, "--snakefile", REPOSITORY / "Snakefile"]

@@ -8,18 +8,18 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.cli import start
+from utils.stages import start
 
 start.quietly()
 
-from utils.cli import commands, defaults, flags, places, process, types
-from utils.datasets import load_data
 from utils.errors import FileError
-from utils.inputs import check_input
 from utils.measuring import evaluate
-from utils.storage.files import expect_writable, hold, let_go, remove, save_checkpoint
-from utils.storage.layout import Layout
-from utils.storage.loading import import_network, new_network
+from utils.stages import commands, defaults, flags, places, process, types
+from utils.stages.datasets import load_data
+from utils.stages.files import expect_writable, hold, let_go, remove, save_checkpoint
+from utils.stages.inputs import check_input
+from utils.stages.layout import Layout
+from utils.stages.loading import import_network, new_network
 
 
 def parse_args(argv=None):

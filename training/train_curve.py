@@ -8,23 +8,23 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.cli import start
+from utils.stages import start
 
 start.quietly()
 
 import torch
 
-from utils.cli import commands, defaults, flags, kept, places, process, types
 from utils.curves import Curve, midpoint
-from utils.datasets import load_data
 from utils.devices import memory_format
-from utils.fitting import fit, robust_rates, step_rates
-from utils.inputs import check_input
-from utils.storage.files import expect_writable, save_checkpoint
-from utils.storage.layout import Layout, Variant
-from utils.storage.loading import expect_pair, load_pair, new_network
-from utils.storage.runs import Run
+from utils.stages import commands, defaults, flags, kept, places, process, types
+from utils.stages.datasets import load_data
+from utils.stages.files import expect_writable, save_checkpoint
+from utils.stages.inputs import check_input
+from utils.stages.layout import Layout, Variant
+from utils.stages.loading import expect_pair, load_pair, new_network
+from utils.stages.runs import Run
 from utils.tasks import CurveTask
+from utils.training import fit, robust_rates, step_rates
 
 
 def parse_args(argv=None, description=__doc__, robust=False):

@@ -9,29 +9,28 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.cli import start
+from utils.stages import start
 
 start.quietly()
 
 import torch
 
 from utils import distributed, pam
-from utils.cli import aliases, commands, defaults, flags, kept, places, process, types
+from utils.cost import cost
 from utils.curves import Curve, midpoint, network_digest
-from utils.datasets import load_data
 from utils.devices import memory_format
 from utils.errors import FileError
-from utils.fitting import fit, step_rates
-from utils.inputs import check_input
 from utils.matching import correlations_before_and_after
 from utils.permutations import compose, identity, permute, rows_from_permutations
-from utils.storage import sources
-from utils.storage.files import expect_writable, hold, load_note, save_array, save_checkpoint
-from utils.storage.layout import Layout, Variant, kept_epochs, rolling, tag
-from utils.storage.loading import expect_pair, load_pair, load_permutations, new_network, spec_of
-from utils.storage.matches import save_match
-from utils.storage.runs import Run
-from utils.usage import usage
+from utils.stages import aliases, commands, defaults, flags, kept, places, process, sources, types
+from utils.stages.datasets import load_data
+from utils.stages.files import expect_writable, hold, load_note, save_array, save_checkpoint
+from utils.stages.inputs import check_input
+from utils.stages.layout import Layout, Variant, kept_epochs, rolling, tag
+from utils.stages.loading import expect_pair, load_pair, load_permutations, new_network, spec_of
+from utils.stages.matches import save_match
+from utils.stages.runs import Run
+from utils.training import fit, step_rates
 
 SETTINGS = ("seed_a", "seed_b", "epochs_model", "alignment", "outer_iters", "inner_iters_perm", "init_linear_off")
 
@@ -163,7 +162,7 @@ def learn(task, images, phase, compiled, **how):
     if compiled:
         task.soft.compile()
     is_new = not rolling(phase.stem).exists() and not kept_epochs(phase.stem)
-    with usage(images.device) as took:
+    with cost(images.device) as took:
         order = pam.learn_permutations(task, images, phase, **how)
     return order, [took] if is_new else []
 

@@ -8,22 +8,22 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.cli import start
+from utils.stages import start
 
 start.quietly()
 
 import torch
 
-from utils.cli import commands, defaults, flags, kept, places, process, types
-from utils.datasets import load_data
 from utils.devices import compile_options, memory_format
-from utils.fitting import fit, robust_rates, step_rates
-from utils.inputs import check_input
-from utils.storage.files import expect_writable
-from utils.storage.layout import Layout
-from utils.storage.loading import new_network
-from utils.storage.runs import Run
+from utils.stages import commands, defaults, flags, kept, places, process, types
+from utils.stages.datasets import load_data
+from utils.stages.files import expect_writable
+from utils.stages.inputs import check_input
+from utils.stages.layout import Layout
+from utils.stages.loading import new_network
+from utils.stages.runs import Run
 from utils.tasks import NetworkTask
+from utils.training import fit, robust_rates, step_rates
 
 
 def parse_args(argv=None, description=__doc__, robust=False):

@@ -8,12 +8,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.cli import start
+from utils.stages import start
 
 start.quietly()
 
 from training import train_model
-from utils.cli import process
+from utils.stages import process
 
 
 def parse_args(argv=None):

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from utils.symmetries.spec import (
+from .symmetries.spec import (
     Activation,
     PermutationSpec,
     axis_index,

@@ -5,10 +5,10 @@ from typing import NamedTuple
 
 import torch
 
-from utils import distributed
-from utils.devices import send
-from utils.images import Source
-from utils.outputs import cross_entropy
+from . import distributed
+from .batches import Source
+from .devices import send
+from .outputs import cross_entropy
 
 
 class Attack(NamedTuple):

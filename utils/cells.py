@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from utils.devices import send
-from utils.symmetries.spec import Axis, Factor, PermutationSpec, segment_size
+from .devices import send
+from .symmetries.spec import Axis, Factor, PermutationSpec, segment_size
 
 
 class Cell(NamedTuple):

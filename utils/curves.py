@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from utils.devices import as_weight, compile_options
+from .devices import as_weight, compile_options
 
 
 def bezier(t: torch.Tensor, num_bends: int) -> torch.Tensor:

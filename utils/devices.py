@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch.nn import functional as F
 
-from utils.errors import first_line
+from .errors import first_line
 
 # Where convolutions are fast with the channels last. On mps they have crashed or given wrong gradients in many
 # releases of torch; elsewhere nobody here knows.

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from utils import distributed
-from utils.curves import Curve
-from utils.images import Images
-from utils.measuring import evaluate
-from utils.outputs import main_output
-from utils.precision import autocast
-from utils.progress import Progress, in_words
+from . import distributed
+from .batches import Images
+from .curves import Curve
+from .measuring import evaluate
+from .outputs import main_output
+from .precision import autocast
+from .progress import Progress, in_words
 
 
 @torch.no_grad()

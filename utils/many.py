@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from utils.assignment import assign_groups, assigned_score, undecided
-from utils.moments import Batch, correlation_scores
-from utils.permutations import Permutations, PermutationSpec, axis_index, compose, inverse, permute
-from utils.weight_matching import match_some, match_weights, weight_similarity
+from .activations import Batch, correlation_scores
+from .assignment import assign_groups, assigned_score, undecided
+from .permutations import Permutations, PermutationSpec, axis_index, compose, inverse, permute
+from .weights import match_some, match_weights, weight_similarity
 
 GAIN = 1e-6  # below this share of its size, the objective has not grown
 

@@ -1,6 +1,6 @@
 """Neuron alignment: which neuron of B does the work of which neuron of A (Tatro et al., 2020, section 3).
 
-What is compared are activations (utils.moments) or weights (utils.weight_matching); what comes of it is an assignment
+What is compared are activations (utils.activations) or weights (utils.weights); what comes of it is an assignment
 problem (utils.assignment).
 """
 
@@ -12,17 +12,17 @@ import numpy as np
 import torch
 from torch import nn
 
-from utils.assignment import assign_groups, undecided
-from utils.attack import Attack
-from utils.datasets import Data
-from utils.images import Images
-from utils.moments import Batch, Moments, Views, correlation_scores, cross_correlations, cross_moments
-from utils.permutations import PermutationSpec, axis_index, identity
-from utils.progress import track
-from utils.symmetries import Group
-from utils.symmetries.spec import groups_in
-from utils.usage import usage
-from utils.weight_matching import match_some, match_weights
+from .activations import Batch, Moments, Views, correlation_scores, cross_correlations, cross_moments
+from .assignment import assign_groups, undecided
+from .attack import Attack
+from .batches import Images
+from .cost import cost
+from .permutations import PermutationSpec, axis_index, identity
+from .progress import track
+from .stages.datasets import Data
+from .symmetries import Group
+from .symmetries.spec import groups_in
+from .weights import match_some, match_weights
 
 
 class Given(NamedTuple):
@@ -106,7 +106,7 @@ class Aligned(NamedTuple):
     permutations: list[np.ndarray]
     before: np.ndarray
     after: np.ndarray
-    taken: dict[str, float]  # as `utils.usage.usage` has it
+    taken: dict[str, float]  # as `utils.cost.cost` has it
     matrices: list[np.ndarray] | None
 
 
@@ -134,7 +134,7 @@ def align_on(
     compared: Iterable[Batch] = batches(data.alignment, "comparing activations")
     if attack is not None:
         compared = _attacked(compared, (network_a, network_b), data.alignment, attack)
-    with usage(data.test.device) as taken:
+    with cost(data.test.device) as taken:
         permutations = align(network_a, network_b, spec, compared, method=method, **how)
     on_test = cross_correlations(network_a, network_b, spec, batches(data.test, "measuring on test images"))
     before, after = (mean_correlations(spec, on_test, order) for order in (identity(spec), permutations))

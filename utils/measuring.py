@@ -8,15 +8,15 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from utils import distributed
-from utils.attack import Attack
-from utils.curves import Curve, as_state_dict
-from utils.errors import UserError
-from utils.geometry import ROUNDING, plane_basis, plane_coordinates
-from utils.images import Images, as_images
-from utils.outputs import main_output
-from utils.precision import autocast
-from utils.progress import Progress, in_words
+from . import distributed
+from .attack import Attack
+from .batches import Images, as_images
+from .curves import Curve, as_state_dict
+from .errors import UserError
+from .geometry import ROUNDING, plane_basis, plane_coordinates
+from .outputs import main_output
+from .precision import autocast
+from .progress import Progress, in_words
 
 EVALUATION_SEED = 0  # the same random draws for every point of a curve, whenever it is evaluated
 

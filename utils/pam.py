@@ -15,18 +15,18 @@ from scipy.optimize import linear_sum_assignment
 from torch import nn
 from torch.nn import functional as F
 
-from utils import distributed
-from utils.curves import Curve, FlatParameters, as_state_dict
-from utils.devices import compile_options
-from utils.fitting import fit
-from utils.images import Images
-from utils.measuring import EVALUATION_SEED, use_batch_statistics, validate_curve
-from utils.outputs import main_output
-from utils.permutations import PermutationSpec, permute, soft_permute
-from utils.precision import autocast
-from utils.storage.runs import Run
-from utils.symmetries.spec import groups_in
-from utils.tasks import CurveTask, draw_t
+from . import distributed
+from .batches import Images
+from .curves import Curve, FlatParameters, as_state_dict
+from .devices import compile_options
+from .measuring import EVALUATION_SEED, use_batch_statistics, validate_curve
+from .outputs import main_output
+from .permutations import PermutationSpec, permute, soft_permute
+from .precision import autocast
+from .stages.runs import Run
+from .symmetries.spec import groups_in
+from .tasks import CurveTask, draw_t
+from .training import fit
 
 NU = 1000.0  # strength of the proximal step: the larger, the weaker
 ROUNDS = 20  # of the projection after each step, as published

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from utils.symmetries import (
+from .symmetries import (
     Activation,
     PermutationSpec,
     axis_index,
@@ -18,7 +18,7 @@ from utils.symmetries import (
     permute,
     soft_permute,
 )
-from utils.symmetries.spec import compose, groups_in, inverse, places_of
+from .symmetries.spec import compose, groups_in, inverse, places_of
 
 __all__ = [
     "PermutationSpec",

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from tqdm.auto import tqdm
 
-from utils import distributed
+from . import distributed
 
 Item = TypeVar("Item")
 

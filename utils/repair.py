@@ -17,13 +17,13 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from utils import distributed
-from utils.curves import Curve
-from utils.errors import UserError
-from utils.images import Images
-from utils.measuring import EVALUATION_SEED, batch_norm_layers, reestimate_batch_norm
-from utils.outputs import main_output
-from utils.precision import autocast
+from . import distributed
+from .batches import Images
+from .curves import Curve
+from .errors import UserError
+from .measuring import EVALUATION_SEED, batch_norm_layers, reestimate_batch_norm
+from .outputs import main_output
+from .precision import autocast
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 

@@ -1,15 +1,15 @@
-"""What is learned by `utils.fitting.fit`: a network, or a curve between two (utils.pam has permutations)."""
+"""What is learned by `utils.training.fit`: a network, or a curve between two (utils.pam has permutations)."""
 
 from collections.abc import Mapping
 
 import torch
 from torch import nn
 
-from utils.attack import Attack
-from utils.curves import Curve
-from utils.images import Images
-from utils.measuring import evaluate, validate_curve
-from utils.storage.states import load_points, load_state
+from .attack import Attack
+from .batches import Images
+from .curves import Curve
+from .measuring import evaluate, validate_curve
+from .stages.states import load_points, load_state
 
 
 class NetworkTask:

@@ -8,14 +8,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.cli import start
+from utils.stages import start
 
 start.quietly()
 
 import numpy as np
 
-from utils.cli import drawing, flags, process
-from utils.reporting import figures, histories, paths, results
+from utils.reports import drawing, figures, histories, paths, results
+from utils.stages import flags, process
 
 
 def parse_args(argv=None, script=__file__, description=__doc__, robust=False):

@@ -8,12 +8,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.cli import start
+from utils.stages import start
 
 start.quietly()
 
-from utils.cli import drawing, flags, process
-from utils.reporting import figures, paths, planes, results
+from utils.reports import drawing, figures, paths, planes, results
+from utils.stages import flags, process
 
 
 def parse_args(argv=None):

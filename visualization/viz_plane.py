@@ -10,15 +10,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.cli import start
+from utils.stages import start
 
 start.quietly()
 
 import numpy as np
 
-from utils.cli import drawing, flags, process, types
-from utils.reporting import figures, paths, planes, results
-from utils.storage.layout import tag
+from utils.reports import drawing, figures, paths, planes, results
+from utils.stages import flags, process, types
+from utils.stages.layout import tag
 
 
 def parse_args(argv=None):

@@ -11,8 +11,8 @@ from functools import partial
 
 from benchmarks.torture.judging import Failure
 from benchmarks.torture.trials import Torture
-from utils.downloads import unpack_tiny_imagenet
 from utils.errors import UserError
+from utils.stages.downloads import unpack_tiny_imagenet
 
 TOP = "tiny-imagenet-200"
 

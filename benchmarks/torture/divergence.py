@@ -7,7 +7,7 @@ from benchmarks.torture.kills import expect_intact
 from benchmarks.torture.running import run
 from benchmarks.torture.trials import Torture
 from benchmarks.torture.workspaces import CORR, PAIR, ROBUST
-from utils.storage.files import load_checkpoint
+from utils.stages.files import load_checkpoint
 
 CASES = {
     "training/train_model.py": ["--seed", 5, "--epochs", 5],

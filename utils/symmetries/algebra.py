@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from utils.symmetries.axes import ONE, Atom, Atoms, Axis, Product, atoms_of, axis_of, is_fixed, product_size, size_of
+from .axes import ONE, Atom, Atoms, Axis, Product, atoms_of, axis_of, is_fixed, product_size, size_of
 
 MAX_MEMBERS = 64  # a family of more members is not written out
 

@@ -9,10 +9,10 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from utils.symmetries.axes import Atom, Axis, Product, atoms_of, axis_of, is_fixed, product_size
-from utils.symmetries.proof import prove
-from utils.symmetries.running import plain_run, tree_map_tensors
-from utils.symmetries.spec import (
+from .axes import Atom, Axis, Product, atoms_of, axis_of, is_fixed, product_size
+from .proof import prove
+from .running import plain_run, tree_map_tensors
+from .spec import (
     Activation,
     Factor,
     Fixed,
@@ -23,8 +23,8 @@ from utils.symmetries.spec import (
     groups_in,
     has_fractions,
 )
-from utils.symmetries.spec import Axis as SpecAxis
-from utils.symmetries.tracing import ONE_IMAGE, Network, Trace, follow
+from .spec import Axis as SpecAxis
+from .tracing import ONE_IMAGE, Network, Trace, follow
 
 
 def permutation_spec(model: nn.Module, *example, proof: bool = True, **keywords) -> PermutationSpec:

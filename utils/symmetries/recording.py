@@ -6,11 +6,11 @@ from collections import Counter
 import torch
 from torch import nn
 
-from utils.errors import UserError
-from utils.symmetries.proof import Calm
-from utils.symmetries.running import Places, kept, only_heads, plain_run, step_by_step, tensors_in, tree_map_tensors
-from utils.symmetries.spec import Activation, PermutationSpec, Tap
-from utils.symmetries.tracing import PRODUCERS, called
+from ..errors import UserError
+from .proof import Calm
+from .running import Places, kept, only_heads, plain_run, step_by_step, tensors_in, tree_map_tensors
+from .spec import Activation, PermutationSpec, Tap
+from .tracing import PRODUCERS, called
 
 MAX_POSITIONS = 32  # larger maps are subsampled by 2, as published
 

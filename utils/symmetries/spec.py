@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from utils.devices import send
+from ..devices import send
 
 
 class Group(NamedTuple):

@@ -14,12 +14,12 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
-from utils.symmetries import views  # noqa: F401  its rules join the table
-from utils.symmetries.algebra import Algebra
-from utils.symmetries.axes import Axis
-from utils.symmetries.operations import accepts, bind, fixed_like, rule_for
-from utils.symmetries.proof import random_like
-from utils.symmetries.running import (
+from . import view_rules  # noqa: F401  its rules join the table
+from .algebra import Algebra
+from .axes import Axis
+from .proof import random_like
+from .rules import accepts, bind, fixed_like, rule_for
+from .running import (
     Places,
     copy_with,
     extent,

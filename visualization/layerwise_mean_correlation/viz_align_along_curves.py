@@ -8,14 +8,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
-from utils.cli import start
+from utils.stages import start
 
 start.quietly()
 
 from functools import partial
 
-from utils.cli import drawing, flags, process, types
-from utils.reporting import figures, paths, results
+from utils.reports import drawing, figures, paths, results
+from utils.stages import flags, process, types
 
 WHICH = {
     "unaligned": "as the point is",

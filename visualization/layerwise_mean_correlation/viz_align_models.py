@@ -11,15 +11,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
-from utils.cli import start
+from utils.stages import start
 
 start.quietly()
 
 from functools import partial
 
-from utils.cli import drawing, flags, process
-from utils.reporting import figures, matrices, paths, results
-from utils.storage.layout import tag
+from utils.reports import drawing, figures, matrices, paths, results
+from utils.stages import flags, process
+from utils.stages.layout import tag
 
 
 def parse_args(argv=None):

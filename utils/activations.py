@@ -1,0 +1,214 @@
+"""What two networks have in common, neuron by neuron: sums over images of their activations, and of products.
+
+Two networks see the same images. Of every activation only sums over images and positions are kept, so memory does
+not grow with the number of images: with x_i and y_j the channels of A and B, these are Σx, Σy, Σx², Σy², Σxyᵀ.
+"""
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from . import distributed
+from .outputs import main_output
+from .symmetries import PermutationSpec, Recording
+from .symmetries.recording import samples
+
+# Networks run on so many images at once. All activations of one chunk are alive together.
+CHUNK = 64
+
+# Weight of what breaks ties in `correlation_scores`: below any difference in correlation that matters.
+TIE = 1e-6
+TIE_IMAGES = 512
+
+
+@dataclass
+class Moments:
+    """Sums over n samples of the channels of A, x (C_a,), and of B, y (C_b,), in float64 on the CPU.
+
+    They are taken about `shift_a` and `shift_b`, rough means on the networks' device, so that products in float32
+    lose nothing.
+    """
+
+    shift_a: torch.Tensor
+    shift_b: torch.Tensor
+    count: int = 0
+    a: torch.Tensor | float = 0.0
+    b: torch.Tensor | float = 0.0
+    aa: torch.Tensor | float = 0.0
+    bb: torch.Tensor | float = 0.0
+    ab: torch.Tensor | float = 0.0
+
+    def sums(self, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Σx, Σy, Σx², Σy² and Σxyᵀ of samples x (C_a, n) and y (C_b, n), where these are and in their precision."""
+        x, y = x - self.shift_a[:, None], y - self.shift_b[:, None]
+        return x.sum(1), y.sum(1), x.square().sum(1), y.square().sum(1), x @ y.T
+
+    def add(self, count: int, sums: Sequence[torch.Tensor]) -> None:
+        """Count samples whose `sums` these are, in float64 on the CPU."""
+        self.count += count
+        for name, value in zip(("a", "b", "aa", "bb", "ab"), sums, strict=True):
+            setattr(self, name, getattr(self, name) + value)
+
+    def sum_over_all(self) -> None:
+        """Count the samples of all processes, each of which has taken its own about shifts of its own."""
+        if distributed.size() == 1:
+            return
+        shift_a, shift_b = self.shift_a.cpu().double(), self.shift_b.cpu().double()
+        n = self.count
+        about_zero = (
+            torch.tensor([n], dtype=torch.float64),
+            self.a + n * shift_a,
+            self.b + n * shift_b,
+            self.aa + 2 * shift_a * self.a + n * shift_a.square(),
+            self.bb + 2 * shift_b * self.b + n * shift_b.square(),
+            self.ab + torch.outer(self.a, shift_b) + torch.outer(shift_a, self.b) + n * torch.outer(shift_a, shift_b),
+        )
+        count, self.a, self.b, self.aa, self.bb, self.ab = map(distributed.sum_over_all, about_zero)
+        self.count = int(count)
+        self.shift_a, self.shift_b = torch.zeros_like(shift_a), torch.zeros_like(shift_b)
+
+    def product(self) -> np.ndarray:
+        """Mean product Σ x_i y_j / n (C_a, C_b). Its best assignment has the least L2 distance between channels."""
+        mean_a, mean_b = self.a / self.count, self.b / self.count
+        shift_a, shift_b = self.shift_a.cpu().double(), self.shift_b.cpu().double()
+        about_shift = self.ab / self.count + torch.outer(mean_a, shift_b) + torch.outer(shift_a, mean_b)
+        return (about_shift + torch.outer(shift_a, shift_b)).numpy()
+
+    def squared_distance(self) -> np.ndarray:
+        """Mean squared difference Σ (x_i − y_j)² / n (C_a, C_b)."""
+        second_a = _second_moment(self.a, self.aa, self.shift_a, self.count)
+        second_b = _second_moment(self.b, self.bb, self.shift_b, self.count)
+        return (second_a[:, None] + second_b).numpy() - 2 * self.product()
+
+    def correlation(self) -> np.ndarray:
+        """Cross-correlation (C_a, C_b) of z-scored channels; 0 for a channel that never varies."""
+        covariance = self.ab / self.count - torch.outer(self.a / self.count, self.b / self.count)
+        scale = torch.outer(_deviation(self.a, self.aa, self.count), _deviation(self.b, self.bb, self.count))
+        return torch.where(scale > 0, covariance / scale, 0).numpy()
+
+
+def count_samples(moments: Sequence[Moments], pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    """Count samples x (C_a, n) and y (C_b, n) of several activations, a pair for each of their moments.
+
+    Their sums come from the device by a single copy, for which the host waits.
+    """
+    groups = [moment.sums(*pair) for moment, pair in zip(moments, pairs, strict=True)]
+    flat = torch.cat([tensor.reshape(-1) for group in groups for tensor in group]).cpu().double()
+    parts = iter(flat.split([tensor.numel() for group in groups for tensor in group]))
+    for moment, (x, _), group in zip(moments, pairs, groups, strict=True):
+        moment.add(x.shape[1], [next(parts).view(tensor.shape) for tensor in group])
+
+
+def _second_moment(total: torch.Tensor, squares: torch.Tensor, shift: torch.Tensor, count: int) -> torch.Tensor:
+    """Mean squares Σ x² / n (C,), from sums about `shift`."""
+    shift = shift.cpu().double()
+    return squares / count + 2 * shift * total / count + shift.square()
+
+
+def _deviation(total: torch.Tensor, squares: torch.Tensor, count: int) -> torch.Tensor:
+    """Standard deviations; 0 for channels that do not vary beyond rounding."""
+    variance = squares / count - (total / count).square()
+    return torch.where(variance > 1e-12 * squares / count, variance.clamp(min=0).sqrt(), 0)
+
+
+class Views(NamedTuple):
+    """The same images as they are shown to A and to B, each (b, 3, H, W): attacked on the one and on the other."""
+
+    a: torch.Tensor
+    b: torch.Tensor
+
+
+# Images (b, 3, H, W), or images and what comes with them, or two views of them
+Batch = torch.Tensor | Sequence[torch.Tensor] | Views
+
+
+def cross_correlations(*networks_and_batches, before: bool = False) -> list[np.ndarray]:
+    """Correlation matrices (C_a, C_b) of every row's activation, the logits last: `cross_moments` z-scored."""
+    return [moments.correlation() for moments in cross_moments(*networks_and_batches, before=before)]
+
+
+def correlation_scores(
+    network_a: nn.Module, network_b: nn.Module, spec: PermutationSpec, batches: Iterable[Batch]
+) -> list[np.ndarray]:
+    """The cross-correlations (C_a, C_b) of every row's activation, the logits last, with what breaks ties.
+
+    Channels that never fire, or fire for one image only, correlate with each other equally (not at all, or fully).
+    Among those the correlation of what goes into the activations decides, on the first TIE_IMAGES images, in whatever
+    batches they come. A network so finds its own shuffled copy exactly.
+    """
+    batches = map(as_views, batches)
+    first: list[Views] = []
+    wanted = TIE_IMAGES // distributed.size()  # of this process
+    while sum(len(views.a) for views in first) < wanted and (views := next(batches, None)) is not None:
+        first.append(views)
+    for_ties = [Views(*(torch.cat(images)[:wanted] for images in zip(*first, strict=True)))] if first else []
+    ties = cross_correlations(network_a, network_b, spec, for_ties, before=True)
+    correlations = cross_correlations(network_a, network_b, spec, itertools.chain(first, batches))
+    return [matrix + TIE * tie for matrix, tie in zip(correlations, ties, strict=True)]
+
+
+@torch.no_grad()
+def cross_moments(
+    network_a: nn.Module,
+    network_b: nn.Module,
+    spec: PermutationSpec,
+    batches: Iterable[Batch],
+    *,
+    before: bool = False,
+) -> list[Moments]:
+    """The moments of every row's activation, and of the logits last, over all images (b, 3, H, W).
+
+    Both networks run in eval mode, on the device they are on. before: of what goes into each activation function.
+
+    ValueError if there are no images.
+    """
+    moments: list[Moments] = []
+    device = next(network_a.parameters()).device
+    record_a, record_b = (Recording(network, spec, before) for network in (network_a, network_b))
+    for views in _chunks(batches):
+        rows_a, output_a = record_a(views.a.to(device))
+        rows_b, output_b = record_b(views.b.to(device))
+        pairs = zip([*rows_a, _logits(output_a)], [*rows_b, _logits(output_b)], strict=True)
+        pairs = [(x.T, y.T) for x, y in pairs]
+        if not moments:
+            # This process may have no part of a small batch, and so no means
+            moments = [Moments(x.mean(1).nan_to_num(), y.mean(1).nan_to_num()) for x, y in pairs]
+        count_samples(moments, pairs)
+    if not moments:
+        raise ValueError("there are no images on which activations could be compared")
+    for moment in moments:
+        moment.sum_over_all()
+    return moments
+
+
+def _chunks(batches: Iterable[Batch]) -> Iterator[Views]:
+    """The images in pieces of CHUNK, whatever batches they come in: sums are then the same to the last bit."""
+    rest, is_first = None, True
+    for views in map(as_views, batches):
+        if rest is not None and len(rest.a):
+            views = Views(*(torch.cat(parts) for parts in zip(rest, views, strict=True)))
+        whole = len(views.a) // CHUNK * CHUNK
+        for start in range(0, whole, CHUNK):
+            yield Views(*(view[start : start + CHUNK] for view in views))
+            is_first = False
+        rest = Views(*(view[whole:] for view in views))
+    if rest is not None and (is_first or len(rest.a)):  # a process without images has sums to add as the others have
+        yield rest
+
+
+def _logits(output: object) -> torch.Tensor:
+    """(samples, classes) in float32; those of auxiliary heads are not compared."""
+    logits = main_output(output)
+    return samples(logits, (1,) if logits.dim() > 1 else (0,))
+
+
+def as_views(batch: Batch) -> Views:
+    if isinstance(batch, Views):
+        return batch
+    images = batch if isinstance(batch, torch.Tensor) else batch[0]
+    return Views(images, images)

@@ -1,0 +1,394 @@
+"""What tables, figures and the report read: the files of results, checked and compared, and the numbers in them."""
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from ..errors import FileError, UserError
+from ..geometry import FREQUENCIES, barrier, path_average, spectrum
+from ..stages import sources
+from ..stages.files import load_note
+from ..stages.layout import Layout, read_name
+from ..stages.originals import load_array, load_arrays
+from .paths import Pair, Series
+
+Arrays = dict[str, np.ndarray]  # what a file of results holds, by name
+Loaded = TypeVar("Loaded")
+
+
+def output_path(root: Path, kind: str, suffix: str, *subjects: str, robust: bool = False, name: str = "") -> Path:
+    """Where a figure or table goes: figures/[robust_]KIND_SUBJECTS[_NAME].SUFFIX; subjects: dataset and model."""
+    parts = [*(["robust"] if robust else []), kind, *subjects, *([name] if name else [])]
+    return root / "figures" / f"{'_'.join(parts)}.{suffix}"
+
+
+# --- reading results ---------------------------------------------------------------------------------------
+#
+# Each function reads one file of each pair, and raises FileError if it is missing, unfinished, damaged or something
+# else, or was made with other networks than there are now.
+
+shown: dict[Path, str] = {}  # the results that this process has read, and digests of what is in them
+
+
+def load_path(series: Series, pair: Pair, **more_shapes: tuple) -> Arrays:
+    """An evaluated path: arrays t, length (of the path up to there), losses and accuracies, each (n,).
+
+    more_shapes: arrays that it must have besides, as `load_arrays` has them.
+    """
+    shapes = dict.fromkeys(("t", "length", *quantities(series.robust)), ("n",)) | more_shapes
+    return load_result(series.layout, _evaluation(series, pair), shapes)
+
+
+def load_result(layout: Layout, path: Path, shapes: Mapping[str, tuple]) -> Arrays:
+    """The arrays of a result, if it is of the networks that are there now."""
+    arrays = load_arrays(path, **shapes)
+    expect_current(layout, path, settings_of(arrays))
+    shown[path] = digest_of(arrays)
+    return arrays
+
+
+def digest_of(arrays: Mapping[str, np.ndarray]) -> str:
+    """A digest of a result's numbers, wherever and whenever they were measured."""
+    return sources.digest_of((name, arrays[name]) for name in sorted(arrays) if name != "settings")
+
+
+def expect_current(layout: Layout, path: Path, settings: Mapping[str, object]) -> None:
+    """FileError if a result with these settings was made with other networks, match or curve than there are now.
+
+    What the result does not tell, and files that are not there any more, are not compared.
+    """
+    before, name = settings.get("sources"), read_name(path)
+    epochs = settings.get("epochs_model", settings.get("epochs"))
+    if not isinstance(before, dict) or not isinstance(epochs, int) or name is None:
+        return
+    files = sources.behind(layout, name.seeds, epochs, name.alignment, name.epoch or 0, name.variant)
+    if other := sources.others(before, sources.digests(files)):
+        told = {flag: settings[flag] for flag in TOLD_FLAGS if settings.get(flag) is not None}
+        told |= {"epochs_model": epochs}
+        raise FileError(path, f"was made with {other} than there are now", "replace", **told)
+
+
+# What a command has to say besides a result's name, that it be made as before
+TOLD_FLAGS = ("transform", "moments", "use_test", "batch_size", "precision", "bn_images", "attack", "num_points")
+TOLD_FLAGS += ("eval_train",)
+
+
+def load_paths(series: Series, pairs: Sequence[Pair], **more_shapes: tuple) -> list[Arrays]:
+    """The evaluated path of every pair, all at the same points t."""
+    tables = [load_path(series, pair, **more_shapes) for pair in pairs]
+    for pair, table in zip(pairs, tables, strict=True):
+        if error := unlike(series, pair, tables[0], table):
+            raise error
+    return tables
+
+
+def _evaluation(series: Series, pair: Pair) -> Path:
+    return series.layout.evaluated(series.alignment, *pair, series.epochs, series.variant_of(pair))
+
+
+def unlike(series: Series, pair: Pair, first: Arrays, table: Arrays) -> FileError | None:
+    """What forbids to average a pair's evaluated path with the first pair's: other points, or other settings."""
+    settings, others = settings_of(first), settings_of(table)
+    compared = (settings.keys() & others.keys()) - {"points", "trained", "sources", "made"}  # which are of the pair
+    different = {name: value for name, value in settings.items() if name in compared and value != others[name]}
+    count = len(first["t"])
+    if np.array_equal(first["t"], table["t"]) and not different:
+        return None
+    told = [f"{name} {others.get(name)} (there {value})" for name, value in different.items() if name != "images"]
+    told += ["other images"] if "images" in different else []
+    what = ", ".join(told) or f"{len(table['t'])} points (there {count})"
+    wanted = {name: v for name, v in different.items() if type(v) in (int, float, str) and name != "images"}
+    wanted |= {"num_points": count}
+    reason = f"was evaluated unlike that of the first pair, with {what}"
+    return FileError(_evaluation(series, pair), reason, "replace", **wanted)
+
+
+def load_planes_with_curve(series: Series, pairs: Sequence[Pair]) -> list[Arrays]:
+    """The plane of a curve for every pair: arrays x, y, loss, accuracy (rows, columns), corners (3, 2), curve (n, 2).
+
+    The curve's coordinates are those of its evaluation, at positions t (n,); FileError if that is of another curve,
+    UserError if the pair spans no plane.
+    """
+    planes = []
+    for pair, table in zip(pairs, load_paths(series, pairs, coordinates=("n", 2)), strict=True):
+        if not table["coordinates"][-1, 0] > 0:
+            raise UserError(f"networks {pair[0]} and {pair[1]} are the same, so no plane goes through {series.words}")
+        path = series.layout.plane_with_curve(series.alignment, *pair, series.epochs, series.variant_of(pair))
+        plane = _load_plane(series.layout, path, planes)
+        points = settings_of(plane).get("points"), settings_of(table).get("points")
+        if None not in points and points[0] != points[1]:
+            raise _of_another_curve(path, _evaluation(series, pair))
+        planes.append(plane | {"t": table["t"], "curve": table["coordinates"]})
+    return planes
+
+
+def _of_another_curve(plane: Path, evaluation: Path) -> FileError:
+    """Plane and evaluation contradict each other; the older is the one that a newer curve has outlived."""
+    if evaluation.stat().st_mtime < plane.stat().st_mtime:
+        return FileError(evaluation, f"is of another curve than the plane {plane}", "replace")
+    return FileError(plane, "is of another curve than was evaluated", "replace")
+
+
+def load_planes_with_alignment(series: Series, seeds: Sequence[tuple[int, ...]]) -> list[Arrays]:
+    """The plane of A, B and aligned B for every pair: arrays x, y, loss, accuracy (rows, columns), corners (3, 2).
+
+    seeds: of pairs, or of A, B and C, for the planes of three networks.
+    """
+    planes = []
+    for of in seeds:
+        planes.append(_load_plane(series.layout, series.layout.plane_with_alignment(series.alignment, *of), planes))
+    return planes
+
+
+def _load_plane(layout: Layout, path: Path, others: Sequence[Arrays]) -> Arrays:
+    """A plane, whose grid has to be like those of the other pairs."""
+    shapes = dict.fromkeys(("x", "y", "loss", "accuracy"), ("rows", "columns"))
+    plane = load_result(layout, path, shapes | {"corners": (3, 2)})
+    size = plane["loss"].shape
+    if min(size) < 2:
+        raise FileError(path, "is not a grid of points", "remake")
+    if not np.ptp(plane["x"]) > 0 or not np.ptp(plane["y"]) > 0:
+        raise FileError(path, "has no width or no height: the networks that it goes through are the same")
+    if others and size != others[0]["loss"].shape:
+        count = len(others[0]["loss"])
+        raise FileError(path, "has a grid of another size than that of the first pair", "replace", num_points=count)
+    if others and _differ(plane, others[0], "height"):
+        raise FileError(path, "reaches not as far as that of the first pair: one of them was made before", "replace")
+    if others:
+        _expect_same_images(path, settings_of(plane), settings_of(others[0]))
+    return plane
+
+
+def _expect_same_images(path: Path, settings: Mapping[str, object], first: Mapping[str, object]) -> None:
+    images = {told["images"] for told in (settings, first) if "images" in told}
+    if len(images) > 1:
+        raise FileError(path, "was measured on other images than that of the first pair", "replace")
+
+
+def load_along_curve(series: Series, pairs: Sequence[Pair], t: float) -> list[Arrays]:
+    """Layerwise mean correlations of point t with the ends for every pair: {unaligned,aligned}_{a,b}, each (layers,).
+
+    Networks in which activations share their channels have noid_{a,b} besides: each activation matched on its own.
+    """
+    tables = []
+    for pair in pairs:
+        path = series.layout.along_curve(series.alignment, *pair, series.epochs, t, series.variant_of(pair))
+        names = [f"{which}_{end}" for which in ("unaligned", "aligned") for end in "ab"]
+        tables.append(load_result(series.layout, path, dict.fromkeys(names, ("layers",))))
+        _expect_same_images(path, settings_of(tables[-1]), settings_of(tables[0]))
+        if _differ(tables[-1], tables[0], "measured_on"):
+            raise FileError(path, "was measured on other images than that of the first pair", "replace")
+    return tables
+
+
+def load_correlations(series: Series, pairs: Sequence[Pair], which: str) -> list[np.ndarray]:
+    """Layerwise mean correlation (layers,) of A with B for every pair, `which` being unaligned or aligned."""
+    layout = series.layout
+    files = [layout.correlation(series.alignment, which, *pair, series.variant_of(pair)) for pair in pairs]
+    return load_means(layout, files)
+
+
+def load_means(layout: Layout, paths: Sequence[Path]) -> list[np.ndarray]:
+    """What the files of several pairs hold, layer by layer (layers,)."""
+    arrays = [load_array(path) for path in paths]
+    for path, array in zip(paths, arrays, strict=True):
+        settings = noted_settings(path)
+        expect_current(layout, path, settings)
+        _expect_same_images(path, settings, noted_settings(paths[0]))
+        shown[path] = digest_of({"": array})
+    return arrays
+
+
+def noted_settings(path: Path) -> dict[str, object]:
+    """The settings noted in an .npy file; none are in one of other code."""
+    try:
+        settings = load_note(path).get("settings")
+    except FileError:  # of other code, which pickles, and has been read
+        return {}
+    return settings if isinstance(settings, dict) else {}
+
+
+def content(path: Path) -> tuple[dict[str, object], str]:
+    """The settings of a result, and the digest of its numbers. FileError if it cannot be read."""
+    if path.suffix == ".npy":
+        return noted_settings(path), digest_of({"": load_array(path)})
+    arrays = load_arrays(path)
+    return settings_of(arrays), digest_of(arrays)
+
+
+def on_other_images(measured: Mapping[str, Sequence[Arrays]]) -> str:
+    """In a sentence, which paths, by their words, were measured on other images than the first; '' if none were."""
+    images = {words: settings_of(table).get("images") for words, of in measured.items() for table in of}
+    known = {words: digest for words, digest in images.items() if digest}
+    first = next(iter(known), "")
+    other = [words for words, digest in known.items() if digest != known[first]]
+    return f"Not on the same images as {first}: {'; '.join(other)}." if other else ""
+
+
+def _differ(one: Arrays, other: Arrays, name: str) -> bool:
+    """Whether two results have different settings of this name, one of which may be older and have none."""
+    settings = [settings_of(one), settings_of(other)]
+    return all(settings) and settings[0].get(name) != settings[1].get(name)
+
+
+def settings_of(arrays: Mapping[str, np.ndarray]) -> dict[str, object]:
+    """The settings with which a result was made; none are known of a file of other code."""
+    return json.loads(str(arrays["settings"])) if "settings" in arrays else {}
+
+
+# --- of what is there --------------------------------------------------------------------------------------
+
+
+def load_there(
+    series: Iterable[Series],
+    pairs: Sequence[Pair],
+    load: Callable[[Series, Sequence[Pair]], Loaded],
+    missing: list[UserError],
+) -> dict[Series, Loaded]:
+    """What one of the functions above loads of each series, of those pairs for which it is there.
+
+    If that is not all pairs, the words of a series say of how many it is. What is not there or not finished is added
+    to `missing`; what is wrong (damaged, or of other networks than there are now) raises FileError as always.
+    """
+    found = {}
+    for one in series:
+        having = [pair for pair in pairs if _is_there(one, pair, load, missing)]
+        if having:
+            found[one._replace(words=one.words + of_pairs(len(having), pairs))] = load(one, having)
+    return found
+
+
+def _is_there(series: Series, pair: Pair, load: Callable, missing: list[UserError]) -> bool:
+    before = shown.copy()
+    try:
+        load(series, [pair])
+    except FileError as error:
+        if error.mend not in ("make", "continue"):
+            raise
+        missing.append(error)
+        shown.clear()
+        shown.update(before)
+        return False
+    return True
+
+
+def of_pairs(count: int, pairs: Sequence[Pair]) -> str:
+    """As " (2 of 3 pairs)", where it is not all of them."""
+    return "" if count == len(pairs) else f" ({count} of {len(pairs)} pairs)"
+
+
+# --- numbers -----------------------------------------------------------------------------------------------
+
+
+def accuracies(robust: bool) -> dict[str, str]:
+    """The accuracies that an evaluation has, by their name in its file, in words."""
+    if robust:
+        return {"accuracy": "clean accuracy", "accuracy_robust": "robust accuracy"}
+    return {"accuracy": "accuracy"}
+
+
+def quantities(robust: bool) -> dict[str, str]:
+    """All that an evaluation has at each point, by its name in the file: accuracies, then losses, with units."""
+    words = {name: f"{word} (%)" for name, word in accuracies(robust).items()}
+    for name, word in accuracies(robust).items():
+        words[name.replace("accuracy", "loss")] = f"{word.replace('accuracy', 'loss')} (cross-entropy)"
+    return words
+
+
+def ways() -> dict[str, str]:
+    """The losses and accuracies of plain networks that an evaluation may have besides, by their names, in words."""
+    words = {"interpolated": "with interpolated statistics", "repaired": "repaired"}
+    return {f"{name}_{way}": f"{name} {words[way]}" for way in words for name in ("accuracy", "loss")}
+
+
+def is_loss(name: str) -> bool:
+    """Whether an array of an evaluation, by its name, is a loss; if it is not, it is an accuracy."""
+    return name.startswith("loss")
+
+
+def summary(table: Mapping[str, np.ndarray], name: str) -> dict[str, float]:
+    """The numbers of tables: an accuracy or loss of the ends, averaged over arc length, its extremes, its barrier.
+
+    The barrier (`utils.geometry.barrier`) is how far a loss rises, or an accuracy falls, on the way.
+
+    Of robust networks also the accuracy where the robust one is lowest and highest on the path (at_lowest,
+    at_highest), and that of the end which is the more robust (better).
+    """
+    values = table[name]
+    numbers = {
+        "ends": float(values[[0, -1]].mean()),
+        "average": path_average(table["length"], values),
+        "minimum": float(values.min()),
+        "maximum": float(values.max()),
+        "barrier": barrier(table["t"], values if is_loss(name) else -values),
+    }
+    if "accuracy_robust" in table:
+        places = robust_places(table["accuracy_robust"])
+        numbers |= {name: float(values[place]) for name, place in places.items()}
+    return numbers
+
+
+def robust_places(accuracy: np.ndarray) -> dict[str, int]:
+    """Where on a path robust accuracy (n,) is lowest and highest, and at which end it is better: indices."""
+    return {
+        "at_lowest": int(accuracy.argmin()),
+        "at_highest": int(accuracy.argmax()),
+        "better": 0 if accuracy[0] >= accuracy[-1] else len(accuracy) - 1,
+    }
+
+
+PLANE_QUANTITIES = {"accuracy": "test accuracy (%)", "loss": "test loss (cross-entropy)"}
+
+
+def mean_plane(planes: Sequence[Arrays]) -> Arrays:
+    """Several planes as one: the mean of every array, and `loss_deviation`, `accuracy_deviation` (ddof 1).
+
+    Grid points with the same place among the corners are taken together, so that means of coordinates are theirs.
+    """
+    names = ("x", "y", "corners", *PLANE_QUANTITIES, *(name for name in ("t", "curve") if name in planes[0]))
+    mean = {name: np.mean([plane[name] for plane in planes], axis=0) for name in names}
+    if len(planes) > 1:
+        for name in PLANE_QUANTITIES:
+            mean[f"{name}_deviation"] = np.std([plane[name] for plane in planes], axis=0, ddof=1)
+    return mean
+
+
+def corners_of_curve(plane: Arrays) -> dict[str, np.ndarray]:
+    """What is marked on the plane of a curve: its ends, and its turning point if the grid reaches as far.
+
+    A Bézier curve goes but half the way to its turning point, and the published grid one and a half times as far as
+    the curve.
+    """
+    corners = dict(zip(("A", "B", "turning point"), plane["corners"], strict=True))
+    if corners["turning point"][1] > plane["y"].max():
+        del corners["turning point"]
+    return corners
+
+
+SPECTRUM_POINTS = 4 * FREQUENCIES + 1  # fewer than four points a cycle say little of the highest frequency
+
+
+def no_spectrum(table: Arrays) -> str | None:
+    """Why an evaluated path has no spectrum, if it has none."""
+    if not table["length"][-1] > table["length"][0]:
+        return "it has no length"
+    if len(table["t"]) < SPECTRUM_POINTS:
+        return f"it has {len(table['t'])} points, and {SPECTRUM_POINTS} are needed"
+    steps = np.diff(table["t"])
+    if not np.allclose(steps, steps.mean(), rtol=1e-6):
+        return "its points are not equally spaced"
+    return None
+
+
+def spectra(series: Series, tables: Sequence[Arrays]) -> list[Arrays]:
+    """The spectrum of each loss on the path of each pair (`utils.geometry.spectrum`)."""
+    losses = [name for name in quantities(series.robust) if is_loss(name)]
+    return [{name: spectrum(table[name]) for name in losses} for table in tables]
+
+
+def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
+    """The mean, and the standard deviation (ddof 1) if there is more than one value."""
+    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None

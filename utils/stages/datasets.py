@@ -1,0 +1,328 @@
+"""The datasets: what is known of each, where their images come from, and how an experiment divides them."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from .. import distributed
+from ..batches import Augmentation, Images, pack
+from ..errors import FileError, UserError, first_line
+from .decoding import fitted
+from .folders import ANNOTATIONS, Arrays, image_folder
+
+REPOSITORY_DATA = Path(__file__).resolve().parent.parent.parent / "data"
+
+# How images are varied and normalized. Those named after networks are published; `standard` does what TinyTen's does;
+# `none` leaves images as they are, pixels in [0, 1]. Adversarial ones do not normalize.
+TRANSFORMS = ("TinyTen", "ResNet32", "GoogLeNet", "standard", "none", "Adversarial", "Adversarial_GoogLeNet")
+
+# Mean and standard deviation of the three channels of pixels in [0, 1]
+Normalization = Sequence[Sequence[float]]
+
+ALIGNMENT_IMAGES = 10_000
+HELD_OUT_IMAGES = 5_000
+
+
+# --- what is known of each ---------------------------------------------------------------------------------
+
+
+NO_AUGMENTATION = Augmentation(degrees=0.0, padding=0, flip=False)
+
+
+def is_normalizing(transform: str) -> bool:
+    """Whether a transform normalizes images by the moments of their dataset."""
+    return transform != "none" and not transform.startswith("Adversarial")
+
+
+def _as_for_cifar(size: tuple[int, int]) -> Augmentation:
+    return Augmentation(padding=min(size) // 8)
+
+
+def _as_for_tiny_imagenet(size: tuple[int, int]) -> Augmentation:
+    return Augmentation(30.0, (0.8, 1.2), min(size) // 8, affine_last=True, jitter=0.25)
+
+
+def _embedded(name: str, folder: Path, threads: int) -> Arrays:
+    """What comes with the repository."""
+    path = REPOSITORY_DATA / f"{name}.npz"
+    try:
+        with np.load(path) as stored:
+            arrays = dict(stored)
+    except Exception as error:  # what a parser raises on a damaged file can be anything
+        raise FileError(path, f"is damaged ({first_line(error)}); restore it with: git checkout {path}") from error
+    return _in_colour(arrays)
+
+
+def _from_torchvision(name: str, folder: Path, threads: int) -> Arrays:
+    from . import downloads
+
+    return _in_colour(downloads.torchvision_dataset(name, folder))
+
+
+def _tiny_imagenet(name: str, folder: Path, threads: int) -> Arrays:
+    from . import downloads
+
+    downloads.tiny_imagenet(folder)
+    return image_folder(folder / name, threads)
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of a dataset; as it stands, of a folder of images of which nothing is known.
+
+    moments: mean and standard deviation of the channels in [0, 1]; if None, they are those of the training images.
+    augmentation: how training images are varied, by their size (height, width).
+    attack_radius: the published radius of the attack (Madry et al., 2018), in units of pixels in [0, 1].
+    googlenet_size: the height and width to which GoogLeNet's transforms resize the images, if they do.
+    arrays: makes the images of (name, data folder, threads), if there is no folder of images of this name.
+    """
+
+    moments: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    augmentation: Callable[[tuple[int, int]], Augmentation] = _as_for_cifar
+    attack_radius: float = 8 / 255
+    googlenet_size: int | None = None
+    arrays: Callable[[str, Path, int], Arrays] | None = None
+
+    def resized_by(self, transform: str) -> int | None:
+        """The height and width to which a transform resizes the images, or None if they keep theirs."""
+        return self.googlenet_size if transform.endswith("GoogLeNet") else None
+
+
+TINY_IMAGENET = "TINY-IMAGENET-200"
+CIFAR_MOMENTS = ((0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261))
+
+DATASETS = {
+    "CIFAR10": Known(CIFAR_MOMENTS, arrays=_from_torchvision),
+    "CIFAR100": Known(CIFAR_MOMENTS, arrays=_from_torchvision),
+    TINY_IMAGENET: Known(
+        moments=((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        augmentation=_as_for_tiny_imagenet,
+        attack_radius=4 / 255,
+        googlenet_size=32,
+        arrays=_tiny_imagenet,
+    ),
+    "FashionMNIST": Known(arrays=_from_torchvision),
+    "FashionMNIST10k": Known(arrays=_embedded),
+}
+
+
+def known(name: str) -> Known:
+    """What is known of a dataset: what is published, or what holds for any folder of images."""
+    return DATASETS.get(name, Known())
+
+
+# --- the images of one experiment --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Data:
+    """The images of one experiment: `test` is the test set, or the held-out images without `use_test`.
+
+    transform, moments: as `load_data` was told.
+    digest: tells datasets apart, whatever their names are: sha256 (hex) of the pixels that the networks see, before
+        augmentation and normalization, of their sizes, and of the labels, of the whole training and test set (also
+        if images are held out of it). It is taken once, when the images are loaded.
+    """
+
+    train: Images
+    test: Images
+    num_classes: int
+    digest: str = ""
+    transform: str = "standard"
+    moments: Normalization | None = None
+
+    @property
+    def example(self) -> torch.Tensor:
+        """The first images as a network sees them, float32 (1 or 2, 3, H, W), on the CPU."""
+        with distributed.alone():
+            images, _ = next(self.test.subset(torch.arange(min(2, len(self.test)))).batches(2))
+        return images.cpu()
+
+    @property
+    def alignment(self) -> Images:
+        """The training images on which activations are compared, to be used under the test transform."""
+        return self.train.subset(self.train.spread(ALIGNMENT_IMAGES))
+
+    @property
+    def held_out(self) -> Images:
+        """A part of the training images on which something is chosen that is then measured on `test`.
+
+        With `use_test` it is what networks that were trained without it have never seen.
+        """
+        return self.train.subset(_last(self.train))
+
+    def for_batch_norm(self, count: int | None) -> Images:
+        """The training images on which batch norm is re-estimated: all, or `count` of them."""
+        return self.train if count is None else self.train.subset(self.train.spread(count))
+
+
+def load_data(
+    name: str,
+    *,
+    folder: Path,
+    transform: str,
+    moments: Normalization | None = None,
+    use_test: bool = True,
+    image_size: int | None = None,
+    threads: int = 4,
+    device: torch.device | str = "cpu",
+) -> Data:
+    """The dataset `name` on the device: folder/NAME/{train,test}/CLASS/, or one that is known (see DATASETS).
+
+    folder: holds the datasets; those that are downloaded come here.
+    transform: one of TRANSFORMS. Adversarial ones and `none` leave the pixels in [0, 1]; the others normalize them.
+    moments: mean and standard deviation by which to normalize, whatever the transform; None: as it does.
+    use_test: whether `test` is the test set, or else training images held out for it.
+    image_size: makes images square: shorter side to this size, then the middle; and not to what `transform` resizes.
+    threads: how many decode images.
+
+    Raises UserError if there is no such dataset, or if it is damaged, empty or cannot be downloaded.
+    """
+    with distributed.main_first():
+        arrays = _load_arrays(name, folder, threads, image_size)
+    about = known(name)
+    if image_size is None and (resized := about.resized_by(transform)) is not None:
+        for split in ("train_images", "test_images"):
+            arrays[split] = _resized(arrays[split], resized)
+    size = arrays["train_images"].shape[1:3]
+    augmentation = NO_AUGMENTATION if transform == "none" else about.augmentation(size)
+    mean = std = None
+    if moments is not None or is_normalizing(transform):
+        mean, std = (
+            torch.tensor(values, dtype=torch.float32, device=device).view(1, 3, 1, 1)
+            for values in moments or about.moments or _moments(arrays["train_images"])
+        )
+
+    def images(split: str) -> Images:
+        labels = torch.from_numpy(arrays[f"{split}_labels"].astype(np.int64)).to(device)
+        return Images(pack(arrays[f"{split}_images"]).to(device), labels, size, augmentation, mean, std)
+
+    train, test = images("train"), images("test")
+    num_classes = int(max(train.labels.max(), test.labels.max())) + 1
+    if not use_test:
+        if len(train) < 10:
+            raise UserError(f"{name} has {len(train)} training images: a tenth, to be held out for testing, is none")
+        train, test = _hold_out(train)
+    return Data(train, test, num_classes, _digest(arrays), transform, moments)
+
+
+def _hold_out(train: Images) -> tuple[Images, Images]:
+    """Training images split into those to train on and the last 5,000 (a tenth of a small set) for testing."""
+    held_out = torch.zeros(len(train), dtype=torch.bool)
+    held_out[_last(train)] = True
+    return train.subset((~held_out).nonzero().flatten()), train.subset(held_out.nonzero().flatten())
+
+
+def _last(train: Images) -> torch.Tensor:
+    """Indices of the training images that are held out, where some are."""
+    return train.spread(min(HELD_OUT_IMAGES, max(len(train) // 10, 1)), from_end=True)
+
+
+def _digest(arrays: Arrays) -> str:
+    """Of pixels, sizes and labels, in this order, of the training and the test images."""
+    digest = hashlib.sha256()
+    for split in ("train", "test"):
+        images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
+        digest.update(str(images.shape).encode())
+        digest.update(np.ascontiguousarray(images))
+        digest.update(labels.astype("<i8").tobytes())
+    return digest.hexdigest()
+
+
+def _moments(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of each channel of uint8 (n, H, W, 3), in units of [0, 1]."""
+    levels = np.arange(256) / 255
+    counts = [np.bincount(images[..., channel].ravel(), minlength=256) for channel in range(3)]
+    mean = np.array([np.average(levels, weights=count) for count in counts])
+    variance = [np.average((levels - m) ** 2, weights=count) for m, count in zip(mean, counts, strict=True)]
+    return mean, np.maximum(np.sqrt(variance), 1 / 255)  # an empty channel is divided by one grey level
+
+
+def _resized(images: np.ndarray, size: int) -> np.ndarray:
+    from torchvision.transforms.v2 import functional as TF  # slow to import, and most runs do without
+
+    tensor = torch.from_numpy(images).permute(0, 3, 1, 2)
+    parts = [TF.resize(part, [size, size], antialias=True) for part in tensor.split(1000)]
+    return torch.cat(parts).permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def _fitted(images: np.ndarray, size: int) -> np.ndarray:
+    """Images (n, H, W, 3) as `image_size` makes them, (n, size, size, 3). Labels (n,) stay."""
+    if images.ndim == 1 or images.shape[1:3] == (size, size):
+        return images
+    return np.stack([np.asarray(fitted(Image.fromarray(image), size)) for image in images])
+
+
+# --- where images come from --------------------------------------------------------------------------------
+
+
+def prepare(name: str, *, folder: Path, image_size: int | None = None, threads: int = 4) -> dict[str, int]:
+    """Download or decode a dataset now, and count the images of each split. Raises UserError as `load_data` does."""
+    arrays = _load_arrays(name, folder, threads, image_size)
+    return {split: len(arrays[f"{split}_labels"]) for split in ("train", "test")}
+
+
+def why_no_name(name: str) -> str:
+    """Why a dataset cannot have this name, which is part of the paths of all results; '' if it can."""
+    if not name:
+        return "it is empty"
+    if name in (".", "..") or Path(name).name != name or "\\" in name:
+        return "it is a path"
+    if not name.isprintable() or name != name.strip():
+        return "it has characters that are not seen"
+    if name[0] in ".-":
+        return f"it begins with {name[0]!r}"
+    return "it is too long" if len(name.encode()) > 100 else ""
+
+
+def data_folder(name: str, *, data_path: Path | None, root: Path) -> Path:
+    """The folder that holds a dataset: `data_path`, else root/data if it is there, else the repository's."""
+    if data_path is not None:
+        return data_path
+    at_root = root / "data"
+    return at_root if (at_root / name).is_dir() else REPOSITORY_DATA
+
+
+def _load_arrays(name: str, folder: Path, threads: int, size: int | None) -> Arrays:
+    if why := why_no_name(name):
+        raise UserError(f"{name!r} is not the name of a dataset: {why}", exit_code=2)
+    here, make = folder / name, known(name).arrays
+    if (here / "train").is_dir():
+        arrays = image_folder(here, threads, size)
+        if (here / "val" / ANNOTATIONS).is_file() and name != TINY_IMAGENET:
+            print(f"{here} has Tiny ImageNet's form; only a folder {TINY_IMAGENET} is augmented as published for it")
+        return arrays
+    if deeper := _datasets_in(here):
+        raise FileError(here, f"holds no train folder, but {here / deeper[0]} does: it is one level too deep")
+    if make is not None:
+        arrays = make(name, folder, threads)
+        return arrays if size is None else {key: _fitted(array, size) for key, array in arrays.items()}
+    if here.is_dir():
+        raise FileError(here, "holds no train folder, in which there is a folder of images for each class")
+    if (folder / "train").is_dir():
+        whole = folder.resolve()
+        raise FileError(folder, f"is a dataset itself, {whole.name!r}; what holds it is {whole.parent}", "", 2)
+    raise UserError(
+        f"there is no dataset {name!r}: use one of {', '.join(dict.fromkeys([*DATASETS, *_datasets_in(folder)]))}, "
+        f"or put images in {here}/{{train,test}}/CLASS/",
+        exit_code=2,
+    )
+
+
+def _datasets_in(folder: Path) -> list[str]:
+    """The names of the datasets that are folders of images in a folder."""
+    names = (path.parent.name for path in folder.glob("*/train") if path.is_dir())
+    return sorted(name for name in names if not why_no_name(name))
+
+
+def _in_colour(arrays: Arrays) -> Arrays:
+    """Grey images (n, 28, 28), if that is what they are, as 32×32 ones with three equal channels."""
+    return {
+        key: np.repeat(np.pad(array, ((0, 0), (2, 2), (2, 2)))[..., None], 3, axis=-1) if array.ndim == 3 else array
+        for key, array in arrays.items()
+    }

@@ -1,0 +1,374 @@
+"""The flags of the stages: which there are, what they may be, and what follows from others."""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+from models import FORMS
+
+from ..attack import Attack
+from ..curves import CURVES
+from ..reports.paths import Selection
+from . import aliases, machine, places, types
+from .commands import REPOSITORY, default_transform
+from .datasets import TRANSFORMS, data_folder, known
+from .defaults import CURVE_EPOCHS_HELP, EPOCHS_HELP, complete_epochs, curve_epochs
+from .layout import USUAL, tag
+from .parsing import Parser
+
+# --- flags that several stages have ------------------------------------------------------------------------
+
+
+def add_dataset_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags that say which images, and where things are."""
+    add = parser.add_argument
+    dataset_help = "a known name, or that of a folder of images data/NAME/{train,test}"
+    add("--dataset", type=types.dataset_name, default="FashionMNIST10k", help=dataset_help)
+    size_help = "make images square: shorter side to this size, and the middle of it (default: as they are)"
+    add("--image_size", type=types.positive_int, help=size_help)
+    add("--num-workers", "--num_workers", type=types.nonnegative_int, default=4, help="threads that decode images")
+    add(
+        "--data_path",
+        type=types.folder,
+        help="folder that holds the datasets (default: ROOT/data, else the repository's)",
+    )
+    add("--root", type=types.folder, default=REPOSITORY, help="folder under which all results are written and found")
+
+
+def stage_parser(description: str | None, batch_size: int, model: str | None = None) -> Parser:
+    """A parser with the flags of every stage that runs networks on data; `model` is for a script of one model."""
+    parser = Parser(description)
+    add_dataset_flags(parser)
+    add = parser.add_argument
+    add(
+        "--transform",
+        choices=TRANSFORMS,
+        help="augmentation and normalization (default: the model's, standard, or Adversarial)",
+    )
+    moments = {"nargs": 3, "type": types.number, "metavar": ("R", "G", "B")}
+    add("--mean", help="of pixels in [0, 1], by which images are normalized (default: the dataset's)", **moments)
+    add("--std", help="the deviations that go with it (default: the dataset's)", **moments)
+    add("--batch_size", type=types.positive_int, default=batch_size, help="images in a batch")
+    if model:
+        add("--model", choices=[model], default=model, help="the network, which is always this")
+    else:
+        add("--model", type=types.network, default="TinyTen", help=f"the network: {FORMS}")
+    add(
+        "--use_test",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="evaluate on the test set; otherwise on training images held out for it",
+    )
+    add("--device", help="what computes: cuda, cuda:1, mps, cpu (default: the first that is available)")
+    precision_help = "tf32: faster, less exact convolutions on CUDA; bf16: run the networks under autocast"
+    add("--precision", choices=("fp32", "tf32", "bf16"), default="fp32", help=precision_help)
+    parser.set_defaults(robust=False, momentum=0.9)
+    return parser
+
+
+def add_training_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of SGD and of a run that can be resumed."""
+    add = parser.add_argument
+    add(
+        "--save_freq",
+        type=types.positive_int,
+        default=200,
+        help="keep a checkpoint every so many epochs, and the last",
+    )
+    add("--lr", type=types.positive_float, default=0.1, help="learning rate of the first epoch")
+    add("--wd", type=types.nonnegative_float, default=5e-4, help="weight decay")
+    add("--lr_decay", type=types.positive_float, default=0.9996, help="factor on the learning rate, every epoch")
+    add("--lr_drop", type=types.positive_int, default=20, help="the learning rate is halved every so many epochs")
+    add("--seed", type=types.seed, default=1, help="of the initial weights and all random draws")
+    log_help = "write loss, accuracy and learning rate of every epoch there, for TensorBoard (default: nowhere)"
+    add("--log_dir", type=types.folder, metavar="DIR", help=log_help)
+    add_compile_flag(parser)
+    again = parser.add_mutually_exclusive_group()
+    resume_help = "go on from the newest checkpoint, if there is one, or from the checkpoint in this file"
+    resumed = {"nargs": "?", "type": types.file, "const": True, "default": False, "metavar": "FILE"}
+    again.add_argument("--resume", help=resume_help, **resumed)
+    again.add_argument("--ckpt", dest="resume", default=argparse.SUPPRESS, type=types.file, help=argparse.SUPPRESS)
+    again.add_argument("--overwrite", action="store_true", help="delete the run's checkpoints and start anew")
+
+
+def add_compile_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--compile", action="store_true", help="compile the networks (torch.compile); pays in long runs"
+    )
+
+
+def add_pair_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--seed_a", type=types.seed, default=1, help="seed of network A, the target")
+    parser.add_argument("--seed_b", type=types.seed, default=2, help="seed of network B, which is permuted")
+
+
+ATTACK_STEPS = 5  # as published
+
+
+def add_attack_flags(parser: argparse.ArgumentParser, training: bool = False) -> None:
+    """The flags that make a stage one of robust networks."""
+    add = parser.add_argument
+    parser.set_defaults(robust=True)
+    add(
+        "--epsilon",
+        type=types.intensity,
+        help="radius of the attack, as 8/255 (default: 4/255 on Tiny ImageNet, else 8/255)",
+    )
+    add(
+        "--attack_step",
+        type=types.intensity,
+        help="length of a step of the attack (default: a quarter of 8/255 or 4/255)",
+    )
+    add("--attack_steps", type=types.nonnegative_int, default=ATTACK_STEPS, help="number of steps of the attack")
+    if training:
+        add("--momentum", type=types.nonnegative_float, default=0.9, help="of SGD (Nesterov)")
+
+
+CURVE_FLAGS = ("curve", "num_bends", "fix_start", "fix_end", "init_linear_off")
+
+
+def add_robust_flag(parser: argparse.ArgumentParser, help_text: str) -> None:
+    parser.add_argument("--adversarial", dest="robust", action="store_true", help=help_text)
+
+
+def add_curve_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--curve", choices=CURVES, default="Bezier", help="family of the curve")
+    aliases.add_curve_type(parser, choices=CURVES)
+    add("--num_bends", type=types.at_least_two, default=3, help="control points, the two ends included")
+    add("--fix_start", action=argparse.BooleanOptionalAction, default=True, help="keep A where it is")
+    add("--fix_end", action=argparse.BooleanOptionalAction, default=True, help="keep B where it is")
+    add("--init_linear_off", action="store_true", help="begin at random networks, not on the line from A to B")
+
+
+def add_alignment_flag(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--alignment", type=types.word, default="", help="name of the match that permutes B, as corr; '' for none")
+    epochs_help = f"epochs for which the two networks were trained ({EPOCHS_HELP})"
+    add("--epochs_model", type=types.positive_int, help=epochs_help)
+
+
+def add_evaluation_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of stages that evaluate networks with batch-norm statistics re-estimated for them."""
+    add = parser.add_argument
+    add_compile_flag(parser)
+    add(
+        "--bn_images",
+        type=types.positive_int,
+        help="re-estimate batch norm on so many training images (default: all)",
+    )
+    repair_help = "let activations vary as between the ends (REPAIR), in networks without batch norm"
+    add("--repair", action="store_true", help=repair_help)
+    add("--overwrite", action="store_true", help="evaluate again what has been evaluated otherwise")
+
+
+def add_path_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags that name a path between two networks: a learned curve, or the straight line."""
+    add_pair_flags(parser)
+    add_alignment_flag(parser)
+    aliases.add_to_evaluation(parser)
+    add = parser.add_argument
+    add(
+        "--epochs_curve",
+        type=types.nonnegative_int,
+        help=f"epochs of the curve; 0 is the straight line ({CURVE_EPOCHS_HELP})",
+    )
+    add("--seed", type=types.seed, default=1, help="seed with which the curve was learned")
+    add("--num_bends", type=types.at_least_two, default=3, help="control points of the curve, the two ends included")
+    add("--curve", choices=CURVES, default="Bezier", help="family of the curve")
+    aliases.add_curve_type(parser, choices=CURVES)
+    epochs_help = "whichever of --epochs_model and --epochs_curve is not given (default: theirs)"
+    add("--epochs", type=types.positive_int, help=epochs_help)
+
+
+def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse, and fill in what depends on other flags or on the machine."""
+    args = parser.parse_args(argv)
+    if hasattr(args, "seed_a") and args.seed_a == args.seed_b:
+        parser.error(f"--seed_a and --seed_b are both {args.seed_a}: a pair needs two networks")
+    if getattr(args, "transform", "") is None:
+        args.transform = default_transform(args.model, args.robust)
+    if hasattr(args, "mean"):
+        if (args.mean is None) != (args.std is None):
+            parser.error("--mean and --std go together: give both, or none")
+        if args.std and min(args.std) <= 0:
+            parser.error("--std: a deviation is above 0")
+        args.moments = [args.mean, args.std] if args.mean else None
+    complete_epochs(parser, args)
+    if args.robust and tag(getattr(args, "alignment", "")).startswith("pam_"):
+        parser.error("--alignment: PAM is for plain networks; use corr or ''")
+    if args.robust and getattr(args, "repair", False):
+        parser.error("--repair is for plain networks")
+    args.data_folder = data_folder(args.dataset, data_path=args.data_path, root=args.root)
+    args.attack = None
+    if getattr(args, "attack_steps", None) is not None:
+        published = published_attack(args.dataset)
+        args.epsilon = published.epsilon if args.epsilon is None else args.epsilon
+        args.attack_step = published.step if args.attack_step is None else args.attack_step
+        args.attack = Attack(args.epsilon, args.attack_step, args.attack_steps)
+    try:
+        args.replaced = places.replaced(vars(args))
+    except ValueError as error:
+        parser.error(str(error))
+    if getattr(args, "log_dir", None):
+        machine.expect_log(parser, args.log_dir)
+    args.notes = _without_effect(vars(args), parser.get_default)
+    args.asked_device, args.device = args.device, machine.choose_device(parser, args.device)
+    return args
+
+
+def _without_effect(flags: Mapping[str, object], default: Callable[[str], object]) -> list[str]:
+    """What is to be said of flags that change nothing; `default` gives each flag's default."""
+    told = {name for name, value in flags.items() if value != default(name)}
+    notes = []
+    if flags["robust"] and flags.get("attack") and (schedule := sorted(told & {"lr_decay", "lr_drop"})):
+        words = " and ".join(f"--{name}" for name in schedule)
+        notes.append(
+            f"{words}: not in robust training, whose learning rate is constant at first and then falls to 1 %."
+        )
+    is_line = flags.get("epochs_curve") == 0 and not tag(flags["alignment"]).startswith("pam_")
+    if is_line and (curve := sorted(told & {"seed", "num_bends", "curve"})):
+        words = " and ".join(f"--{name}" for name in curve)
+        notes.append(f"{words}: the straight line is the same for all curves.")
+    if "align_name" in flags and "seed" in told and flags.get("method") not in ("weight", "random"):
+        notes.append("--seed: nothing in an alignment is drawn at random, but for --method weight and random.")
+    return notes
+
+
+def published_attack(dataset: str) -> Attack:
+    """The attack with the published budget."""
+    radius = known(dataset).attack_radius
+    return Attack(radius, radius / 4, ATTACK_STEPS)
+
+
+def of_images(flags: Mapping[str, object]) -> dict[str, object]:
+    """What `load_data` is told besides the dataset's name."""
+    names = ("transform", "moments", "use_test", "image_size", "device")
+    return {name: flags[name] for name in names} | {"folder": flags["data_folder"], "threads": flags["num_workers"]}
+
+
+# --- scripts that read results -----------------------------------------------------------------------------
+
+
+def results_parser(description: str | None, *, robust: bool = False, of_all: bool = False) -> Parser:
+    """A parser with the flags of scripts that read results, each of which takes several values.
+
+    of_all: whether a flag that is not given stands for all there is (and is None); otherwise for one usual value.
+    """
+    epilog = "What is not asked for by a flag is everything that has been evaluated." if of_all else None
+    parser = Parser(description, epilog)
+    add = parser.add_argument
+
+    def usual(*values: object) -> list[object] | None:
+        return None if of_all else list(values)
+
+    name = partial(types.dataset_name, with_folder=False)
+    dataset_help = "on which the networks were trained"
+    if of_all:
+        add("--dataset", type=name, nargs="+", help=dataset_help)
+    else:
+        add("--dataset", type=name, default="FashionMNIST10k", help=dataset_help)
+    add("--model", nargs="+", type=types.network, default=usual("TinyTen"), help=f"networks: {FORMS}")
+    add("--seed_a", nargs="+", type=types.seed, default=usual(1), help="networks A, one a pair")
+    add("--seed_b", nargs="+", type=types.seed, default=usual(2), help="networks B, one a pair")
+    add("--alignment", nargs="+", type=types.word, default=usual("", "corr"), help="names of matches; '' for none")
+    epochs_help = "epochs of the curves, where there are any; 0: straight lines"
+    epochs_help += "" if of_all else f"; as many as models (2 or more): one for each model ({CURVE_EPOCHS_HELP})"
+    add("--epochs", nargs="+", type=types.nonnegative_int, help=epochs_help)
+    add("--root", type=types.folder, default=REPOSITORY, help="folder under which results are found and written")
+    add(
+        "--name",
+        type=types.word,
+        default="",
+        help="a word for the names of what is written, to keep it beside other figures",
+    )
+    parser.set_defaults(robust=robust, curve_seed=None, num_bends=None, curve=None)
+    return parser
+
+
+def add_variant_flags(parser: argparse.ArgumentParser, *, of_all: bool = False) -> None:
+    """The flags that tell curves between the same networks apart; of_all as in `results_parser`."""
+    add = parser.add_argument
+    usual = {name: None if of_all else [value] for name, value in USUAL._asdict().items()}
+    seed_help = "seed of the curves: one for all pairs, or one a pair"
+    add("--curve_seed", nargs="+", type=types.seed, default=usual["seed"], help=seed_help)
+    bends_help = "control points of the curves, the two ends included"
+    add("--num_bends", nargs="+", type=types.at_least_two, default=usual["num_bends"], help=bends_help)
+    add("--curve", nargs="+", choices=CURVES, default=usual["curve"], help="families of the curves")
+    aliases.add_curve_type(parser, nargs="+", choices=CURVES)
+
+
+def add_figure_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--show", action="store_true", help="open the figures in a window too")
+    add_title_flag(parser)
+
+
+def add_title_flag(parser: argparse.ArgumentParser) -> None:
+    help_text = "draw no titles above figures, as for a paper, which has captions"
+    parser.add_argument("--no_title", action="store_true", help=help_text)
+
+
+def add_plane_flags(parser: argparse.ArgumentParser) -> None:
+    help_text = "colour map of matplotlib (default: viridis; reversed for losses, so that bright is good)"
+    parser.add_argument("--cmap", type=types.colour_map, metavar="NAME", help=help_text)
+
+
+def parse_results(
+    parser: argparse.ArgumentParser, argv: Sequence[str] | None, script: str, of_curves: bool = True
+) -> argparse.Namespace:
+    """Parse, and add `pairs` (None for all there are) and `command`, which goes with what is written.
+
+    And, of curves, `variants` that are asked for, and `curve_seeds` by pair where each has its own.
+
+    script: the file of the script. of_curves: whether what it draws is of curves, which have epochs.
+
+    Scripts that draw have also `epochs_of`, the epochs for each model, and `replaced`, as stages have.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    name = str(Path(script).resolve().relative_to(REPOSITORY))
+    draws = name.startswith("visualization/")
+    if draws:
+        aliases.add_to_figures(parser)
+        places.add_flags(parser, places.TWINS.get(name, name))
+        places.add_all_in(parser, argv)
+    args = parser.parse_args(argv)
+    args.command = shlex.join(["python", name, *argv])
+    args.notes = []
+    if draws:
+        _complete_for_figures(parser, args, of_curves)
+    seeds_a, seeds_b = args.seed_a or [], args.seed_b or []
+    if len(seeds_a) != len(seeds_b):
+        parser.error(f"--seed_a names {len(seeds_a)} networks and --seed_b {len(seeds_b)}; a pair is one of each")
+    pairs = list(zip(seeds_a, seeds_b, strict=True))
+    if any(a == b for a, b in pairs):
+        parser.error("--seed_a and --seed_b name one network twice: a pair needs two networks")
+    if args.robust and any(tag(name).startswith("pam_") for name in args.alignment or []):
+        parser.error("--alignment: PAM is for plain networks")
+    if len(set(pairs)) < len(pairs):
+        parser.error("--seed_a and --seed_b name a pair twice; each counts once")
+    args.pairs = pairs or None
+    if pairs and len(args.curve_seed or [1]) not in (1, len(pairs)):
+        parser.error(f"--curve_seed names {len(args.curve_seed)} for {len(pairs)} pairs; give one, or one a pair")
+    kinds = Selection(None, None, args.pairs, None, None, args.curve_seed, args.num_bends, args.curve)
+    args.variants, args.curve_seeds = kinds.variants, kinds.seeds
+    return args
+
+
+def _complete_for_figures(parser: argparse.ArgumentParser, args: argparse.Namespace, of_curves: bool) -> None:
+    try:
+        args.replaced = places.replaced(vars(args))
+    except ValueError as error:
+        parser.error(str(error))
+    if args.epochs is None:
+        args.epochs_of = {model: [curve_epochs(model, args.robust)] for model in args.model}
+        args.epochs = sorted({epochs for [epochs] in args.epochs_of.values()})
+        return
+    args.epochs_of = dict.fromkeys(args.model, args.epochs)
+    if not of_curves:
+        args.notes.append("--epochs: what is drawn here is not of curves, and the same for all their epochs.")
+    elif 1 < len(args.model) == len(args.epochs):
+        args.epochs_of = {model: [epochs] for model, epochs in zip(args.model, args.epochs, strict=True)}
+        args.notes.append("Epochs: " + ", ".join(f"{model} {epochs[0]}" for model, epochs in args.epochs_of.items()))

@@ -1,0 +1,218 @@
+"""Networks, matches and curves from their files, each checked against what it is to be used with."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from models import build
+
+from ..curves import Curve, network_digest
+from ..errors import FileError, UserError
+from ..permutations import PermutationSpec, permutation_spec, permutations_from_rows, permute
+from .datasets import Data, Normalization, is_normalizing
+from .files import expect, load_checkpoint
+from .foreign import other_networks
+from .layout import USUAL, Layout, Variant, tag
+from .matches import load_match, match_networks
+from .originals import stand_in
+from .states import changes, load_points, load_state
+
+
+def new_network(layout: Layout, data: Data, *, pretrained: bool = False) -> nn.Module:
+    """An untrained network for the classes of a dataset (`models.build`). UserError if it cannot be built."""
+    try:
+        return build(layout.model, data.num_classes, pretrained=pretrained)
+    except ValueError as error:
+        raise UserError(str(error), exit_code=2) from error
+
+
+def load_network(
+    path: Path, network: nn.Module, *, transform: str, moments: Normalization | None = None, robust: bool = False
+) -> nn.Module:
+    """Put a checkpoint into `network`, which is returned in eval mode.
+
+    FileError if there is none or it does not fit: another architecture, a plain network where a robust one is wanted
+    or the other way round, or one trained on images normalized unlike those of `transform` and `moments`.
+    """
+    stored = load_checkpoint(path)
+    try:
+        load_state(network, stored["model_state"])
+    except ValueError as error:
+        reason = f"does not fit {type(network).__name__}: {error}"
+        raise FileError(path, f"{reason}; use the model and dataset it was trained with", "remake") from error
+    if not all(value.isfinite().all() for value in network.state_dict().values()):
+        raise FileError(path, "holds weights that are not finite numbers", "remake")
+    settings = settings_of(stored)
+    if "transform" not in settings:
+        return network.eval()
+    if ("epsilon" in settings) != robust:
+        kind, wanted = ("plain", "robust") if robust else ("robust", "plain")
+        raise FileError(path, f"is a {kind} network, not a {wanted} one", "remake")
+    before = settings["transform"], settings.get("moments")
+    if _normalized_by(*before) != _normalized_by(transform, moments):
+        raise FileError(
+            path,
+            f"was trained with {_in_words(*before)}, which normalizes images unlike {_in_words(transform, moments)}; "
+            "use the same",
+        )
+    return network.eval()
+
+
+def import_network(path: Path, network: nn.Module, *, entry: str | None = None) -> list[str]:
+    """Put a network of other code into `network`; returns, in words, what was changed of it or is left in the file.
+
+    entry: where it is in the file, as "ema.module"; None: where it is looked for. FileError if it does not fit.
+    """
+    stored = load_checkpoint(path, entry)
+    try:
+        told = changes(network, stored["model_state"])
+        load_state(network, stored["model_state"])
+    except ValueError as error:
+        raise FileError(path, f"does not fit {type(network).__name__}: {error}") from error
+    if not all(value.isfinite().all() for value in network.state_dict().values()):
+        raise FileError(path, "holds weights that are not finite numbers")
+    return told + [f"the network in its entry {place} left in the file" for place in other_networks(stored)]
+
+
+def _normalized_by(transform: str, moments: Normalization | None) -> object:
+    return [list(values) for values in moments] if moments else is_normalizing(transform)
+
+
+def _in_words(transform: str, moments: Normalization | None) -> str:
+    numbers = [" ".join(f"{value:g}" for value in values) for values in moments or ()]
+    return f"the transform {transform}" + (" --mean {} --std {}".format(*numbers) if numbers else "")
+
+
+def settings_of(checkpoint: Mapping[str, object]) -> dict[str, object]:
+    """The settings with which this code made a checkpoint; {} for one of other code."""
+    settings = checkpoint.get("settings")
+    return settings if isinstance(settings, dict) else {}
+
+
+# What of a run's settings decides whether its result is comparable with another, seeds left out
+OF_TRAINING = ("transform", "moments", "image_size", "batch_size", "use_test", "precision")
+OF_TRAINING += ("lr", "wd", "lr_decay", "lr_drop")
+OF_TRAINING += ("epochs_model", "fix_start", "fix_end", "init_linear_off", "outer_iters", "inner_iters_perm")
+OF_TRAINING += ("momentum", "epsilon", "attack_step", "attack_steps")
+
+
+def training_settings(path: Path) -> dict[str, object]:
+    """How the network or curve of a checkpoint was trained, as far as it tells; nothing, if other code made it."""
+    settings = settings_of(load_checkpoint(stand_in(path)))
+    return {name: settings[name] for name in OF_TRAINING if name in settings}
+
+
+def spec_of(network: nn.Module, example: torch.Tensor) -> PermutationSpec:
+    """`permutation_spec` for images such as `example` (n, 3, H, W), with what it refuses as a UserError."""
+    try:
+        return permutation_spec(network, example.to(next(network.parameters()).device))
+    except ValueError as error:
+        raise UserError(f"{type(network).__name__} cannot be aligned: {error}") from error
+
+
+def load_permutations(path: Path, spec: PermutationSpec, networks: Sequence[nn.Module]) -> list[np.ndarray]:
+    """The permutations, one a group, of a match of two networks A and B.
+
+    FileError if there is none, or it is for another architecture, or was made for other networks.
+    """
+    rows = load_match(path)
+    if match_networks(path) not in (None, [network_digest(network) for network in networks]):
+        raise FileError(path, "was made for other networks, of other epochs or trained anew", "replace")
+    try:
+        return permutations_from_rows(spec, rows)
+    except ValueError as error:
+        raise FileError(path, f"is not a match for {type(networks[1]).__name__}: {error}", "remake") from error
+
+
+def expect_pair(
+    layout: Layout, seeds: tuple[int, int], epochs: int, alignment: str = "", variant: Variant = USUAL
+) -> None:
+    """FileError if a file that `load_pair` reads is missing: cheap, and so before anything takes time."""
+    name = tag(alignment)
+    expect(*(layout.endpoint(seed, epochs) for seed in seeds))
+    expect(*([] if name == "null" else [stand_in(layout.match(name, *seeds, variant))]))
+
+
+def load_endpoint(layout: Layout, data: Data, seed: int, epochs: int) -> nn.Module:
+    """The network of a seed after `epochs`, in eval mode (`load_network`)."""
+    how = {"transform": data.transform, "moments": data.moments, "robust": layout.robust}
+    return load_network(layout.endpoint(seed, epochs), new_network(layout, data), **how)
+
+
+def load_pair(
+    layout: Layout,
+    data: Data,
+    seeds: tuple[int, int],
+    epochs: int,
+    *,
+    alignment: str = "",
+    variant: Variant = USUAL,
+) -> tuple[nn.Module, nn.Module]:
+    """Networks A and B of two seeds after `epochs`, B permuted by the match `alignment` ('' or null: as it is).
+
+    data: the images on which they are to work. variant: of the curve with which PAM found the match, if PAM did.
+    """
+    a, b = (load_endpoint(layout, data, seed, epochs) for seed in seeds)
+    name = tag(alignment)
+    if name != "null":
+        spec = spec_of(b, data.example)
+        permutations = load_permutations(stand_in(layout.match(name, *seeds, variant)), spec, (a, b))
+        b.load_state_dict(permute(b.state_dict(), spec, permutations))
+    return a, b
+
+
+def expect_curve(
+    layout: Layout,
+    seeds: tuple[int, int],
+    epochs_model: int,
+    epochs_curve: int,
+    alignment: str = "",
+    variant: Variant = USUAL,
+) -> None:
+    """FileError if a file that `load_curve` reads is missing, as `expect_pair`."""
+    expect_pair(layout, seeds, epochs_model, alignment, variant)
+    if epochs_curve:
+        expect(stand_in(layout.curve(alignment, *seeds, epochs_curve, variant)))
+
+
+def load_curve(
+    layout: Layout,
+    data: Data,
+    seeds: tuple[int, int],
+    epochs_model: int,
+    epochs_curve: int,
+    *,
+    alignment: str = "",
+    variant: Variant = USUAL,
+) -> Curve:
+    """The curve that was learned for `epochs_curve` between a pair (`load_pair`), on the CPU; for 0, the line.
+
+    FileError if a file is missing, or the curve was learned between other networks.
+    """
+    a, b = load_pair(layout, data, seeds, epochs_model, alignment=alignment, variant=variant)
+    base = new_network(layout, data)
+    if epochs_curve == 0:
+        return Curve.between(base, a.state_dict(), b.state_dict(), num_bends=2)
+    path = stand_in(layout.curve(alignment, *seeds, epochs_curve, variant))
+    learned = load_checkpoint(path)
+    settings = settings_of(learned)
+    shape = {"num_bends": variant.num_bends, "curve": variant.curve}
+    shape |= {name: settings[name] for name in (*shape, "fix_start", "fix_end") if name in settings}
+    try:
+        curve = Curve.between(base, a.state_dict(), b.state_dict(), **shape)
+    except (TypeError, ValueError, KeyError) as error:  # settings of other code
+        raise FileError(path, f"is of a kind of curve that is not known ({shape})", "remake") from error
+    if settings.get("ends", curve.fixed_ends()) != curve.fixed_ends():
+        raise FileError(
+            path, "was learned between other networks, or with another match, than there are now", "replace"
+        )
+    try:
+        load_points(curve, learned)
+    except ValueError as error:
+        raise FileError(path, f"is not a curve of {type(base).__name__}: {error}", "remake") from error
+    if not curve.learned.isfinite().all():
+        raise FileError(path, "holds weights that are not finite numbers", "remake")
+    return curve
