@@ -18,13 +18,14 @@ from utils.matching import align, cross_correlations, each_by_itself, mean_corre
 from utils.permutations import identity, row_labels, rows_from_permutations
 from utils.progress import track
 from utils.repair import preparing
-from utils.stages import commands, flags, kept, machine, places, process, sources, types
+from utils.stages import commands, flags, kept, machine, process, sources
 from utils.stages.datasets import load_data
 from utils.stages.files import expect_writable
 from utils.stages.inputs import check_input
 from utils.stages.layout import Layout, Variant
 from utils.stages.loading import expect_curve, load_curve, spec_of
 from utils.stages.matches import padded_rows
+from utils.stages.parser import add_folder_flags, fraction
 from utils.stages.tables import GrowingTable
 
 # As the point is; permuted to match the end; and with each activation matched on its own, where some share a stream
@@ -34,9 +35,9 @@ WHICH = ("unaligned", "aligned", "noid")
 def parse_args(argv=None):
     parser = flags.stage_parser(__doc__, batch_size=512)
     flags.add_path_flags(parser)
-    places.add_flags(parser, "alignment/align_along_curve.py")
+    add_folder_flags(parser, "alignment/align_along_curve.py")
     flags.add_evaluation_flags(parser)
-    parser.add_argument("--point_t", type=types.fraction, default=0.5, help="the point, from 0 at A to 1 at B")
+    parser.add_argument("--point_t", type=fraction, default=0.5, help="the point, from 0 at A to 1 at B")
     return flags.parse(parser, argv)
 
 

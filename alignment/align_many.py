@@ -22,33 +22,34 @@ from utils.matching import correlations_before_and_after
 from utils.measuring import measure
 from utils.permutations import permute, rows_from_permutations
 from utils.progress import track
-from utils.stages import commands, defaults, flags, kept, machine, places, process, sources, types
+from utils.stages import commands, defaults, flags, kept, machine, process, sources
 from utils.stages.datasets import load_data
 from utils.stages.files import expect, expect_writable, save_array
 from utils.stages.inputs import check_input
 from utils.stages.layout import Layout
 from utils.stages.loading import load_endpoint, spec_of
 from utils.stages.matches import save_match
+from utils.stages.parser import add_folder_flags, is_free, new_match, positive_int, seed_number
 
 
 def parse_args(argv=None):
     parser = flags.stage_parser(__doc__, batch_size=512)
     add = parser.add_argument
-    add("--seeds", type=types.seed, nargs="+", default=[1, 2], help="seeds of the networks")
-    add("--epochs", type=types.positive_int, help=f"epochs the networks were trained ({defaults.EPOCHS_HELP})")
+    add("--seeds", type=seed_number, nargs="+", default=[1, 2], help="seeds of the networks")
+    add("--epochs", type=positive_int, help=f"epochs the networks were trained ({defaults.EPOCHS_HELP})")
     add("--method", choices=("corr", "weight"), default="corr", help="what is compared: activations or weights")
     to_help = "match each network to the first, or to what all have in common"
     add("--to", choices=("reference", "universe"), default="universe", help=to_help)
     name_help = "name of the matches (default: that of --to and of the method, as universe_corr)"
-    add("--align_name", type=types.new_name, help=name_help)
+    add("--align_name", type=new_match, help=name_help)
     flags.add_robust_flag(parser, "align robust networks, in their own folders")
-    add("--seed", type=types.seed, default=1, help="of random orders")
+    add("--seed", type=seed_number, default=1, help="of random orders")
     add(
         "--bn_images",
-        type=types.positive_int,
+        type=positive_int,
         help="re-estimate batch norm on so many training images (default: all)",
     )
-    places.add_flags(parser, "alignment/align_many.py")
+    add_folder_flags(parser, "alignment/align_many.py")
     add("--overwrite", action="store_true", help="replace matches that are there and are others")
     args = flags.parse(parser, argv)
     if len(args.seeds) < 2 or len(set(args.seeds)) < len(args.seeds):
@@ -57,7 +58,7 @@ def parse_args(argv=None):
         parser.error("--adversarial: robust GoogLeNets are aligned in pairs, on images attacked for each of the two")
     usual = f"{args.to}_{args.method}"
     args.align_name = args.align_name or usual
-    if not types.is_free(args.align_name, usual):
+    if not is_free(args.align_name, usual):
         parser.error(f"--align_name {args.align_name} is the name of a match of another kind than {usual}")
     return args
 

@@ -18,7 +18,7 @@ from utils.curves import network_digest
 from utils.devices import memory_format
 from utils.matching import align_on, cross_moments, mean_distances
 from utils.permutations import identity, row_labels, rows_from_permutations
-from utils.stages import aliases, commands, defaults, flags, kept, machine, places, process, sources, types
+from utils.stages import commands, defaults, flags, kept, machine, process, sources
 from utils.stages.datasets import load_data
 from utils.stages.files import expect_writable, save_array
 from utils.stages.inputs import check_input
@@ -27,29 +27,39 @@ from utils.stages.loading import expect_pair, load_endpoint, load_permutations, 
 from utils.stages.matches import save_match
 from utils.stages.matrices import save_matrices
 from utils.stages.originals import stand_in
+from utils.stages.parser import (
+    METHODS,
+    add_folder_flags,
+    is_free,
+    name_part,
+    new_match,
+    positive_int,
+    seed_number,
+    true_or_false,
+)
 
 
 def parse_args(argv=None, description=__doc__, model=None, method="corr"):
     parser = flags.stage_parser(description, batch_size=512, model=model)
     flags.add_pair_flags(parser)
     epochs_help = f"epochs the networks were trained ({defaults.EPOCHS_HELP})"
-    parser.add_argument("--epochs", type=types.positive_int, help=epochs_help)
+    parser.add_argument("--epochs", type=positive_int, help=epochs_help)
     flags.add_robust_flag(parser, "align robust networks, in their own folders; GoogLeNets on attacked images")
-    parser.add_argument("--align_name", type=types.new_name, help="name of the match (default: that of the method)")
+    parser.add_argument("--align_name", type=new_match, help="name of the match (default: that of the method)")
     parser.set_defaults(init=None)
     if method == "corr":
-        parser.add_argument("--method", choices=types.METHODS, default=method, help="what is compared")
+        parser.add_argument("--method", choices=METHODS, default=method, help="what is compared")
         init_help = "name of a match with which --method weight begins (default: none)"
-        parser.add_argument("--init", type=types.word, help=init_help)
+        parser.add_argument("--init", type=name_part, help=init_help)
     else:
         # Published so: what the flag does is the opposite of what it says.
         help_text = "compare activations themselves, and not what goes into the activation functions"
         parser.add_argument("--pre_act", action="store_false", help=help_text)
-    parser.add_argument("--seed", type=types.seed, default=1, help="of random orders and permutations")
+    parser.add_argument("--seed", type=seed_number, default=1, help="of random orders and permutations")
     matrices_help = "also keep how every two channels correlate, which viz_align_models.py draws"
     parser.add_argument("--matrices", action="store_true", help=matrices_help)
-    places.add_flags(parser, "alignment/align_models.py")
-    aliases.add_to_alignment(parser)
+    add_folder_flags(parser, "alignment/align_models.py")
+    parser.add_alias("--adv_flag", "robust", type=true_or_false, nargs="?", const=True)
     parser.add_argument("--overwrite", action="store_true", help="replace a match that is there and is another")
     args = flags.parse(parser, argv)
     if args.robust and args.model == "GoogLeNet":  # as published, for this network alone
@@ -59,7 +69,7 @@ def parse_args(argv=None, description=__doc__, model=None, method="corr"):
     if args.init and args.method != "weight":
         parser.error(f"--init {args.init} is for --method weight; {args.method} does not begin with a match")
     args.align_name = args.align_name or args.method
-    if not types.is_free(args.align_name, args.method):
+    if not is_free(args.align_name, args.method):
         parser.error(f"--align_name {args.align_name} is the name of a match of another kind than {args.method}")
     return args
 

@@ -19,29 +19,29 @@ import torch
 import models
 from utils.errors import FileError, UserError, first_line
 from utils.permutations import row_labels
-from utils.stages import process, types
+from utils.stages import process
 from utils.stages.commands import REPOSITORY
 from utils.stages.files import load_array, write_atomically
 from utils.stages.layout import Layout
 from utils.stages.loading import spec_of
-from utils.stages.parsing import Parser
+from utils.stages.parser import Parser, dataset_name, folder_path, name_part, network_name, positive_int, seed_number
 from utils.symmetries.describing import describe, lines
 
 
 def parse_args(argv=None):
     parser = Parser(__doc__)
     add = parser.add_argument
-    add("--model", type=types.network, default="TinyTen", help=f"architecture: {models.FORMS}")
-    add("--num_classes", type=types.positive_int, default=10, help="classes for which the network is built")
+    add("--model", type=network_name, default="TinyTen", help=f"architecture: {models.FORMS}")
+    add("--num_classes", type=positive_int, default=10, help="classes for which the network is built")
     size_help = "side of the images on which the network is run"
-    add("--image_size", dest="side", type=types.positive_int, default=32, help=size_help)
+    add("--image_size", dest="side", type=positive_int, default=32, help=size_help)
     add("--json", type=Path, metavar="FILE", help="write all of it there too (default: nowhere)")
     pair = "also show the correlations by layer of a match: "
-    add("--seed_a", type=types.seed, help=pair + "network A (default: none)")
-    add("--seed_b", type=types.seed, help=pair + "network B (default: none)")
-    add("--dataset", type=types.dataset_name, default="FashionMNIST10k", help="on which they were measured")
-    add("--alignment", type=types.word, default="corr", help="name of the match")
-    add("--root", type=types.folder, default=REPOSITORY, help="folder under which results are found")
+    add("--seed_a", type=seed_number, help=pair + "network A (default: none)")
+    add("--seed_b", type=seed_number, help=pair + "network B (default: none)")
+    add("--dataset", type=dataset_name, default="FashionMNIST10k", help="on which they were measured")
+    add("--alignment", type=name_part, default="corr", help="name of the match")
+    add("--root", type=folder_path, default=REPOSITORY, help="folder under which results are found")
     args = parser.parse_args(argv)
     if (args.seed_a is None) != (args.seed_b is None):
         parser.error("--seed_a and --seed_b name a pair of networks together; one of them is missing")

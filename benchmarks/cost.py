@@ -40,9 +40,10 @@ from benchmarks.counting import (
 from evaluation import eval_adversarial_curve, eval_curve, eval_plane_with_alignment, eval_plane_with_curve
 from training import train_curve, train_curve_adversarial, train_curve_pam, train_model, train_model_adversarial
 from utils.errors import FileError, UserError
-from utils.stages import datasets, process, types
+from utils.stages import datasets, process
 from utils.stages.decoding import decode
 from utils.stages.folders import listed
+from utils.stages.parser import positive_float
 
 DATASETS = {
     "CIFAR10": Dataset(50_000, 10_000, (32, 32), 10),
@@ -58,7 +59,7 @@ def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("preset", type=Path, help="YAML file that the Snakefile takes, as presets/paper.yaml")
     tflops_help = "sustained TFLOP/s, to tell the hours it would take"
-    parser.add_argument("--tflops", type=types.positive_float, help=tflops_help)
+    parser.add_argument("--tflops", type=positive_float, help=tflops_help)
     return parser.parse_args(argv)
 
 

@@ -43,9 +43,9 @@ from utils.measuring import evaluate, reestimate_batch_norm
 from utils.pam import PermutationTask
 from utils.permutations import permutation_spec
 from utils.precision import set_products
-from utils.stages import types
 from utils.stages.datasets import Data
 from utils.stages.files import write_atomically
+from utils.stages.parser import positive_int
 from utils.tasks import CurveTask, NetworkTask
 from utils.training import fit
 
@@ -62,10 +62,10 @@ def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     add = parser.add_argument
     add("--networks", nargs="+", choices=list(MODELS), default=["TinyTen", "ResNet32"], help="what is trained")
-    add("--batch_sizes", nargs="+", type=types.positive_int, default=[128, 1024], help="images of a batch")
+    add("--batch_sizes", nargs="+", type=positive_int, default=[128, 1024], help="images of a batch")
     add("--compile", action="store_true", help="measure compiled networks too, which takes minutes")
-    add("--steps", type=types.positive_int, default=96, help="at least so many steps are timed at once")
-    add("--rounds", type=types.positive_int, default=3, help="repeats of every time; the median counts")
+    add("--steps", type=positive_int, default=96, help="at least so many steps are timed at once")
+    add("--rounds", type=positive_int, default=3, help="repeats of every time; the median counts")
     add("--out", type=Path, default=RESULTS, help="folder of the results")
     device_help = "the GPU, as cuda:1; cpu for a trial of this program, which writes nothing (default: the first GPU)"
     add("--device", type=torch.device, help=device_help)

@@ -27,9 +27,10 @@ from utils.measuring import evaluate
 from utils.permutations import permutation_spec, permute
 from utils.repair import repairing
 from utils.reports import figures
-from utils.stages import process, types
+from utils.stages import process
 from utils.stages.datasets import REPOSITORY_DATA, load_data
 from utils.stages.files import write_atomically
+from utils.stages.parser import folder_path, positive_float, positive_int
 from utils.tasks import NetworkTask
 from utils.training import fit, step_rates
 
@@ -43,11 +44,11 @@ def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     add = parser.add_argument
     widths = [64, 128, 256, 512, 1024]
-    add("--width", nargs="+", type=types.positive_int, default=widths, help="units of every hidden layer")
-    add("--pairs", type=types.positive_int, default=1, help="of networks, for each width")
-    add("--epochs", type=types.positive_int, default=8, help="of training, for each network")
-    add("--lr", type=types.positive_float, default=0.02, help="learning rate of the first epoch")
-    add("--dir", type=types.folder, default=Path("results/width"), help="what is written goes here")
+    add("--width", nargs="+", type=positive_int, default=widths, help="units of every hidden layer")
+    add("--pairs", type=positive_int, default=1, help="of networks, for each width")
+    add("--epochs", type=positive_int, default=8, help="of training, for each network")
+    add("--lr", type=positive_float, default=0.02, help="learning rate of the first epoch")
+    add("--dir", type=folder_path, default=Path("results/width"), help="what is written goes here")
     return parser.parse_args(argv)
 
 

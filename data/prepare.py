@@ -14,7 +14,7 @@ start.quietly()
 
 from utils.stages import flags, process
 from utils.stages.datasets import data_folder, prepare
-from utils.stages.parsing import Parser
+from utils.stages.parser import Parser
 
 
 def parse_args(argv=None):

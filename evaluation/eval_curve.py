@@ -19,12 +19,13 @@ from utils.ensembles import evaluate_ensemble
 from utils.measuring import batch_norm_layers, evaluate_path, measure, measure_as_it_is
 from utils.repair import preparing
 from utils.reports.results import is_loss, summary
-from utils.stages import commands, flags, kept, places, process, sources, types
+from utils.stages import commands, flags, kept, process, sources
 from utils.stages.datasets import load_data
 from utils.stages.files import expect_writable
 from utils.stages.inputs import check_input
 from utils.stages.layout import Layout, Variant
 from utils.stages.loading import expect_curve, load_curve, training_settings
+from utils.stages.parser import add_folder_flags, at_least_two
 from utils.stages.tables import GrowingTable, write_csv
 
 
@@ -33,15 +34,13 @@ def parse_args(argv=None, description=__doc__, robust=False):
     if robust:
         flags.add_attack_flags(parser)
     flags.add_path_flags(parser)
-    places.add_flags(parser, "evaluation/eval_curve.py")
+    add_folder_flags(parser, "evaluation/eval_curve.py")
     flags.add_evaluation_flags(parser)
-    parser.add_argument(
-        "--num_points", type=types.at_least_two, default=65, help="points evaluated, the two ends included"
-    )
+    parser.add_argument("--num_points", type=at_least_two, default=65, help="points evaluated, the two ends included")
     parser.set_defaults(ensemble=None)
     if not robust:
         ensemble_help = "evaluate the ensemble of so many equally spaced points too (default: none)"
-        parser.add_argument("--ensemble", type=types.at_least_two, metavar="POINTS", help=ensemble_help)
+        parser.add_argument("--ensemble", type=at_least_two, metavar="POINTS", help=ensemble_help)
     parser.add_argument("--eval_train", action="store_true", help="on training images too, without augmentation")
     return flags.parse(parser, argv)
 

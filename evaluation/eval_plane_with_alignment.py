@@ -18,12 +18,13 @@ from utils.curves import Curve
 from utils.devices import memory_format
 from utils.measuring import evaluate_plane, measure, plane_of
 from utils.repair import repairing
-from utils.stages import aliases, commands, flags, kept, places, process, sources, types
+from utils.stages import commands, flags, kept, process, sources
 from utils.stages.datasets import load_data
 from utils.stages.files import expect_writable
 from utils.stages.inputs import check_input
 from utils.stages.layout import Layout, tag
 from utils.stages.loading import expect_pair, load_endpoint, load_pair, new_network
+from utils.stages.parser import add_folder_flags, at_least_two, name_part, positive_int, seed_number
 from utils.stages.tables import GrowingTable
 
 # As fractions of the way from A to B, and of aligned B's height above it
@@ -34,14 +35,13 @@ def parse_args(argv=None):
     parser = flags.stage_parser(__doc__, batch_size=512)
     flags.add_pair_flags(parser)
     seed_c_help = "the plane of three networks: B and this one, both aligned to A, instead of B and aligned B"
-    parser.add_argument("--seed_c", type=types.seed, help=seed_c_help)
+    parser.add_argument("--seed_c", type=seed_number, help=seed_c_help)
     flags.add_alignment_flag(parser)
-    places.add_flags(parser, "evaluation/eval_plane_with_alignment.py")
-    aliases.add_to_plane_with_alignment(parser)
+    add_folder_flags(parser, "evaluation/eval_plane_with_alignment.py")
+    parser.add_alias("--epochs", "epochs_model", type=positive_int)
+    parser.add_alias("--alignment_type", "alignment", type=name_part)
     flags.add_evaluation_flags(parser)
-    parser.add_argument(
-        "--num_points", type=types.at_least_two, default=17, help="points along each side of the grid"
-    )
+    parser.add_argument("--num_points", type=at_least_two, default=17, help="points along each side of the grid")
     parser.set_defaults(alignment="corr")
     args = flags.parse(parser, argv)
     if args.seed_c in (args.seed_a, args.seed_b):

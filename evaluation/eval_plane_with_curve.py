@@ -16,12 +16,13 @@ from utils.devices import memory_format
 from utils.errors import UserError
 from utils.measuring import evaluate_plane, measure_as_it_is, midpoint_height, plane_of
 from utils.repair import preparing
-from utils.stages import commands, flags, kept, places, process, sources, types
+from utils.stages import commands, flags, kept, process, sources
 from utils.stages.datasets import load_data
 from utils.stages.files import expect_writable
 from utils.stages.inputs import check_input
 from utils.stages.layout import Layout, Variant
 from utils.stages.loading import expect_curve, load_curve
+from utils.stages.parser import add_folder_flags, at_least_two
 from utils.stages.tables import GrowingTable
 
 # As fractions of the way from A to B, and of the height above it of the curve's point t = ½
@@ -31,11 +32,9 @@ GRID = ((-0.05, 1.05), (-0.10, 1.5))
 def parse_args(argv=None):
     parser = flags.stage_parser(__doc__, batch_size=512)
     flags.add_path_flags(parser)
-    places.add_flags(parser, "evaluation/eval_plane_with_curve.py")
+    add_folder_flags(parser, "evaluation/eval_plane_with_curve.py")
     flags.add_evaluation_flags(parser)
-    parser.add_argument(
-        "--num_points", type=types.at_least_two, default=17, help="points along each side of the grid"
-    )
+    parser.add_argument("--num_points", type=at_least_two, default=17, help="points along each side of the grid")
     return flags.parse(parser, argv)
 
 

@@ -19,20 +19,21 @@ from utils.devices import memory_format
 from utils.errors import UserError
 from utils.measuring import evaluate
 from utils.repair import preparing
-from utils.stages import flags, kept, places, process, types
+from utils.stages import flags, kept, process
 from utils.stages.datasets import load_data
 from utils.stages.files import expect_writable, hold, save_checkpoint
 from utils.stages.inputs import check_input
 from utils.stages.layout import Layout, Variant
 from utils.stages.loading import expect_curve, load_curve
+from utils.stages.parser import add_folder_flags, fraction
 
 
 def parse_args(argv=None):
     parser = flags.stage_parser(__doc__, batch_size=512)
     flags.add_path_flags(parser)
-    places.add_flags(parser, "evaluation/export_point.py")
+    add_folder_flags(parser, "evaluation/export_point.py")
     flags.add_evaluation_flags(parser)
-    parser.add_argument("--t", type=types.fraction, default=0.5, help="the point, from 0 at A to 1 at B")
+    parser.add_argument("--t", type=fraction, default=0.5, help="the point, from 0 at A to 1 at B")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the checkpoint that is written")
     return flags.parse(parser, argv)
 

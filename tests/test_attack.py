@@ -8,7 +8,7 @@ from models import TinyTen
 from utils.attack import Attack
 from utils.measuring import evaluate, reestimate_batch_norm
 from utils.outputs import AUXILIARY_WEIGHT
-from utils.stages.types import intensity
+from utils.stages.parser import intensity
 
 EPSILON = 16 / 255
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from stages import REPOSITORY, STAGES, fails, run, run_as_process, stage
 
-from utils.stages import commands, types
+from utils.stages import commands
 from utils.stages.flags import parse_results, results_parser
 from utils.stages.layout import Layout
+from utils.stages.parser import LARGEST_SEED, seed_number
 from utils.stages.settings import unlike
 
 
@@ -82,8 +83,8 @@ def test_seeds_that_generators_tell_apart(script, capsys):
         for value in ("-1", "4294967296", "18446744073709551616", "1e3", ""):
             code, line = fails(capsys, script, f"{flag}={value}")
             assert code == 2
-            assert ("beyond 4294967295" in line) == (len(value) > 3), line
-    assert types.seed("4294967295") == types.LARGEST_SEED
+            assert f"{value!r} is not a whole number from 0 to 4294967295" in line, line
+    assert seed_number("4294967295") == LARGEST_SEED
 
 
 # --- what is mistyped --------------------------------------------------------------------------------------
@@ -92,18 +93,12 @@ def test_seeds_that_generators_tell_apart(script, capsys):
 @pytest.mark.parametrize(
     "script, flags, says",
     [
-        ("training/train_model.py", ["--epoch", "3"], "unrecognized arguments: --epoch 3; did you mean --epochs?"),
-        ("training/train_model.py", ["--lrr=3", "--bach_size", "2"], "did you mean --lr and --batch_size?"),
-        (
-            "training/train_model.py",
-            ["--quux"],
-            "unrecognized arguments: --quux; --help shows the flags that there are",
-        ),
+        ("training/train_model.py", ["--epoch", "3"], "unrecognized arguments: --epoch 3; --help shows the flags"),
         ("training/train_model.py", ["a\nb"], "unrecognized arguments: a b; --help shows"),
         ("evaluation/eval_curve.py", ["--dir_midpoint", "x"], "unrecognized arguments: --dir_midpoint x"),
         ("training/train_model.py", ["--lr"], "argument --lr: expected one argument"),
-        ("visualization/viz_plane.py", ["--cmap", "viridi"], "no colour map 'viridi'; there is viridis"),
-        ("data/prepare.py", ["--datset", "x"], "did you mean --dataset?"),
+        ("visualization/viz_plane.py", ["--cmap", "viridi"], "no colour map 'viridi'"),
+        ("data/prepare.py", ["--datset", "x"], "unrecognized arguments: --datset x"),
     ],
 )
 def test_one_line_for_an_argument(script, flags, says, capsys):

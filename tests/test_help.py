@@ -8,8 +8,8 @@ import runpy
 import pytest
 from stages import REPOSITORY, STAGES, fails, stage
 
-from utils.stages import parsing
 from utils.stages.layout import Layout
+from utils.stages.parser import GROUPS, Parser
 
 NEEDED = {"training/import_checkpoint.py": [__file__], "evaluation/export_point.py": ["--out", "merged.pt"]}
 
@@ -23,7 +23,7 @@ def parser_of(script, monkeypatch):
         raise Shown(parser)
 
     with monkeypatch.context() as patch, pytest.raises(Shown) as caught:
-        patch.setattr(parsing.Parser, "parse_args", show)
+        patch.setattr(Parser, "parse_args", show)
         stage(script)[0]([])
     return caught.value.args[0]
 
@@ -36,7 +36,7 @@ def test_every_flag_is_explained_in_its_group(script, monkeypatch):
     for action in parser._actions:
         if action.help == argparse.SUPPRESS or action.dest == "help":
             continue
-        assert groups[action] in parsing.GROUPS, action.dest
+        assert groups[action] in GROUPS, action.dest
         assert len(action.help.split()) > 1, action.dest
         telling = "default: " in action.help or "instead of" in action.help or "everything" in (parser.epilog or "")
         assert action.default is not None or action.required or telling, action.dest
@@ -82,7 +82,7 @@ def test_the_benchmarks_are_some():
 
 
 def test_groups_name_each_flag_once():
-    names = [name for group in parsing.GROUPS.values() for name in group]
+    names = [name for group in GROUPS.values() for name in group]
     assert len(names) == len(set(names))
 
 

@@ -22,8 +22,8 @@ KNOWN = {
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 
 # Who knows flags; all others are given arguments
-ROOF = {f"utils.stages.{name}" for name in ("aliases", "commands", "defaults", "flags", "kept", "machine", "output")}
-ROOF |= {f"utils.stages.{name}" for name in ("parsing", "places", "process", "start", "types")}
+ROOF = {f"utils.stages.{name}" for name in ("commands", "defaults", "flags", "kept", "machine", "output")}
+ROOF |= {f"utils.stages.{name}" for name in ("parser", "process", "start")}
 ROOF |= {"utils.reports.drawing"}
 LINES_OF_A_FUNCTION, PARAMETERS, FLOORS = 80, 8, 9
 # What may be said of learning is many things.

@@ -271,7 +271,7 @@ def test_no_help_shows_them(capsys):
 @pytest.mark.parametrize(
     "script, flags, says",
     [
-        ("visualization/viz_curve.py", ["--interp", "linear"], "--interp is not known here"),
+        ("visualization/viz_curve.py", ["--interp", "linear"], "unrecognized arguments: --interp linear"),
         ("visualization/viz_plane.py", ["--dir", "model_data/curves"], "is not in the place of a folder that this"),
         ("visualization/viz_curve.py", ["--dir_nothing", "somewhere"], "is not in the place of a folder that this"),
         ("training/train_curve.py", ["--dir_models", "model_dicts/curve_models"], "is not in the place of"),

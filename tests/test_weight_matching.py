@@ -14,7 +14,7 @@ from utils.assignment import assign
 from utils.cells import cells_of, permuted_cell
 from utils.matching import METHODS, align
 from utils.permutations import compose, identity, inverse, permutation_spec, permutations_from_rows, permute
-from utils.stages import types
+from utils.stages import parser
 from utils.stages.layout import Layout
 from utils.stages.matches import load_match
 from utils.weights import match_weights, weight_similarity
@@ -238,7 +238,7 @@ def test_methods_without_images():
             align(a, b, spec, method=method)
         with pytest.raises(ValueError, match="does not begin with a match"):
             align(a, b, spec, [torch.randn(4, 3, 12, 12)], method=method, start=spec.identity())
-    assert set(METHODS) == set(types.METHODS)
+    assert set(METHODS) == set(parser.METHODS)
 
 
 def test_stages(small, workspace, capsys):

@@ -14,23 +14,24 @@ start.quietly()
 
 from utils.errors import FileError
 from utils.measuring import evaluate
-from utils.stages import commands, defaults, flags, places, process, types
+from utils.stages import commands, defaults, flags, process
 from utils.stages.datasets import load_data
 from utils.stages.files import expect_writable, hold, let_go, remove, save_checkpoint
 from utils.stages.inputs import check_input
 from utils.stages.layout import Layout
 from utils.stages.loading import import_network, new_network
+from utils.stages.parser import add_folder_flags, file_path, partner, positive_int, seed_number
 
 
 def parse_args(argv=None):
     parser = flags.stage_parser(__doc__, batch_size=512)
     add = parser.add_argument
-    add("file", type=types.file, metavar="FILE", help="a checkpoint: a state dict, or what holds one")
+    add("file", type=file_path, metavar="FILE", help="a checkpoint: a state dict, or what holds one")
     add("--key", help="where in the file the network is, as model_ema or ema.module (default: it is looked for)")
-    add("--seed", type=types.seed, default=1, help="by which the network is to be known")
-    add("--epochs", type=types.positive_int, help=f"for which it was trained (default: {defaults.EPOCHS})")
+    add("--seed", type=seed_number, default=1, help="by which the network is to be known")
+    add("--epochs", type=positive_int, help=f"for which it was trained (default: {defaults.EPOCHS})")
     add("--overwrite", action="store_true", help="replace a network that is there")
-    places.add_flags(parser, "training/import_checkpoint.py")
+    add_folder_flags(parser, "training/import_checkpoint.py")
     return flags.parse(parser, argv)
 
 
@@ -60,7 +61,7 @@ def main(args):
             remove(history)
     save_checkpoint(path, {"model_state": network.state_dict(), "settings": settings})
     let_go(stem)
-    other = types.partner(args.seed)
+    other = partner(args.seed)
     seed_a, seed_b = sorted((args.seed, other))
     next_command = None
     if layout.endpoint(other, args.epochs).exists():

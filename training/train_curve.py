@@ -16,12 +16,13 @@ import torch
 
 from utils.curves import Curve, midpoint
 from utils.devices import memory_format
-from utils.stages import commands, defaults, flags, kept, places, process, types
+from utils.stages import commands, defaults, flags, kept, process
 from utils.stages.datasets import load_data
 from utils.stages.files import expect_writable, save_checkpoint
 from utils.stages.inputs import check_input
 from utils.stages.layout import Layout, Variant
 from utils.stages.loading import expect_pair, load_pair, new_network
+from utils.stages.parser import add_folder_flags, epochs_or_none, positive_int
 from utils.stages.runs import Run
 from utils.tasks import CurveTask
 from utils.training import fit, robust_rates, step_rates
@@ -31,14 +32,14 @@ def parse_args(argv=None, description=__doc__, robust=False):
     parser = flags.stage_parser(description, batch_size=128)
     flags.add_training_flags(parser)
     epochs_help = f"epochs in all, those before a resume included ({defaults.CURVE_EPOCHS_HELP})"
-    parser.add_argument("--epochs", type=types.positive_int, help=epochs_help)
+    parser.add_argument("--epochs", type=positive_int, help=epochs_help)
     if robust:
         flags.add_attack_flags(parser, training=True)
     flags.add_pair_flags(parser)
     flags.add_curve_flags(parser)
     flags.add_alignment_flag(parser)
-    parser.add_argument("--val_freq", type=types.frequency, help="test every so many epochs (default: none)")
-    places.add_flags(parser, "training/train_curve.py")
+    parser.add_argument("--val_freq", type=epochs_or_none, help="test every so many epochs (default: none)")
+    add_folder_flags(parser, "training/train_curve.py")
     args = flags.parse(parser, argv)
     if args.init_linear_off and args.num_bends == 2:
         parser.error("--init_linear_off: a curve of 2 control points has none between its ends")

@@ -22,13 +22,14 @@ from utils.devices import memory_format
 from utils.errors import FileError
 from utils.matching import correlations_before_and_after
 from utils.permutations import compose, identity, permute, rows_from_permutations
-from utils.stages import aliases, commands, defaults, flags, kept, places, process, sources, types
+from utils.stages import commands, defaults, flags, kept, process, sources
 from utils.stages.datasets import load_data
 from utils.stages.files import expect_writable, hold, load_note, save_array, save_checkpoint
 from utils.stages.inputs import check_input
 from utils.stages.layout import Layout, Variant, kept_epochs, rolling, tag
 from utils.stages.loading import expect_pair, load_pair, load_permutations, new_network, spec_of
 from utils.stages.matches import save_match
+from utils.stages.parser import add_folder_flags, epochs_or_none, positive_int
 from utils.stages.runs import Run
 from utils.training import fit, step_rates
 
@@ -46,14 +47,14 @@ def parse_args(argv=None):
     add("--num_bends", type=int, choices=(3,), default=3, help="with its one turning point")
     add("--fix_start", action="store_true", default=True, help="A is fixed always")
     add("--fix_end", action="store_true", default=True, help="B is fixed but for its permutation always")
-    aliases.add_curve_type(parser, choices=("Bezier",))
+    parser.add_alias("--curve_type", "curve", choices=("Bezier",))
     add("--init_linear_off", action="store_true", help=argparse.SUPPRESS)
-    add("--outer_iters", type=types.positive_int, default=1, help="how often both phases are gone through")
-    add("--inner_iters_perm", type=types.positive_int, default=20, help="epochs of the permutation phase")
-    add("--inner_iters_phi", type=types.positive_int, default=defaults.EPOCHS, help="epochs of the curve phase")
+    add("--outer_iters", type=positive_int, default=1, help="how often both phases are gone through")
+    add("--inner_iters_perm", type=positive_int, default=20, help="epochs of the permutation phase")
+    add("--inner_iters_phi", type=positive_int, default=defaults.EPOCHS, help="epochs of the curve phase")
     val_freq_help = "test every so many epochs; a second number is for the curve phase (default: none)"
-    add("--val_freq", type=types.frequency, nargs="+", help=val_freq_help)
-    places.add_flags(parser, "training/train_curve_pam.py")
+    add("--val_freq", type=epochs_or_none, nargs="+", help=val_freq_help)
+    add_folder_flags(parser, "training/train_curve_pam.py")
     args = flags.parse(parser, argv)
     args.val_freq = args.val_freq or [None]
     if len(args.val_freq) > 2:

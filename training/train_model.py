@@ -15,12 +15,13 @@ start.quietly()
 import torch
 
 from utils.devices import compile_options, memory_format
-from utils.stages import commands, defaults, flags, kept, places, process, types
+from utils.stages import commands, defaults, flags, kept, process
 from utils.stages.datasets import load_data
 from utils.stages.files import expect_writable
 from utils.stages.inputs import check_input
 from utils.stages.layout import Layout
 from utils.stages.loading import new_network
+from utils.stages.parser import add_folder_flags, epochs_or_none, partner, positive_int
 from utils.stages.runs import Run
 from utils.tasks import NetworkTask
 from utils.training import fit, robust_rates, step_rates
@@ -30,13 +31,13 @@ def parse_args(argv=None, description=__doc__, robust=False):
     parser = flags.stage_parser(description, batch_size=128)
     flags.add_training_flags(parser)
     epochs_help = f"epochs in all, those before a resume included ({defaults.EPOCHS_HELP})"
-    parser.add_argument("--epochs", type=types.positive_int, help=epochs_help)
+    parser.add_argument("--epochs", type=positive_int, help=epochs_help)
     if robust:
         flags.add_attack_flags(parser, training=True)
     pretrained_help = "begin with torchvision's or timm's published weights, which are downloaded"
     parser.add_argument("--pretrained", action="store_true", help=pretrained_help)
-    parser.add_argument("--val_freq", type=types.frequency, default=1, help="test every so many epochs, or none")
-    places.add_flags(parser, "training/train_model.py")
+    parser.add_argument("--val_freq", type=epochs_or_none, default=1, help="test every so many epochs, or none")
+    add_folder_flags(parser, "training/train_model.py")
     return flags.parse(parser, argv)
 
 
@@ -77,7 +78,7 @@ def main(args):
         val_freq=args.val_freq,
     )
 
-    other = types.partner(args.seed)
+    other = partner(args.seed)
     if layout.endpoint(other, args.epochs).exists():
         seed_a, seed_b = sorted((args.seed, other))
         next_command = commands.align_command(vars(args), epochs=args.epochs, seed_a=seed_a, seed_b=seed_b)

@@ -17,7 +17,6 @@ from pathlib import Path
 from models import MODELS
 
 from ..errors import FileError, UserError
-from . import places
 from .files import load_arrays, load_checkpoint
 from .layout import (
     REPOSITORY,
@@ -32,7 +31,7 @@ from .layout import (
     rolling,
     tag,
 )
-from .places import ROBUST_SCRIPTS
+from .parser import ROBUST_SCRIPTS, folder_flags
 
 
 def default_transform(model: str | None, robust: bool) -> str:
@@ -59,7 +58,7 @@ def command(script: str, flags: Mapping[str, object], *names: str, **values: obj
         words += _setting_words({"moments": flags.get("moments")})
         if not flags.get("use_test", True):
             words.append("--no-use_test")
-    for name, folder in places.told(script, flags.get("replaced", {})).items():
+    for name, folder in folder_flags(script, flags.get("replaced", {})).items():
         given.setdefault(name, folder)
     if flags["root"] != REPOSITORY:
         given["root"] = flags["root"]

@@ -12,12 +12,31 @@ from models import FORMS
 from ..attack import Attack
 from ..curves import CURVES
 from ..reports.paths import Selection
-from . import aliases, machine, places, types
+from . import machine
 from .commands import REPOSITORY, default_transform
 from .datasets import TRANSFORMS, data_folder, known
 from .defaults import CURVE_EPOCHS_HELP, EPOCHS_HELP, complete_epochs, curve_epochs
 from .layout import USUAL, tag
-from .parsing import Parser
+from .parser import (
+    TWINS,
+    Parser,
+    add_folder_flags,
+    at_least_two,
+    colour_map,
+    dataset_name,
+    file_path,
+    finite_float,
+    folder_path,
+    intensity,
+    name_part,
+    network_name,
+    nonnegative_float,
+    nonnegative_int,
+    positive_float,
+    positive_int,
+    replaced_folders,
+    seed_number,
+)
 
 # --- flags that several stages have ------------------------------------------------------------------------
 
@@ -26,16 +45,16 @@ def add_dataset_flags(parser: argparse.ArgumentParser) -> None:
     """The flags that say which images, and where things are."""
     add = parser.add_argument
     dataset_help = "a known name, or that of a folder of images data/NAME/{train,test}"
-    add("--dataset", type=types.dataset_name, default="FashionMNIST10k", help=dataset_help)
+    add("--dataset", type=dataset_name, default="FashionMNIST10k", help=dataset_help)
     size_help = "make images square: shorter side to this size, and the middle of it (default: as they are)"
-    add("--image_size", type=types.positive_int, help=size_help)
-    add("--num-workers", "--num_workers", type=types.nonnegative_int, default=4, help="threads that decode images")
+    add("--image_size", type=positive_int, help=size_help)
+    add("--num-workers", "--num_workers", type=nonnegative_int, default=4, help="threads that decode images")
     add(
         "--data_path",
-        type=types.folder,
+        type=folder_path,
         help="folder that holds the datasets (default: ROOT/data, else the repository's)",
     )
-    add("--root", type=types.folder, default=REPOSITORY, help="folder under which all results are written and found")
+    add("--root", type=folder_path, default=REPOSITORY, help="folder under which all results are written and found")
 
 
 def stage_parser(description: str | None, batch_size: int, model: str | None = None) -> Parser:
@@ -48,14 +67,14 @@ def stage_parser(description: str | None, batch_size: int, model: str | None = N
         choices=TRANSFORMS,
         help="augmentation and normalization (default: the model's, standard, or Adversarial)",
     )
-    moments = {"nargs": 3, "type": types.number, "metavar": ("R", "G", "B")}
+    moments = {"nargs": 3, "type": finite_float, "metavar": ("R", "G", "B")}
     add("--mean", help="of pixels in [0, 1], by which images are normalized (default: the dataset's)", **moments)
     add("--std", help="the deviations that go with it (default: the dataset's)", **moments)
-    add("--batch_size", type=types.positive_int, default=batch_size, help="images in a batch")
+    add("--batch_size", type=positive_int, default=batch_size, help="images in a batch")
     if model:
         add("--model", choices=[model], default=model, help="the network, which is always this")
     else:
-        add("--model", type=types.network, default="TinyTen", help=f"the network: {FORMS}")
+        add("--model", type=network_name, default="TinyTen", help=f"the network: {FORMS}")
     add(
         "--use_test",
         action=argparse.BooleanOptionalAction,
@@ -74,23 +93,23 @@ def add_training_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
         "--save_freq",
-        type=types.positive_int,
+        type=positive_int,
         default=200,
         help="keep a checkpoint every so many epochs, and the last",
     )
-    add("--lr", type=types.positive_float, default=0.1, help="learning rate of the first epoch")
-    add("--wd", type=types.nonnegative_float, default=5e-4, help="weight decay")
-    add("--lr_decay", type=types.positive_float, default=0.9996, help="factor on the learning rate, every epoch")
-    add("--lr_drop", type=types.positive_int, default=20, help="the learning rate is halved every so many epochs")
-    add("--seed", type=types.seed, default=1, help="of the initial weights and all random draws")
+    add("--lr", type=positive_float, default=0.1, help="learning rate of the first epoch")
+    add("--wd", type=nonnegative_float, default=5e-4, help="weight decay")
+    add("--lr_decay", type=positive_float, default=0.9996, help="factor on the learning rate, every epoch")
+    add("--lr_drop", type=positive_int, default=20, help="the learning rate is halved every so many epochs")
+    add("--seed", type=seed_number, default=1, help="of the initial weights and all random draws")
     log_help = "write loss, accuracy and learning rate of every epoch there, for TensorBoard (default: nowhere)"
-    add("--log_dir", type=types.folder, metavar="DIR", help=log_help)
+    add("--log_dir", type=folder_path, metavar="DIR", help=log_help)
     add_compile_flag(parser)
     again = parser.add_mutually_exclusive_group()
     resume_help = "go on from the newest checkpoint, if there is one, or from the checkpoint in this file"
-    resumed = {"nargs": "?", "type": types.file, "const": True, "default": False, "metavar": "FILE"}
+    resumed = {"nargs": "?", "type": file_path, "const": True, "default": False, "metavar": "FILE"}
     again.add_argument("--resume", help=resume_help, **resumed)
-    again.add_argument("--ckpt", dest="resume", default=argparse.SUPPRESS, type=types.file, help=argparse.SUPPRESS)
+    again.add_argument("--ckpt", dest="resume", default=argparse.SUPPRESS, type=file_path, help=argparse.SUPPRESS)
     again.add_argument("--overwrite", action="store_true", help="delete the run's checkpoints and start anew")
 
 
@@ -101,8 +120,8 @@ def add_compile_flag(parser: argparse.ArgumentParser) -> None:
 
 
 def add_pair_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--seed_a", type=types.seed, default=1, help="seed of network A, the target")
-    parser.add_argument("--seed_b", type=types.seed, default=2, help="seed of network B, which is permuted")
+    parser.add_argument("--seed_a", type=seed_number, default=1, help="seed of network A, the target")
+    parser.add_argument("--seed_b", type=seed_number, default=2, help="seed of network B, which is permuted")
 
 
 ATTACK_STEPS = 5  # as published
@@ -114,17 +133,17 @@ def add_attack_flags(parser: argparse.ArgumentParser, training: bool = False) ->
     parser.set_defaults(robust=True)
     add(
         "--epsilon",
-        type=types.intensity,
+        type=intensity,
         help="radius of the attack, as 8/255 (default: 4/255 on Tiny ImageNet, else 8/255)",
     )
     add(
         "--attack_step",
-        type=types.intensity,
+        type=intensity,
         help="length of a step of the attack (default: a quarter of 8/255 or 4/255)",
     )
-    add("--attack_steps", type=types.nonnegative_int, default=ATTACK_STEPS, help="number of steps of the attack")
+    add("--attack_steps", type=nonnegative_int, default=ATTACK_STEPS, help="number of steps of the attack")
     if training:
-        add("--momentum", type=types.nonnegative_float, default=0.9, help="of SGD (Nesterov)")
+        add("--momentum", type=nonnegative_float, default=0.9, help="of SGD (Nesterov)")
 
 
 CURVE_FLAGS = ("curve", "num_bends", "fix_start", "fix_end", "init_linear_off")
@@ -137,8 +156,8 @@ def add_robust_flag(parser: argparse.ArgumentParser, help_text: str) -> None:
 def add_curve_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--curve", choices=CURVES, default="Bezier", help="family of the curve")
-    aliases.add_curve_type(parser, choices=CURVES)
-    add("--num_bends", type=types.at_least_two, default=3, help="control points, the two ends included")
+    parser.add_alias("--curve_type", "curve", choices=CURVES)
+    add("--num_bends", type=at_least_two, default=3, help="control points, the two ends included")
     add("--fix_start", action=argparse.BooleanOptionalAction, default=True, help="keep A where it is")
     add("--fix_end", action=argparse.BooleanOptionalAction, default=True, help="keep B where it is")
     add("--init_linear_off", action="store_true", help="begin at random networks, not on the line from A to B")
@@ -146,9 +165,9 @@ def add_curve_flags(parser: argparse.ArgumentParser) -> None:
 
 def add_alignment_flag(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--alignment", type=types.word, default="", help="name of the match that permutes B, as corr; '' for none")
+    add("--alignment", type=name_part, default="", help="name of the match that permutes B, as corr; '' for none")
     epochs_help = f"epochs for which the two networks were trained ({EPOCHS_HELP})"
-    add("--epochs_model", type=types.positive_int, help=epochs_help)
+    add("--epochs_model", type=positive_int, help=epochs_help)
 
 
 def add_evaluation_flags(parser: argparse.ArgumentParser) -> None:
@@ -157,7 +176,7 @@ def add_evaluation_flags(parser: argparse.ArgumentParser) -> None:
     add_compile_flag(parser)
     add(
         "--bn_images",
-        type=types.positive_int,
+        type=positive_int,
         help="re-estimate batch norm on so many training images (default: all)",
     )
     repair_help = "let activations vary as between the ends (REPAIR), in networks without batch norm"
@@ -169,19 +188,18 @@ def add_path_flags(parser: argparse.ArgumentParser) -> None:
     """The flags that name a path between two networks: a learned curve, or the straight line."""
     add_pair_flags(parser)
     add_alignment_flag(parser)
-    aliases.add_to_evaluation(parser)
     add = parser.add_argument
     add(
         "--epochs_curve",
-        type=types.nonnegative_int,
+        type=nonnegative_int,
         help=f"epochs of the curve; 0 is the straight line ({CURVE_EPOCHS_HELP})",
     )
-    add("--seed", type=types.seed, default=1, help="seed with which the curve was learned")
-    add("--num_bends", type=types.at_least_two, default=3, help="control points of the curve, the two ends included")
+    add("--seed", type=seed_number, default=1, help="seed with which the curve was learned")
+    add("--num_bends", type=at_least_two, default=3, help="control points of the curve, the two ends included")
     add("--curve", choices=CURVES, default="Bezier", help="family of the curve")
-    aliases.add_curve_type(parser, choices=CURVES)
+    parser.add_alias("--curve_type", "curve", choices=CURVES)
     epochs_help = "whichever of --epochs_model and --epochs_curve is not given (default: theirs)"
-    add("--epochs", type=types.positive_int, help=epochs_help)
+    add("--epochs", type=positive_int, help=epochs_help)
 
 
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
@@ -210,7 +228,7 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
         args.attack_step = published.step if args.attack_step is None else args.attack_step
         args.attack = Attack(args.epsilon, args.attack_step, args.attack_steps)
     try:
-        args.replaced = places.replaced(vars(args))
+        args.replaced = replaced_folders(vars(args))
     except ValueError as error:
         parser.error(str(error))
     if getattr(args, "log_dir", None):
@@ -265,23 +283,23 @@ def results_parser(description: str | None, *, robust: bool = False, of_all: boo
     def usual(*values: object) -> list[object] | None:
         return None if of_all else list(values)
 
-    name = partial(types.dataset_name, with_folder=False)
+    name = partial(dataset_name, with_folder=False)
     dataset_help = "on which the networks were trained"
     if of_all:
         add("--dataset", type=name, nargs="+", help=dataset_help)
     else:
         add("--dataset", type=name, default="FashionMNIST10k", help=dataset_help)
-    add("--model", nargs="+", type=types.network, default=usual("TinyTen"), help=f"networks: {FORMS}")
-    add("--seed_a", nargs="+", type=types.seed, default=usual(1), help="networks A, one a pair")
-    add("--seed_b", nargs="+", type=types.seed, default=usual(2), help="networks B, one a pair")
-    add("--alignment", nargs="+", type=types.word, default=usual("", "corr"), help="names of matches; '' for none")
+    add("--model", nargs="+", type=network_name, default=usual("TinyTen"), help=f"networks: {FORMS}")
+    add("--seed_a", nargs="+", type=seed_number, default=usual(1), help="networks A, one a pair")
+    add("--seed_b", nargs="+", type=seed_number, default=usual(2), help="networks B, one a pair")
+    add("--alignment", nargs="+", type=name_part, default=usual("", "corr"), help="names of matches; '' for none")
     epochs_help = "epochs of the curves, where there are any; 0: straight lines"
     epochs_help += "" if of_all else f"; as many as models (2 or more): one for each model ({CURVE_EPOCHS_HELP})"
-    add("--epochs", nargs="+", type=types.nonnegative_int, help=epochs_help)
-    add("--root", type=types.folder, default=REPOSITORY, help="folder under which results are found and written")
+    add("--epochs", nargs="+", type=nonnegative_int, help=epochs_help)
+    add("--root", type=folder_path, default=REPOSITORY, help="folder under which results are found and written")
     add(
         "--name",
-        type=types.word,
+        type=name_part,
         default="",
         help="a word for the names of what is written, to keep it beside other figures",
     )
@@ -294,11 +312,11 @@ def add_variant_flags(parser: argparse.ArgumentParser, *, of_all: bool = False) 
     add = parser.add_argument
     usual = {name: None if of_all else [value] for name, value in USUAL._asdict().items()}
     seed_help = "seed of the curves: one for all pairs, or one a pair"
-    add("--curve_seed", nargs="+", type=types.seed, default=usual["seed"], help=seed_help)
+    add("--curve_seed", nargs="+", type=seed_number, default=usual["seed"], help=seed_help)
     bends_help = "control points of the curves, the two ends included"
-    add("--num_bends", nargs="+", type=types.at_least_two, default=usual["num_bends"], help=bends_help)
+    add("--num_bends", nargs="+", type=at_least_two, default=usual["num_bends"], help=bends_help)
     add("--curve", nargs="+", choices=CURVES, default=usual["curve"], help="families of the curves")
-    aliases.add_curve_type(parser, nargs="+", choices=CURVES)
+    parser.add_alias("--curve_type", "curve", nargs="+", choices=CURVES)
 
 
 def add_figure_flags(parser: argparse.ArgumentParser) -> None:
@@ -313,7 +331,7 @@ def add_title_flag(parser: argparse.ArgumentParser) -> None:
 
 def add_plane_flags(parser: argparse.ArgumentParser) -> None:
     help_text = "colour map of matplotlib (default: viridis; reversed for losses, so that bright is good)"
-    parser.add_argument("--cmap", type=types.colour_map, metavar="NAME", help=help_text)
+    parser.add_argument("--cmap", type=colour_map, metavar="NAME", help=help_text)
 
 
 def parse_results(
@@ -331,9 +349,8 @@ def parse_results(
     name = str(Path(script).resolve().relative_to(REPOSITORY))
     draws = name.startswith("visualization/")
     if draws:
-        aliases.add_to_figures(parser)
-        places.add_flags(parser, places.TWINS.get(name, name))
-        places.add_all_in(parser, argv)
+        parser.add_alias("--alignment_type", "alignment", type=name_part, nargs="+")
+        add_folder_flags(parser, TWINS.get(name, name), argv)
     args = parser.parse_args(argv)
     args.command = shlex.join(["python", name, *argv])
     args.notes = []
@@ -359,7 +376,7 @@ def parse_results(
 
 def _complete_for_figures(parser: argparse.ArgumentParser, args: argparse.Namespace, of_curves: bool) -> None:
     try:
-        args.replaced = places.replaced(vars(args))
+        args.replaced = replaced_folders(vars(args))
     except ValueError as error:
         parser.error(str(error))
     if args.epochs is None:

@@ -10,7 +10,7 @@ from .. import distributed
 from ..devices import describe, why_unusable
 from ..errors import UserError, first_line
 from .files import expect_writable
-from .parsing import Parser
+from .parser import Parser
 
 
 def choose_device(parser: Parser, name: str | None) -> torch.device:
