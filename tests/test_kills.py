@@ -1,5 +1,6 @@
 """What a process leaves that is killed (kill -9) before any of its file operations, and what becomes of it."""
 
+import io
 import json
 import os
 import signal
@@ -15,7 +16,8 @@ from utils.stages.matches import load_match, match_networks, save_match
 from utils.stages.runs import Run
 from utils.stages.tables import GrowingTable
 
-OPERATIONS = ("replace", "rename", "unlink", "fsync", "chmod", "open")  # between which files are as they were
+# Between which files are as they were
+OPERATIONS = [(os, name) for name in ("replace", "rename", "unlink", "fsync", "open")] + [(io, "open")]
 
 
 def is_killed(act, number):
@@ -37,8 +39,8 @@ def is_killed(act, number):
 
         return counted
 
-    for name in OPERATIONS:
-        setattr(os, name, counting(getattr(os, name)))
+    for module, name in OPERATIONS:
+        setattr(module, name, counting(getattr(module, name)))
     code = 1
     try:
         act()
@@ -176,3 +178,5 @@ def test_a_checkpoint_is_the_old_or_the_new(tmp_path):
 
     for _ in each_kill(lambda: save(2.0), lambda: save(1.0)):
         assert load_checkpoint(path)["model_state"]["w"][0] in (1.0, 2.0)
+        save(3.0)
+        assert [path.name for path in tmp_path.iterdir()] == ["c.pt"]  # what the killed one was writing is gone

@@ -1,33 +1,33 @@
-"""How files are written and read: whole or not at all, each verified by its checksum, one writer at a time.
+"""How files are written and read: whole or not at all, damage noticed, one writer at a time.
 
 Everything is written under a temporary name in the same folder and renamed when it is complete, so nothing
-half-written is ever found under a final name. Checkpoints and arrays end with their checksum, which is verified when
-they are read. Nothing of a file is ever run.
+half-written is ever found under a final name. The checksums of zip archives (.pt, .npz), and the one that is behind
+arrays (.npy), are verified when they are read. Nothing of a file is ever run.
 """
 
 import atexit
+import functools
+import glob
 import hashlib
 import io
 import json
 import os
+import platform
 import tempfile
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 
 from .. import distributed
 from ..devices import on_cpu
 from ..errors import FileError, UserError, first_line
 from .foreign import Unusable, as_checkpoint, read_content
 from .layout import partial
-
-try:
-    import fcntl
-except ImportError:  # not on Windows, which goes without locks
-    fcntl = None
 
 Content = TypeVar("Content")
 
@@ -39,27 +39,43 @@ written: set[Path] = set()  # what this process has written
 def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
     """Let `write` fill a temporary file beside `path`, bring it to the disk, then give it its name.
 
-    Of several processes, process 0 alone does.
+    Of several processes, process 0 alone does. What an earlier process left of the same file when it was killed is
+    removed.
     """
     if not distributed.is_main():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    prefix = f".{path.name}.{platform.node()}."
+    for left in path.parent.glob(f"{glob.escape(prefix)}*.tmp"):
+        process = left.name.removeprefix(prefix).removesuffix(".tmp")
+        if process.isdecimal() and not _is_running(int(process)):
+            left.unlink(missing_ok=True)
+    temporary = path.with_name(f"{prefix}{os.getpid()}.tmp")
     try:
-        with os.fdopen(descriptor, "wb") as stream:
+        with temporary.open("wb") as stream:
             write(stream)
             stream.flush()
             os.fsync(stream.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # mkstemp's files are private
-        os.replace(temporary, path)
+        temporary.replace(path)
         written.add(path)
     except OSError as error:
         error.filename = str(path)
         raise
     finally:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    """Whether there is such a process on this machine; on Windows, where asking would end it, it is taken for one."""
+    if os.name == "nt":
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it is somebody else's
+        pass
+    return True
 
 
 def expect_writable(*folders: Path) -> None:
@@ -78,7 +94,7 @@ def expect_writable(*folders: Path) -> None:
     distributed.from_main(check)
 
 
-_held: dict[Path, int] = {}  # the lock files of what this process is writing
+_held: dict[Path, FileLock] = {}  # the locks of what this process is writing
 
 
 def hold(path: Path) -> None:
@@ -86,35 +102,27 @@ def hold(path: Path) -> None:
 
     The system frees a lock however its process ends; the lock file, hidden beside `path`, may then remain.
     """
-    if fcntl is None or path in _held:
+    if path in _held:
         return
-    lock = _lock_file(path)
+    name = path.with_name(f".{path.name}.lock")
+    lock = FileLock(name, timeout=0)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        lock.acquire()
+        name.write_text(f"process {os.getpid()} on {platform.node()}")
+    except Timeout as error:
+        holder = name.read_text() or "another process"  # before it has written who it is
+        raise UserError(f"{holder} is writing {path}; wait for it, or work under another root") from error
     except OSError:  # what cannot be written needs no lock, and whoever writes it will say why
         return
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(descriptor)
-        raise UserError(f"another process is writing {path}; wait for it, or work under another root") from error
-    except OSError:  # a file system without locks
-        os.close(descriptor)
-        return
-    if not _is_at(descriptor, lock):  # deleted by whoever held it before
-        os.close(descriptor)
-        hold(path)
-        return
-    _held[path] = descriptor
+    _held[path] = lock
 
 
 def let_go(path: Path) -> None:
     """Free what `hold` holds, if it does."""
-    descriptor = _held.pop(path, None)
-    if descriptor is not None:
-        _lock_file(path).unlink(missing_ok=True)
-        os.close(descriptor)
+    if lock := _held.pop(path, None):
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
 
 
 @atexit.register
@@ -124,108 +132,84 @@ def let_go_all() -> None:
         let_go(path)
 
 
-def _is_at(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
-
-
-def _lock_file(path: Path) -> Path:
-    return path.with_name(f".{path.name}.lock")
-
-
 def remove(path: Path) -> None:
     """Delete a file, if it is there. Of several processes, process 0 alone does."""
     if distributed.is_main():
         path.unlink(missing_ok=True)
 
 
-SEAL = b"\nsha256 of the bytes before this line: "
-SEAL_LENGTH = len(SEAL) + hashlib.sha256().digest_size * 2
+def save_checkpoint(path: Path, checkpoint: Mapping[str, object]) -> None:
+    """What torch.save makes of a dictionary, with its tensors on the CPU."""
+    _write(path, lambda buffer: torch.save(on_cpu(dict(checkpoint)), buffer))
 
 
-def write_sealed(path: Path, write: Callable[[BinaryIO], None]) -> None:
-    """`write_atomically`, and at the end of the file the checksum of all before.
-
-    The formats allow it: what follows the array in an .npy file is not read, and a zip archive (.pt, .npz) may end
-    with a comment.
-    """
-    if not distributed.is_main():
-        return
-    buffer = io.BytesIO()  # also so that a full disk is an OSError, and not an error inside torch's writer
-    write(buffer)
-    content = buffer.getbuffer()
-    if content[-22:-18] == b"PK\5\6":  # the last record of a zip archive ends with the length of the comment
-        content[-2:] = SEAL_LENGTH.to_bytes(2, "little")
-    seal = SEAL + hashlib.sha256(content).hexdigest().encode()
-    write_atomically(path, lambda stream: (stream.write(content), stream.write(seal)))
+def save_arrays(path: Path, **arrays: np.ndarray) -> None:
+    """An .npz file."""
+    _write(path, lambda buffer: np.savez(buffer, **arrays))
 
 
-def read_verified(path: Path) -> BinaryIO:
-    """The content of a file. ValueError if it has a checksum (foreign files have none) that is not its own."""
-    content = path.read_bytes()
-    start = content.rfind(SEAL[:10], max(0, len(content) - SEAL_LENGTH))
-    if start >= 0 and content[start:] != SEAL + hashlib.sha256(content[:start]).hexdigest().encode():
-        raise ValueError("its checksum is wrong")
-    end = content.rfind(b"PK\5\6") + 22  # of a zip archive, but for its comment
-    if content.startswith(b"PK") and content[end - 2 : end] != (len(content) - end).to_bytes(2, "little"):
-        raise ValueError("its end is missing")
-    if content.startswith(b"PK") and len(content) - end == SEAL_LENGTH and start != end:
-        raise ValueError("its checksum is missing")
-    return io.BytesIO(content)
+def _write(path: Path, write: Callable[[BinaryIO], None]) -> None:
+    if distributed.is_main():
+        buffer = io.BytesIO()  # so that a full disk is an OSError, and not an error inside torch's writer
+        write(buffer)
+        write_atomically(path, lambda stream: stream.write(buffer.getbuffer()))
 
 
 NOTE = b"\nnote: "
+SEAL = b"\nsha256 of the bytes before this line: "
+DIGITS = 2 * hashlib.sha256().digest_size
 
 
-def read_note(stream: BinaryIO) -> dict[str, object]:
-    """The note that follows an array which has been read; {} if only its checksum does, or nothing.
+def save_array(path: Path, array: Sequence[float] | np.ndarray, note: Mapping[str, object] | None = None) -> None:
+    """An .npy file. Behind the array, where numpy does not look, are a note on it (JSON) and a checksum of both."""
 
-    ValueError if something else does.
+    def write(buffer: io.BytesIO) -> None:
+        np.save(buffer, np.asarray(array), allow_pickle=False)
+        if note is not None:
+            buffer.write(NOTE + json.dumps(note).encode())
+        buffer.write(SEAL + hashlib.sha256(buffer.getbuffer()).hexdigest().encode())
+
+    _write(path, write)
+
+
+# --- reading -----------------------------------------------------------------------------------------------
+
+
+def read_archive(path: Path) -> io.BytesIO:
+    """The content of a file. ValueError if it is a zip archive and damaged: its checksums are wrong.
+
+    torch verifies none of them, and reads other numbers where a bit has changed.
     """
-    rest = stream.read()
-    if rest.startswith(NOTE):
-        text, _, rest = rest[len(NOTE) :].partition(b"\n")
-        if not rest:
-            raise ValueError("its checksum is missing")
-        return json.loads(text)
-    if rest and not rest.startswith(SEAL):
-        raise ValueError("something else follows the array")
-    return {}
+    stream = io.BytesIO(path.read_bytes())
+    if stream.getbuffer()[:2] == b"PK":
+        with zipfile.ZipFile(stream) as archive:
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                raise ValueError("its archive is compressed, as those of torch.save and numpy.savez are not")
+            if (entry := archive.testzip()) is not None:
+                raise ValueError(f"the checksum of {entry} is wrong")
+    stream.seek(0)
+    return stream
+
+
+def read_array(path: Path) -> tuple[np.ndarray, dict[str, object]]:
+    """The array in an .npy file and the note behind it, {} if there is none. ValueError if their checksum is wrong.
+
+    Files of other code end with the array.
+    """
+    stream = io.BytesIO(path.read_bytes())
+    array, content = np.load(stream, allow_pickle=False), stream.getvalue()
+    start, end = stream.tell(), max(0, len(content) - len(SEAL) - DIGITS)
+    if content[end:] != SEAL + hashlib.sha256(content[:end]).hexdigest().encode():
+        if start < len(content) or content[end:].startswith(SEAL):
+            raise ValueError("its checksum is wrong")
+        return array, {}
+    note = content[start:end].removeprefix(NOTE)
+    return array, json.loads(note) if note else {}
 
 
 def load_note(path: Path) -> dict[str, object]:
     """The note in an .npy file that this code wrote; {} where there is none. FileError as for its array."""
-
-    def parse() -> dict[str, object]:
-        stream = read_verified(path)
-        np.load(stream, allow_pickle=False)
-        return read_note(stream)
-
-    return read(path, "an array with a note", parse)
-
-
-def save_checkpoint(path: Path, checkpoint: Mapping[str, object]) -> None:
-    write_sealed(path, lambda stream: torch.save(on_cpu(dict(checkpoint)), stream))
-
-
-def save_array(path: Path, array: Sequence[float] | np.ndarray, note: Mapping[str, object] | None = None) -> None:
-    """An .npy file; behind the array, where numpy does not look, a note of what it is (`read_note`), as JSON."""
-
-    def write(stream: BinaryIO) -> None:
-        np.save(stream, np.asarray(array), allow_pickle=False)
-        if note is not None:
-            stream.write(NOTE + json.dumps(note).encode())
-
-    write_sealed(path, write)
-
-
-def save_arrays(path: Path, **arrays: np.ndarray) -> None:
-    write_sealed(path, lambda stream: np.savez(stream, **arrays))
-
-
-# --- reading -----------------------------------------------------------------------------------------------
+    return read(path, "an array with a note", lambda: read_array(path)[1])
 
 
 def expect(*paths: Path) -> None:
@@ -259,7 +243,7 @@ def load_checkpoint(path: Path, entry: str | None = None) -> dict:
 
     def parse() -> dict:
         try:
-            checkpoint, notes = as_checkpoint(read_content(read_verified(path)), entry)
+            checkpoint, notes = as_checkpoint(read_content(read_archive(path)), entry)
         except Unusable as error:
             raise FileError(path, str(error), "remake") from error
         for note in notes:
@@ -269,14 +253,10 @@ def load_checkpoint(path: Path, entry: str | None = None) -> dict:
     return read(path, "a checkpoint", parse)
 
 
-_told: set[str] = set()
-
-
+@functools.cache
 def tell_once(line: str) -> None:
     """Print something about a file that may be read several times."""
-    if line not in _told:
-        print(line)
-    _told.add(line)
+    print(line)
 
 
 def load_arrays(path: Path, **shapes: tuple[int | str, ...]) -> dict[str, np.ndarray]:
@@ -287,7 +267,7 @@ def load_arrays(path: Path, **shapes: tuple[int | str, ...]) -> dict[str, np.nda
     """
 
     def parse() -> dict[str, np.ndarray]:
-        with np.load(read_verified(path), allow_pickle=False) as stored:
+        with np.load(read_archive(path), allow_pickle=False) as stored:
             arrays = dict(stored)
         check_shapes(arrays, shapes)
         if "settings" in arrays and not isinstance(json.loads(str(arrays["settings"])), dict):
@@ -322,9 +302,7 @@ def load_array(path: Path, *, gaps: bool = False) -> np.ndarray:
     """The series (n,) of finite numbers in an .npy file. gaps: whether NaN may stand where nothing was measured."""
 
     def parse() -> np.ndarray:
-        stream = read_verified(path)
-        array = np.load(stream, allow_pickle=False)
-        read_note(stream)
+        array, _ = read_array(path)
         if array.ndim != 1 or not len(array) or not _is_finite(array[~np.isnan(array)] if gaps else array):
             raise ValueError("it is not a series of finite numbers")
         return array

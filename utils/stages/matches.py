@@ -10,7 +10,7 @@ import torch
 
 from .. import distributed
 from ..errors import FileError
-from .files import hold, let_go, read, read_note, read_verified, remove, save_array
+from .files import hold, let_go, read, read_archive, read_array, remove, save_array
 from .inert import has_pickle, unpickle_array
 
 MOST_ROWS = 10_000  # of a pickled match; no network has as many
@@ -75,13 +75,13 @@ def _load(path: Path) -> tuple[list[np.ndarray], list[str] | None, bool]:
     """The rows of a match, the digests of its networks if the file has them, and whether it is pickled."""
 
     def parse() -> tuple[list[np.ndarray], list[str] | None, bool]:
-        stream = read_verified(path)
+        stream = read_archive(path)
         if has_pickle(stream):
             return list(itertools.islice(_rows(unpickle_array(stream)), MOST_ROWS)), None, True
-        table = np.load(stream, allow_pickle=False)
+        table, note = read_array(path)
         if table.ndim != 2 or not np.issubdtype(table.dtype, np.integer):
             raise ValueError("it is not an array of rows of whole numbers")
-        return [row[row != -1] for row in table], read_note(stream).get("networks"), False
+        return [row[row != -1] for row in table], note.get("networks"), False
 
     return read(path, "a match", parse)
 

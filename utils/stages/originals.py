@@ -12,7 +12,7 @@ import numpy as np
 
 from ..errors import FileError
 from . import files, meanings
-from .files import check_shapes, read, read_note, read_verified
+from .files import check_shapes, read, read_archive, read_array
 from .inert import has_pickle, unpickle_array
 from .layout import Name, read_name
 from .layout import partial as partial_of
@@ -110,7 +110,7 @@ def load_array(path: Path, *, gaps: bool = False) -> np.ndarray:
     """`files.load_array`, and of the original's lists of numbers, nested or not, all in order."""
 
     def parse() -> np.ndarray | None:
-        if not has_pickle(read_verified(path)):
+        if not has_pickle(read_archive(path)):
             return None
         array = _understood(path, _content(path), meanings.layers)
         if not len(array) or not np.isfinite(array).all():
@@ -122,12 +122,8 @@ def load_array(path: Path, *, gaps: bool = False) -> np.ndarray:
 
 
 def _content(path: Path) -> object:
-    stream = read_verified(path)
-    if has_pickle(stream):
-        return unpickle_array(stream)
-    array = np.load(stream, allow_pickle=False)
-    read_note(stream)
-    return array
+    stream = read_archive(path)
+    return unpickle_array(stream) if has_pickle(stream) else read_array(path)[0]
 
 
 def _understood(path: Path, content: object, meaning: Callable) -> object:
