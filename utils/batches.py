@@ -110,8 +110,9 @@ class Augmentation:
         return y, torch.where(parameters.flip.view(-1, 1, 1), width - 1 - x, x)
 
     def _affine(self, parameters: Parameters, y, x, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
-        # The arithmetic of torchvision's affine_grid and of grid_sample, in their order, so that nearest
-        # neighbours are the same to the last pixel: a normalized grid in [-1, 1], then rounding half to even.
+        # The arithmetic of torchvision's affine_grid and of grid_sample, in their order, so that the nearest
+        # neighbours are the same: a normalized grid in [-1, 1], then rounding half to even. Only where the source
+        # is on an edge between two pixels, within float32 rounding, may one processor's grid choose the other.
         radians = torch.deg2rad(parameters.angle)
         cos, sin = (
             send((f(radians) / parameters.scale).float().view(-1, 1, 1), x.device) for f in (torch.cos, torch.sin)
