@@ -15,7 +15,6 @@ start.quietly()
 
 from utils.devices import memory_format
 from utils.matching import align, cross_correlations, each_by_itself, mean_correlations
-from utils.permutations import identity, row_labels, rows_from_permutations
 from utils.progress import track
 from utils.repair import preparing
 from utils.stages import commands, flags, kept, machine, process, sources
@@ -24,7 +23,7 @@ from utils.stages.files import expect_writable
 from utils.stages.inputs import check_input
 from utils.stages.layout import Layout, Variant
 from utils.stages.loading import expect_curve, load_curve, spec_of
-from utils.stages.matches import padded_rows
+from utils.stages.matches import padded_rows, row_labels, rows_from_permutations
 from utils.stages.parser import add_folder_flags, fraction
 from utils.stages.tables import GrowingTable
 
@@ -99,7 +98,7 @@ def compare(end, point, spec, images, batch_size):
         return track(images.batches(batch_size), -(-len(images) // batch_size), "batch", purpose)
 
     correlations = cross_correlations(end, point, spec, batches("measuring correlations"))
-    results = {"unaligned": mean_correlations(spec, correlations, identity(spec))}
+    results = {"unaligned": mean_correlations(spec, correlations, spec.identity())}
     for name, suffix, tied in (("aligned", "", spec), ("noid", "_noid", each_by_itself(spec))):
         if tied is not None:
             permutations = align(end, point, tied, batches("comparing activations"))

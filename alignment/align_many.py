@@ -20,7 +20,7 @@ from utils.devices import memory_format
 from utils.many import align_many, mean_state, pairwise
 from utils.matching import correlations_before_and_after
 from utils.measuring import measure
-from utils.permutations import permute, rows_from_permutations
+from utils.permutations import permute
 from utils.progress import track
 from utils.stages import commands, defaults, flags, kept, machine, process, sources
 from utils.stages.datasets import load_data
@@ -28,7 +28,7 @@ from utils.stages.files import expect, expect_writable, save_array
 from utils.stages.inputs import check_input
 from utils.stages.layout import Layout
 from utils.stages.loading import load_endpoint, spec_of
-from utils.stages.matches import save_match
+from utils.stages.matches import rows_from_permutations, save_match
 from utils.stages.parser import add_folder_flags, is_free, new_match, positive_int, seed_number
 
 

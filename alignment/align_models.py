@@ -17,14 +17,13 @@ import torch
 from utils.curves import network_digest
 from utils.devices import memory_format
 from utils.matching import align_on, cross_moments, mean_distances
-from utils.permutations import identity, row_labels, rows_from_permutations
 from utils.stages import commands, defaults, flags, kept, machine, process, sources
 from utils.stages.datasets import load_data
 from utils.stages.files import expect_writable, save_array
 from utils.stages.inputs import check_input
 from utils.stages.layout import Layout
 from utils.stages.loading import expect_pair, load_endpoint, load_permutations, spec_of
-from utils.stages.matches import save_match
+from utils.stages.matches import row_labels, rows_from_permutations, save_match
 from utils.stages.matrices import save_matrices
 from utils.stages.originals import stand_in
 from utils.stages.parser import (
@@ -99,7 +98,7 @@ def main(args):
     if args.method.startswith("w2_"):
         test = (x for x, _ in data.test.batches(args.batch_size))
         moments = cross_moments(*networks, spec, test, before=args.method == "w2_pre")
-        for which, order in (("unaligned", identity(spec)), ("aligned", permutations)):
+        for which, order in (("unaligned", spec.identity()), ("aligned", permutations)):
             measured[layout.distance(args.align_name, which, *seeds)] = mean_distances(spec, moments, order)
     path, of_channels = (named(args.align_name, *seeds) for named in (layout.match, layout.matrices))
     settings = kept.of_alignment(vars(args), "init", "matrices") | {"images": data.digest}

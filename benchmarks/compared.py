@@ -17,10 +17,10 @@ from utils.curves import Curve
 from utils.measuring import evaluate, reestimate_batch_norm
 from utils.outputs import cross_entropy
 from utils.pam import PermutationTask
-from utils.permutations import permutation_spec
 from utils.precision import autocast
 from utils.stages.datasets import REPOSITORY_DATA, Data, load_data
 from utils.stages.runs import Run
+from utils.symmetries.spec import permutation_spec
 from utils.tasks import CurveTask, NetworkTask
 from utils.training import fit, step_rates
 

@@ -19,8 +19,8 @@ from models import build
 from utils import activations, matching, measuring, pam
 from utils.attack import Attack
 from utils.curves import Curve
-from utils.permutations import permutation_spec
 from utils.stages import datasets
+from utils.symmetries.spec import permutation_spec
 from utils.tasks import CurveTask, NetworkTask
 from utils.training import Task
 

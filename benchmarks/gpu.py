@@ -41,11 +41,11 @@ from utils.devices import compile_options, describe, images_at_once, keep_memory
 from utils.errors import first_line
 from utils.measuring import evaluate, reestimate_batch_norm
 from utils.pam import PermutationTask
-from utils.permutations import permutation_spec
 from utils.precision import set_products
 from utils.stages.datasets import Data
 from utils.stages.files import write_atomically
 from utils.stages.parser import positive_int
+from utils.symmetries.spec import permutation_spec
 from utils.tasks import CurveTask, NetworkTask
 from utils.training import fit
 

@@ -30,19 +30,11 @@ from models import build
 from utils.activations import TIE, correlation_scores
 from utils.assignment import assign_groups
 from utils.errors import first_line
-from utils.permutations import (
-    PermutationSpec,
-    axis_index,
-    compose,
-    identity,
-    moved_share,
-    permutation_spec,
-    permute,
-    places_of,
-)
+from utils.permutations import PermutationSpec, axis_index, compose, moved_share, permute, places_of
 from utils.stages.files import write_atomically
 from utils.symmetries.proof import prove, random_like
 from utils.symmetries.running import copy_with, to_meta
+from utils.symmetries.spec import permutation_spec
 from utils.weights import match_weights
 
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "networks"
@@ -207,7 +199,7 @@ def distinct_units(
     spec: PermutationSpec, planted: Sequence[np.ndarray], scores: Sequence[np.ndarray]
 ) -> list[np.ndarray]:
     """For each group, which units of A correlate with their copies in B, and less with all others."""
-    seen = [np.zeros(order.shape, bool) for order in identity(spec)]
+    seen = [np.zeros(order.shape, bool) for order in spec.identity()]
     for row, matrix in zip(spec.rows, scores[: len(spec.rows)], strict=True):
         order = axis_index(row.axis, spec, planted)  # B's channel i is A's channel order[i]
         own = matrix[order, np.arange(len(order))]
@@ -228,7 +220,7 @@ def units_at_home(
     """For each group, which places have the unit again that they had before it was moved; in the right block."""
     back, home = compose(spec, planted, found), {}
     for number in sorted(range(len(spec.groups)), key=lambda number: len(spec.groups[number].depends_on)):
-        home[number] = back[number] == identity(spec)[number]
+        home[number] = back[number] == spec.identity()[number]
         if outer := spec.groups[number].depends_on:
             home[number] &= home[outer[-1]][..., None]
     return [home[number] for number in range(len(spec.groups))]

@@ -24,13 +24,14 @@ from utils.curves import Curve
 from utils.geometry import barrier
 from utils.matching import align
 from utils.measuring import evaluate
-from utils.permutations import permutation_spec, permute
+from utils.permutations import permute
 from utils.repair import repairing
 from utils.reports import figures
 from utils.stages import process
 from utils.stages.datasets import REPOSITORY_DATA, load_data
 from utils.stages.files import write_atomically
 from utils.stages.parser import folder_path, positive_float, positive_int
+from utils.symmetries.spec import permutation_spec
 from utils.tasks import NetworkTask
 from utils.training import fit, step_rates
 

@@ -15,10 +15,11 @@ from utils.activations import correlation_scores
 from utils.assignment import assign_blocks, assign_groups, assigned_score, group_scores
 from utils.many import align_many, mean_state, pairwise
 from utils.matching import align
-from utils.permutations import compose, identity, permutation_spec, permute
+from utils.permutations import compose, permute
 from utils.reports import provenance
 from utils.stages.layout import Layout
 from utils.stages.loading import load_permutations
+from utils.symmetries.spec import permutation_spec
 from utils.weights import match_weights, weight_similarity
 
 
@@ -97,7 +98,7 @@ def test_cycles_compose_to_the_identity(name):
     a, b, c = (spec.random(seed) for seed in (1, 2, 3))
     to_a, to_b, to_c = pairwise(spec, a, b), pairwise(spec, b, c), pairwise(spec, c, a)
     # A's neurons as C has them, C's as B has them, B's as A has them: A as it was
-    assert equal(compose(spec, compose(spec, to_c, to_b), to_a), identity(spec))
+    assert equal(compose(spec, compose(spec, to_c, to_b), to_a), spec.identity())
 
 
 def test_blocks_in_a_universe():
@@ -136,7 +137,7 @@ def test_the_score_of_the_best_assignment_is_the_highest(name):
     highest = assigned_score(spec, scores, best)
     assert all(assigned_score(spec, scores, spec.random(seed)) < highest for seed in range(5))
     traces = sum(total[b, b].trace() for total in totals.values() for b in range(len(total)))
-    assert assigned_score(spec, scores, identity(spec)) == pytest.approx(traces)
+    assert assigned_score(spec, scores, spec.identity()) == pytest.approx(traces)
 
 
 def test_what_is_no_way_to_align_many():

@@ -10,11 +10,12 @@ from stages import fails, run
 from models import build
 from utils import pam
 from utils.outputs import cross_entropy, main_output
-from utils.permutations import permutation_spec, permutations_from_rows, permute
+from utils.permutations import permute
 from utils.stages.inputs import check_input
 from utils.stages.layout import Layout
 from utils.stages.loading import load_endpoint
-from utils.stages.matches import load_match
+from utils.stages.matches import load_match, permutations_from_rows
+from utils.symmetries.spec import permutation_spec
 
 VIT = """
 import torch

@@ -21,11 +21,11 @@ from utils.curves import Curve, FlatParameters, digest
 from utils.ensembles import probabilities
 from utils.measuring import evaluate, reestimate_batch_norm
 from utils.pam import PermutationTask, path_loss, point_between
-from utils.permutations import permutation_spec
 from utils.precision import set_products
 from utils.stages.datasets import load_data
 from utils.stages.files import load_checkpoint, save_checkpoint
 from utils.stages.runs import Run
+from utils.symmetries.spec import permutation_spec
 from utils.tasks import CurveTask, NetworkTask
 from utils.training import fit
 

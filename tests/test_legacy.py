@@ -12,12 +12,13 @@ from conftest import data_of, randomize
 from models import MODELS, TinyTen
 from utils.curves import FlatParameters, midpoint
 from utils.errors import FileError
-from utils.permutations import permutation_spec, permutations_from_rows, permute, rows_from_permutations
+from utils.permutations import permute
 from utils.reports import histories, paths, results
 from utils.stages.layout import Layout, read_name
 from utils.stages.loading import load_curve, load_pair
-from utils.stages.matches import load_match, match_networks
+from utils.stages.matches import load_match, match_networks, permutations_from_rows, rows_from_permutations
 from utils.stages.meanings import words_of
+from utils.symmetries.spec import permutation_spec
 
 
 def pickled(path, value, module="numpy.core"):

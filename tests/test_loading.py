@@ -10,11 +10,12 @@ from conftest import data_of, randomize
 from models import MODELS, TinyTen
 from utils.curves import Curve, FlatParameters, network_digest
 from utils.errors import FileError, UserError
-from utils.permutations import permutation_spec, permute, rows_from_permutations
+from utils.permutations import permute
 from utils.stages.files import save_array, save_checkpoint
 from utils.stages.layout import Layout
 from utils.stages.loading import load_curve, load_network, load_pair, load_permutations, spec_of
-from utils.stages.matches import save_match
+from utils.stages.matches import rows_from_permutations, save_match
+from utils.symmetries.spec import permutation_spec
 
 DATA = data_of(4)
 

@@ -25,9 +25,11 @@ from utils.matching import (
     each_by_itself,
     mean_correlations,
 )
-from utils.permutations import compose, identity, permutation_spec, permute, rows_from_permutations
-from utils.symmetries import finding
+from utils.permutations import compose, permute
+from utils.stages.matches import rows_from_permutations
+from utils.symmetries import spec as symmetries_spec
 from utils.symmetries.recording import samples
+from utils.symmetries.spec import permutation_spec
 
 
 def images(name, count=96):
@@ -80,7 +82,7 @@ def test_units_that_are_shown_in_products_come_back(name, method):
 @pytest.mark.parametrize(("name", "means"), [("mixer", [(), (1,), ()]), ("outer_product", [(), ()])])
 def test_units_in_too_many_products_are_compared_by_their_means(name, means, monkeypatch):
     """Means over units that other activations show; where these are all, the products are left out."""
-    monkeypatch.setattr(finding, "MAX_CHANNELS", 19)
+    monkeypatch.setattr(symmetries_spec, "MAX_CHANNELS", 19)
     model, example = networks.build(name)
     spec = permutation_spec(model, *example, proof=False)
     assert [row.mean for row in spec.rows] == means
@@ -200,7 +202,7 @@ def test_a_network_aligned_with_itself():
     spec = permutation_spec(model)
     matrices = cross_correlations(model, model, spec, images("TinyTen"))
     for found in (assign_groups(spec, matrices), align(model, model, spec, images("TinyTen"))):
-        assert all((p == q).all() for p, q in zip(found, identity(spec), strict=True))
+        assert all((p == q).all() for p, q in zip(found, spec.identity(), strict=True))
     for matrix in matrices:
         alive = np.abs(matrix).sum(1) > 0.01
         np.testing.assert_allclose(np.diag(matrix)[alive], 1, atol=1e-5)
@@ -222,7 +224,7 @@ def test_pairs_of_dead_channels_do_not_count():
     matrices[0][3, 3] = 0  # dead in both networks
     matrices[1][4] = 0  # dead in A, while B's matched channel varies
     matrices[1][5, 4] = 0.2
-    means = mean_correlations(spec, matrices, identity(spec))
+    means = mean_correlations(spec, matrices, spec.identity())
     assert means[0] == 1
     assert means[1] == pytest.approx(15 / 16)
 
@@ -237,7 +239,7 @@ def test_unaligned_correlation_is_the_diagonal():
     a, b = (randomize(MODELS["TinyTen"](5), seed).eval() for seed in (1, 2))
     spec = permutation_spec(a)
     matrices = cross_correlations(a, b, spec, images("TinyTen"))
-    means = mean_correlations(spec, matrices, identity(spec))
+    means = mean_correlations(spec, matrices, spec.identity())
     assert means.shape == (9,)
     for mean, matrix in zip(means, matrices, strict=True):
         alive = matrix.any(axis=1) | matrix.any(axis=0)
@@ -339,7 +341,7 @@ def test_a_pair_is_aligned_on_the_images_of_an_experiment(load_bars):
     for one, other in zip(expected, permutations, strict=True):
         np.testing.assert_array_equal(one, other)
     on_test = cross_correlations(a, b, spec, data.test.batches(100))
-    np.testing.assert_allclose(before, mean_correlations(spec, on_test, identity(spec)), atol=1e-5)
+    np.testing.assert_allclose(before, mean_correlations(spec, on_test, spec.identity()), atol=1e-5)
     np.testing.assert_allclose(after, mean_correlations(spec, on_test, permutations), atol=1e-5)
     assert taken["seconds"] > 0
     assert matrices is None

@@ -13,12 +13,13 @@ from models import MODELS
 from utils.activations import cross_correlations
 from utils.errors import FileError
 from utils.matching import align_on
-from utils.permutations import permutation_spec, permute, row_labels, rows_from_permutations
+from utils.permutations import permute
 from utils.reports import figures, matrices, paths, results
 from utils.stages.files import save_arrays
 from utils.stages.layout import Layout
-from utils.stages.matches import load_match
+from utils.stages.matches import load_match, row_labels, rows_from_permutations
 from utils.stages.matrices import Layer, layers_in, save_matrices
+from utils.symmetries.spec import permutation_spec
 
 VIZ = "visualization/layerwise_mean_correlation/viz_align_models.py"
 

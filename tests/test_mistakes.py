@@ -12,8 +12,8 @@ from conftest import write_image_folder
 from stages import REPOSITORY, fails, run
 
 from models import MODELS
-from utils.permutations import identity, permutation_spec, permutations_from_rows, rows_from_permutations
-from utils.stages.matches import padded_rows
+from utils.stages.matches import padded_rows, permutations_from_rows, rows_from_permutations
+from utils.symmetries.spec import permutation_spec
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_a_match_that_is_none(capsys, small, workspace, kind):
     path = workspace / "model_dicts/paired_models/TinyTen/bars/match_corr_seeds_01_02.npy"
     if kind == "other model":
         spec = permutation_spec(MODELS["ResNet32"](4))
-        np.save(path, padded_rows(rows_from_permutations(spec, identity(spec))))
+        np.save(path, padded_rows(rows_from_permutations(spec, spec.identity())))
     elif kind == "not a permutation":
         table = np.load(path)
         table[3, 0] = table[3, 1]

@@ -2,9 +2,10 @@ import pytest
 import torch
 
 from models import MODELS, GoogLeNet, build
-from utils.permutations import permutation_spec, permute
+from utils.permutations import permute
 from utils.stages.layout import is_network, model_folder, model_of
 from utils.stages.states import load_state
+from utils.symmetries.spec import permutation_spec
 
 PARAMETERS = {
     "TinyTen": (86_778, 92_628, 99_128),

@@ -7,7 +7,7 @@ from networks import build
 from torch import nn
 
 from benchmarks import networks
-from utils.permutations import identity, permutation_spec
+from utils.symmetries.spec import permutation_spec
 
 
 def test_units_that_are_alike_do_not_count():
@@ -40,7 +40,7 @@ def test_units_are_at_home_in_their_own_blocks_alone(name):
     model, example = build(name)
     spec = permutation_spec(model, *example)
     planted = spec.random(1)
-    found = [order.copy() for order in identity(spec)]
+    found = [order.copy() for order in spec.identity()]
     for number in sorted(range(len(planted)), key=lambda n: len(spec.groups[n].depends_on)):
         blocks = [found[other] for other in spec.groups[number].depends_on]
         for place in np.ndindex(*spec.blocks(number)):

@@ -7,7 +7,8 @@ from test_permutations import ALL, model_and_images, random_permutations
 from models import MODELS, TinyTen
 from utils import pam
 from utils.curves import Curve, FlatParameters
-from utils.permutations import identity, permutation_spec, permute, soft_permute
+from utils.permutations import permute, soft_permute
+from utils.symmetries.spec import permutation_spec
 from utils.tasks import NetworkTask, draw_t
 from utils.training import fit, step_rates
 
@@ -182,7 +183,7 @@ def test_a_wrong_tenth_is_mended(data, capsys):
     network = TinyTen(4)
     fit(NetworkTask(network), data.train, rates=[0.05] * 12, batch_size=32)
     spec = permutation_spec(network)
-    wrong = identity(spec)
+    wrong = spec.identity()
     generator = np.random.default_rng(0)
     for order in wrong:
         swapped = generator.choice(len(order), max(2, len(order) // 10), replace=False)
@@ -207,7 +208,7 @@ def test_a_wrong_tenth_is_mended(data, capsys):
             precision="fp32",
         )
 
-    before, after, best = loss(identity(spec)), loss(found), loss([np.argsort(order) for order in wrong])
+    before, after, best = loss(spec.identity()), loss(found), loss([np.argsort(order) for order in wrong])
     assert best < before
     assert after < before
     moved = sum(int((order != np.arange(len(order))).sum()) for order in found)

@@ -1,3 +1,8 @@
+import doctest
+import json
+from dataclasses import replace
+
+import networks
 import numpy as np
 import pytest
 import torch
@@ -6,15 +11,32 @@ from torch import nn
 from torch.nn import functional as F
 
 from models import MODELS
-from utils.permutations import (
-    compose,
-    identity,
-    permutation_spec,
-    permutations_from_rows,
-    permute,
-    rows_from_permutations,
-)
-from utils.symmetries.spec import groups_in
+from utils import permutations
+from utils.permutations import PermutationSpec, compose, groups_in, permute
+from utils.stages.matches import permutations_from_rows, rows_from_permutations
+from utils.symmetries.spec import permutation_spec
+
+
+def test_the_worked_example():
+    assert doctest.testmod(permutations).attempted >= 6
+    assert doctest.testmod(permutations).failed == 0
+
+
+@pytest.mark.parametrize("name", networks.NETWORKS)
+def test_a_spec_goes_through_json(name):
+    model, example = networks.build(name)
+    spec = permutation_spec(model, *example, proof=False)
+    again = PermutationSpec.from_json(json.loads(json.dumps(spec.to_json())))
+    assert again == spec
+    again.expect(model.state_dict())
+
+
+def test_a_spec_of_another_network_is_refused():
+    spec = permutation_spec(MODELS["TinyTen"](5))
+    with pytest.raises(ValueError, match="no entry layers.0.conv.weight of this shape"):
+        spec.expect(MODELS["ResNet32"](5).state_dict())
+    with pytest.raises(ValueError, match="groups of units are not those of its weights"):
+        replace(spec, groups=spec.groups[:-1]).expect(MODELS["TinyTen"](5).state_dict())
 
 
 class Unseen(nn.Module):
@@ -222,5 +244,5 @@ def test_blocks_keep_an_order_of_their_own():
         first, permutations_from_rows(spec, rows_from_permutations(spec, first)), strict=True
     ):
         np.testing.assert_array_equal(permutation, found)
-    for permutation, found in zip(first, compose(spec, identity(spec), first), strict=True):
+    for permutation, found in zip(first, compose(spec, spec.identity(), first), strict=True):
         np.testing.assert_array_equal(permutation, found)

@@ -11,9 +11,10 @@ from test_permutations import random_permutations
 
 from models import TinyTen
 from utils import measuring
-from utils.permutations import permutation_spec, permute
+from utils.permutations import permute
 from utils.stages.files import save_arrays
 from utils.stages.layout import Layout
+from utils.symmetries.spec import permutation_spec
 
 SAME, SHUFFLED = 4, 5
 KINDS = {"the same": (SAME, ""), "shuffled": (SHUFFLED, "corr")}

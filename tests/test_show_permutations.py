@@ -10,10 +10,10 @@ from stages import fails, run
 from test_docs import blocks
 
 from models import TinyTen
-from utils.permutations import permutation_spec
 from utils.stages.files import save_array
 from utils.stages.layout import Layout
 from utils.symmetries.describing import SHOWN, WIDTH, describe, lines
+from utils.symmetries.spec import permutation_spec
 
 
 def test_every_dimension_of_every_entry_moves_or_has_a_reason(tmp_path):

@@ -15,11 +15,12 @@ from torch.nn import functional as F
 from utils.activations import TIE
 from utils.assignment import assign_groups
 from utils.errors import UserError
-from utils.permutations import axis_index, compose, permutation_spec, permute, places_of, soft_permute
-from utils.symmetries import Recording, moved_share, rules
+from utils.permutations import axis_index, compose, groups_in, moved_share, permute, places_of, soft_permute
+from utils.symmetries import rules
 from utils.symmetries.proof import moving, prove
+from utils.symmetries.recording import Recording
 from utils.symmetries.running import tree_map_tensors
-from utils.symmetries.spec import groups_in
+from utils.symmetries.spec import permutation_spec
 
 
 def record(model, spec, *inputs, before=False):

@@ -21,14 +21,14 @@ from utils.curves import Curve, midpoint, network_digest
 from utils.devices import memory_format
 from utils.errors import FileError
 from utils.matching import correlations_before_and_after
-from utils.permutations import compose, identity, permute, rows_from_permutations
+from utils.permutations import compose, permute
 from utils.stages import commands, defaults, flags, kept, process, sources
 from utils.stages.datasets import load_data
 from utils.stages.files import expect_writable, hold, load_note, save_array, save_checkpoint
 from utils.stages.inputs import check_input
 from utils.stages.layout import Layout, Variant, kept_epochs, rolling, tag
 from utils.stages.loading import expect_pair, load_pair, load_permutations, new_network, spec_of
-from utils.stages.matches import save_match
+from utils.stages.matches import rows_from_permutations, save_match
 from utils.stages.parser import add_folder_flags, epochs_or_none, positive_int
 from utils.stages.runs import Run
 from utils.training import fit, step_rates
@@ -74,7 +74,7 @@ def main(args):
     state_a, state_b = (network.state_dict() for network in networks)
     spec = spec_of(networks[1], data.example)
     start_match = layout.match(start_name, *seeds, variant)
-    permutations = identity(spec) if start_name == "null" else load_permutations(start_match, spec, networks)
+    permutations = spec.identity() if start_name == "null" else load_permutations(start_match, spec, networks)
     torch.manual_seed(args.seed)
     curve = Curve(new_network(layout, data).to(args.device, memory_format=memory_format(args.device)))
     check_input(curve.base, data.train, args.batch_size)

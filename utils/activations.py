@@ -15,8 +15,8 @@ from torch import nn
 
 from . import distributed
 from .outputs import main_output
-from .symmetries import PermutationSpec, Recording
-from .symmetries.recording import samples
+from .permutations import PermutationSpec
+from .symmetries.recording import Recording, samples
 
 # Networks run on so many images at once. All activations of one chunk are alive together.
 CHUNK = 64

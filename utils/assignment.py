@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from .symmetries.spec import (
+from .permutations import (
     Activation,
     PermutationSpec,
     axis_index,

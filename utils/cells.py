@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from .devices import send
-from .symmetries.spec import Axis, Factor, PermutationSpec, segment_size
+from .permutations import Factor, PermutationSpec, Segments, segment_size
 
 
 class Cell(NamedTuple):
@@ -26,7 +26,7 @@ class Cell(NamedTuple):
     blocks: tuple[tuple[int, ...], ...]
 
 
-def cells_of(a: torch.Tensor, b: torch.Tensor, spec: PermutationSpec, axes: Sequence[Axis]) -> Iterator[Cell]:
+def cells_of(a: torch.Tensor, b: torch.Tensor, spec: PermutationSpec, axes: Sequence[Segments]) -> Iterator[Cell]:
     """A cell for each choice of one segment of every dimension, and of a member of a family of groups."""
     axes = [*axes, ((Factor(2),),)] if a.is_complex() else axes
     a, b = (real(value.detach()) for value in (a, b))

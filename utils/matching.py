@@ -17,11 +17,9 @@ from .assignment import assign_groups, undecided
 from .attack import Attack
 from .batches import Images
 from .cost import cost
-from .permutations import PermutationSpec, axis_index, identity
+from .permutations import Group, PermutationSpec, axis_index, groups_in
 from .progress import track
 from .stages.datasets import Data
-from .symmetries import Group
-from .symmetries.spec import groups_in
 from .weights import match_some, match_weights
 
 
@@ -137,7 +135,7 @@ def align_on(
     with cost(data.test.device) as taken:
         permutations = align(network_a, network_b, spec, compared, method=method, **how)
     on_test = cross_correlations(network_a, network_b, spec, batches(data.test, "measuring on test images"))
-    before, after = (mean_correlations(spec, on_test, order) for order in (identity(spec), permutations))
+    before, after = (mean_correlations(spec, on_test, order) for order in (spec.identity(), permutations))
     return Aligned(permutations, before, after, taken, on_test[:-1] if matrices else None)
 
 
@@ -201,7 +199,7 @@ def correlations_before_and_after(
 ) -> dict[str, np.ndarray]:
     """Mean correlations of B as it is, `unaligned`, and permuted, `aligned`: each (rows + 1,), the logits last."""
     correlations = cross_correlations(network_a, network_b, spec, images)
-    ways = {"unaligned": identity(spec), "aligned": permutations}
+    ways = {"unaligned": spec.identity(), "aligned": permutations}
     return {which: mean_correlations(spec, correlations, order) for which, order in ways.items()}
 
 

@@ -21,10 +21,9 @@ from .curves import Curve, FlatParameters, as_state_dict
 from .devices import compile_options
 from .measuring import EVALUATION_SEED, use_batch_statistics, validate_curve
 from .outputs import main_output
-from .permutations import PermutationSpec, permute, soft_permute
+from .permutations import PermutationSpec, groups_in, permute, soft_permute
 from .precision import autocast
 from .stages.runs import Run
-from .symmetries.spec import groups_in
 from .tasks import CurveTask, draw_t
 from .training import fit
 

@@ -1,105 +1,445 @@
-"""Permutations of hidden units: what may be permuted, applied to state dicts, and as the rows of a match.
+"""Permutations of hidden units: what may be permuted in a network, and permuting it.
 
-Convention throughout (as published): a permutation p of B says that B's channel p[i] goes to A's place i. A group of
-units that stand in blocks has such a row for each block, by the place to which the block goes. What there is to
-permute is found by `permutation_spec`; nothing here knows an architecture.
+Convention throughout (as published): a permutation p of B says that B's channel p[i] goes to A's place i. A group
+whose units stand in blocks has such a row for each block: p[block, i], where `block` is the place to which the block
+goes. What may be permuted in a network is found by `utils.symmetries.spec`; nothing here knows an architecture.
+
+Two heads of three units each, for example: group 0 moves heads, and group 1 the units of each head in an order of its
+own. An axis on which they stand has 2 · 3 entries; it is one segment, the product of two factors.
+
+>>> spec = PermutationSpec((Group(2), Group(3, depends_on=(0,))), {}, (), ())
+>>> axis = ((Factor(2, (0,)), Factor(3, (1,))),)
+>>> permutations = [np.array([1, 0]), np.array([[0, 1, 2], [2, 0, 1]])]
+
+Head 1 goes to place 0, its units in their order; head 0 goes to place 1, with its last unit first:
+
+>>> axis_index(axis, spec, permutations)
+array([3, 4, 5, 2, 0, 1])
+
+The units of group 1 by their heads, and the same units when a constant entry is concatenated in front:
+
+>>> places_of(1, axis, spec)[..., 0]
+array([[0, 1, 2],
+       [3, 4, 5]])
+>>> places_of(1, ((Factor(1),), *axis), spec)[..., 0]
+array([[1, 2, 3],
+       [4, 5, 6]])
+
+A second permutation that swaps the heads again brings head 0 back to place 0, its last unit still first:
+
+>>> [order.tolist() for order in compose(spec, permutations, [np.array([1, 0]), np.array([[0, 1, 2]] * 2)])]
+[[0, 1], [[2, 0, 1], [0, 1, 2]]]
 """
 
-from collections.abc import Sequence
+import itertools
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
+import torch
 
-from .symmetries import (
-    Activation,
-    PermutationSpec,
-    axis_index,
-    moved_share,
-    permutation_spec,
-    permute,
-    soft_permute,
-)
-from .symmetries.spec import compose, groups_in, inverse, places_of
-
-__all__ = [
-    "PermutationSpec",
-    "axis_index",
-    "compose",
-    "identity",
-    "inverse",
-    "moved_share",
-    "permutation_spec",
-    "permutations_from_rows",
-    "permute",
-    "places_of",
-    "row_labels",
-    "rows_from_permutations",
-    "soft_permute",
-]
+from .devices import send
 
 Permutations = list[np.ndarray]  # of each group of a spec, an index array (*blocks, size)
 
 
-def identity(spec: PermutationSpec) -> Permutations:
-    """The permutations that change nothing."""
-    return spec.identity()
+# --- what may be permuted ----------------------------------------------------------------------------------
 
 
-# --- as the rows of a match --------------------------------------------------------------------------------
+class Group(NamedTuple):
+    """`size` units whose order is free; in each block, if it depends on other groups (the outermost first)."""
+
+    size: int
+    depends_on: tuple[int, ...] = ()
 
 
-def rows_from_permutations(spec: PermutationSpec, permutations: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """A match: for each activation, in forward order, the index array over its channels."""
-    return [axis_index(row.axis, spec, permutations) for row in spec.rows]
+class Factor(NamedTuple):
+    """One factor of a dimension: `size` places.
 
-
-def permutations_from_rows(spec: PermutationSpec, rows: Sequence[np.ndarray]) -> Permutations:
-    """The permutation of each group from the rows of a match.
-
-    Of the rows on one stream those that vote decide: the original code leaves in the others what they by themselves
-    would have been. Raises ValueError if the rows are not a match for this spec: wrong number or lengths, not a
-    permutation, mixing groups, or voters on one stream that disagree.
+    groups: the group that moves it, or None. Several: one for each place of a fixed factor, which stands at `over`,
+    (dimension, number in its segment).
     """
-    lengths = [row.channels for row in spec.rows]
-    if [len(row) for row in rows] != lengths:
-        raise ValueError(
-            f"has {len(rows)} rows of {_brief([len(row) for row in rows])} channels; "
-            f"the model has {len(lengths)} of {_brief(lengths)}"
+
+    size: int
+    groups: tuple[int | None, ...] = (None,)
+    over: tuple[int, int] | None = None
+
+
+Segment = tuple[Factor, ...]  # a product of factors, the outermost first
+Segments = tuple[Segment, ...]  # of an axis, which is their concatenation
+
+
+class Tap(NamedTuple):
+    """The `number`th operation of this name that the module at `path` calls; "" is the output of the module."""
+
+    path: str
+    operation: str
+    number: int
+
+
+@dataclass(frozen=True)
+class Activation:
+    """One row of a match: an activation whose channels are permuted.
+
+    label: dotted name of its module, or of the module and the function that it calls.
+    call: where the activation function is called; tap: where its channels are measured, mostly the same.
+    dims: the dimensions of the tensor that together are the channels. axis: the channels.
+    votes: the groups that this row's correlation helps to decide.
+    mean: dimensions over which the mean is taken first: their units are compared elsewhere, and are too many here.
+    """
+
+    label: str
+    call: Tap
+    tap: Tap
+    dims: tuple[int, ...]
+    axis: Segments
+    votes: frozenset[int]
+    mean: tuple[int, ...] = ()
+
+    @property
+    def channels(self) -> int:
+        return axis_size(self.axis)
+
+
+class Fixed(NamedTuple):
+    """A dimension of a state entry that keeps its order, and the operation that is the reason."""
+
+    entry: str
+    dimension: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class PermutationSpec:
+    """What may be permuted in a model.
+
+    axes: for each state entry of which something moves, an axis for each dimension.
+    rows: the activations that show permuted channels, in forward order.
+    fixed: what stays, and why.
+    modes: those in which the function is kept; a model that needs targets to train is seen in evaluation only.
+    """
+
+    groups: tuple[Group, ...]
+    axes: Mapping[str, tuple[Segments, ...]]
+    rows: tuple[Activation, ...]
+    fixed: tuple[Fixed, ...]
+    modes: tuple[str, ...] = ("eval", "train")
+
+    def blocks(self, group: int) -> tuple[int, ...]:
+        """For each group on which this one depends, its size."""
+        return tuple(self.groups[other].size for other in self.groups[group].depends_on)
+
+    def identity(self) -> Permutations:
+        """Permutations that change nothing: for each group an index array (*blocks, size)."""
+        return [
+            np.tile(np.arange(group.size), (*self.blocks(number), 1)) if group.depends_on else np.arange(group.size)
+            for number, group in enumerate(self.groups)
+        ]
+
+    def random(self, seed: int) -> Permutations:
+        """Random permutations, in every block another one."""
+        generator = np.random.default_rng(seed)
+        return [generator.permuted(permutation, axis=-1) for permutation in self.identity()]
+
+    def to_json(self) -> dict[str, object]:
+        """The spec in lists, numbers and words, for `json.dump`."""
+        rows = [vars(row) | {"votes": sorted(row.votes)} for row in self.rows]
+        return vars(self) | {"axes": dict(self.axes), "rows": rows}
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, object]) -> "PermutationSpec":
+        """The spec of which `to_json` made this, whether or not it went through a file."""
+
+        def axis(segments: Sequence[Sequence]) -> Segments:
+            return tuple(
+                tuple(Factor(size, tuple(groups), over and tuple(over)) for size, groups, over in segment)
+                for segment in segments
+            )
+
+        rows = tuple(
+            Activation(
+                row["label"],
+                call=Tap(*row["call"]),
+                tap=Tap(*row["tap"]),
+                dims=tuple(row["dims"]),
+                axis=axis(row["axis"]),
+                votes=frozenset(row["votes"]),
+                mean=tuple(row["mean"]),
+            )
+            for row in stored["rows"]
         )
-    decided: dict[int, np.ndarray] = {}
-    others: dict[int, np.ndarray] = {}
-    for number, (row, values) in enumerate(zip(spec.rows, rows, strict=True)):
-        own = _orders_in(row, spec, np.asarray(values))
-        if own is None:
-            raise ValueError(f"row {number} ({row.label}) is not a permutation")
-        for group, order in own.items():
-            known = (decided if group in row.votes else others).setdefault(group, order)
-            if group in row.votes and not np.array_equal(known, order):
-                raise ValueError(f"row {number} ({row.label}) disagrees with another row of the same stream")
-    return [{**others, **decided}[group] for group in range(len(spec.groups))]
+        return cls(
+            groups=tuple(Group(size, tuple(depends_on)) for size, depends_on in stored["groups"]),
+            axes={name: tuple(map(axis, axes)) for name, axes in stored["axes"].items()},
+            rows=rows,
+            fixed=tuple(Fixed(*fixed) for fixed in stored["fixed"]),
+            modes=tuple(stored["modes"]),
+        )
+
+    def expect(self, state: Mapping[str, torch.Tensor]) -> None:
+        """ValueError if this cannot be a spec of the network that has this state dict."""
+        for name, axes in self.axes.items():
+            if name not in state or tuple(map(axis_size, axes)) != tuple(state[name].shape):
+                raise ValueError(f"the network has no entry {name} of this shape")
+        sizes = {
+            group: factor.size
+            for axes in self.axes.values()
+            for axis in axes
+            for segment in axis
+            for factor in segment
+            for group in factor.groups
+            if group is not None
+        }
+        if sizes != {number: group.size for number, group in enumerate(self.groups)}:
+            raise ValueError("its groups of units are not those of its weights")
 
 
-def _orders_in(row: Activation, spec: PermutationSpec, values: np.ndarray) -> dict[int, np.ndarray] | None:
-    """The order of each group that a row of a match tells; None if it is not a permutation of its channels."""
-    if not np.array_equal(np.sort(values), np.arange(row.channels)):
-        return None
-    orders = {}
-    for group in groups_in(row.axis):
-        places = places_of(group, row.axis, spec)
-        unit_at = np.full(row.channels, -1)
-        unit_at[places] = np.arange(spec.groups[group].size)[:, None]
-        orders[group] = unit_at[values[places[..., 0]]]
-        if not np.array_equal(np.sort(orders[group], axis=-1), spec.identity()[group]):
-            return None
-    everything = spec.identity()
-    for group, order in orders.items():
-        everything[group] = order
-    return orders if np.array_equal(axis_index(row.axis, spec, everything), values) else None
+def axis_size(axis: Segments) -> int:
+    return sum(map(segment_size, axis))
 
 
-def _brief(numbers: Sequence[int]) -> str:
-    return ", ".join(map(str, numbers)) if len(numbers) <= 8 else f"{', '.join(map(str, numbers[:8]))}, …"
+def segment_size(segment: Segment) -> int:
+    return math.prod(factor.size for factor in segment)
 
 
-def row_labels(spec: PermutationSpec) -> list[str]:
-    """What the entries of layerwise correlations belong to: the activations in forward order, and the logits."""
-    return [*(row.label for row in spec.rows), "logits"]
+def groups_in(axis: Segments) -> set[int]:
+    return {g for segment in axis for factor in segment for g in factor.groups if g is not None}
+
+
+def dependents(spec: PermutationSpec, group: int, *, direct: bool = False) -> list[int]:
+    """The groups whose units stand in blocks that this group moves; direct: in no blocks within those."""
+    return [
+        number
+        for number, (_, depends_on) in enumerate(spec.groups)
+        if (group == depends_on[-1] if direct and depends_on else group in depends_on)
+    ]
+
+
+# --- tensors in parts --------------------------------------------------------------------------------------
+
+
+class Part(NamedTuple):
+    """A part of a tensor, viewed with a dimension for each factor, so that at most one group moves each dimension.
+
+    dims: the dimension of the tensor to which each belongs. groups: the group that moves it, or None.
+    blocks: the part's dimensions over which its group's blocks are counted, the outermost first.
+    """
+
+    values: torch.Tensor
+    dims: tuple[int, ...]
+    groups: tuple[int | None, ...]
+    blocks: tuple[tuple[int, ...], ...]
+
+
+def parts_of(tensor: torch.Tensor, axes: Sequence[Segments], spec: PermutationSpec) -> Iterator[Part]:
+    """A part for each choice of one segment of every dimension, and of a member of each family of groups."""
+    for numbers in itertools.product(*(range(len(axis)) for axis in axes)):
+        values, factors = tensor, []
+        for d, number in enumerate(numbers):
+            segment = axes[d][number]
+            values = values.narrow(d, axis_size(axes[d][:number]), segment_size(segment))
+            factors += [(d, factor) for factor in segment]
+        yield from _members(values.view([factor.size for _, factor in factors]), factors, spec)
+
+
+def _members(values: torch.Tensor, factors: Sequence[tuple[int, Factor]], spec: PermutationSpec) -> Iterator[Part]:
+    """The parts for each place of the fixed factors over which there are families; factors: with their dimensions."""
+    over = next((factor.over for _, factor in factors if factor.over is not None), None)
+    if over is None:
+        dims, groups = tuple(d for d, _ in factors), tuple(factor.groups[0] for _, factor in factors)
+        blocks = []
+        for d, group in zip(dims, groups, strict=True):
+            # Blocks are looked for on the group's own dimension of the tensor first.
+            places = sorted(range(len(groups)), key=lambda k, d=d: dims[k] != d)
+            outer = spec.groups[group].depends_on if group is not None else ()
+            blocks.append(tuple(next(k for k in places if groups[k] == other) for other in outer))
+        yield Part(values, dims, groups, tuple(blocks))
+        return
+    place = [k for k, (d, _) in enumerate(factors) if d == over[0]][over[1]]
+    for member in range(factors[place][1].size):
+        chosen = [(d, Factor(f.size, (f.groups[member],)) if f.over == over else f) for d, f in factors]
+        chosen[place] = (over[0], Factor(1))
+        yield from _members(values.narrow(place, member, 1), chosen, spec)
+
+
+def reordered(part: Part, orders: Mapping[int, torch.Tensor]) -> torch.Tensor:
+    """The part's values, reordered: blocks first, then what stands in each, in the order for its new place.
+
+    orders: for each group that moves an index array (*blocks, size), on the tensor's device.
+    """
+    values = part.values
+    for k in sorted(range(values.dim()), key=lambda k: len(part.blocks[k])):
+        if part.groups[k] not in orders:
+            continue
+        order, dimensions = orders[part.groups[k]], [*part.blocks[k], k]
+        if len(dimensions) == 1:
+            values = values.index_select(k, order)
+            continue
+        index = order.permute([dimensions.index(d) for d in sorted(dimensions)])
+        index = index.reshape([n if d in dimensions else 1 for d, n in enumerate(values.shape)])
+        values = values.gather(k, index.expand(values.shape))
+    return values
+
+
+def by_units(part: Part, k: int, loose: Collection[int] = ()) -> torch.Tensor:
+    """The part's values by the units along its dimension k: (*blocks, size, values, values that `loose` groups move).
+
+    loose: groups beside which the values of a unit stand in no order that is known.
+    """
+    front = [*part.blocks[k], k]
+    beside = [d for d, group in enumerate(part.groups) if group in loose and d not in front]
+    tied = [d for d in range(part.values.dim()) if d not in front and d not in beside]
+    values = part.values.permute(*front, *tied, *beside)
+    at, last = len(front), len(front) + len(tied)
+    return values.reshape(*values.shape[:at], math.prod(values.shape[at:last]), math.prod(values.shape[last:]))
+
+
+def _changed(
+    tensor: torch.Tensor, axes: Sequence[Segments], spec: PermutationSpec, change: Callable[[Part], torch.Tensor]
+) -> torch.Tensor:
+    """The tensor, with `change` of each of its parts in the place of that part."""
+    parts = list(parts_of(tensor, axes, spec))
+    if len(parts) == 1:
+        return change(parts[0]).reshape(tensor.shape)
+    changed = torch.empty_like(tensor)
+    for part, place in zip(parts, parts_of(changed, axes, spec), strict=True):
+        place.values.copy_(change(part))
+    return changed
+
+
+# --- permuting ---------------------------------------------------------------------------------------------
+
+
+def permute(
+    state: Mapping[str, torch.Tensor], spec: PermutationSpec, permutations: Sequence[np.ndarray]
+) -> dict[str, torch.Tensor]:
+    """The state dict with its channels reordered: a network that computes the same function.
+
+    permutations: an index array (*blocks, size) for each group; new channel i is old channel permutations[g][i].
+    """
+    permuted = OrderedDict(state)
+    if hasattr(state, "_metadata"):  # the versions of modules, without which some refuse a state dict
+        permuted._metadata = state._metadata
+    for name in (name for name in state if name in spec.axes):
+        permuted[name] = _permuted(state[name], spec.axes[name], spec, permutations)
+    return permuted
+
+
+def _permuted(
+    tensor: torch.Tensor, axes: Sequence[Segments], spec, permutations: Sequence[np.ndarray]
+) -> torch.Tensor:
+    groups = set().union(*map(groups_in, axes))
+    orders = {group: send(torch.as_tensor(permutations[group]), tensor.device) for group in groups}
+    return _changed(tensor, axes, spec, partial(reordered, orders=orders))
+
+
+def axis_index(axis: Segments, spec: PermutationSpec, permutations: Sequence[np.ndarray]) -> np.ndarray:
+    """The permutations of the groups of one axis as one index array (entries,): for each new place the old one."""
+    return _permuted(torch.arange(axis_size(axis)), (axis,), spec, permutations).numpy()
+
+
+def occurrences(
+    group: int, axis: Segments, spec: PermutationSpec, loose: Collection[int] = ()
+) -> Iterator[np.ndarray]:
+    """Where a group's units stand on an axis, for each time that it is there: (*blocks, size, copies, loose copies).
+
+    loose: groups beside which the copies of a unit stand in no order that is known.
+    """
+    for part in parts_of(torch.arange(axis_size(axis)), (axis,), spec):
+        for k in (k for k, other in enumerate(part.groups) if other == group):
+            yield by_units(part, k, loose).numpy()
+
+
+def places_of(group: int, axis: Segments, spec: PermutationSpec) -> np.ndarray:
+    """Where a group's units stand on an axis, (*blocks, size, copies); no copies if it is not there."""
+    found = [np.zeros((*spec.blocks(group), spec.groups[group].size, 0), np.int64)]
+    found += [places.reshape(*places.shape[:-2], -1) for places in occurrences(group, axis, spec)]
+    return np.concatenate(found, -1)
+
+
+def soft_permute(
+    parameters: Mapping[str, torch.Tensor], spec: PermutationSpec, matrices: Sequence[torch.Tensor | None]
+) -> dict[str, torch.Tensor]:
+    """`permute` with matrices for permutations: new channel i is Σ_j P[i, j] · old channel j. Differentiable.
+
+    matrices: for each group P (*blocks, C, C), one for each block; the matrix of a permutation p has P[i, p[i]] = 1.
+    None leaves a group as it is.
+    """
+    mixed = dict(parameters)
+    for name in (name for name in spec.axes if name in parameters):
+        axes = spec.axes[name]
+        # Blocks move first, then what is in them, each in the order of its block's new place.
+        depth = {g: len(spec.groups[g].depends_on) for axis in axes for g in groups_in(axis)}
+        for level, (d, axis) in itertools.product(sorted(set(depth.values())), enumerate(axes)):
+            here = {g: matrices[g] for g in groups_in(axis) if depth[g] == level and matrices[g] is not None}
+            if here:  # what other dimensions concatenate is mixed in one product
+                alone = [a if i == d or len(a) == 1 else ((Factor(axis_size(a)),),) for i, a in enumerate(axes)]
+                mixed[name] = _changed(mixed[name], alone, spec, partial(_mixed, dimension=d, matrices=here))
+    return mixed
+
+
+def _mixed(part: Part, dimension: int, matrices: Mapping[int, torch.Tensor]) -> torch.Tensor:
+    """Σ_j matrix[*blocks, i, j] · values[…, j, …] for each group of one dimension of the tensor."""
+    values = part.values
+    for k, group in enumerate(part.groups):
+        if part.dims[k] == dimension and group in matrices:
+            order = [*part.blocks[k], k]
+            front = values.movedim(order, tuple(range(len(order))))
+            flat = front.reshape(*front.shape[: len(order)], -1)
+            values = (matrices[group] @ flat).view(front.shape).movedim(tuple(range(len(order))), order)
+    return values
+
+
+# --- composing ---------------------------------------------------------------------------------------------
+
+
+def compose(spec: PermutationSpec, first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> Permutations:
+    """The permutations that do what `first` and then `second` do: without blocks, first[second]."""
+    composed = []
+    for number in range(len(spec.groups)):
+        # Where the block that second puts there was before: what it does to the outer blocks comes first.
+        blocks = _blocks_before(spec, number, second)
+        composed.append(first[number][(*(index[..., None] for index in blocks), second[number])])
+    return composed
+
+
+def inverse(spec: PermutationSpec, permutations: Sequence[np.ndarray]) -> Permutations:
+    """The permutations that undo others: `compose` of both, in either order, changes nothing."""
+    undone = spec.identity()
+    for number in sorted(range(len(spec.groups)), key=lambda number: len(spec.groups[number].depends_on)):
+        # A block goes back to where it was; what is done in it there is undone here.
+        undone[number] = np.argsort(permutations[number][_blocks_before(spec, number, undone)], axis=-1)
+    return undone
+
+
+def _blocks_before(spec: PermutationSpec, group: int, permutations: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
+    """For each new block of a group the places at which it was before, an array (*blocks) for each outer group."""
+    depends_on, grid = spec.groups[group].depends_on, np.indices(spec.blocks(group))
+    return tuple(permutations[other][tuple(grid[: len(spec.groups[other].depends_on) + 1])] for other in depends_on)
+
+
+# --- shares ------------------------------------------------------------------------------------------------
+
+
+def moved_share(state: Mapping[str, torch.Tensor], spec: PermutationSpec) -> float:
+    """The share of entries of all weights with two or more dimensions that some permutation moves."""
+    moved = total = 0.0
+    for name, tensor in state.items():
+        if isinstance(tensor, torch.Tensor) and tensor.dim() >= 2 and tensor.numel() and has_fractions(tensor):
+            total += tensor.numel()
+            stays = math.prod(map(_fixed_share, spec.axes[name])) if name in spec.axes else 1.0
+            moved += (1 - stays) * tensor.numel()
+    return moved / total if total else 0.0
+
+
+def has_fractions(tensor: torch.Tensor) -> bool:
+    """Whether it holds floating-point numbers, real or complex."""
+    return tensor.is_floating_point() or tensor.is_complex()
+
+
+def _fixed_share(axis: Segments) -> float:
+    return sum(segment_size(segment) for segment in axis if not groups_in((segment,))) / axis_size(axis)

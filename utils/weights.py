@@ -18,7 +18,7 @@ import torch
 from .assignment import assign, assign_blocks
 from .cells import Cell, cells_of, permuted_cell, real, units_of
 from .devices import send
-from .symmetries.spec import PermutationSpec, compose, dependents, groups_in, permute
+from .permutations import PermutationSpec, compose, dependents, groups_in, permute
 
 # Random orders in which the groups are gone through. For large networks fewer, whose sweeps of all groups together
 # have not more than so many multiplications; then of all searches the best after one sweep goes on alone.

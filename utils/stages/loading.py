@@ -11,12 +11,13 @@ from models import build
 
 from ..curves import Curve, network_digest
 from ..errors import FileError, UserError
-from ..permutations import PermutationSpec, permutation_spec, permutations_from_rows, permute
+from ..permutations import PermutationSpec, permute
+from ..symmetries.spec import permutation_spec
 from .datasets import Data, Normalization, is_normalizing
 from .files import expect, load_checkpoint
 from .foreign import other_networks
 from .layout import USUAL, Layout, Variant, tag
-from .matches import load_match, match_networks
+from .matches import load_match, match_networks, permutations_from_rows
 from .originals import stand_in
 from .states import changes, load_points, load_state
 

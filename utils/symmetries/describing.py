@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
-from .spec import PermutationSpec, groups_in, moved_share
+from ..permutations import PermutationSpec, groups_in, moved_share
 
 Description = dict[str, object]
 

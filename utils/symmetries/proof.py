@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ..permutations import PermutationSpec, has_fractions, permute
 from .rules import bind
 from .running import copy_with, leaves, plain_run, state_of, tensors_in, tree_map_tensors, with_values
-from .spec import PermutationSpec, has_fractions, permute
 
 TOLERANCE = 1e-5  # of the largest output: rounding in float64 stays far below it, a wrong order far above
 

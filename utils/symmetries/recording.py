@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from ..errors import UserError
+from ..permutations import Activation, PermutationSpec, Tap
 from .proof import Calm
 from .running import Places, kept, only_heads, plain_run, step_by_step, tensors_in, tree_map_tensors
-from .spec import Activation, PermutationSpec, Tap
 from .tracing import PRODUCERS, called
 
 MAX_POSITIONS = 32  # larger maps are subsampled by 2, as published

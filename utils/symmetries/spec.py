@@ -1,392 +1,316 @@
-"""What may be permuted in a network, and applying permutations to its state dict.
+"""The permutation symmetries of any network, found by running it once and proved by running it again.
 
-Convention: a permutation p of B says that B's channel p[i] goes to place i. A group that depends on others has
-one such row for each of their places: p[block, i], where `block` is the place to which the block goes.
+`permutation_spec` is the way in. No architecture is known here by name.
 """
 
-import math
-from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence, Set
 from typing import NamedTuple
 
-import numpy as np
 import torch
+from torch import nn
 
-from ..devices import send
+from ..permutations import (
+    Activation,
+    Factor,
+    Fixed,
+    Group,
+    PermutationSpec,
+    Segments,
+    Tap,
+    axis_size,
+    groups_in,
+    has_fractions,
+)
+from .axes import Atom, Axis, Product, atoms_of, axis_of, is_fixed, product_size
+from .proof import prove
+from .running import plain_run, tree_map_tensors
+from .tracing import ONE_IMAGE, Network, Trace, follow
 
 
-class Group(NamedTuple):
-    """`size` units whose order is free; in each block, if it depends on other groups (the outermost first)."""
+def permutation_spec(model: nn.Module, *example, proof: bool = True, **keywords) -> PermutationSpec:
+    """What may be permuted in `model`, as it runs on the example.
 
-    size: int
-    depends_on: tuple[int, ...] = ()
+    A model may carry `aligned_by`, a dictionary {activation: node}: the activation is then measured at that node,
+    a module path, and it alone decides its permutation. The model is left as it was.
 
-
-class Factor(NamedTuple):
-    """One factor of a dimension: `size` places.
-
-    groups: the group that moves it, or None. Several: one for each place of a fixed factor, which stands at `over`,
-    (dimension, number in its segment).
+    Raises ValueError, naming the model, if permutations change what it computes: its run depends on data.
     """
-
-    size: int
-    groups: tuple[int | None, ...] = (None,)
-    over: tuple[int, int] | None = None
-
-
-Segment = tuple[Factor, ...]  # a product of factors, the outermost first
-Axis = tuple[Segment, ...]  # a concatenation of segments
+    try:
+        return _spec(model, example, keywords, proof)
+    except ValueError as error:
+        if ONE_IMAGE not in str(error):
+            raise
+        return _spec(model, *tree_map_tensors(_doubled, (example, keywords)), proof)
 
 
-class Tap(NamedTuple):
-    """The `number`th operation of this name that the module at `path` calls; "" is the output of the module."""
+def _spec(model: nn.Module, example: tuple, keywords: dict, proof: bool) -> PermutationSpec:
+    if not example and not keywords:
+        example = (torch.zeros(2, 3, 32, 32),)
+    with plain_run():
+        network, trace = follow(model, example, keywords)
+        spec = _Builder(network).spec(trace, getattr(model, "aligned_by", {}))
+        if proof:
+            prove(model, spec, *example, **keywords)
+    return spec
 
-    path: str
-    operation: str
-    number: int
+
+def _doubled(tensor: torch.Tensor) -> torch.Tensor:
+    """A batch of one as a batch of two."""
+    return torch.cat([tensor, tensor]) if tensor.dim() and len(tensor) == 1 else tensor
 
 
-@dataclass(frozen=True)
-class Activation:
-    """One row of a match: an activation whose channels are permuted.
+MAX_CHANNELS = 4096  # of more, those that other activations show are not compared one by one
 
-    label: dotted name of its module, or of the module and the function that it calls.
-    call: where the activation function is called; tap: where its channels are measured, mostly the same.
-    dims: the dimensions of the tensor that together are the channels. axis: the channels.
-    votes: the groups that this row's correlation helps to decide.
-    mean: dimensions over which the mean is taken first: their units are compared elsewhere, and are too many here.
-    """
 
-    label: str
-    call: Tap
-    tap: Tap
-    dims: tuple[int, ...]
-    axis: Axis
-    votes: frozenset[int]
+class _Builder:
+    """Turns the axes of a run into groups, state axes and rows."""
+
+    def __init__(self, network: Network):
+        self.network = network
+        self._finish()
+        atoms: dict[Atom, None] = {}
+        for axes in network.entries.values():
+            for axis in axes:
+                for atom in atoms_of(axis):
+                    atoms |= dict.fromkeys(self._members(atom))
+        free = sorted((atom for atom in atoms if atom.reason is None), key=lambda atom: atom.born)
+        self.numbers = {atom: number for number, atom in enumerate(free)}
+        self.groups = tuple(Group(atom.size, self._depends_on(atom)) for atom in free)
+
+    def _members(self, atom: Atom) -> list[Atom]:
+        """The atoms that an atom may be: itself, or the members of a family."""
+        if atom.members is None:
+            return [atom]
+        return [part for member in atom.members for part in atoms_of(self.network.resolve(axis_of(member)))]
+
+    def _depends_on(self, atom: Atom) -> tuple[int, ...]:
+        others = sorted(self._free_dependences(atom), key=lambda a: (len(self._free_dependences(a)), a.born))
+        return tuple(self.numbers[other] for other in others)
+
+    def _free_dependences(self, atom: Atom) -> set[Atom]:
+        return {other for other in self.network.depends(atom) or () if other.reason is None}
+
+    # --- bringing axes into a form that a gather can follow ----------------------------------------------------
+
+    def _finish(self) -> None:
+        """Forget dependences that cannot be written down, until nothing changes."""
+        network, before = self.network, None
+        while before != (now := self._snapshot()):
+            before = now
+            for owner in network.entries:
+                axes = network.settle(network.entries[owner])
+                for axis in axes:
+                    for atom in atoms_of(network.resolve(axis)):
+                        self._simplify(atom)
+                network.entries[owner] = [self._write_blocks(axis) for axis in axes]
+
+    def _snapshot(self) -> list:
+        free = [
+            (atom, frozenset(self.network.depends(atom) or ()))
+            for axes in self.network.entries.values()
+            for axis in axes
+            for atom in atoms_of(self.network.resolve(axis))
+            if atom.reason is None
+        ]
+        return [(id(atom), frozenset(map(id, depends))) for atom, depends in free]
+
+    def _write_blocks(self, axis: Axis) -> Axis:
+        """A product whose first factor is fixed and tells the others apart, as a concatenation."""
+        network, written = self.network, ()
+        for product in network.resolve(axis):
+            if len(product) > 1 and any(
+                a.members and network.leaf(a.over) == axis_of(product[0]) for a in product[1:]
+            ):
+                written += self._write_blocks(sum(network.members((product[1:],), product[0]), ()))
+            else:
+                written += (product,)
+        return network.resolve(written)
+
+    def _simplify(self, atom: Atom) -> None:
+        """Families have members that are atoms; dependences are a chain of groups, each in all before it."""
+        network = self.network
+        if atom.bound is not None or atom.reason is not None:
+            return
+        for other in sorted(network.depends(atom) or (), key=lambda a: a.born):
+            if other.reason is not None and atom.bound is None:
+                network.write_out(atom, other)
+        if atom.bound is not None:
+            return
+        if atom.members is not None:
+            for member in atom.members:
+                axis = network.resolve(axis_of(member))
+                if len(axis) > 1:
+                    network.split_sum(atom, product_size(axis[0]))
+                    return
+                if len(axis[0]) > 1:
+                    network.split_product(atom, [part.size for part in axis[0]])
+                    return
+        for part in self._members(atom):
+            self._chain(part)
+
+    def _chain(self, atom: Atom) -> None:
+        network, kept = self.network, set()
+        others = self._free_dependences(atom)
+        for other in sorted(others, key=lambda a: (len(self._free_dependences(a)), a.born)):
+            if network.depends_on(other, atom) and atom.born < other.born:
+                network.forget(atom, other)
+            elif self._free_dependences(other) - {atom} == kept:
+                network.forget(other, atom)
+                kept.add(other)
+            else:
+                network.forget(atom, other)
+
+    # --- writing them down --------------------------------------------------------------------------------------
+
+    def spec(self, trace: Trace, aligned_by: Mapping[str, str]) -> PermutationSpec:
+        network, axes, fixed = self.network, {}, []
+        for name in network.state:
+            owner, order = network.aliases[name]
+            if owner not in network.entries:
+                kind = "never used" if has_fractions(network.state[name]) else "not of floating point"
+                fixed += [Fixed(name, d, kind) for d in range(network.state[name].dim())]
+                continue
+            if order is None:
+                fixed += [Fixed(name, d, "overlaps another entry") for d in range(network.state[name].dim())]
+                continue
+            whole = [network.entries[owner][d] for d in order]
+            written = self.written(whole)
+            for d, axis in enumerate(whole):
+                reasons = {atom.reason: None for atom in atoms_of(axis) if atom.reason is not None}
+                fixed += [Fixed(name, d, reason) for reason in reasons]
+            if any(map(groups_in, written)):
+                axes[name] = written
+        rows = self.rows(trace, aligned_by)
+        return PermutationSpec(self.groups, axes, rows, tuple(fixed), trace.modes)
+
+    def written(self, axes: Sequence[Axis]) -> tuple[Segments, ...]:
+        """Axes in groups."""
+        return tuple(
+            tuple(tuple(self._factor(atom, product, axes, d) for atom in product) for product in axis)
+            for d, axis in enumerate(axes)
+        )
+
+    def _factor(self, atom: Atom, product: Product, axes: Sequence[Axis], dimension: int) -> Factor:
+        if atom.reason is not None or (atom.members is None and atom not in self.numbers):
+            return Factor(atom.size)
+        if atom.members is None:
+            return Factor(atom.size, (self.numbers[atom],))
+        over = atoms_of(self.network.leaf(atom.over))[0]
+        groups = tuple(self.numbers.get(member) for member in self._members(atom))
+        if over in product:
+            return Factor(atom.size, groups, (dimension, product.index(over)))
+        for d, axis in enumerate(axes):
+            if d != dimension and len(axis) == 1 and over in axis[0]:
+                return Factor(atom.size, groups, (d, axis[0].index(over)))
+        raise ValueError("a family without what it depends on")
+
+    def rows(self, trace: Trace, aligned_by: Mapping[str, str]) -> tuple[Activation, ...]:
+        """Activations that show groups, and the first place where a group is made that none of them shows."""
+        taken = {id(call): self._channels(call.axes) for call in trace.activations}
+        for is_fed in (True, False):  # what no input reaches never varies, or only over places
+            made = [(id(call), self._channels(call.axes)) for call in trace.producers if call.is_fed == is_fed]
+            counted = {id(call) for call in trace.order if call.is_fed or not is_fed}
+            for groups_shown in (self._alone, groups_in):
+                shown = {g for key in taken.keys() & counted for g in groups_shown(taken[key].axis)}
+                for key, channels in made:
+                    if new := groups_shown(channels.axis) - shown:
+                        taken[key] = channels
+                        shown |= new
+        alone = {group for channels in taken.values() for group in self._alone(channels.axis)}
+        for call in trace.order:
+            if id(call) in taken and axis_size(taken[id(call)].axis) > MAX_CHANNELS:
+                taken[id(call)] = self._channels(call.axes, alone)
+        calls = [call for call in trace.order if id(call) in taken and groups_in(taken[id(call)].axis)]
+        labels = _numbered([call.label for call in calls])
+        taps = {label: Tap(call.path, call.operation, call.number) for label, call in zip(labels, calls, strict=True)}
+        deciders: dict[int, str] = {}
+        for label, node in aligned_by.items():
+            if label not in labels or (node not in taps and (node, 0) not in trace.modules):
+                raise ValueError(f"aligned_by names {label!r} and {node!r}; the network lacks one of them")
+            axis = taken[id(calls[labels.index(label)])].axis
+            if node not in taps and self._channels(trace.modules[node, 0]).axis != axis:
+                raise ValueError(f"aligned_by: {label!r} and {node!r} do not have the same channels")
+            deciders |= dict.fromkeys(groups_in(axis), label)
+        rows = []
+        for label, call in zip(labels, calls, strict=True):
+            dims, axis, mean = taken[id(call)]
+            votes = self._alone(axis) | (groups_in(axis) - alone)
+            votes = frozenset(g for g in votes if deciders.get(g, label) == label)
+            node = aligned_by.get(label, label)
+            rows.append(Activation(label, taps[label], taps.get(node, Tap(node, "", 0)), dims, axis, votes, mean))
+        return tuple(rows)
+
+    def _alone(self, axis: Segments) -> set[int]:
+        """The groups of an axis whose units are told apart without knowing the order of any other group.
+
+        Where a group stands in a product with one that is neither around it nor in it, or with itself, its units are
+        seen only through an unknown order of the other.
+        """
+        found = groups_in(axis)
+        for segment in axis:
+            inside = groups_in((segment,))
+            for number, factor in enumerate(segment):
+                others = [f for i, f in enumerate(segment) if i != number]
+                for case, group in ((k, g) for k, g in enumerate(factor.groups) if g is not None):
+                    nested = {None, *self.groups[group].depends_on}
+                    nested |= {g for g in inside if group in self.groups[g].depends_on}
+                    here = [f.groups if f.over != factor.over else f.groups[case : case + 1] for f in others]
+                    if not nested.issuperset(g for groups in here for g in groups):
+                        found.discard(group)
+        return found
+
+    def _channels(self, axes: Sequence[Axis], known: Set[int] = frozenset()) -> "_Channels":
+        """The dimensions of a tensor that show groups, and these as one axis, without the samples of a first one.
+
+        None where two of them are concatenations: no axis is that. known: groups of which no dimension is needed.
+        """
+        axes = self.network.settle(axes)
+        for axis in axes:
+            for atom in atoms_of(axis):
+                if atom.reason is None and atom.members is None and atom not in self.numbers:
+                    atom.reason = "no state entry has it"
+        axes = [self._write_blocks(axis) for axis in axes]
+        shown = [d for d, axis in enumerate(axes) if not all(map(is_fixed, axis))]
+        needless = tuple(
+            d for d in shown if known.issuperset(self.numbers.get(a) for a in atoms_of(axes[d]) if a.reason is None)
+        )
+        shown = [d for d in shown if d not in needless]
+        overs = {
+            over
+            for d in shown
+            for atom in atoms_of(axes[d])
+            if atom.members is not None
+            for over in atoms_of(self.network.leaf(atom.over))
+        }
+        dims = [d for d, axis in enumerate(axes) if d in shown or overs & set(atoms_of(axis))]
+        dims.sort(key=lambda d: len(axes[d]) == 1)  # a concatenation first
+        missing = overs.difference(*(atoms_of(axes[d]) for d in dims))
+        if not dims or missing or any(len(axes[d]) > 1 for d in dims[1:]):
+            return _Channels()
+        if len(axes[0]) == 1 and 0 in dims:  # samples, and what else is fixed, as the outer factors
+            (product,) = axes[0]
+            first = next((i for i, atom in enumerate(product) if atom.reason is None or atom in overs), 0)
+            if first and dims[0] != 0:
+                return _Channels()
+            axes[0] = (product[first:],)
+        (axis,) = self.written([self.network.merge([axes[d] for d in dims])])
+        around = {other for group in groups_in(axis) for other in self.groups[group].depends_on}
+        return _Channels(tuple(dims), axis, needless) if around <= groups_in(axis) else _Channels()
+
+
+class _Channels(NamedTuple):
+    """The dimensions of a tensor that are channels, in this order, as one axis; those over which means are taken."""
+
+    dims: tuple[int, ...] = ()
+    axis: Segments = ()
     mean: tuple[int, ...] = ()
 
-    @property
-    def channels(self) -> int:
-        return axis_size(self.axis)
 
-
-class Fixed(NamedTuple):
-    """A dimension of a state entry that keeps its order, and the operation that is the reason."""
-
-    entry: str
-    dimension: int
-    reason: str
-
-
-@dataclass(frozen=True)
-class PermutationSpec:
-    """What may be permuted in a model.
-
-    axes: for each state entry of which something moves, an axis for each dimension.
-    rows: the activations that show permuted channels, in forward order.
-    fixed: what stays, and why.
-    modes: those in which the function is kept; a model that needs targets to train is seen in evaluation only.
-    """
-
-    groups: tuple[Group, ...]
-    axes: Mapping[str, tuple[Axis, ...]]
-    rows: tuple[Activation, ...]
-    fixed: tuple[Fixed, ...]
-    modes: tuple[str, ...] = ("eval", "train")
-
-    def blocks(self, group: int) -> tuple[int, ...]:
-        """For each group on which this one depends, its size."""
-        return tuple(self.groups[other].size for other in self.groups[group].depends_on)
-
-    def identity(self) -> list[np.ndarray]:
-        """Permutations that change nothing: for each group an index array (*blocks, size)."""
-        return [
-            np.tile(np.arange(group.size), (*self.blocks(number), 1)) if group.depends_on else np.arange(group.size)
-            for number, group in enumerate(self.groups)
-        ]
-
-    def random(self, seed: int) -> list[np.ndarray]:
-        """Random permutations, in every block another one."""
-        generator = np.random.default_rng(seed)
-        return [generator.permuted(permutation, axis=-1) for permutation in self.identity()]
-
-
-def axis_size(axis: Axis) -> int:
-    return sum(segment_size(segment) for segment in axis)
-
-
-def segment_size(segment: Segment) -> int:
-    return math.prod(factor.size for factor in segment)
-
-
-def groups_in(axis: Axis) -> set[int]:
-    return {g for segment in axis for factor in segment for g in factor.groups if g is not None}
-
-
-# --- index arrays ------------------------------------------------------------------------------------------------
-
-
-def place_index(
-    axes: Sequence[Axis], dimension: int, spec: PermutationSpec, permutations: Sequence[np.ndarray]
-) -> np.ndarray:
-    """For each new place along a dimension the old one, as an array that broadcasts to the tensor's shape.
-
-    It is (1, …, n, …, 1), longer in another dimension if the order here depends on the place there.
-    """
-    parts, start = [], 0
-    for number, segment in enumerate(axes[dimension]):
-        places = _Digits(axes, dimension, number)
-        old = np.zeros((1,) * len(axes), np.int64)
-        for position, factor in enumerate(segment):
-            new = places.of(dimension, position)
-            chosen = [_lookup(group, new, spec, permutations, places) for group in factor.groups]
-            moved = chosen[0]
-            if factor.over is not None:
-                case = places.of(*factor.over)
-                for k, other in enumerate(chosen[1:], 1):
-                    moved = np.where(case == k, other, moved)
-            old = old * factor.size + moved
-        parts.append(start + old)
-        start += segment_size(segment)
-    if not parts:  # nothing is there
-        return np.zeros([0 if d == dimension else 1 for d in range(len(axes))], np.int64)
-    shape = np.broadcast_shapes(*(tuple(1 if d == dimension else n for d, n in enumerate(p.shape)) for p in parts))
-    wide = [np.broadcast_to(p, [p.shape[d] if d == dimension else n for d, n in enumerate(shape)]) for p in parts]
-    return np.concatenate(wide, dimension)
-
-
-def _lookup(group: int | None, new: np.ndarray, spec, permutations, places: "_Digits") -> np.ndarray:
-    if group is None:
-        return new
-    blocks = [places.of_group(other) for other in spec.groups[group].depends_on]
-    return np.asarray(permutations[group])[(*blocks, new)]
-
-
-class _Digits:
-    """The places of factors, for the entries of one segment of one dimension."""
-
-    def __init__(self, axes: Sequence[Axis], dimension: int, segment: int):
-        self.axes, self.dimension, self.segment = axes, dimension, segment
-
-    def _segment(self, dimension: int) -> Segment:
-        return self.axes[dimension][self.segment if dimension == self.dimension else 0]
-
-    def of(self, dimension: int, position: int) -> np.ndarray:
-        """The places of a factor, shaped along its dimension."""
-        sizes = [factor.size for factor in self._segment(dimension)]
-        inner = math.prod(sizes[position + 1 :])
-        digits = np.arange(math.prod(sizes)) // inner % sizes[position]
-        return digits.reshape([-1 if d == dimension else 1 for d in range(len(self.axes))])
-
-    def of_group(self, group: int) -> np.ndarray:
-        others = [d for d in range(len(self.axes)) if d != self.dimension and len(self.axes[d]) == 1]
-        for dimension in (self.dimension, *others):
-            for position, factor in enumerate(self._segment(dimension)):
-                if group in factor.groups:
-                    return self.of(dimension, position)
-        raise ValueError(f"group {group} is not on this tensor")
-
-
-def axis_index(axis: Axis, spec: PermutationSpec, permutations: Sequence[np.ndarray]) -> np.ndarray:
-    """The permutations of the groups of one axis as one index array over all of its entries."""
-    return place_index((axis,), 0, spec, permutations)
-
-
-def permute(
-    state: Mapping[str, torch.Tensor], spec: PermutationSpec, permutations: Sequence[np.ndarray]
-) -> dict[str, torch.Tensor]:
-    """The state dict with its channels reordered: a network that computes the same function.
-
-    permutations: one index array a group; new channel i is old channel permutations[g][i].
-    """
-    permuted = OrderedDict(state)
-    if hasattr(state, "_metadata"):  # the versions of modules, without which some refuse a state dict
-        permuted._metadata = state._metadata
-    for name, axes in ((name, spec.axes[name]) for name in state if name in spec.axes):
-        indices = [place_index(axes, d, spec, permutations) for d in range(len(axes))]
-        tensor = permuted[name]
-        if all(index.size == index.shape[d] for d, index in enumerate(indices)):
-            for d, index in enumerate(indices):
-                if groups_in(axes[d]):
-                    tensor = tensor.index_select(d, send(torch.as_tensor(index.ravel()), tensor.device))
-        else:
-            tensor = tensor[tuple(send(torch.as_tensor(index), tensor.device) for index in indices)]
-        permuted[name] = tensor
-    return permuted
-
-
-# --- composing ---------------------------------------------------------------------------------------------------
-
-
-def compose(spec: PermutationSpec, first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """The permutations that do what `first` and then `second` do: without blocks, first[second]."""
-    composed = []
-    for number in range(len(spec.groups)):
-        # Where the block that second puts there was before: what it does to the outer blocks comes first.
-        blocks = blocks_before(spec, number, second)
-        composed.append(first[number][(*(index[..., None] for index in blocks), second[number])])
-    return composed
-
-
-def inverse(spec: PermutationSpec, permutations: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """The permutations that undo others: `compose` of both, in either order, changes nothing."""
-    undone = spec.identity()
-    for number in sorted(range(len(spec.groups)), key=lambda number: len(spec.groups[number].depends_on)):
-        # A block goes back to where it was; what is done in it there is undone here.
-        undone[number] = np.argsort(permutations[number][blocks_before(spec, number, undone)], axis=-1)
-    return undone
-
-
-def blocks_before(spec: PermutationSpec, group: int, permutations: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
-    """For each new block of a group the places at which it was before, an array (*blocks) for each outer group."""
-    depends_on, grid = spec.groups[group].depends_on, np.indices(spec.blocks(group))
-    return tuple(permutations[other][tuple(grid[: len(spec.groups[other].depends_on) + 1])] for other in depends_on)
-
-
-def dependents(spec: PermutationSpec, group: int, *, direct: bool = False) -> list[int]:
-    """The groups whose units stand in blocks that this group moves; direct: in no blocks within those."""
-    return [
-        number
-        for number, (_, depends_on) in enumerate(spec.groups)
-        if (group == depends_on[-1] if direct and depends_on else group in depends_on)
-    ]
-
-
-def places_of(group: int, axis: Axis, spec: PermutationSpec) -> np.ndarray:
-    """Where a group's units stand on an axis, (*blocks, size, copies); no copies if it is not there."""
-    found = [np.zeros((*spec.blocks(group), spec.groups[group].size, 0), np.int64)]
-    found += [places.reshape(*places.shape[:-2], -1) for places in occurrences(group, axis, spec)]
-    return np.concatenate(found, -1)
-
-
-def occurrences(group: int, axis: Axis, spec: PermutationSpec, loose: Set[int] = frozenset()) -> Iterator[np.ndarray]:
-    """Where a group's units stand on an axis, for each time that it is there: (*blocks, size, copies, loose copies).
-
-    loose: groups beside which the copies of a unit are in no order that is known.
-    """
-    start = 0
-    for segment in axis:
-        places = start + np.arange(segment_size(segment)).reshape([factor.size for factor in segment])
-        start += segment_size(segment)
-        for position, factor in enumerate(segment):
-            for case in (k for k, g in enumerate(factor.groups) if g == group):
-                rest, here = list(range(len(segment))), places
-                if factor.over is not None:
-                    here = places.take(case, factor.over[1])
-                    rest.remove(factor.over[1])
-                front = [
-                    *(next(i for i in rest if other in segment[i].groups) for other in spec.groups[group].depends_on),
-                    position,
-                ]
-                rest = [i for i in rest if i not in front]
-                others = {
-                    i: segment[i].groups[case : case + 1] if segment[i].over == factor.over else segment[i].groups
-                    for i in rest
-                }
-                beside = [i for i in rest if not loose.isdisjoint(others[i])]
-                order = [*front, *(i for i in rest if i not in beside), *beside]
-                kept = sorted(order)
-                here = here.transpose([kept.index(i) for i in order])
-                sizes = here.shape[: len(front)]
-                yield here.reshape(*sizes, -1, math.prod(here.shape[len(order) - len(beside) :]))
-
-
-# --- soft permutations -------------------------------------------------------------------------------------------
-
-
-def soft_permute(
-    parameters: Mapping[str, torch.Tensor], spec: PermutationSpec, matrices: Sequence[torch.Tensor | None]
-) -> dict[str, torch.Tensor]:
-    """`permute` with matrices for permutations: new channel i is Σ_j P[i, j] · old channel j. Differentiable.
-
-    matrices: for each group P (*blocks, C, C), one for each block; the matrix of a permutation p has P[i, p[i]] = 1.
-    None leaves a group as it is.
-    """
-    mixed = dict(parameters)
-    for name in (name for name in spec.axes if name in parameters):
-        tensor, axes = mixed[name], spec.axes[name]
-        # Blocks move first, then what is in them, each in the order of its block's new place.
-        depth = {g: len(spec.groups[g].depends_on) for axis in axes for g in groups_in(axis)}
-        for level in sorted(set(depth.values())):
-            for dimension, axis in enumerate(axes):
-                if any(depth[g] == level and matrices[g] is not None for g in groups_in(axis)):
-                    tensor = _mix(tensor, axes, dimension, spec, matrices, level)
-        mixed[name] = tensor
-    return mixed
-
-
-def _mix(tensor: torch.Tensor, axes: Sequence[Axis], dimension: int, spec, matrices, level: int) -> torch.Tensor:
-    """Mix along one dimension by the groups that depend on `level` others."""
-    parts = tensor.split([segment_size(segment) for segment in axes[dimension]], dimension)
-    done = []
-    for part, segment in zip(parts, axes[dimension], strict=True):
-        segments = [axis[0] if len(axis) == 1 else (Factor(n),) for axis, n in zip(axes, part.shape, strict=True)]
-        segments[dimension] = segment
-        factors = [(d, factor) for d, s in enumerate(segments) for factor in s]
-        shape, value = part.shape, part.reshape([factor.size for _, factor in factors])
-        first = sum(len(s) for s in segments[:dimension])
-        for position in range(first, first + len(segment)):
-            value = _mix_factor(value, factors, position, segments, spec, matrices, level)
-        done.append(value.reshape(shape))
-    return torch.cat(done, dimension) if len(done) > 1 else done[0]
-
-
-def _mix_factor(value, factors, position: int, segments, spec, matrices, level: int) -> torch.Tensor:
-    factor = factors[position][1]
-    chosen = [None if g is None or len(spec.groups[g].depends_on) != level else matrices[g] for g in factor.groups]
-    if all(matrix is None for matrix in chosen):
-        return value
-    blocks = [
-        []
-        if g is None
-        else [next(i for i, (_, f) in enumerate(factors) if b in f.groups) for b in spec.groups[g].depends_on]
-        for g in factor.groups
-    ]
-    if factor.over is None:
-        return _multiply(chosen[0], value, blocks[0], position)
-    over = sum(len(s) for s in segments[: factor.over[0]]) + factor.over[1]
-    cases = [
-        case
-        if matrix is None
-        else _multiply(matrix, case, [i - (over < i) for i in its], position - (over < position))
-        for matrix, case, its in zip(chosen, value.unbind(over), blocks, strict=True)
-    ]
-    return torch.stack(cases, over)
-
-
-def _multiply(matrix: torch.Tensor, value: torch.Tensor, blocks: list[int], position: int) -> torch.Tensor:
-    """Σ_j matrix[*blocks, i, j] · value[…, j, …], where j is the dimension `position`, blocks others of `value`."""
-    order = [*blocks, position]
-    front = value.movedim(order, tuple(range(len(order))))
-    flat = front.reshape(*front.shape[: len(order)], -1)
-    return (matrix @ flat).view(front.shape).movedim(tuple(range(len(order))), order)
-
-
-# --- shares ------------------------------------------------------------------------------------------------------
-
-
-def moved_share(state: Mapping[str, torch.Tensor], spec: PermutationSpec) -> float:
-    """The share of entries of all weights with two or more dimensions that some permutation moves."""
-    moved = total = 0.0
-    for name, tensor in _weights(state):
-        total += tensor.numel()
-        stays = math.prod(_fixed_share(axis) for axis in spec.axes[name]) if name in spec.axes else 1.0
-        moved += (1 - stays) * tensor.numel()
-    return moved / total if total else 0.0
-
-
-def _weights(state: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
-    for name, tensor in state.items():
-        if isinstance(tensor, torch.Tensor) and tensor.dim() >= 2 and tensor.numel() and has_fractions(tensor):
-            yield name, tensor
-
-
-def has_fractions(tensor: torch.Tensor) -> bool:
-    """Whether it holds floating-point numbers, real or complex."""
-    return tensor.is_floating_point() or tensor.is_complex()
-
-
-def _fixed_share(axis: Axis) -> float:
-    stays = sum(segment_size(segment) for segment in axis if not groups_in((segment,)))
-    return stays / axis_size(axis)
+def _numbered(labels: Sequence[str]) -> list[str]:
+    """Labels with :2, :3, … where one comes again."""
+    counts: dict[str, int] = {}
+    numbered = []
+    for label in labels:
+        counts[label] = counts.get(label, 0) + 1
+        numbered.append(label if counts[label] == 1 else f"{label}:{counts[label]}")
+    return numbered
