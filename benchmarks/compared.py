@@ -14,15 +14,14 @@ from utils import matching
 from utils.attack import Attack
 from utils.batches import Images
 from utils.curves import Curve
+from utils.devices import autocast
+from utils.losses import cross_entropy
 from utils.measuring import evaluate, reestimate_batch_norm
-from utils.outputs import cross_entropy
 from utils.pam import PermutationTask
-from utils.precision import autocast
 from utils.stages.datasets import REPOSITORY_DATA, Data, load_data
 from utils.stages.runs import Run
 from utils.symmetries.spec import permutation_spec
-from utils.tasks import CurveTask, NetworkTask
-from utils.training import fit, step_rates
+from utils.training import CurveTask, NetworkTask, fit, step_rates
 
 Work = Callable[[], object]
 

@@ -21,8 +21,7 @@ from utils.attack import Attack
 from utils.curves import Curve
 from utils.stages import datasets
 from utils.symmetries.spec import permutation_spec
-from utils.tasks import CurveTask, NetworkTask
-from utils.training import Task
+from utils.training import CurveTask, NetworkTask, Task
 
 # Tensors that claim to be on the CPU. They meet some of the stages' that are real: random draws, PAM's matrices.
 FAKE = FakeTensorMode(allow_non_fake_inputs=True)

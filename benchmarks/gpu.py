@@ -37,17 +37,23 @@ from utils.activations import CHUNK, cross_moments
 from utils.batches import Images
 from utils.cost import cost
 from utils.curves import Curve
-from utils.devices import compile_options, describe, images_at_once, keep_memory, memory_format, why_unusable
+from utils.devices import (
+    compile_options,
+    describe,
+    images_at_once,
+    keep_memory,
+    memory_format,
+    set_products,
+    why_unusable,
+)
 from utils.errors import first_line
 from utils.measuring import evaluate, reestimate_batch_norm
 from utils.pam import PermutationTask
-from utils.precision import set_products
 from utils.stages.datasets import Data
 from utils.stages.files import write_atomically
 from utils.stages.parser import positive_int
 from utils.symmetries.spec import permutation_spec
-from utils.tasks import CurveTask, NetworkTask
-from utils.training import fit
+from utils.training import CurveTask, NetworkTask, fit
 
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "bench"
 

@@ -32,8 +32,7 @@ from utils.stages.datasets import REPOSITORY_DATA, load_data
 from utils.stages.files import write_atomically
 from utils.stages.parser import folder_path, positive_float, positive_int
 from utils.symmetries.spec import permutation_spec
-from utils.tasks import NetworkTask
-from utils.training import fit, step_rates
+from utils.training import NetworkTask, fit, step_rates
 
 HIDDEN_LAYERS = 6
 POINTS = 5  # on each line, the ends included

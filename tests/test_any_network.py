@@ -9,7 +9,7 @@ from stages import fails, run
 
 from models import build
 from utils import pam
-from utils.outputs import cross_entropy, main_output
+from utils.losses import cross_entropy, main_output
 from utils.permutations import permute
 from utils.stages.inputs import check_input
 from utils.stages.layout import Layout

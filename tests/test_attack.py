@@ -6,8 +6,8 @@ from torch.nn import functional as F
 
 from models import TinyTen
 from utils.attack import Attack
+from utils.losses import AUXILIARY_WEIGHT
 from utils.measuring import evaluate, reestimate_batch_norm
-from utils.outputs import AUXILIARY_WEIGHT
 from utils.stages.parser import intensity
 
 EPSILON = 16 / 255

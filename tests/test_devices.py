@@ -18,16 +18,15 @@ from models import MODELS
 from utils import activations, devices, distributed, pam, training
 from utils.attack import Attack
 from utils.curves import Curve, FlatParameters, digest
+from utils.devices import set_products
 from utils.ensembles import probabilities
 from utils.measuring import evaluate, reestimate_batch_norm
 from utils.pam import PermutationTask, path_loss, point_between
-from utils.precision import set_products
 from utils.stages.datasets import load_data
 from utils.stages.files import load_checkpoint, save_checkpoint
 from utils.stages.runs import Run
 from utils.symmetries.spec import permutation_spec
-from utils.tasks import CurveTask, NetworkTask
-from utils.training import fit
+from utils.training import CurveTask, NetworkTask, fit
 
 needs_emulation = pytest.mark.skipif(emulated.MISSING is not None, reason=str(emulated.MISSING))
 

@@ -159,7 +159,7 @@ def test_a_killed_process_ends_the_job_and_it_resumes(one, tmp_path):
     flags[flags.index("--epochs") + 1] = 401  # a longer run goes on, and here begins where the killed one was
     saved = torch.load(next(tmp_path.rglob("*-resume.pt")), weights_only=True)["epoch"]
     flags[flags.index(401)] = saved + 1
-    assert f"Going on after epoch {saved}." in run_together("training/train_model.py", *flags)
+    assert f"Resuming after epoch {saved}." in run_together("training/train_model.py", *flags)
 
 
 def test_an_error_is_said_once(one, tmp_path):

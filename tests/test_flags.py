@@ -279,7 +279,7 @@ def test_a_run_under_way_is_gone_on_with_as_it_began(capsys, small, workspace):
     assert "does not exist; it is under way; go on with: python" in line
     script, *words = shlex.split(line.split("go on with: python ")[1])
     run(script, *words)
-    assert "Going on after epoch 2." in capsys.readouterr().out
+    assert "Resuming after epoch 2." in capsys.readouterr().out
     run("alignment/align_models.py", *small, "--epochs", 3, "--seed_b", 3)
     # An evaluation too
     line = ["--epochs_model", 3, "--epochs_curve", 0, "--seed_b", 3, "--num_points", 3, "--bn_images", 64]

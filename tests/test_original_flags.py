@@ -1,5 +1,6 @@
 """Command lines of the original code: they parse here, and mean the same."""
 
+import re
 import shlex
 from pathlib import Path
 
@@ -301,7 +302,7 @@ def test_a_run_goes_on_from_a_file(flags, tmp_path, capsys):
     run(
         "training/train_model.py", *flags, "--root", tmp_path / "b", "--epochs", 4, "--save_freq", 2, "--resume", half
     )
-    assert "Going on after epoch 2." in capsys.readouterr().out
+    assert "Resuming after epoch 2." in capsys.readouterr().out
     whole, resumed = (torch.load(layout.endpoint(1, 4), weights_only=True) for layout in layouts)
     assert same(whole, resumed)
     for more, says in (
@@ -323,7 +324,7 @@ def test_a_run_goes_on_from_a_checkpoint_of_other_code(flags, tmp_path, capsys):
     torch.save(stored, tmp_path / "other.pt")
     command = ["training/train_model.py", *flags, "--epochs", 3]
     run(*command, "--resume", tmp_path / "other.pt")
-    assert "Going on after epoch 2 of a run of other code" in capsys.readouterr().out
+    assert "Resuming after epoch 2 from third-party code" in capsys.readouterr().out
     made = torch.load(Layout(tmp_path, "TinyTen", "bars").endpoint(1, 3), weights_only=True)
     assert made["epoch"] == 3
     assert made["optimizer_state"]["param_groups"][0]["weight_decay"] == 5e-4
@@ -336,7 +337,7 @@ def test_a_run_goes_on_from_a_checkpoint_of_other_code(flags, tmp_path, capsys):
         torch.save({**stored, name: change}, tmp_path / "other.pt")
         code, line = fails(capsys, *command, "--seed", 2, "--resume", tmp_path / "other.pt")
         assert code == 1
-        assert f"{tmp_path / 'other.pt'} holds" in line
+        assert re.search(rf"{tmp_path / 'other.pt'} (holds no|does not hold)", line)
 
 
 def test_results_go_where_the_flags_say(small, workspace, tmp_path):

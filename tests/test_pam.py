@@ -9,8 +9,7 @@ from utils import pam
 from utils.curves import Curve, FlatParameters
 from utils.permutations import permute, soft_permute
 from utils.symmetries.spec import permutation_spec
-from utils.tasks import NetworkTask, draw_t
-from utils.training import fit, step_rates
+from utils.training import NetworkTask, draw_t, fit, step_rates
 
 
 def hard(permutation):

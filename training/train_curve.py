@@ -4,6 +4,7 @@ python training/train_curve.py --dataset CIFAR100 --seed_a 1 --seed_b 2 --alignm
 """
 
 import sys
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -24,8 +25,8 @@ from utils.stages.layout import Layout, Variant
 from utils.stages.loading import expect_pair, load_pair, new_network
 from utils.stages.parser import add_folder_flags, epochs_or_none, positive_int
 from utils.stages.runs import Run
-from utils.tasks import CurveTask
-from utils.training import fit, robust_rates, step_rates
+from utils.stages.states import fitted
+from utils.training import CurveTask, fit, robust_rates, step_rates
 
 
 def parse_args(argv=None, description=__doc__, robust=False):
@@ -90,6 +91,7 @@ def main(args):
         args.resume,
         args.overwrite,
         log=args.log_dir,
+        adapted=partial(fitted, base),
     )
     history = fit(
         CurveTask(curve, args.wd, data.test, args.attack),

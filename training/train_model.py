@@ -4,6 +4,7 @@ python training/train_model.py --dataset CIFAR100 --model TinyTen --seed 1 --epo
 """
 
 import sys
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -23,8 +24,8 @@ from utils.stages.layout import Layout
 from utils.stages.loading import new_network
 from utils.stages.parser import add_folder_flags, epochs_or_none, partner, positive_int
 from utils.stages.runs import Run
-from utils.tasks import NetworkTask
-from utils.training import fit, robust_rates, step_rates
+from utils.stages.states import fitted
+from utils.training import NetworkTask, fit, robust_rates, step_rates
 
 
 def parse_args(argv=None, description=__doc__, robust=False):
@@ -62,6 +63,7 @@ def main(args):
         args.resume,
         args.overwrite,
         log=args.log_dir,
+        adapted=partial(fitted, model),
     )
     history = fit(
         NetworkTask(model, data.test, args.attack),

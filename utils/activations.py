@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from . import distributed
-from .outputs import main_output
+from .losses import main_output
 from .permutations import PermutationSpec
 from .symmetries.recording import Recording, samples
 

@@ -8,7 +8,7 @@ import torch
 from . import distributed
 from .batches import Source
 from .devices import send
-from .outputs import cross_entropy
+from .losses import cross_entropy
 
 
 class Attack(NamedTuple):

@@ -52,6 +52,14 @@ def as_state_dict(network: nn.Module, values: Mapping[str, torch.Tensor]) -> dic
     return state
 
 
+def load_state(network: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
+    """Put a state dict into a network. ValueError, in one line, if names or shapes are not the network's."""
+    try:
+        network.load_state_dict(as_state_dict(network, state))
+    except RuntimeError as error:  # a headline, and a line for each thing that does not fit
+        raise ValueError(str(error).splitlines()[-1].strip()) from error
+
+
 def midpoint(state_a: Mapping[str, torch.Tensor], state_b: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The mean of two state dicts (integer entries, which count batches, are A's)."""
     return {name: torch.lerp(a, state_b[name], 0.5) if a.is_floating_point() else a for name, a in state_a.items()}
@@ -199,7 +207,7 @@ class Curve(nn.Module):
         if sorted(points) != self.learned_rows:
             raise ValueError(f"it holds the control points {sorted(points)} and not {self.learned_rows}")
         for index, state in points.items():
-            self.base.load_state_dict(state)
+            load_state(self.base, state)
             self.set_point(index, self.base.state_dict())
 
     def point(self, t: float) -> torch.Tensor:

@@ -13,9 +13,9 @@ from torch import nn
 from . import distributed
 from .batches import Images
 from .curves import Curve
+from .devices import autocast
+from .losses import main_output
 from .measuring import evaluate
-from .outputs import main_output
-from .precision import autocast
 from .progress import Progress, in_words
 
 

@@ -12,10 +12,10 @@ from . import distributed
 from .attack import Attack
 from .batches import Images, as_images
 from .curves import Curve, as_state_dict
+from .devices import autocast
 from .errors import UserError
 from .geometry import ROUNDING, plane_basis, plane_coordinates
-from .outputs import main_output
-from .precision import autocast
+from .losses import main_output
 from .progress import Progress, in_words
 
 EVALUATION_SEED = 0  # the same random draws for every point of a curve, whenever it is evaluated

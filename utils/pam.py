@@ -17,15 +17,12 @@ from torch.nn import functional as F
 
 from . import distributed
 from .batches import Images
-from .curves import Curve, FlatParameters, as_state_dict
-from .devices import compile_options
+from .curves import Curve, FlatParameters, load_state
+from .devices import autocast, compile_options
+from .losses import main_output
 from .measuring import EVALUATION_SEED, use_batch_statistics, validate_curve
-from .outputs import main_output
 from .permutations import PermutationSpec, groups_in, permute, soft_permute
-from .precision import autocast
-from .stages.runs import Run
-from .tasks import CurveTask, draw_t
-from .training import fit
+from .training import CurveTask, Saves, draw_t, fit
 
 NU = 1000.0  # strength of the proximal step: the larger, the weaker
 ROUNDS = 20  # of the projection after each step, as published
@@ -288,7 +285,7 @@ class PermutationTask:
         return {"model_state": self.curve.base.state_dict(), "soft": self.soft.state_dict()}
 
     def load_checkpoint(self, checkpoint: Mapping[str, object]) -> None:
-        self.curve.base.load_state_dict(as_state_dict(self.curve.base, checkpoint["model_state"]))
+        load_state(self.curve.base, checkpoint["model_state"])
         self.soft.load_state_dict(checkpoint["soft"])
 
 
@@ -315,7 +312,7 @@ class TurningPointTask(CurveTask):
 def learn_permutations(
     task: PermutationTask,
     images: Images,
-    run: Run | None = None,
+    saves: Saves | None = None,
     *,
     rates: Sequence[float],
     batch_size: int = 128,
@@ -325,7 +322,7 @@ def learn_permutations(
 ) -> list[np.ndarray]:
     """The permutation phase: learn soft permutations by plain SGD, and round them (keywords as `fit`'s)."""
     how = {"batch_size": batch_size, "seed": seed, "precision": precision}
-    fit(task, images, run, rates=rates, momentum=0.0, val_freq=val_freq, **how)
+    fit(task, images, saves, rates=rates, momentum=0.0, val_freq=val_freq, **how)
     order, after, before = round_permutations(task, images, **how)
     moved = sum(int((places != np.arange(places.shape[-1])).sum()) for places in order)
     print(f"Rounded: {moved} channels moved; training loss along the path {after:.4f}, before {before:.4f}.")

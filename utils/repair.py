@@ -20,10 +20,10 @@ from torch import nn
 from . import distributed
 from .batches import Images
 from .curves import Curve
+from .devices import autocast
 from .errors import UserError
+from .losses import main_output
 from .measuring import EVALUATION_SEED, batch_norm_layers, reestimate_batch_norm
-from .outputs import main_output
-from .precision import autocast
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 

@@ -1,4 +1,4 @@
-"""The training loop of networks, curves and permutations."""
+"""What is learned, and the loop that learns it: networks, curves between two, and (in utils.pam) permutations."""
 
 import copy
 import math
@@ -8,26 +8,27 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from . import distributed
+from .attack import Attack
 from .batches import Images, as_images
-from .curves import Curve
-from .devices import has_fused_step
+from .curves import Curve, load_state
+from .devices import autocast, has_fused_step
 from .errors import FileError, UserError
-from .outputs import cross_entropy, main_output
-from .precision import autocast
+from .losses import cross_entropy, main_output
+from .measuring import evaluate, validate_curve
 from .progress import Progress, in_words
-from .stages.files import load_checkpoint
-from .stages.runs import Run
-from .tasks import CurveTask
+
+# --- what is learned ----------------------------------------------------------------------------------------
 
 
 class Task(Protocol):
-    """What is learned, and how. utils.tasks and utils.pam have those that there are."""
+    """What is learned, and how: below, and in `utils.pam`."""
 
-    module: torch.nn.Module  # SGD moves those of its parameters that require gradients
+    module: nn.Module  # SGD moves those of its parameters that require gradients
 
     def forward(
         self, x: torch.Tensor, labels: torch.Tensor, images: Images, generator: torch.Generator
@@ -47,6 +48,81 @@ class Task(Protocol):
         """Put what a checkpoint holds in place; ValueError, RuntimeError or KeyError if it does not fit."""
 
 
+class NetworkTask:
+    """A network, on images attacked as `attack` says if there is one; validated on `test` as it is."""
+
+    def __init__(self, model: nn.Module, test: Images | None = None, attack: Attack | None = None):
+        self.module, self.test, self.attack = model, test, attack
+
+    def forward(
+        self, x: torch.Tensor, labels: torch.Tensor, images: Images, generator: torch.Generator
+    ) -> tuple[torch.Tensor, float]:
+        if self.attack is not None:
+            x = self.attack(self.module, x, labels, images, generator)
+        return self.module(x), 0.0
+
+    def after_step(self, rate: float) -> None:
+        pass
+
+    def validate(self, images: Images, batch_size: int, precision: str) -> dict[str, float]:
+        """Test loss and accuracy."""
+        if self.test is None:
+            return {}
+        loss, accuracy = evaluate(self.module, self.test, batch_size=batch_size, precision=precision)
+        return {"loss_test": loss, "accuracy_test": accuracy}
+
+    def checkpoint(self) -> dict[str, object]:
+        return {"model_state": self.module.state_dict()}
+
+    def load_checkpoint(self, checkpoint: Mapping[str, object]) -> None:
+        load_state(self.module, checkpoint["model_state"])
+
+
+class CurveTask:
+    """The learned control points of a curve: each step takes a random θ(t), t uniform in [0, 1), for the whole batch.
+
+    The loss has ½ · weight_decay · ‖θ(t)‖² in it, over all parameters. With an attack, images are attacked at the
+    same θ(t). Validation is on `test` at a few fixed points.
+    """
+
+    def __init__(
+        self, curve: Curve, weight_decay: float = 5e-4, test: Images | None = None, attack: Attack | None = None
+    ):
+        self.module, self.weight_decay, self.test, self.attack = curve, weight_decay, test, attack
+
+    def forward(
+        self, x: torch.Tensor, labels: torch.Tensor, images: Images, generator: torch.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        curve = self.module
+        theta = curve.point(draw_t(generator))
+        if self.attack is not None:
+            fixed = theta.detach()
+            x = self.attack(lambda attacked: curve(attacked, fixed), x, labels, images, generator)
+        return curve(x, theta), 0.5 * self.weight_decay * theta.square().sum()
+
+    def after_step(self, rate: float) -> None:
+        pass
+
+    def validate(self, images: Images, batch_size: int, precision: str) -> dict[str, float]:
+        if self.test is None:
+            return {}
+        return validate_curve(self.module.place, images, self.test, batch_size=batch_size, precision=precision)
+
+    def checkpoint(self) -> dict[str, object]:
+        return self.module.checkpoint()
+
+    def load_checkpoint(self, checkpoint: Mapping[str, object]) -> None:
+        self.module.load_checkpoint(checkpoint)
+
+
+def draw_t(generator: torch.Generator) -> float:
+    """A position on the curve, uniform in [0, 1), for one batch."""
+    return torch.rand((), dtype=torch.float64, generator=generator).item()
+
+
+# --- how it is learned --------------------------------------------------------------------------------------
+
+
 def step_rates(epochs: int, lr: float = 0.1, drop: int = 20, decay: float = 0.9996) -> list[float]:
     """The published schedule: halved every `drop` epochs, and a slow exponential decay; one rate an epoch."""
     return [lr * 0.5 ** (epoch // drop) * decay**epoch for epoch in range(epochs)]
@@ -57,10 +133,25 @@ def robust_rates(epochs: int, lr: float = 0.1) -> list[float]:
     return [lr * float(np.interp(epoch / epochs, (0.5, 0.9), (1.0, 0.01))) for epoch in range(epochs)]
 
 
+class Saves(Protocol):
+    """Where a training run is saved after every epoch, and resumed from. `utils.stages.runs.Run` does it in files."""
+
+    path: Path  # the file that `open` read
+
+    def open(self) -> Mapping[str, object] | None:
+        """What `save` was given last, or None to begin; at epoch 0, an optimizer's state alone, to begin with."""
+
+    def save(self, epoch: int, state: Mapping[str, object]) -> None:
+        """Keep the state after `epoch`."""
+
+    def close(self, history: Mapping[str, list[float]]) -> None:
+        """The run is complete."""
+
+
 def fit(
     task: Task,
     images: Images | Dataset | DataLoader,
-    run: Run | None = None,
+    saves: Saves | None = None,
     *,
     rates: Sequence[float],
     batch_size: int = 128,
@@ -75,8 +166,8 @@ def fit(
     Of several processes, each works on its part of every batch, and the gradients are summed: they stay alike.
 
     images: ours, or others as `utils.batches.as_images` takes them.
-    run: where to save after every epoch, and to go on from; None: in memory only. What the task, the optimizer and
-        the generator hold is all that a resumed run needs, so it ends as one that never stopped.
+    saves: where to save after every epoch, and to resume from; None: in memory only. What the task, the optimizer
+        and the generator hold is all that a resumed run needs, so it ends as one that never stopped.
     rates: the learning rate of each epoch. momentum: Nesterov's, 0 for plain SGD. weight_decay: the optimizer's.
     seed: of all random draws. precision: fp32, or bf16 for autocast.
     val_freq: validate every so many epochs, and after the last; None for never.
@@ -90,11 +181,17 @@ def fit(
     """
     learned = [parameter for parameter in task.module.parameters() if parameter.requires_grad]
     images = as_images(images, learned[0].device)
-    how = {"momentum": momentum, "nesterov": momentum > 0, "weight_decay": weight_decay}
-    optimizer = torch.optim.SGD(learned, rates[0], fused=has_fused_step(learned) or None, **how)
+    optimizer = torch.optim.SGD(
+        learned,
+        rates[0],
+        momentum=momentum,
+        nesterov=momentum > 0,
+        weight_decay=weight_decay,
+        fused=has_fused_step(learned) or None,
+    )
     distributed.batch_norm(task.module)
     generator = torch.Generator().manual_seed(seed)
-    done, history = _restore(task, optimizer, generator, run) if run else (0, {})
+    done, history = _restore(task, optimizer, generator, saves, len(rates)) if saves else (0, {})
     distributed.equal_main(task.module)
     steps = math.ceil(len(images) / batch_size)
     with Progress((len(rates) - done) * steps, "step") as progress:
@@ -109,60 +206,17 @@ def fit(
             torch.manual_seed((seed * 1_000_003 + epoch) * distributed.size() % 2**62 + distributed.rank())
             metrics = _epoch(task, optimizer, images, generator, batch_size, precision, progress, epoch)
             if not (math.isfinite(metrics["loss_train"]) and _are_finite(learned)):
-                saved = f"epoch {epoch} is saved" if run and epoch else "nothing was saved"
+                saved = f"epoch {epoch} is saved" if saves and epoch else "nothing was saved"
                 raise UserError(f"training diverged in epoch {epoch + 1} ({saved}); try a smaller learning rate")
             if val_freq and ((epoch + 1) % val_freq == 0 or epoch + 1 == len(rates)):
                 metrics |= task.validate(images, batch_size, precision)
             _record(history, epoch, metrics)
-            if run and distributed.is_main():
-                run.save(epoch + 1, _state(task, optimizer, generator, epoch + 1, history))
+            if saves and distributed.is_main():
+                saves.save(epoch + 1, _state(task, optimizer, generator, epoch + 1, history))
             progress.line(f"epoch {epoch + 1}/{len(rates)}  " + in_words(metrics))
-    if run:
-        distributed.from_main(lambda: run.close(history))
+    if saves:
+        distributed.from_main(lambda: saves.close(history))
     return history
-
-
-def fit_curve(
-    network_a: torch.nn.Module,
-    network_b: torch.nn.Module,
-    images: Images | Dataset | DataLoader,
-    *,
-    epochs: int,
-    lr: float = 0.1,
-    batch_size: int = 128,
-    weight_decay: float = 5e-4,
-    seed: int = 1,
-) -> Curve:
-    """Learn the quadratic Bézier curve between two networks in memory, with the published schedule.
-
-    The networks, which stay as they are, have one architecture; align B to A first. images: as in `fit`.
-    """
-    base = copy.deepcopy(network_a)
-    curve = Curve.between(base, network_a.state_dict(), network_b.state_dict())
-    fit(CurveTask(curve, weight_decay), images, rates=step_rates(epochs, lr), batch_size=batch_size, seed=seed)
-    return curve
-
-
-def train_step(
-    task: Task,
-    optimizer: torch.optim.Optimizer,
-    x: torch.Tensor,
-    labels: torch.Tensor,
-    images: Images,
-    generator: torch.Generator,
-    count: int,
-    precision: str,
-) -> torch.Tensor:
-    """One step of SGD on images x (b, 3, H, W), this process' part of a batch of `count`; the logits (b, classes)."""
-    optimizer.zero_grad()  # before a compiled network runs: a CUDA graph writes where the last gradients are
-    with autocast(x.device, precision):
-        output, penalty = task.forward(x, labels, images, generator)
-        loss = cross_entropy(output, labels, count) + penalty / distributed.size()
-    loss.backward()
-    distributed.sum_gradients(optimizer.param_groups[0]["params"])
-    optimizer.step()
-    task.after_step(optimizer.param_groups[0]["lr"])
-    return main_output(output).detach()
 
 
 def _epoch(
@@ -194,6 +248,49 @@ def _epoch(
     return {"loss_train": loss / len(images), "accuracy_train": 100 * right / len(images)}
 
 
+def train_step(
+    task: Task,
+    optimizer: torch.optim.Optimizer,
+    x: torch.Tensor,
+    labels: torch.Tensor,
+    images: Images,
+    generator: torch.Generator,
+    count: int,
+    precision: str,
+) -> torch.Tensor:
+    """One step of SGD on images x (b, 3, H, W), this process' part of a batch of `count`; the logits (b, classes)."""
+    optimizer.zero_grad()  # before a compiled network runs: a CUDA graph writes where the last gradients are
+    with autocast(x.device, precision):
+        output, penalty = task.forward(x, labels, images, generator)
+        loss = cross_entropy(output, labels, count) + penalty / distributed.size()
+    loss.backward()
+    distributed.sum_gradients(optimizer.param_groups[0]["params"])
+    optimizer.step()
+    task.after_step(optimizer.param_groups[0]["lr"])
+    return main_output(output).detach()
+
+
+def fit_curve(
+    network_a: torch.nn.Module,
+    network_b: torch.nn.Module,
+    images: Images | Dataset | DataLoader,
+    *,
+    epochs: int,
+    lr: float = 0.1,
+    batch_size: int = 128,
+    weight_decay: float = 5e-4,
+    seed: int = 1,
+) -> Curve:
+    """Learn the quadratic Bézier curve between two networks in memory, with the published schedule.
+
+    The networks, which stay as they are, have one architecture; align B to A first. images: as in `fit`.
+    """
+    base = copy.deepcopy(network_a)
+    curve = Curve.between(base, network_a.state_dict(), network_b.state_dict())
+    fit(CurveTask(curve, weight_decay), images, rates=step_rates(epochs, lr), batch_size=batch_size, seed=seed)
+    return curve
+
+
 def _state(
     task: Task, optimizer: torch.optim.Optimizer, generator: torch.Generator, epoch: int, history: dict
 ) -> dict[str, object]:
@@ -208,50 +305,35 @@ def _state(
 
 
 def _restore(
-    task: Task, optimizer: torch.optim.Optimizer, generator: torch.Generator, run: Run
+    task: Task, optimizer: torch.optim.SGD, generator: torch.Generator, saves: Saves, epochs: int
 ) -> tuple[int, dict[str, list[float]]]:
-    """Put what the run has saved in place; returns the epochs it has behind it, and its history."""
-    state = distributed.from_main(run.open)
+    """Put what was saved in place; returns the epochs done, and their history."""
+    state = distributed.from_main(saves.open)
     if state is None:
-        if run.after is not None:
-            _load_optimizer(optimizer, load_checkpoint(run.after)["optimizer_state"])
         return 0, {}
     try:
-        task.load_checkpoint(state)
-    except (ValueError, RuntimeError, KeyError) as error:
-        raise FileError(run.checkpoint, f"does not hold this run ({error})", "remake") from error
-    epoch = state["epoch"]
-    if epoch < run.epochs:
+        if state["epoch"]:
+            task.load_checkpoint(state)
+        if state["epoch"] < epochs:
+            _load_momentum(optimizer, state["optimizer_state"])
         if "random_states" in state:
-            _load_optimizer(optimizer, state["optimizer_state"])
             generator.set_state(state["random_states"]["draws"])
-            print(f"Going on after epoch {epoch}.")
-        else:
-            _restore_momentum(optimizer, state["optimizer_state"], run.resume)
-            print(f"Going on after epoch {epoch} of a run of other code, with other random draws than it would have.")
-    else:
-        print(f"This run is finished: {run.checkpoint}")
-    return epoch, {name: list(values) for name, values in state.get("history", {}).items()}
+    except (ValueError, RuntimeError, KeyError) as error:
+        raise FileError(saves.path, f"does not hold this run ({error})", "remake") from error
+    return state["epoch"], {name: list(values) for name, values in state.get("history", {}).items()}
 
 
-def _load_optimizer(optimizer: torch.optim.SGD, state: Mapping[str, object]) -> None:
-    """Put an optimizer's state in place, but for how its steps are computed: the file may be of another device."""
-    fused = [group["fused"] for group in optimizer.param_groups]
-    optimizer.load_state_dict(state)
-    for group, is_fused in zip(optimizer.param_groups, fused, strict=True):
-        group["fused"] = is_fused
-
-
-def _restore_momentum(optimizer: torch.optim.SGD, stored: Mapping[str, object], path: Path) -> None:
-    """Take over the momentum of other code's SGD, of the same parameters in the same order, and nothing else."""
-    (group,) = optimizer.param_groups
-    states = stored.get("state")
-    states = [states.get(i) for i in range(len(group["params"]))] if isinstance(states, dict) else []
-    buffers = [state.get("momentum_buffer") for state in states if isinstance(state, dict)]
-    if [getattr(buffer, "shape", None) for buffer in buffers] != [parameter.shape for parameter in group["params"]]:
-        raise FileError(path, "holds the state of an optimizer of other parameters, so that no run can go on from it")
-    for parameter, buffer in zip(group["params"], buffers, strict=True):
-        optimizer.state[parameter]["momentum_buffer"] = buffer.to(parameter).clone()
+def _load_momentum(optimizer: torch.optim.SGD, state: Mapping[str, object]) -> None:
+    """Put the momentum of a saved optimizer in place; its settings are this run's own, whoever saved it."""
+    parameters = dict(enumerate(parameter for group in optimizer.param_groups for parameter in group["params"]))
+    stored = [index for group in state["param_groups"] for index in group["params"]]
+    buffers = {index: entry.get("momentum_buffer") for index, entry in state["state"].items()}
+    if stored != list(parameters) or any(
+        buffer is not None and buffer.shape != parameters[index].shape for index, buffer in buffers.items()
+    ):
+        raise ValueError("its optimizer has other parameters")
+    own = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state["state"], "param_groups": own})
 
 
 def _are_finite(tensors: Sequence[torch.Tensor]) -> bool:

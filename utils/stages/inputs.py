@@ -8,7 +8,7 @@ from torch import nn
 from .. import distributed
 from ..batches import Images
 from ..errors import UserError
-from ..outputs import main_output
+from ..losses import main_output
 
 LARGEST_TRIED = 256  # side of an image, in the search for one that a network can take
 

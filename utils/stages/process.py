@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 
 from .. import devices, distributed
+from ..devices import set_products
 from ..errors import UserError, first_line
-from ..precision import set_products
 from . import commands, files, machine, output
 
 

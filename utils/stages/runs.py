@@ -1,11 +1,12 @@
 """A training run and its files: what it goes on from, and what it leaves."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from ..errors import FileError
 from .files import hold, let_go, load_checkpoint, save_array, save_arrays, save_checkpoint
@@ -21,7 +22,8 @@ class Run:
     history: an .npy a series, or one .npz of all series.
     resume: whether to go on from the newest checkpoint, or the file to go on from.
     overwrite: whether to delete all of them and begin anew.
-    after: the checkpoint of a run that this one continues in another task, of which it takes over the momentum.
+    after: the checkpoint of a run that this one continues in another task, whose momentum it takes over.
+    adapted: turns the state dict of other code's checkpoint into one of the network that is trained.
     log: where TensorBoard is to find the scalars of every epoch, in a folder of the run's own.
     """
 
@@ -34,6 +36,8 @@ class Run:
     overwrite: bool = False
     after: Path | None = None
     log: Path | None = None
+    adapted: Callable[[Mapping[str, torch.Tensor]], Mapping[str, torch.Tensor]] = dict
+    path: Path = field(init=False)
     _writer: object = field(default=None, init=False)
 
     def open(self) -> dict | None:
@@ -42,6 +46,22 @@ class Run:
         Raises FileError where going on, or beginning anew, would not be what the user meant.
         """
         hold(self.stem)
+        state = self._found()
+        if state is None:
+            return (
+                {"epoch": 0, "optimizer_state": load_checkpoint(self.after)["optimizer_state"]}
+                if self.after
+                else None
+            )
+        if state["epoch"] >= self.epochs:
+            print(f"This run is finished: {self.checkpoint}")
+        elif "random_states" in state:
+            print(f"Resuming after epoch {state['epoch']}.")
+        else:
+            print(f"Resuming after epoch {state['epoch']} from third-party code; random draws will differ.")
+        return state
+
+    def _found(self) -> dict | None:
         newest, epochs = rolling(self.stem), [epoch for epoch in kept_epochs(self.stem) if epoch > 0]
         paths = [kept(self.stem, epoch) for epoch in epochs]
         if self.overwrite:
@@ -58,6 +78,7 @@ class Run:
                 return self._from(self.resume) if isinstance(self.resume, Path) else None
             newest = paths[-1]
         state = load_checkpoint(newest)
+        self.path = newest
         if not (isinstance(state.get("settings"), dict) and isinstance(state.get("epoch"), int)):
             # Written by other code, which may count epochs otherwise.
             if newest != finished:
@@ -67,8 +88,8 @@ class Run:
         return self._from(self.resume) if isinstance(self.resume, Path) and newest != finished else state
 
     def _from(self, path: Path) -> dict:
-        """The checkpoint at `path` to go on from: of a run as this one, or of other code, where the user vouches."""
-        state = load_checkpoint(path)
+        """The checkpoint at `path` to resume from: a run's like this, or other code's, for which the user vouches."""
+        self.path, state = path, load_checkpoint(path)
         if isinstance(settings := state.get("settings"), dict) and (why := unlike(settings, self.settings)):
             raise FileError(path, why)
         lacks = [
@@ -78,8 +99,13 @@ class Run:
             raise FileError(path, f"holds no {' and no '.join(lacks)}, without which a run cannot go on from it")
         if not 0 <= state["epoch"] < self.epochs:
             raise FileError(path, f"is at epoch {state['epoch']}; a run of {self.epochs} epochs cannot go on from it")
-        kept_of_other_code = ("epoch", "model_state", "optimizer_state")
-        return state if isinstance(settings, dict) else {name: state[name] for name in kept_of_other_code}
+        if isinstance(settings, dict):
+            return state
+        try:
+            model = self.adapted(state["model_state"])
+        except ValueError as error:
+            raise FileError(path, f"does not hold this run ({error})") from error
+        return {"epoch": state["epoch"], "model_state": model, "optimizer_state": state["optimizer_state"]}
 
     def _check(self, state: dict, path: Path) -> None:
         epoch, before = state["epoch"], state["settings"]
