@@ -10,8 +10,7 @@ from torch import nn
 
 from models import MODELS
 from utils import weights
-from utils.assignment import assign
-from utils.cells import cells_of, permuted_cell
+from utils.assignment import assign, last
 from utils.matching import METHODS, align
 from utils.permutations import compose, inverse, permute
 from utils.stages import parser
@@ -41,8 +40,8 @@ def spec_and_states(name):
 
 def searched(spec, a, b, start, seed=0):
     """One search from a start, by its permutations."""
-    cells = [cell for name in weights.counted(a, spec) for cell in cells_of(a[name], b[name], spec, spec.axes[name])]
-    return weights._last(weights._search(cells, spec, start, np.random.default_rng(seed)))
+    pairs = weights.pairs_of(a, b, spec, weights.counted(a, spec))
+    return last(weights._search(pairs, spec, start, np.random.default_rng(seed)))
 
 
 @pytest.mark.parametrize("name", networks.NETWORKS)
@@ -94,13 +93,12 @@ SOME = [
 
 
 @pytest.mark.parametrize("name", SOME)
-def test_cells_make_up_the_weights(name):
-    """The objective over cells of permuted B is that of permuted weights."""
+def test_parts_make_up_the_weights(name):
+    """The objective over the parts of permuted B is that of permuted weights."""
     spec, a, b = spec_and_states(name)
-    permutations, total = spec.random(1), 0.0
-    for key in weights.counted(a, spec):
-        for cell in cells_of(a[key], b[key], spec, spec.axes[key]):
-            total += (cell.a * permuted_cell(cell, spec, permutations)).sum().item()
+    permutations = spec.random(1)
+    pairs = weights.permuted(weights.pairs_of(a, b, spec, weights.counted(a, spec)), permutations)
+    total = sum((pair.a.values * pair.b.values).sum().item() for pair in pairs)
     permuted = permute(b, spec, permutations)
     expected = sum((a[key] * permuted[key]).sum().item() for key in weights.counted(a, spec))
     assert total == pytest.approx(expected, rel=1e-4, abs=1e-3)
@@ -111,15 +109,18 @@ def test_cells_make_up_the_weights(name):
 def test_no_turn_makes_it_worse(name, monkeypatch):
     """The objective grows with every turn that is taken, whatever a search begins with."""
     spec, a, b = spec_and_states(name)
-    gains, is_better = [], weights._is_better
+    gains, is_better = [], weights.is_better
 
-    def watched(cells, before):
-        if better := is_better(cells, before):
-            pairs = zip(cells, before, strict=True)
-            gains.append(sum((c.a.double() * (c.b.double() - old.b.double())).sum().item() for c, old in pairs))
+    def watched(after, before):
+        if better := is_better(after, before):
+            values = [
+                [part.values.double() for part in (new.a, new.b, old.b)]
+                for new, old in zip(after, before, strict=True)
+            ]
+            gains.append(sum((a * (new - old)).sum().item() for a, new, old in values))
         return better
 
-    monkeypatch.setattr(weights, "_is_better", watched)
+    monkeypatch.setattr(weights, "is_better", watched)
     start = spec.random(4)
     found = searched(spec, a, b, start)
     assert gains and min(gains) > 0
@@ -146,17 +147,16 @@ def test_scores_are_kept_up_to_date(name, monkeypatch):
     for order in swapped:
         order[:2] = order[[1, 0]] if order.ndim == 1 else order[:2]
     b = permute(a, spec, swapped)
-    best_move, kept = weights._best_move, []
+    scores, kept = weights._State.scores, []
 
-    def watched(cells, spec, turn, generator, known):
-        if len(turn) == 1:
-            anew = weights._scores(cells, turn[0])
-            scale = float(anew.abs().max())
-            torch.testing.assert_close(known[turn[0]] / scale, anew / scale, rtol=0, atol=1e-5)
-            kept.append(not torch.equal(known[turn[0]], anew))
-        return best_move(cells, spec, turn, generator, known)
+    def watched(self, group):
+        found, anew = scores(self, group), weights.scores_of(self.moved_by((group,)).values(), group)
+        scale = float(anew.abs().max())
+        torch.testing.assert_close(found / scale, anew / scale, rtol=0, atol=1e-5)
+        kept.append(not torch.equal(found, anew))
+        return found
 
-    monkeypatch.setattr(weights, "_best_move", watched)
+    monkeypatch.setattr(weights._State, "scores", watched)
     for seed in range(4):
         searched(spec, a, b, spec.identity(), seed)
         searched(spec, a, b, spec.random(seed), seed)

@@ -1,14 +1,17 @@
 """Assignments: from scores of how alike each two channels are to the best permutations, units in blocks included."""
 
+import collections
 import math
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from .permutations import (
     Activation,
+    Permutations,
     PermutationSpec,
     axis_index,
     compose,
@@ -18,10 +21,10 @@ from .permutations import (
     places_of,
 )
 
-# Permutations are better if the score grows by more than rounding, relative to the sizes of what it sums up.
-ROUNDING = 1e-12
+# A score has grown if it did by more than rounding in float64, relative to the sizes of what it sums up.
+SCORE_ROUNDING = 1e-12
 
-Turn = tuple[int, ...]  # a group that is permuted, and what stands in its blocks
+Turn = tuple[int, ...]  # a group that is matched, and what stands in its blocks if that is matched with it
 
 
 def assign(score: np.ndarray) -> np.ndarray:
@@ -29,7 +32,7 @@ def assign(score: np.ndarray) -> np.ndarray:
     return linear_sum_assignment(score, maximize=True)[1]
 
 
-def assign_groups(spec: PermutationSpec, scores: Sequence[np.ndarray]) -> list[np.ndarray]:
+def assign_groups(spec: PermutationSpec, scores: Sequence[np.ndarray]) -> Permutations:
     """The best permutation of each group from a matrix (C_a, C_b) of scores of each row of the spec.
 
     A group that several activations show (a residual stream) is decided by the sum of those that vote. Units in
@@ -42,11 +45,11 @@ def assign_groups(spec: PermutationSpec, scores: Sequence[np.ndarray]) -> list[n
     if not turns:
         return found
     moved = _moved(spec, scores, found)
-    searched = [compose(spec, found, _ascend(spec, moved, order)) for order in (turns, turns[::-1])]
+    searched = [compose(spec, found, _ascended(spec, moved, order)) for order in (turns, turns[::-1])]
     return max(searched, key=lambda permutations: assigned_score(spec, scores, permutations))
 
 
-def assign_blocks(spec: PermutationSpec, totals: Mapping[int, np.ndarray]) -> list[np.ndarray]:
+def assign_blocks(spec: PermutationSpec, totals: Mapping[int, np.ndarray]) -> Permutations:
     """The best permutation of each group from its scores: the best assignment of units for each pair of blocks, and
     of blocks on top of it.
 
@@ -102,9 +105,8 @@ def group_scores(
             total = totals[number]
             beside = loose if groups is None else loose - {number}
             for places in occurrences(number, row.axis, spec, beside):
-                # (copies, loose copies, blocks, size)
-                copies = np.moveaxis(places.reshape(*total.shape[1:3], *places.shape[-2:]), (2, 3), (0, 1))
-                for copy in copies:
+                blocks_and_units = places.reshape(*total.shape[1:3], *places.shape[-2:])
+                for copy in blocks_and_units.transpose(2, 3, 0, 1):  # (loose copies, blocks, size)
                     for units in copy:
                         total += matrix[units[:, None, :, None], copy[:, None, :, None]].max(0)
     return totals
@@ -143,6 +145,52 @@ def _deciding(spec: PermutationSpec, row: Activation) -> np.ndarray:
     return np.unique(np.concatenate([np.zeros(0, np.int64), *places]))
 
 
+# --- turns -------------------------------------------------------------------------------------------------
+
+
+class Move(NamedTuple):
+    """What a turn has done to B.
+
+    near: the groups whose turns may better something again; is_optimal: not this turn itself.
+    """
+
+    permutations: Permutations
+    near: Set[int]
+    is_optimal: bool = False
+
+
+def ascend(
+    spec: PermutationSpec,
+    turns: Sequence[Turn],
+    take: Callable[[Turn], Move | None],
+    generator: np.random.Generator | None = None,
+) -> Iterator[Permutations]:
+    """Coordinate ascent: take turns until none betters anything. After every sweep comes what all did to B.
+
+    take: carries out a turn if that is better than to leave B as it is, for which it returns None.
+    generator: of random orders; None: the turns are taken as they stand.
+    """
+    done, waiting = spec.identity(), set(turns)
+    while True:
+        order = range(len(turns)) if generator is None else generator.permutation(len(turns))
+        for turn in (turns[number] for number in order):
+            if turn not in waiting:
+                continue
+            waiting.remove(turn)
+            if (move := take(turn)) is not None:
+                done = compose(spec, done, move.permutations)
+                near = {other for other in turns if other[0] in move.near}
+                waiting |= near - {turn} if move.is_optimal else near
+        yield done
+        if not waiting:
+            return
+
+
+def last(search: Iterator[Permutations]) -> Permutations:
+    """Where a search ends."""
+    return collections.deque(search, maxlen=1).pop()
+
+
 # --- units that are shown by products of two groups ----------------------------------------------------------
 
 
@@ -158,25 +206,26 @@ def _shown_in_products(spec: PermutationSpec) -> list[int]:
     return sorted(found)
 
 
-def _ascend(spec: PermutationSpec, scores: Sequence[np.ndarray], turns: Sequence[Turn]) -> list[np.ndarray]:
-    """Take turns until none betters anything. Returns what is to be done to B, whose channels `scores` begin with."""
-    done, scores, is_better = spec.identity(), list(scores), True
-    while is_better:
-        is_better = False
-        for turn in turns:
-            here = [number for number, row in enumerate(spec.rows) if not groups_in(row.axis).isdisjoint(turn)]
-            part = replace(spec, rows=tuple(spec.rows[number] for number in here))
-            before = [scores[number] for number in here]
-            move = assign_blocks(part, group_scores(part, before, turn))
-            if len(turn) > 1:  # their members were matched in any order of what is shown beside them
-                inside = [(number, *dependents(spec, number)) for number in turn[1:]]
-                move = compose(spec, move, _ascend(part, _moved(part, before, move), inside))
-            old, new = (assigned_score(part, before, each) for each in (spec.identity(), move))
-            if new - old > ROUNDING * sum(np.abs(matrix).sum() for matrix in before):
-                for number, matrix in zip(here, _moved(part, before, move), strict=True):
-                    scores[number] = matrix
-                done, is_better = compose(spec, done, move), True
-    return done
+def _ascended(spec: PermutationSpec, scores: Sequence[np.ndarray], turns: Sequence[Turn]) -> Permutations:
+    """What `ascend` does to B, whose channels are in the order of `scores` at first."""
+    scores = list(scores)
+
+    def take(turn: Turn) -> Move | None:
+        here = [number for number, row in enumerate(spec.rows) if not groups_in(row.axis).isdisjoint(turn)]
+        part = replace(spec, rows=tuple(spec.rows[number] for number in here))
+        before = [scores[number] for number in here]
+        found = assign_blocks(part, group_scores(part, before, turn))
+        if len(turn) > 1:  # their members were matched in any order of what is shown beside them
+            inside = [(number, *dependents(spec, number)) for number in turn[1:]]
+            found = compose(spec, found, _ascended(part, _moved(part, before, found), inside))
+        old, new = (assigned_score(part, before, each) for each in (spec.identity(), found))
+        if new - old <= SCORE_ROUNDING * sum(np.abs(matrix).sum() for matrix in before):
+            return None
+        for number, matrix in zip(here, _moved(part, before, found), strict=True):
+            scores[number] = matrix
+        return Move(found, set().union(*(groups_in(row.axis) for row in part.rows)))
+
+    return last(ascend(spec, turns, take))
 
 
 def _moved(

@@ -269,13 +269,13 @@ def _members(values: torch.Tensor, factors: Sequence[tuple[int, Factor]], spec: 
 def reordered(part: Part, orders: Mapping[int, torch.Tensor]) -> torch.Tensor:
     """The part's values, reordered: blocks first, then what stands in each, in the order for its new place.
 
-    orders: for each group that moves an index array (*blocks, size), on the tensor's device.
+    orders: an index array (*blocks, size) for each group that moves.
     """
     values = part.values
     for k in sorted(range(values.dim()), key=lambda k: len(part.blocks[k])):
         if part.groups[k] not in orders:
             continue
-        order, dimensions = orders[part.groups[k]], [*part.blocks[k], k]
+        order, dimensions = send(orders[part.groups[k]], values.device), [*part.blocks[k], k]
         if len(dimensions) == 1:
             values = values.index_select(k, order)
             continue
@@ -332,8 +332,7 @@ def permute(
 def _permuted(
     tensor: torch.Tensor, axes: Sequence[Segments], spec, permutations: Sequence[np.ndarray]
 ) -> torch.Tensor:
-    groups = set().union(*map(groups_in, axes))
-    orders = {group: send(torch.as_tensor(permutations[group]), tensor.device) for group in groups}
+    orders = {group: torch.as_tensor(permutations[group]) for axis in axes for group in groups_in(axis)}
     return _changed(tensor, axes, spec, partial(reordered, orders=orders))
 
 

@@ -1,45 +1,200 @@
 """Weight matching: which neuron of B has the weights of which neuron of A (Ainsworth et al., 2022, section 3.2).
 
-No image is looked at. With θ the weights, the permutations of B maximize ⟨θ_A, π(θ_B)⟩, and so minimize the distance
-‖θ_A − π(θ_B)‖. Given all other groups the best permutation of one is an assignment: groups are taken in turns, in
-random order, until none can be bettered.
-
-A weight is looked at by cells (utils.cells), which have a dimension for each group that moves them.
+No image is looked at. With θ the weights, the permutations π of B maximize ⟨θ_A, π(θ_B)⟩, and so minimize the
+distance ‖θ_A − π(θ_B)‖. Given all other groups the best permutation of one is a linear assignment problem. The
+paper's Algorithm 1 solves one after the other, in random order, until none betters anything: this is `_ascent`.
+Behind it stand what makes it fast (scores are kept up to date, and only groups near a change are taken again), and
+what it begins with (several orders, and invariants by which a network finds its own shuffled copy).
 """
 
-import collections
 import itertools
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from .assignment import assign, assign_blocks
-from .cells import Cell, cells_of, permuted_cell, real, units_of
+from .assignment import Move, Turn, ascend, assign, assign_blocks, last
 from .devices import send
-from .permutations import PermutationSpec, compose, dependents, groups_in, permute
+from .permutations import (
+    Factor,
+    Part,
+    Permutations,
+    PermutationSpec,
+    by_units,
+    compose,
+    dependents,
+    groups_in,
+    parts_of,
+    permute,
+    reordered,
+)
 
 # Random orders in which the groups are gone through. For large networks fewer, whose sweeps of all groups together
 # have not more than so many multiplications; then of all searches the best after one sweep goes on alone.
 ORDERS = 12
 MULTIPLICATIONS = 2e10
 
-# A permutation is better if ⟨θ_A, π(θ_B)⟩ grows by more than rounding, relative to the norms of what it changes.
-ROUNDING = 1e-7
+# ⟨θ_A, π(θ_B)⟩ has grown if it did by more than rounding in float32, relative to the norms of what has changed.
+WEIGHT_ROUNDING = 1e-7
 
 STATISTICS = ("running_mean", "running_var")
+
+Weights = Mapping[str, torch.Tensor]  # of a network, by name
+
+
+class Pair(NamedTuple):
+    """A part of a weight in A, and the same part in B: a dimension for each factor, moved by at most one group."""
+
+    a: Part
+    b: Part
+
+
+# --- Algorithm 1 -------------------------------------------------------------------------------------------
+
+
+def _ascent(
+    state: "_State", spec: PermutationSpec, turns: Sequence[Turn], generator: np.random.Generator
+) -> Iterator[Permutations]:
+    """Algorithm 1: coordinate ascent on ⟨θ_A, π(θ_B)⟩. After every sweep comes π, relative to B as it was given.
+
+    repeat                                                                 (`ascend`)
+        for each group g, in random order
+            π_g ← argmax_P ⟨P, Σ A · π(B)ᵀ⟩, over all weights that g moves  (`take`)
+    until no group betters anything
+    """
+
+    def take(turn: Turn) -> Move | None:
+        group, *inside = turn
+        before, found = list(state.moved_by(turn).values()), spec.identity()
+        if inside:  # matched with the orders of all inside left open, and then each of these in turn
+            found = assign_blocks(spec, _totals(before, spec, turn))
+            inner = _State(permuted(before, found))
+            found = compose(spec, found, last(_ascent(inner, spec, [(other,) for other in inside], generator)))
+            after = inner.pairs
+        elif before:
+            found[group] = _assigned(state.scores(group)).reshape(found[group].shape)
+            after = permuted(before, found)
+        if not before or not is_better(after, before):
+            return None
+        state.replace(turn, after, found[group])
+        near = {other for pair in after for other in pair.b.groups if other is not None}
+        # Where a weight has the group twice, each place was matched to the other as it was.
+        once = all(pair.b.groups.count(group) == 1 for pair in after)
+        return Move(found, near, is_optimal=once and not inside)
+
+    return ascend(spec, turns, take, generator)
+
+
+def _assigned(scores: torch.Tensor) -> np.ndarray:
+    """The best order of the units in each block, (blocks, size), by scores (blocks, size, size)."""
+    # Less what is common to a row or a column: the assignment is the same, and is found twice as fast.
+    scores = scores - scores.amax(-1, keepdim=True)
+    scores = (scores - scores.amax(-2, keepdim=True)).cpu().double().numpy()
+    return np.stack(list(map(assign, scores)))
+
+
+def is_better(after: Sequence[Pair], before: Sequence[Pair]) -> bool:
+    """Whether ⟨θ_A, π(θ_B)⟩ grows by more than rounding from one permuted B to another."""
+    gain = scale = 0.0
+    for new, old in zip(after, before, strict=True):
+        change = new.b.values - old.b.values
+        gain += _product(new.a.values, change)
+        scale += (new.a.values.norm() * change.norm()).item()
+    return gain > WEIGHT_ROUNDING * scale
+
+
+def permuted(pairs: Sequence[Pair], permutations: Sequence[np.ndarray]) -> list[Pair]:
+    """The pairs with B's units reordered."""
+    orders = {}
+    for group in {group for pair in pairs for group in pair.b.groups if group is not None}:
+        order = permutations[group]
+        if (order != np.arange(order.shape[-1])).any():
+            orders[group] = torch.as_tensor(order)
+    return [pair._replace(b=pair.b._replace(values=reordered(pair.b, orders))) for pair in pairs]
+
+
+# --- what makes it fast ------------------------------------------------------------------------------------
+
+
+class _State:
+    """The weights as they stand in a search, and the scores of groups as far as they are known for them."""
+
+    def __init__(self, pairs: Iterable[Pair]):
+        self.pairs = list(pairs)
+        self.numbers: dict[int | None, list[int]] = defaultdict(list)
+        for number, pair in enumerate(self.pairs):
+            for group in set(pair.b.groups):
+                self.numbers[group].append(number)
+        self.known: dict[int, torch.Tensor] = {}
+
+    def moved_by(self, turn: Turn) -> dict[int, Pair]:
+        """The pairs that a group of the turn moves, by their numbers."""
+        return {n: self.pairs[n] for n in sorted({n for group in turn for n in self.numbers[group]})}
+
+    def scores(self, group: int) -> torch.Tensor:
+        """How alike each two units of a group are, all other groups staying as they are: (blocks, size, size)."""
+        if group not in self.known:
+            self.known[group] = scores_of(self.moved_by((group,)).values(), group)
+        return self.known[group]
+
+    def replace(self, turn: Turn, after: Sequence[Pair], order: np.ndarray) -> None:
+        """Put the pairs of a turn as it has permuted them, and bring known scores up to date.
+
+        Only the units that have moved change the scores of other groups: late in a search these are few. Scores of
+        which more than half is new are forgotten instead.
+
+        order: of the turn's group.
+        """
+        group, known = turn[0], self.known
+        is_alone = len(turn) == 1 and order.ndim == 1
+        if is_alone and group in known:
+            known[group] = known[group].index_select(-1, send(torch.as_tensor(order), known[group].device))
+        moved = torch.as_tensor(np.flatnonzero(order != np.arange(order.shape[-1])))
+        are_few = is_alone and 2 * len(moved) <= len(order)
+        for (number, old), new in zip(self.moved_by(turn).items(), after, strict=True):
+            self.pairs[number] = new
+            for k, other in enumerate(new.b.groups):
+                if other not in known or (other == group and is_alone and new.b.groups.count(group) == 1):
+                    continue
+                d = new.b.groups.index(group) if group in new.b.groups else None
+                if not are_few or d in new.b.blocks[k] or max(map(new.b.groups.count, (group, other))) > 1:
+                    del known[other]
+                    continue
+                places = send(moved, new.b.values.device)
+                a, b, was = (part.values.index_select(d, places) for part in (new.a, new.b, old.b))
+                known[other] = known[other] + _units(new.a, k, a) @ _units(new.b, k, b - was).mT
+
+
+def scores_of(pairs: Iterable[Pair], group: int) -> torch.Tensor:
+    """The sum of A · Bᵀ over the weights of each unit of a group, all others as they stand: (blocks, size, size)."""
+    total = 0.0
+    for a, b in pairs:
+        for k in (k for k, other in enumerate(b.groups) if other == group):
+            total = total + _units(a, k) @ _units(b, k).mT
+    return total
+
+
+def _units(part: Part, k: int, values: torch.Tensor | None = None) -> torch.Tensor:
+    """The weights of each unit along dimension k, (blocks, size, weights); values: others than the part's own."""
+    units = by_units(part if values is None else part._replace(values=values), k)
+    return units.reshape(-1, units.shape[-3], units.shape[-2])
+
+
+# --- what it begins with -----------------------------------------------------------------------------------
 
 
 @torch.no_grad()
 def match_weights(
-    weights_a: Mapping[str, torch.Tensor],
-    weights_b: Mapping[str, torch.Tensor],
+    weights_a: Weights,
+    weights_b: Weights,
     spec: PermutationSpec,
     *,
     seed: int = 1,
     start: Sequence[np.ndarray] | None = None,
-) -> list[np.ndarray]:
+) -> Permutations:
     """The permutations of B, one a group of `spec`, that match its weights to A's: the best that were found.
 
     weights_a, weights_b: the parameters of the two networks by name, or their state dicts. All that the permutations
@@ -49,66 +204,121 @@ def match_weights(
     start: permutations to begin with, than which the result is no worse. By default searches begin with the identity,
         and one with what no permutation changes of each unit: so a network finds its own shuffled copy.
     """
-    names = counted(weights_a, spec)
-    cells = [cell for name in names for cell in cells_of(weights_a[name], weights_b[name], spec, spec.axes[name])]
+    pairs = pairs_of(weights_a, weights_b, spec, counted(weights_a, spec))
     generator = np.random.default_rng(seed)
     sweep = sum(
-        cell.a.numel() * cell.a.shape[k] for cell in cells for k, g in enumerate(cell.groups) if g is not None
+        b.values.numel() * b.values.shape[k] for _, b in pairs for k, g in enumerate(b.groups) if g is not None
     )
     orders = int(np.clip(MULTIPLICATIONS // max(sweep, 1), 1, ORDERS))
     starts = [spec.identity() if start is None else start] * orders
     if start is None:
-        starts.append(_by_invariants(cells, spec))
+        starts.append(assign_blocks(spec, _totals(pairs, spec, range(len(spec.groups)))))
 
     def similarity(permutations: Sequence[np.ndarray]) -> float:
         return weight_similarity(weights_a, weights_b, spec, permutations)
 
-    searches = [_search(cells, spec, first, generator) for first in starts]
+    searches = [_search(pairs, spec, first, generator) for first in starts]
     if orders < ORDERS:
         first, best = max(((next(search), search) for search in searches), key=lambda begun: similarity(begun[0]))
         searches = [itertools.chain([first], best)]
-    return max(map(_last, searches), key=similarity)
+    return max(map(last, searches), key=similarity)
+
+
+def _search(
+    pairs: Sequence[Pair], spec: PermutationSpec, start: Sequence[np.ndarray], generator: np.random.Generator
+) -> Iterator[Permutations]:
+    """Permutations no worse than `start`, better after every sweep; of the last ones none can be bettered alone."""
+    turns: list[Turn] = [(group,) for group in range(len(spec.groups))]
+    for group, (_, depends_on) in enumerate(spec.groups):
+        if not depends_on and (inside := dependents(spec, group)):
+            turns.append((group, *inside))
+    for done in _ascent(_State(permuted(pairs, start)), spec, turns, generator):
+        yield compose(spec, start, done)
 
 
 @torch.no_grad()
 def match_some(
-    weights_a: Mapping[str, torch.Tensor],
-    weights_b: Mapping[str, torch.Tensor],
+    weights_a: Weights,
+    weights_b: Weights,
     spec: PermutationSpec,
     permutations: Sequence[np.ndarray],
     groups: Collection[int],
-) -> list[np.ndarray]:
+) -> Permutations:
     """The permutations of B, in which some groups are matched by their weights, given all others as they are."""
     if not groups:
         return list(permutations)
     names = [
         name for name in counted(weights_a, spec) if any(groups_in(axis) & set(groups) for axis in spec.axes[name])
     ]
-    cells = [cell for name in names for cell in cells_of(weights_a[name], weights_b[name], spec, spec.axes[name])]
-    cells = _moved(cells, spec, permutations)
+    pairs = permuted(pairs_of(weights_a, weights_b, spec, names), permutations)
     turns = [(group, *(other for other in dependents(spec, group) if other in groups)) for group in groups]
-    generator = np.random.default_rng(0)
-    starts = (spec.identity(), assign_blocks(spec, _totals(cells, spec, groups)))
-    searched = (_last(_ascend(_moved(cells, spec, start), spec, turns, generator)) for start in starts)
-    found = [
-        compose(spec, permutations, compose(spec, start, done)) for start, done in zip(starts, searched, strict=True)
-    ]
+    generator, found = np.random.default_rng(0), []
+    for start in (spec.identity(), assign_blocks(spec, _totals(pairs, spec, groups))):
+        done = last(_ascent(_State(permuted(pairs, start)), spec, turns, generator))
+        found.append(compose(spec, permutations, compose(spec, start, done)))
     return max(found, key=lambda each: weight_similarity(weights_a, weights_b, spec, each))
 
 
+def _totals(pairs: Sequence[Pair], spec: PermutationSpec, loose: Collection[int]) -> dict[int, np.ndarray]:
+    """How alike each two units of each two blocks are in `loose` groups, whatever the order of the others of these:
+    (blocks of A, blocks of B, size, size).
+
+    All other groups stay as they are. A pair counts for its innermost loose groups, in equal parts.
+    """
+    totals = {}
+    for group in loose:
+        blocks, size = math.prod(spec.blocks(group)), spec.groups[group].size
+        totals[group] = np.zeros((blocks, blocks, size, size))
+    for pair in pairs:
+        outer = {d for blocks in pair.b.blocks for d in blocks}
+        inner = [k for k, group in enumerate(pair.b.groups) if group in totals and k not in outer]
+        for k in inner:
+            a, b = (_invariants(part, k, loose) for part in pair)
+            # What all units share decides nothing, and would cost precision.
+            mean = a.mean((0, 1))
+            scores = (a - mean).flatten(0, 1) @ (b - mean).flatten(0, 1).T
+            scores = scores.view(*a.shape[:2], *b.shape[:2]).transpose(1, 2)
+            totals[pair.b.groups[k]] += scores.cpu().double().numpy() / len(inner)
+    return totals
+
+
+def _invariants(part: Part, k: int, loose: Collection[int]) -> torch.Tensor:
+    """What no permutation of loose groups changes of the weights of each unit along dimension k, (blocks, size, n).
+
+    Of weights that loose groups move, mean and deviation stand for all: so scaled that a product of two units is no
+    less than in any order.
+    """
+    units = by_units(part, k, loose)
+    units = units.reshape(-1, *units.shape[-3:])
+    if units.shape[-1] > 1:
+        mean = units.mean(-1, keepdim=True)
+        deviation = torch.linalg.vector_norm(units - mean, dim=-1)
+        units = torch.stack([mean[..., 0] * units.shape[-1] ** 0.5, deviation], -1)
+    return units.flatten(2)
+
+
+# --- what is compared --------------------------------------------------------------------------------------
+
+
+def pairs_of(weights_a: Weights, weights_b: Weights, spec: PermutationSpec, names: Iterable[str]) -> list[Pair]:
+    """The parts of some weights of A and B."""
+    pairs: list[Pair] = []
+    for name in names:
+        axes = [*spec.axes[name], *([((Factor(2),),)] if weights_a[name].is_complex() else [])]
+        pairs += map(Pair, *(parts_of(_real(each[name].detach()), axes, spec) for each in (weights_a, weights_b)))
+    return pairs
+
+
 def weight_similarity(
-    weights_a: Mapping[str, torch.Tensor],
-    weights_b: Mapping[str, torch.Tensor],
-    spec: PermutationSpec,
-    permutations: Sequence[np.ndarray],
+    weights_a: Weights, weights_b: Weights, spec: PermutationSpec, permutations: Sequence[np.ndarray]
 ) -> float:
     """⟨θ_A, π(θ_B)⟩ over what `match_weights` counts: the objective, which grows as the distance falls."""
     names = counted(weights_a, spec)
-    permuted = permute({name: weights_b[name].detach() for name in names}, spec, permutations)
-    return sum(_product(real(weights_a[name].detach()), real(permuted[name])) for name in names)
+    moved = permute({name: weights_b[name].detach() for name in names}, spec, permutations)
+    return sum(_product(_real(weights_a[name].detach()), _real(moved[name])) for name in names)
 
 
-def counted(weights: Mapping[str, torch.Tensor], spec: PermutationSpec) -> list[str]:
+def counted(weights: Weights, spec: PermutationSpec) -> list[str]:
     """The names of what weight matching compares."""
     return [
         name
@@ -119,183 +329,10 @@ def counted(weights: Mapping[str, torch.Tensor], spec: PermutationSpec) -> list[
     ]
 
 
+def _real(value: torch.Tensor) -> torch.Tensor:
+    """Complex numbers as pairs of real ones in a last dimension."""
+    return torch.view_as_real(value) if value.is_complex() else value
+
+
 def _product(a: torch.Tensor, b: torch.Tensor) -> float:
     return (a * b).flatten(min(a.dim() - 1, 1)).sum(-1).cpu().double().sum().item()
-
-
-Turn = tuple[int, ...]  # a group that is permuted, and what is inside its blocks if that is permuted with it
-
-
-# --- scores ------------------------------------------------------------------------------------------------
-
-
-def _scores(cells: Sequence[Cell], group: int) -> torch.Tensor:
-    """How alike each two units of a group are, all other groups staying as they are: (blocks, size, size)."""
-    total = 0.0
-    for cell in cells:
-        for k in (k for k, other in enumerate(cell.groups) if other == group):
-            total = total + units_of(cell.a, cell, k) @ units_of(cell.b, cell, k).mT
-    return total
-
-
-def _assigned(scores: torch.Tensor) -> np.ndarray:
-    """The best order of the units in each block, (blocks, size)."""
-    # Less what is common to a row or a column: the assignment is the same, and is found twice as fast.
-    scores = scores - scores.amax(-1, keepdim=True)
-    scores = (scores - scores.amax(-2, keepdim=True)).cpu().double().numpy()
-    return np.stack(list(map(assign, scores)))
-
-
-def _keep_up(
-    known: dict[int, torch.Tensor], cells: Sequence[Cell], before: Sequence[Cell], turn: Turn, order: np.ndarray
-) -> None:
-    """Bring known scores up to date after a turn has permuted these cells, `before` as they were.
-
-    Only the units that have moved change the scores of other groups: late in a search these are few. Scores of which
-    more than half is new are forgotten instead.
-
-    order: of the turn's group.
-    """
-    group = turn[0]
-    is_alone = len(turn) == 1 and order.ndim == 1
-    if is_alone and group in known:
-        known[group] = known[group].index_select(-1, send(torch.as_tensor(order), known[group].device))
-    changed = torch.as_tensor(np.flatnonzero(order != np.arange(order.shape[-1])))
-    is_small = is_alone and 2 * len(changed) <= len(order)
-    for cell, old in zip(cells, before, strict=True):
-        for k, other in enumerate(cell.groups):
-            if other not in known or (other == group and is_alone and cell.groups.count(group) == 1):
-                continue
-            d = cell.groups.index(group) if group in cell.groups else None
-            if not is_small or d in cell.blocks[k] or max(map(cell.groups.count, (group, other))) > 1:
-                del known[other]
-                continue
-            moved = send(changed, cell.b.device)
-            a, new, was = (value.index_select(d, moved) for value in (cell.a, cell.b, old.b))
-            known[other] = known[other] + units_of(a, cell, k) @ units_of(new - was, cell, k).mT
-
-
-def _totals(cells: Sequence[Cell], spec: PermutationSpec, loose: Collection[int]) -> dict[int, np.ndarray]:
-    """How alike each two units of each two blocks are in `loose` groups, whatever the order of the others of these.
-
-    All other groups stay as they are. A cell counts for its innermost loose groups, in equal parts.
-    """
-    totals = {}
-    for group in loose:
-        blocks, size = math.prod(spec.blocks(group)), spec.groups[group].size
-        totals[group] = np.zeros((blocks, blocks, size, size))
-    for cell in cells:
-        outer = {d for blocks in cell.blocks for d in blocks}
-        inner = [k for k, group in enumerate(cell.groups) if group in totals and k not in outer]
-        for k in inner:
-            a, b = (units_of(value, cell, k, loose) for value in (cell.a, cell.b))
-            # What all units share decides nothing, and would cost precision.
-            mean = a.mean((0, 1))
-            scores = (a - mean).flatten(0, 1) @ (b - mean).flatten(0, 1).T
-            scores = scores.view(*a.shape[:2], *b.shape[:2]).transpose(1, 2)
-            totals[cell.groups[k]] += scores.cpu().double().numpy() / len(inner)
-    return totals
-
-
-def _by_invariants(cells: Sequence[Cell], spec: PermutationSpec) -> list[np.ndarray]:
-    """The permutations that match units by what no permutation of others changes."""
-    return assign_blocks(spec, _totals(cells, spec, range(len(spec.groups))))
-
-
-# --- search ------------------------------------------------------------------------------------------------
-
-
-def _search(
-    cells: Sequence[Cell],
-    spec: PermutationSpec,
-    start: Sequence[np.ndarray],
-    generator: np.random.Generator,
-) -> Iterator[list[np.ndarray]]:
-    """Permutations no worse than `start`, better after every sweep; of the last ones none can be bettered alone."""
-    turns: list[Turn] = [(group,) for group in range(len(spec.groups))]
-    for group, (_, depends_on) in enumerate(spec.groups):
-        if not depends_on and (inside := dependents(spec, group)):
-            turns.append((group, *inside))
-    for done in _ascend(_moved(cells, spec, start), spec, turns, generator):
-        yield compose(spec, start, done)
-
-
-def _last(search: Iterator[list[np.ndarray]]) -> list[np.ndarray]:
-    return collections.deque(search, maxlen=1).pop()
-
-
-def _ascend(
-    cells: list[Cell],
-    spec: PermutationSpec,
-    turns: Sequence[Turn],
-    generator: np.random.Generator,
-) -> Iterator[list[np.ndarray]]:
-    """Take turns in random order until none betters anything.
-
-    After every sweep of those that may, comes what was done to B, as is done to `cells`.
-    """
-    touched: dict[int, list[int]] = {group: [] for group in range(len(spec.groups))}
-    for number, cell in enumerate(cells):
-        for group in set(cell.groups) - {None}:
-            touched[group].append(number)
-    done, stale = spec.identity(), set(turns)
-    known: dict[int, torch.Tensor] = {}  # scores of groups, as all stand
-    while True:
-        for turn in [turns[i] for i in generator.permutation(len(turns))]:
-            if turn not in stale:
-                continue
-            stale.remove(turn)
-            numbers = sorted({number for group in turn for number in touched[group]})
-            here = [cells[number] for number in numbers]
-            if turn[0] not in known and len(turn) == 1 and here:
-                known[turn[0]] = _scores(here, turn[0])
-            move, moved = _best_move(here, spec, turn, generator, known)
-            if not _is_better(moved, here):
-                continue
-            _keep_up(known, moved, here, turn, move[turn[0]])
-            done = compose(spec, done, move)
-            for number, cell in zip(numbers, moved, strict=True):
-                cells[number] = cell
-            near = {group for cell in moved for group in cell.groups}
-            is_optimal = len(turn) == 1 and all(cell.groups.count(*turn) == 1 for cell in moved)
-            stale |= {other for other in turns if other[0] in near and not (other == turn and is_optimal)}
-        yield done
-        if not stale:
-            return
-
-
-def _best_move(
-    cells: Sequence[Cell],
-    spec: PermutationSpec,
-    turn: Turn,
-    generator: np.random.Generator,
-    known: Mapping[int, torch.Tensor],
-) -> tuple[list[np.ndarray], list[Cell]]:
-    """The permutations of a turn, and the cells permuted so.
-
-    They are the best where each weight has the group once. Else they are as good as a turn makes them: of a weight
-    that has it twice, each place is matched to the other as it is; of blocks with several groups inside, first
-    the orders of all others inside are left open, and then each is matched in turn.
-    """
-    move = spec.identity()
-    group, *inside = turn
-    if not inside:
-        if cells:
-            move[group] = _assigned(known[group]).reshape(move[group].shape)
-        return move, _moved(cells, spec, move)
-    move = assign_blocks(spec, _totals(cells, spec, turn))
-    moved = _moved(cells, spec, move)
-    return compose(spec, move, _last(_ascend(moved, spec, [(other,) for other in inside], generator))), moved
-
-
-def _moved(cells: Sequence[Cell], spec: PermutationSpec, move: Sequence[np.ndarray]) -> list[Cell]:
-    return [cell._replace(b=permuted_cell(cell, spec, move)) for cell in cells]
-
-
-def _is_better(cells: Sequence[Cell], before: Sequence[Cell]) -> bool:
-    gain = scale = 0.0
-    for cell, old in zip(cells, before, strict=True):
-        change = cell.b - old.b
-        gain += _product(cell.a, change)
-        scale += (cell.a.norm() * change.norm()).item()
-    return gain > ROUNDING * scale
