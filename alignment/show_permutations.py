@@ -13,11 +13,13 @@ from utils.stages import start
 start.quietly()
 
 import json
+import textwrap
 
 import torch
 
 import models
 from utils.errors import FileError, UserError, first_line
+from utils.permutations import groups_in, moved_share
 from utils.stages import process
 from utils.stages.commands import REPOSITORY
 from utils.stages.files import load_array, write_atomically
@@ -25,7 +27,9 @@ from utils.stages.layout import Layout
 from utils.stages.loading import spec_of
 from utils.stages.matches import row_labels
 from utils.stages.parser import Parser, dataset_name, folder_path, name_part, network_name, positive_int, seed_number
-from utils.symmetries.describing import describe, lines
+
+WIDTH = 96
+SHOWN = 8  # of a long list
 
 
 def parse_args(argv=None):
@@ -82,6 +86,101 @@ def main(args):
         text = json.dumps(description, indent=1)
         write_atomically(args.json, lambda stream: stream.write(text.encode()))
         process.closing_words([args.json])
+
+
+def describe(state, spec):
+    """What can be permuted, in words and numbers that JSON holds.
+
+    state: the network's, of which only shapes are read.
+
+    `groups`, by number: `size`, the number of units; `depends_on`, the groups in each block of which they have an
+    order of their own, and `blocks`, how many of each there are; `members`, the dimensions of state entries that they
+    are on, as "conv1.weight[0]"; `measured`, the activations that decide how they are matched.
+    `activations`: the rows of a match, in forward order, with the groups that are on their channels.
+    `fixed`, by operation: the dimensions that keep their order, and the modules in which the operation does that.
+    """
+    groups = [
+        {
+            "size": group.size,
+            "depends_on": list(group.depends_on),
+            "blocks": list(spec.blocks(number)),
+            "members": members_of(spec, number),
+            "measured": [row.label for row in spec.rows if number in row.votes],
+        }
+        for number, group in enumerate(spec.groups)
+    ]
+    activations = [
+        {"label": row.label, "channels": row.channels, "groups": sorted(groups_in(row.axis))} for row in spec.rows
+    ]
+    return {
+        "moved_share": moved_share(state, spec),
+        "modes": list(spec.modes),
+        "groups": groups,
+        "activations": activations,
+        "fixed": reasons(spec),
+    }
+
+
+def members_of(spec, group):
+    axes = ((f"{entry}[{d}]", axis) for entry, all_axes in spec.axes.items() for d, axis in enumerate(all_axes))
+    return [dimension for dimension, axis in axes if group in groups_in(axis)]
+
+
+def reasons(spec):
+    """What stays, by operation: most networks have thousands of such dimensions, and few reasons."""
+    found = {}
+    for fixed in spec.fixed:
+        operation, _, module = fixed.reason.partition(" in ")
+        one = found.setdefault(operation, {"reason": operation, "dimensions": [], "modules": []})
+        one["dimensions"].append(f"{fixed.entry}[{fixed.dimension}]")
+        if module and module not in one["modules"]:
+            one["modules"].append(module)
+    return list(found.values())
+
+
+def lines(description):
+    """A description as text, in lines of at most WIDTH characters where names allow; long lists are cut short."""
+    groups, activations = description["groups"], description["activations"]
+    share = 100 * description["moved_share"]
+    yield (
+        f"{counted(len(groups), 'group')} of units can be permuted, measured at "
+        f"{counted(len(activations), 'activation')}."
+    )
+    yield f"They move {share:.1f} % of the entries of all weights with two or more dimensions."
+    if description["modes"] == ["eval"]:
+        yield "It was followed in evaluation only: it does not run in training mode on an example alone."
+    for number, group in enumerate(groups):
+        yield ""
+        yield f"group {number}: {size_of(group)}"
+        yield from shortened(f"on {counted(len(group['members']), 'dimension')}: ", group["members"])
+        if group["measured"]:
+            yield from shortened(f"measured at {counted(len(group['measured']), 'activation')}: ", group["measured"])
+        else:
+            yield "    measured nowhere: no activation shows it"
+    yield ""
+    yield "What stays, and the operation that is the reason:"
+    for fixed in description["fixed"]:
+        where = f" in {counted(len(fixed['modules']), 'module')}" if fixed["modules"] else ""
+        yield f"  {fixed['reason']}: {counted(len(fixed['dimensions']), 'dimension')}{where}"
+        yield from shortened("", fixed["dimensions"])
+
+
+def size_of(group):
+    if not group["depends_on"]:
+        return counted(group["size"], "unit")
+    blocks = " × ".join(f"{n} of group {g}" for n, g in zip(group["blocks"], group["depends_on"], strict=True))
+    return f"{counted(group['size'], 'unit')} in each block ({blocks}), in an order of its own"
+
+
+def shortened(start, names):
+    """The first of the names, in lines that begin with four spaces and `start`."""
+    text = ", ".join([*names[:SHOWN], *(["…"] if len(names) > SHOWN else [])])
+    options = {"break_long_words": False, "break_on_hyphens": False, "subsequent_indent": " " * 8}
+    return textwrap.wrap(text, WIDTH, initial_indent=f"    {start}", **options)
+
+
+def counted(number, word):
+    return f"{number:,} {word}{'' if number == 1 else 's'}"
 
 
 if __name__ == "__main__":

@@ -9,10 +9,10 @@ from networks import build
 from stages import fails, run
 from test_docs import blocks
 
+from alignment.show_permutations import SHOWN, WIDTH, describe, lines
 from models import TinyTen
 from utils.stages.files import save_array
 from utils.stages.layout import Layout
-from utils.symmetries.describing import SHOWN, WIDTH, describe, lines
 from utils.symmetries.spec import permutation_spec
 
 

@@ -17,7 +17,7 @@ from utils.assignment import assign_groups
 from utils.errors import UserError
 from utils.permutations import axis_index, compose, groups_in, moved_share, permute, places_of, soft_permute
 from utils.symmetries import rules
-from utils.symmetries.proof import moving, prove
+from utils.symmetries.proof import derangements, prove
 from utils.symmetries.recording import Recording
 from utils.symmetries.running import tree_map_tensors
 from utils.symmetries.spec import permutation_spec
@@ -214,7 +214,7 @@ def test_the_proof_moves_every_group():
     """A group of two stays as it is in every second random permutation, which would prove nothing."""
     model = nn.Sequential(*(part for _ in range(20) for part in (nn.Linear(2, 2), nn.ReLU())), nn.Linear(2, 2))
     spec = permutation_spec(model, torch.randn(3, 2), proof=False)
-    assert all(list(p) == [1, 0] for seed in range(5) for p in moving(spec, seed))
+    assert all(list(p) == [1, 0] for seed in range(5) for p in derangements(spec, seed))
 
 
 def test_an_activation_that_does_not_run_is_named():

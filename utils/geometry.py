@@ -3,7 +3,8 @@
 import numpy as np
 import torch
 
-ROUNDING = 1e-6  # points closer than this, as a part of their distance from 0, differ by rounding of float32 alone
+# Points closer than this, as a share of their distance from 0, differ by rounding of float32 alone.
+POINT_ROUNDING = 1e-6
 
 
 def plane_basis(a: torch.Tensor, b: torch.Tensor, bend: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -14,7 +15,7 @@ def plane_basis(a: torch.Tensor, b: torch.Tensor, bend: torch.Tensor) -> tuple[t
     """
     a, b, bend = map(_exact, (a, b, bend))
     u = b - a
-    length, rounding = u.norm(), ROUNDING * a.norm()
+    length, rounding = u.norm(), POINT_ROUNDING * a.norm()
     u = u / length if length > rounding else torch.zeros_like(u)
     v = (bend - a) - torch.dot(bend - a, u) * u
     v = v - torch.dot(v, u) * u  # once more, for what rounding left

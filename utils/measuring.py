@@ -14,7 +14,7 @@ from .batches import Images, as_images
 from .curves import Curve, as_state_dict
 from .devices import autocast
 from .errors import UserError
-from .geometry import ROUNDING, plane_basis, plane_coordinates
+from .geometry import POINT_ROUNDING, plane_basis, plane_coordinates
 from .losses import main_output
 from .progress import Progress, in_words
 
@@ -179,7 +179,7 @@ def evaluate_path(
                 theta = curve.point(ts[i]).detach()
                 step = (theta - curve.point(ts[max(i - 1, 0)])).norm().item()
                 # Where all points are one, as between a network and its own copy, rounding is no way to go.
-                length = (step if step > ROUNDING * theta.norm().item() else 0.0) + (length if i else 0.0)
+                length = (step if step > POINT_ROUNDING * theta.norm().item() else 0.0) + (length if i else 0.0)
                 yield {"t": ts[i], "coordinates": plane_coordinates(theta, start, u, v), "length": length, **metrics}
                 progress.step()
                 progress.show(**metrics)

@@ -26,7 +26,7 @@ from .training import CurveTask, Saves, draw_t, fit
 
 NU = 1000.0  # strength of the proximal step: the larger, the weaker
 ROUNDS = 20  # of the projection after each step, as published
-TOLERANCE = 1e-6  # a matrix that is rounded has no entry below −TOLERANCE
+BELOW_ZERO = 1e-6  # a matrix that is rounded has no entry below −BELOW_ZERO
 PERMUTATION_DROP = 20  # epochs after which the permutations' learning rate is halved, whatever the curve's
 DRAWS = 32  # random roundings that compete with the nearest and the old permutation
 REFINED = 4  # largest terms of each group that are tried on the best candidate, group by group
@@ -115,10 +115,10 @@ def project(matrices: torch.Tensor) -> torch.Tensor:
 
 
 def doubly_stochastic(matrices: torch.Tensor) -> torch.Tensor:
-    """`project`, and again as long as an entry is below −TOLERANCE, at most 100 times."""
+    """`project`, and again as long as an entry is below −BELOW_ZERO, at most 100 times."""
     for _ in range(100):
         matrices = project(matrices)
-        if not matrices.min() < -TOLERANCE:  # also where learning diverged and nothing compares
+        if not matrices.min() < -BELOW_ZERO:  # also where learning diverged and nothing compares
             break
     return matrices
 

@@ -15,7 +15,7 @@ Nothing is undone: atoms are united, split in factors or summands, or fixed, as 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 
@@ -62,109 +62,3 @@ def is_fixed(product: Product) -> bool:
 
 def axis_of(atom: Atom) -> Axis:
     return ((atom,),) if atom.size > 1 else ((),) * atom.size
-
-
-class Atoms:
-    """Makes atoms, looks at them and fixes them. `where` is noted as the reason of what is fixed."""
-
-    def __init__(self):
-        self.where = ""
-        self.births = 0
-
-    # --- making ----------------------------------------------------------------------------------------------
-
-    def atom(self, size: int, depends: set[Atom] | None = None, reason: str | None = None) -> Atom:
-        self.births += 1
-        return Atom(size, (self.births,), depends, reason)
-
-    def free(self, size: int) -> Axis:
-        """An axis along which all values are alike, so that any order will do."""
-        return axis_of(self.atom(size))
-
-    def fixed(self, size: int) -> Axis:
-        return axis_of(self.atom(size, set(), self.where))
-
-    def parameter(self, shape: Sequence[int]) -> list[Axis]:
-        """Axes of a new parameter: each dimension's order may depend on all others."""
-        atoms = [self.atom(size, set()) for size in shape]
-        for atom in atoms:
-            atom.depends = {other for other in atoms if other is not atom and other.size > 1}
-        return [axis_of(atom) for atom in atoms]
-
-    def wrap(self, axis: Axis) -> Atom:
-        """An atom that stands for an axis."""
-        if len(axis) == 1 and len(axis[0]) == 1:
-            return axis[0][0]
-        atom = self.atom(size_of(axis))
-        atom.bound = axis
-        return atom
-
-    # --- looking ---------------------------------------------------------------------------------------------
-
-    def leaf(self, atom: Atom) -> Axis:
-        """What an atom has become."""
-        if atom.bound is not None:
-            atom.bound = self.resolve(atom.bound)
-            return atom.bound
-        if atom.members is not None:
-            first, *others = (self.resolve(axis_of(member)) for member in atom.members)
-            if all(other == first for other in others):  # a family no more
-                atom.bound = first
-                return first
-        return axis_of(atom)
-
-    def resolve(self, axis: Axis) -> Axis:
-        """The axis in atoms that stand for themselves, neighbouring fixed parts as one."""
-        products: list[Product] = []
-        for product in axis:
-            parts: list[Product] = [()]
-            for atom in product:
-                inner = self.leaf(atom)
-                if len(inner) > 1 and parts != [()]:  # a concatenation in each block: not a sum of products
-                    inner = self.in_blocks(atom)
-                parts = list(inner) if parts == [()] else [part + inner[0] for part in parts]
-            products += parts
-        merged: list[Product] = []
-        for product in products:
-            if merged and is_fixed(product) and is_fixed(merged[-1]):
-                size = product_size(product) + product_size(merged[-1])
-                reason = next((atom.reason for atom in merged[-1] + product), self.where)
-                merged[-1] = (self.atom(size, set(), reason),)
-            else:
-                merged.append(product)
-        return tuple(merged)
-
-    def in_blocks(self, atom: Atom) -> Axis:
-        """The sum that an atom has become, as one product."""
-        raise NotImplementedError
-
-    def depends(self, atom: Atom) -> set[Atom] | None:
-        """The atoms that this one may depend on, as they now are. A dependence on a split sum is forgotten."""
-        if not atom.depends:
-            return atom.depends
-        found: set[Atom] = set()
-        for other in atom.depends:
-            axis = self.leaf(other)
-            if len(axis) == 1:
-                found.update(axis[0])
-        found.discard(atom)
-        atom.depends = found
-        return found
-
-    def depends_on(self, atom: Atom, other: Atom) -> bool:
-        depends = self.depends(atom)
-        return depends is not None and other in depends
-
-    def may_depend_on(self, atom: Atom, other: Atom) -> bool:
-        depends = self.depends(atom)
-        return (depends is None and atom.reason is None) or self.depends_on(atom, other)
-
-    # --- fixing ----------------------------------------------------------------------------------------------
-
-    def fix(self, axis: Axis) -> None:
-        for atom in atoms_of(self.resolve(axis)):
-            if atom.reason is None:
-                atom.reason = self.where
-                members, atom.members, atom.over = atom.members or (), None, None
-                for member in members:
-                    self.fix(axis_of(member))

@@ -13,10 +13,11 @@ from ..permutations import PermutationSpec, has_fractions, permute
 from .rules import bind
 from .running import copy_with, leaves, plain_run, state_of, tensors_in, tree_map_tensors, with_values
 
-TOLERANCE = 1e-5  # of the largest output: rounding in float64 stays far below it, a wrong order far above
+# Of the largest output: rounding in float64 stays far below it, a wrong order far above.
+LARGEST_DIFFERENCE = 1e-5
 
 
-class Calm(TorchDispatchMode):
+class Deterministic(TorchDispatchMode):
     """Replaces what is drawn by chance by its mean, so that two runs can be compared."""
 
     def __torch_dispatch__(self, func, types, operands=(), keywords=None):
@@ -57,8 +58,8 @@ WIDEST = dict.fromkeys((torch.float16, torch.bfloat16, torch.float32), torch.flo
 WIDEST |= dict.fromkeys((torch.complex32, torch.complex64), torch.complex128)
 
 
-class Exact(Calm):
-    """Calm, and in float64 whatever a network casts to: else casts could not be told from a wrong order."""
+class Float64(Deterministic):
+    """Deterministic, and in float64 whatever a network casts to: else casts could not be told from a wrong order."""
 
     def __torch_dispatch__(self, func, types, operands=(), keywords=None):
         keywords = dict(keywords or {})
@@ -68,7 +69,7 @@ class Exact(Calm):
         return to_widest(out) if func is torch.ops.aten.lift_fresh.default else out  # what torch.tensor(…) makes
 
 
-def fill(model: nn.Module, state: Mapping[str, torch.Tensor], reorder: Callable, seed: int) -> None:
+def randomize(model: nn.Module, state: Mapping[str, torch.Tensor], reorder: Callable, seed: int) -> None:
     """Give the model random values, each reordered by `reorder(name, values)`. Entry by entry: networks are large."""
     for number, (name, target) in enumerate(state_of(model).items()):
         generator = torch.Generator().manual_seed(seed + number)
@@ -99,7 +100,7 @@ def to_widest(tensor: torch.Tensor) -> torch.Tensor:
     return with_values(tensor).to(WIDEST.get(tensor.dtype, tensor.dtype))
 
 
-def moving(spec: PermutationSpec, seed: int) -> list[np.ndarray]:
+def derangements(spec: PermutationSpec, seed: int) -> list[np.ndarray]:
     """Random permutations of which none, in no block, is the identity: that would prove nothing."""
     permutations = spec.random(seed)
     for permutation, identity in zip(permutations, spec.identity(), strict=True):
@@ -128,7 +129,7 @@ def outputs(
         model.train(mode == "train")  # which may change weights
         load()
         given, named = tree_map_tensors(torch.clone, (example, keywords))  # which the model may change
-        with plain_run(), Exact():
+        with plain_run(), Float64():
             output = model(*given, **named)
         found[mode] = [as_tensor(leaf) for leaf in leaves(output) if isinstance(leaf, NUMBERS)]
     return found
@@ -162,11 +163,11 @@ def prove(model: nn.Module, spec: PermutationSpec, *example, seed: int = 0, **ke
 
     Raises ValueError, naming the model, if it is more than rounding, or if the copy does not run.
     """
-    name, permutations, state = type(model).__name__, moving(spec, seed), state_of(model)
+    name, permutations, state = type(model).__name__, derangements(spec, seed), state_of(model)
 
-    def differences(ghost: nn.Module, modes: Sequence[str], example: tuple, keywords: dict) -> dict[str, float]:
+    def differences(copied: nn.Module, modes: Sequence[str], example: tuple, keywords: dict) -> dict[str, float]:
         before, after = (
-            outputs(ghost, modes, lambda reorder=reorder: fill(ghost, state, reorder, seed), example, keywords)
+            outputs(copied, modes, lambda reorder=reorder: randomize(copied, state, reorder, seed), example, keywords)
             for reorder in (
                 lambda name, values: values,
                 lambda name, values: permute({name: values}, spec, permutations)[name],
@@ -179,14 +180,14 @@ def prove(model: nn.Module, spec: PermutationSpec, *example, seed: int = 0, **ke
     try:
         with plain_run():
             example, keywords = example_values((example, keywords))
-        ghost = copy_with(model, to_widest)
-        found = differences(ghost, spec.modes, example, keywords)
-        if found.get("eval", 0) <= TOLERANCE < found.get("train", 0):
+        copied = copy_with(model, to_widest)
+        found = differences(copied, spec.modes, example, keywords)
+        if found.get("eval", 0) <= LARGEST_DIFFERENCE < found.get("train", 0):
             # Batch norm over the two values of a channel with one place amplifies rounding without bounds
             with plain_run():
                 more = larger_batch((example, keywords))
             with contextlib.suppress(Exception):  # a network may take batches of one size only
-                found |= differences(ghost, ["train"], *more)
+                found |= differences(copied, ["train"], *more)
     except Exception as error:  # what a model raises when it cannot run can be of any kind
         raise ValueError(
             f"the symmetries of {name} cannot be tried: its copy in float64 does not run ({error})"
@@ -194,7 +195,7 @@ def prove(model: nn.Module, spec: PermutationSpec, *example, seed: int = 0, **ke
     finally:
         torch.set_default_dtype(kind)
     for mode, difference in found.items():
-        if not difference <= TOLERANCE:
+        if not difference <= LARGEST_DIFFERENCE:
             raise ValueError(
                 f"the symmetries of {name} could not be followed: permuted, it computes "
                 f"something else in {mode} mode (relative difference {difference:.1e})"

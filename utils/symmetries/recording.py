@@ -8,8 +8,8 @@ from torch import nn
 
 from ..errors import UserError
 from ..permutations import Activation, PermutationSpec, Tap
-from .proof import Calm
-from .running import Places, kept, only_heads, plain_run, step_by_step, tensors_in, tree_map_tensors
+from .proof import Deterministic
+from .running import ModulePath, only_heads, plain_run, restoring, step_by_step, tensors_in, tree_map_tensors
 from .tracing import PRODUCERS, called
 
 MAX_POSITIONS = 32  # larger maps are subsampled by 2, as published
@@ -23,16 +23,16 @@ class Recording:
 
     def __init__(self, model: nn.Module, spec: PermutationSpec, before: bool = False):
         self.model, self.spec, self.before = model, spec, before
-        self.places = Places(model)
+        self.module_path = ModulePath(model)
 
     @torch.no_grad()
     def __call__(self, *inputs, **keywords) -> tuple[list[torch.Tensor], object]:
         """The channels of each row, (samples, channels) in float32, and the network's output."""
-        recorder = _Recorder(self.spec, self.places, self.before)
+        recorder = _Recorder(self.spec, self.module_path, self.before)
         inputs, keywords = tree_map_tensors(torch.clone, (inputs, keywords))  # which the network may change
-        with kept(self.model), plain_run(), step_by_step(self.model):
+        with restoring(self.model), plain_run(), step_by_step(self.model):
             only_heads(self.model)
-            with self.places.watch(recorder.leaving), recorder:
+            with self.module_path.watch(recorder.leaving), recorder:
                 output = self.model(*inputs, **keywords)
         rows = [(row, recorder.found.get(number)) for number, row in enumerate(self.spec.rows)]
         missing = [row.label for row, tensor in rows if tensor is None or not _has_channels(tensor, row)]
@@ -52,12 +52,12 @@ def _has_channels(tensor: torch.Tensor, row: Activation) -> bool:
     return entries == row.channels or (row.dims[0] == 0 and entries % row.channels == 0)
 
 
-class _Recorder(Calm):
+class _Recorder(Deterministic):
     """Counts the calls of operations in each module, as the trace did, and keeps the outputs of the rows."""
 
-    def __init__(self, spec: PermutationSpec, places: Places, before: bool):
+    def __init__(self, spec: PermutationSpec, module_path: ModulePath, before: bool):
         super().__init__()
-        self.places, self.before, self.counts = places, before, Counter()
+        self.module_path, self.before, self.counts = module_path, before, Counter()
         self.rows: dict[Tap, list[tuple[int, Activation]]] = {}
         for number, row in enumerate(spec.rows):
             self.rows.setdefault(row.call if before else row.tap, []).append((number, row))
@@ -67,7 +67,7 @@ class _Recorder(Calm):
     def __torch_dispatch__(self, func, types, operands=(), keywords=None):
         name, rows = called(func), []
         if name in self.operations:
-            path = self.places.stack[-1]
+            path = self.module_path.stack[-1]
             rows = self.rows.get(Tap(path, name, self.counts[path, name]), [])
             self.counts[path, name] += 1
         if self.before:

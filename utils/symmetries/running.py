@@ -201,7 +201,7 @@ def step_by_step(model: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def kept(model: nn.Module) -> Iterator[None]:
+def restoring(model: nn.Module) -> Iterator[None]:
     """After this block the modes of the model's modules are as before it, and its buffers, which a run may change."""
     before = [(module, module.training, dict(module._buffers)) for module in model.modules()]
     values = {buffer: buffer.clone() for buffer in model.buffers()}
@@ -235,7 +235,7 @@ def modes(model: nn.Module) -> Iterator[str]:
         yield mode
 
 
-class Places:
+class ModulePath:
     """Knows in which module's call a run is: a stack of module paths."""
 
     def __init__(self, model: nn.Module):

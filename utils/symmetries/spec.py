@@ -24,7 +24,7 @@ from ..permutations import (
 from .axes import Atom, Axis, Product, atoms_of, axis_of, is_fixed, product_size
 from .proof import prove
 from .running import plain_run, tree_map_tensors
-from .tracing import ONE_IMAGE, Network, Trace, follow
+from .tracing import ONE_IMAGE, Trace, TracedAxes, follow
 
 
 def permutation_spec(model: nn.Module, *example, proof: bool = True, **keywords) -> PermutationSpec:
@@ -47,8 +47,8 @@ def _spec(model: nn.Module, example: tuple, keywords: dict, proof: bool) -> Perm
     if not example and not keywords:
         example = (torch.zeros(2, 3, 32, 32),)
     with plain_run():
-        network, trace = follow(model, example, keywords)
-        spec = _Builder(network).spec(trace, getattr(model, "aligned_by", {}))
+        traced, trace = follow(model, example, keywords)
+        spec = _Builder(traced).spec(trace, getattr(model, "aligned_by", {}))
         if proof:
             prove(model, spec, *example, **keywords)
     return spec
@@ -65,11 +65,11 @@ MAX_CHANNELS = 4096  # of more, those that other activations show are not compar
 class _Builder:
     """Turns the axes of a run into groups, state axes and rows."""
 
-    def __init__(self, network: Network):
-        self.network = network
+    def __init__(self, traced: TracedAxes):
+        self.traced = traced
         self._finish()
         atoms: dict[Atom, None] = {}
-        for axes in network.entries.values():
+        for axes in traced.entries.values():
             for axis in axes:
                 for atom in atoms_of(axis):
                     atoms |= dict.fromkeys(self._members(atom))
@@ -81,99 +81,99 @@ class _Builder:
         """The atoms that an atom may be: itself, or the members of a family."""
         if atom.members is None:
             return [atom]
-        return [part for member in atom.members for part in atoms_of(self.network.resolve(axis_of(member)))]
+        return [part for member in atom.members for part in atoms_of(self.traced.resolve(axis_of(member)))]
 
     def _depends_on(self, atom: Atom) -> tuple[int, ...]:
         others = sorted(self._free_dependences(atom), key=lambda a: (len(self._free_dependences(a)), a.born))
         return tuple(self.numbers[other] for other in others)
 
     def _free_dependences(self, atom: Atom) -> set[Atom]:
-        return {other for other in self.network.depends(atom) or () if other.reason is None}
+        return {other for other in self.traced.depends(atom) or () if other.reason is None}
 
     # --- bringing axes into a form that a gather can follow ----------------------------------------------------
 
     def _finish(self) -> None:
         """Forget dependences that cannot be written down, until nothing changes."""
-        network, before = self.network, None
+        traced, before = self.traced, None
         while before != (now := self._snapshot()):
             before = now
-            for owner in network.entries:
-                axes = network.settle(network.entries[owner])
+            for owner in traced.entries:
+                axes = traced.settle(traced.entries[owner])
                 for axis in axes:
-                    for atom in atoms_of(network.resolve(axis)):
+                    for atom in atoms_of(traced.resolve(axis)):
                         self._simplify(atom)
-                network.entries[owner] = [self._write_blocks(axis) for axis in axes]
+                traced.entries[owner] = [self._write_blocks(axis) for axis in axes]
 
     def _snapshot(self) -> list:
         free = [
-            (atom, frozenset(self.network.depends(atom) or ()))
-            for axes in self.network.entries.values()
+            (atom, frozenset(self.traced.depends(atom) or ()))
+            for axes in self.traced.entries.values()
             for axis in axes
-            for atom in atoms_of(self.network.resolve(axis))
+            for atom in atoms_of(self.traced.resolve(axis))
             if atom.reason is None
         ]
         return [(id(atom), frozenset(map(id, depends))) for atom, depends in free]
 
     def _write_blocks(self, axis: Axis) -> Axis:
         """A product whose first factor is fixed and tells the others apart, as a concatenation."""
-        network, written = self.network, ()
-        for product in network.resolve(axis):
+        traced, written = self.traced, ()
+        for product in traced.resolve(axis):
             if len(product) > 1 and any(
-                a.members and network.leaf(a.over) == axis_of(product[0]) for a in product[1:]
+                a.members and traced.leaf(a.over) == axis_of(product[0]) for a in product[1:]
             ):
-                written += self._write_blocks(sum(network.members((product[1:],), product[0]), ()))
+                written += self._write_blocks(sum(traced.members((product[1:],), product[0]), ()))
             else:
                 written += (product,)
-        return network.resolve(written)
+        return traced.resolve(written)
 
     def _simplify(self, atom: Atom) -> None:
         """Families have members that are atoms; dependences are a chain of groups, each in all before it."""
-        network = self.network
+        traced = self.traced
         if atom.bound is not None or atom.reason is not None:
             return
-        for other in sorted(network.depends(atom) or (), key=lambda a: a.born):
+        for other in sorted(traced.depends(atom) or (), key=lambda a: a.born):
             if other.reason is not None and atom.bound is None:
-                network.write_out(atom, other)
+                traced.write_out(atom, other)
         if atom.bound is not None:
             return
         if atom.members is not None:
             for member in atom.members:
-                axis = network.resolve(axis_of(member))
+                axis = traced.resolve(axis_of(member))
                 if len(axis) > 1:
-                    network.split_sum(atom, product_size(axis[0]))
+                    traced.split_sum(atom, product_size(axis[0]))
                     return
                 if len(axis[0]) > 1:
-                    network.split_product(atom, [part.size for part in axis[0]])
+                    traced.split_product(atom, [part.size for part in axis[0]])
                     return
         for part in self._members(atom):
             self._chain(part)
 
     def _chain(self, atom: Atom) -> None:
-        network, kept = self.network, set()
+        traced, kept = self.traced, set()
         others = self._free_dependences(atom)
         for other in sorted(others, key=lambda a: (len(self._free_dependences(a)), a.born)):
-            if network.depends_on(other, atom) and atom.born < other.born:
-                network.forget(atom, other)
+            if traced.depends_on(other, atom) and atom.born < other.born:
+                traced.forget(atom, other)
             elif self._free_dependences(other) - {atom} == kept:
-                network.forget(other, atom)
+                traced.forget(other, atom)
                 kept.add(other)
             else:
-                network.forget(atom, other)
+                traced.forget(atom, other)
 
     # --- writing them down --------------------------------------------------------------------------------------
 
     def spec(self, trace: Trace, aligned_by: Mapping[str, str]) -> PermutationSpec:
-        network, axes, fixed = self.network, {}, []
-        for name in network.state:
-            owner, order = network.aliases[name]
-            if owner not in network.entries:
-                kind = "never used" if has_fractions(network.state[name]) else "not of floating point"
-                fixed += [Fixed(name, d, kind) for d in range(network.state[name].dim())]
+        traced, axes, fixed = self.traced, {}, []
+        for name in traced.state:
+            owner, order = traced.aliases[name]
+            if owner not in traced.entries:
+                kind = "never used" if has_fractions(traced.state[name]) else "not of floating point"
+                fixed += [Fixed(name, d, kind) for d in range(traced.state[name].dim())]
                 continue
             if order is None:
-                fixed += [Fixed(name, d, "overlaps another entry") for d in range(network.state[name].dim())]
+                fixed += [Fixed(name, d, "overlaps another entry") for d in range(traced.state[name].dim())]
                 continue
-            whole = [network.entries[owner][d] for d in order]
+            whole = [traced.entries[owner][d] for d in order]
             written = self.written(whole)
             for d, axis in enumerate(whole):
                 reasons = {atom.reason: None for atom in atoms_of(axis) if atom.reason is not None}
@@ -195,7 +195,7 @@ class _Builder:
             return Factor(atom.size)
         if atom.members is None:
             return Factor(atom.size, (self.numbers[atom],))
-        over = atoms_of(self.network.leaf(atom.over))[0]
+        over = atoms_of(self.traced.leaf(atom.over))[0]
         groups = tuple(self.numbers.get(member) for member in self._members(atom))
         if over in product:
             return Factor(atom.size, groups, (dimension, product.index(over)))
@@ -264,7 +264,7 @@ class _Builder:
 
         None where two of them are concatenations: no axis is that. known: groups of which no dimension is needed.
         """
-        axes = self.network.settle(axes)
+        axes = self.traced.settle(axes)
         for axis in axes:
             for atom in atoms_of(axis):
                 if atom.reason is None and atom.members is None and atom not in self.numbers:
@@ -280,7 +280,7 @@ class _Builder:
             for d in shown
             for atom in atoms_of(axes[d])
             if atom.members is not None
-            for over in atoms_of(self.network.leaf(atom.over))
+            for over in atoms_of(self.traced.leaf(atom.over))
         }
         dims = [d for d, axis in enumerate(axes) if d in shown or overs & set(atoms_of(axis))]
         dims.sort(key=lambda d: len(axes[d]) == 1)  # a concatenation first
@@ -293,7 +293,7 @@ class _Builder:
             if first and dims[0] != 0:
                 return _Channels()
             axes[0] = (product[first:],)
-        (axis,) = self.written([self.network.merge([axes[d] for d in dims])])
+        (axis,) = self.written([self.traced.merge([axes[d] for d in dims])])
         around = {other for group in groups_in(axis) for other in self.groups[group].depends_on}
         return _Channels(tuple(dims), axis, needless) if around <= groups_in(axis) else _Channels()
 

@@ -14,13 +14,12 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
-from . import view_rules  # noqa: F401  its rules join the table
 from .algebra import Algebra
 from .axes import Axis
 from .proof import random_like
 from .rules import accepts, bind, fixed_like, rule_for
 from .running import (
-    Places,
+    ModulePath,
     copy_with,
     extent,
     is_recurrent,
@@ -61,7 +60,7 @@ def called(func: torch._ops.OpOverload) -> str:
     return SAME.get(name, name)
 
 
-class Network(Algebra):
+class TracedAxes(Algebra):
     """The axes of all tensors of a run. Axes of state entries stay from run to run."""
 
     def __init__(self, state: Mapping[str, torch.Tensor]):
@@ -159,7 +158,7 @@ def find_aliases(state: Mapping[str, torch.Tensor]) -> dict[str, tuple[str, list
 class Call:
     """An operation, or a module, and the axes of its output.
 
-    path, operation, number: in which module's call it was, which operation, and the how manieth such one in the run.
+    path, operation, number: in which module's call it was, which operation, and its index among such calls.
     is_fed: whether it depends on the network's input, and not on weights alone.
     """
 
@@ -186,24 +185,24 @@ class Trace:
 class Tracer(TorchDispatchMode):
     """Calls the rule of every operation that runs."""
 
-    def __init__(self, network: Network, places: Places, given: list[torch.Tensor]):
+    def __init__(self, traced: TracedAxes, module_path: ModulePath, given: list[torch.Tensor]):
         super().__init__()
-        self.network, self.places = network, places
+        self.traced, self.module_path = traced, module_path
         self.fed = WeakIdKeyDictionary(dict.fromkeys(given))  # what depends on the network's inputs
         self.trace = Trace()
         self.counts: Counter = Counter()
         self.last: tuple[torch.Tensor | None, Call | None] = (None, None)
 
     def __torch_dispatch__(self, func, types, operands=(), keywords=None):
-        if any(t.untyped_storage()._cdata in self.network.originals for t in tensors_in([operands, keywords])):
+        if any(t.untyped_storage()._cdata in self.traced.originals for t in tensors_in([operands, keywords])):
             raise ValueError(
                 "a copy of it computes with its own weights, as functions do that hold the network itself"
             )
         if torch.Tag.inplace_view in func.tags:  # squeeze_ and the like: the rule is for the tensor as it was
             before, tensor = to_meta(operands[0]), operands[0]
-            self.network.known[before] = self.network.axes(tensor)
+            self.traced.known[before] = self.traced.axes(tensor)
             out = func(*operands, **(keywords or {}))
-            self.network.known.pop(tensor)
+            self.traced.known.pop(tensor)
             self.follow(func, (before, *operands[1:]), keywords or {}, out)
             return out
         out = func(*operands, **(keywords or {}))
@@ -211,16 +210,16 @@ class Tracer(TorchDispatchMode):
         return out
 
     def follow(self, func, operands, keywords, out) -> None:
-        network, path = self.network, self.places.stack[-1]
+        traced, path = self.traced, self.module_path.stack[-1]
         name = func._schema.name.removeprefix("aten::")
-        network.operation = name
-        network.where = f"{name} in {path}" if path else name
+        traced.operation = name
+        traced.where = f"{name} in {path}" if path else name
         function = rule_for(func)
         result = None
         if function is not None:
             given = {"tensors": tensors_in([operands, keywords]), "out": out, **bind(func, operands, keywords)}
             with contextlib.suppress(Exception):  # of whatever kind: a form that the rule does not know
-                result = function(network, **{name: given[name] for name in accepts(function) if name in given})
+                result = function(traced, **{name: given[name] for name in accepts(function) if name in given})
         inputs, outputs = tensors_in([operands, keywords]), tensors_in(out)
         if any(tensor in self.fed for tensor in inputs):
             self.fed.update(dict.fromkeys(outputs))
@@ -229,20 +228,20 @@ class Tracer(TorchDispatchMode):
             return
         for tensor in outputs:
             if any(tensor is other for other in inputs):  # changed in place: it keeps the axes it has
-                network.axes(tensor)
+                traced.axes(tensor)
         several = isinstance(out, (tuple, list))
         for tensor, its in zip(out if several else [out], result if several else [result], strict=False):
             if isinstance(tensor, torch.Tensor):
-                network.put(tensor, its)
+                traced.put(tensor, its)
         self._note(called(func), path, outputs)
 
     def _not_understood(self, name: str, inputs: list[torch.Tensor], outputs: list[torch.Tensor]) -> None:
         """Nothing that an unknown operation reads or makes may move."""
         for tensor in inputs:
-            for axis in self.network.axes(tensor):
-                self.network.fix(axis)
+            for axis in self.traced.axes(tensor):
+                self.traced.fix(axis)
         for tensor in outputs:
-            self.network.put(tensor, fixed_like(self.network, tensor))
+            self.traced.put(tensor, fixed_like(self.traced, tensor))
         self.trace.unknown[name] += 1
 
     def _note(self, name: str, path: str, outputs: list[torch.Tensor]) -> None:
@@ -250,7 +249,7 @@ class Tracer(TorchDispatchMode):
         if kind is None:
             return
         key = (path, name)
-        axes, label = self.network.axes(outputs[0]), f"{path}.{name}".lstrip(".")
+        axes, label = self.traced.axes(outputs[0]), f"{path}.{name}".lstrip(".")
         call = Call(path, name, self.counts[key], axes, label, outputs[0] in self.fed)
         self.counts[key] += 1
         kind.append(call)
@@ -266,10 +265,10 @@ class Tracer(TorchDispatchMode):
             call.label = path
         number = self.counts[(path, "")]
         self.counts[(path, "")] += 1
-        self.trace.modules[path, number] = self.network.axes(output)
+        self.trace.modules[path, number] = self.traced.axes(output)
 
 
-def follow(model: nn.Module, example: tuple, keywords: dict) -> tuple[Network, Trace]:
+def follow(model: nn.Module, example: tuple, keywords: dict) -> tuple[TracedAxes, Trace]:
     """Run a copy of the model in all its modes; the trace is the one with training heads.
 
     Meta tensors come first. A network that looks at values gets some, as do recurrent layers, whose operations are
@@ -281,24 +280,24 @@ def follow(model: nn.Module, example: tuple, keywords: dict) -> tuple[Network, T
     first = None
     for chosen in (("heads", "train", "eval"), ("eval",)):
         for convert in (with_values,) if is_recurrent(model) else (to_meta, with_values):
-            network = Network(state_of(model))
+            traced = TracedAxes(state_of(model))
             try:
                 values = tree_map_tensors(convert, (example, keywords))
-                trace = _follow(network, copy_with(model, convert), *values, chosen)
+                trace = _follow(traced, copy_with(model, convert), *values, chosen)
             except Exception as error:  # what a model raises when it cannot run can be of any kind
                 if ONE_IMAGE in str(error):
                     raise
                 first = error if convert is with_values and first is None else first
                 continue
             if convert is with_values:
-                _follow_other_ways(network, model, (example, keywords), chosen)
-            return network, trace
+                _follow_other_ways(traced, model, (example, keywords), chosen)
+            return traced, trace
     given, named = tree_map_tensors(with_values, (example, keywords))
     copy_with(model, with_values)(*given, **named)  # which raises what is wrong with the example, if anything is
     raise ValueError(f"the operations of {type(model).__name__} cannot be followed: {first}") from first
 
 
-def _follow_other_ways(network: Network, model: nn.Module, example: tuple, chosen: tuple) -> None:
+def _follow_other_ways(traced: TracedAxes, model: nn.Module, example: tuple, chosen: tuple) -> None:
     for seed in range(OTHER_RUNS):
         generator = torch.Generator().manual_seed(seed)
 
@@ -306,7 +305,7 @@ def _follow_other_ways(network: Network, model: nn.Module, example: tuple, chose
             return random_like(tensor, generator).to(tensor.dtype)
 
         with contextlib.suppress(Exception):  # not all weights need be possible
-            _follow(network, copy_with(model, convert), *tree_map_tensors(convert, example), chosen)
+            _follow(traced, copy_with(model, convert), *tree_map_tensors(convert, example), chosen)
 
 
 def _check_shapes(model: nn.Module) -> None:
@@ -317,22 +316,22 @@ def _check_shapes(model: nn.Module) -> None:
             )
 
 
-def _follow(network: Network, model: nn.Module, example: tuple, keywords: dict, chosen: tuple) -> Trace:
+def _follow(traced: TracedAxes, model: nn.Module, example: tuple, keywords: dict, chosen: tuple) -> Trace:
     found: Trace | None = None
     meta = any(tensor.is_meta for tensor in tensors_in([example, keywords, dict(model.named_parameters())]))
     for mode in modes(model):
         if mode not in chosen:
             continue
-        places, given = Places(model), tensors_in([example, keywords])
-        tracer = Tracer(network, places, given)
-        network.enter(model, given)
+        module_path, given = ModulePath(model), tensors_in([example, keywords])
+        tracer = Tracer(traced, module_path, given)
+        traced.enter(model, given)
         device = torch.device("meta") if meta else contextlib.nullcontext()
-        with plain_run(), step_by_step(model), device, places.watch(tracer.leaving), tracer:
+        with plain_run(), step_by_step(model), device, module_path.watch(tracer.leaving), tracer:
             output = model(*example, **keywords)
-        network.where = "the network's output"
+        traced.where = "the network's output"
         for tensor in tensors_in(output):
-            for axis in network.axes(tensor):
-                network.fix(axis)
+            for axis in traced.axes(tensor):
+                traced.fix(axis)
         found = found or tracer.trace
     found.modes = tuple(mode for mode in chosen if mode != "heads")
     return found
