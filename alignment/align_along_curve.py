@@ -17,7 +17,7 @@ from utils.devices import memory_format
 from utils.matching import align, cross_correlations, each_by_itself, mean_correlations
 from utils.progress import track
 from utils.repair import preparing
-from utils.stages import commands, flags, kept, machine, process, sources
+from utils.stages import commands, flags, kept, process, sources
 from utils.stages.datasets import load_data
 from utils.stages.files import expect_writable
 from utils.stages.inputs import check_input
@@ -41,7 +41,7 @@ def parse_args(argv=None):
 
 
 def main(args):
-    machine.require_fp32(args.precision)
+    process.require_fp32(args.precision)
     layout = Layout(args.root, args.model, args.dataset, args.robust, args.replaced)
     seeds, variant = (args.seed_a, args.seed_b), Variant(args.seed, args.num_bends, args.curve)
     path = layout.along_curve(args.alignment, *seeds, args.epochs_curve, args.point_t, variant)

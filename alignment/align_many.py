@@ -22,7 +22,7 @@ from utils.matching import correlations_before_and_after
 from utils.measuring import measure
 from utils.permutations import permute
 from utils.progress import track
-from utils.stages import commands, defaults, flags, kept, machine, process, sources
+from utils.stages import commands, defaults, flags, kept, process, sources
 from utils.stages.datasets import load_data
 from utils.stages.files import expect, expect_writable, save_array
 from utils.stages.inputs import check_input
@@ -64,7 +64,7 @@ def parse_args(argv=None):
 
 
 def main(args):
-    machine.require_fp32(args.precision)
+    process.require_fp32(args.precision)
     layout = Layout(args.root, args.model, args.dataset, args.robust, args.replaced)
     expect(*(layout.endpoint(seed, args.epochs) for seed in args.seeds))
     expect_writable(layout.folder("matches"), layout.folder("correlations"))

@@ -17,7 +17,7 @@ import torch
 from utils.curves import network_digest
 from utils.devices import memory_format
 from utils.matching import align_on, cross_moments, mean_distances
-from utils.stages import commands, defaults, flags, kept, machine, process, sources
+from utils.stages import commands, defaults, flags, kept, process, sources
 from utils.stages.datasets import load_data
 from utils.stages.files import expect_writable, save_array
 from utils.stages.inputs import check_input
@@ -74,7 +74,7 @@ def parse_args(argv=None, description=__doc__, model=None, method="corr"):
 
 
 def main(args):
-    machine.require_fp32(args.precision)
+    process.require_fp32(args.precision)
     torch.manual_seed(args.seed)
     layout = Layout(args.root, args.model, args.dataset, args.robust, args.replaced)
     seeds = (args.seed_a, args.seed_b)

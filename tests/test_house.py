@@ -18,7 +18,7 @@ KNOWN = {
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 
 # Who knows flags; all others are given arguments
-ROOF = {f"utils.stages.{name}" for name in ("commands", "defaults", "flags", "kept", "machine", "output")}
+ROOF = {f"utils.stages.{name}" for name in ("commands", "defaults", "flags", "kept")}
 ROOF |= {f"utils.stages.{name}" for name in ("parser", "process", "start")}
 ROOF |= {"utils.reports.drawing"}
 LINES_OF_A_FUNCTION, PARAMETERS, FLOORS = 80, 8, 9

@@ -12,7 +12,6 @@ from models import FORMS
 from ..attack import Attack
 from ..curves import CURVES
 from ..reports.paths import Selection
-from . import machine
 from .commands import REPOSITORY, default_transform
 from .datasets import TRANSFORMS, data_folder, known
 from .defaults import CURVE_EPOCHS_HELP, EPOCHS_HELP, complete_epochs, curve_epochs
@@ -37,6 +36,7 @@ from .parser import (
     replaced_folders,
     seed_number,
 )
+from .process import choose_device, expect_log
 
 # --- flags that several stages have ------------------------------------------------------------------------
 
@@ -232,9 +232,9 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
     except ValueError as error:
         parser.error(str(error))
     if getattr(args, "log_dir", None):
-        machine.expect_log(parser, args.log_dir)
+        expect_log(parser, args.log_dir)
     args.notes = _without_effect(vars(args), parser.get_default)
-    args.asked_device, args.device = args.device, machine.choose_device(parser, args.device)
+    args.asked_device, args.device = args.device, choose_device(parser, args.device)
     return args
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from ..curves import Curve
-from . import machine
+from .process import made_on
 
 
 def of_run(flags: Mapping[str, object], *names: str) -> dict[str, object]:
@@ -11,7 +11,7 @@ def of_run(flags: Mapping[str, object], *names: str) -> dict[str, object]:
     shared = ("dataset", "image_size", "transform", "moments", "model", "batch_size", "use_test", "precision")
     sgd = ("lr", "wd", "lr_decay", "lr_drop", "seed")
     robust = ("momentum", "epsilon", "attack_step", "attack_steps", "epochs") if flags["robust"] else ()
-    told = {"made": machine.made_on(flags["device"])}
+    told = {"made": made_on(flags["device"])}
     return {name: flags[name] for name in (*shared, *sgd, *robust, *names)} | told
 
 
@@ -19,7 +19,7 @@ def of_evaluation(flags: Mapping[str, object], curve: Curve, *names: str) -> dic
     """The flags that decide a result's numbers, and the control points it is of; `names` beyond the usual ones."""
     shared = ("transform", "moments", "image_size", "batch_size", "use_test", "precision", "epochs_model")
     shared += ("bn_images", "attack", "repair")
-    told = {"made": machine.made_on(flags["device"])}
+    told = {"made": made_on(flags["device"])}
     return {name: flags[name] for name in (*shared, *names)} | {"points": curve.digests()} | told
 
 
@@ -27,4 +27,4 @@ def of_alignment(flags: Mapping[str, object], *more: str) -> dict[str, object]:
     """The flags that decide a match; `more` are those of the stage alone."""
     names = ("dataset", "model", "transform", "moments", "image_size", "batch_size", "use_test", "epochs")
     names += ("method", "seed", *more)
-    return {name: flags[name] for name in names} | {"made": machine.made_on(flags["device"])}
+    return {name: flags[name] for name in names} | {"made": made_on(flags["device"])}

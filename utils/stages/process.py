@@ -1,23 +1,24 @@
-"""A stage as a process: it runs, says what it wrote, and ends with one line where something is wrong."""
+"""A stage as a process: on what it runs, the one line with which it ends where something is wrong, what it wrote."""
 
 import argparse
 import contextlib
+import datetime
 import io
 import os
+import platform
 import signal
-import socket
 import sys
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
 
-from .. import devices, distributed
-from ..devices import set_products
+from .. import distributed
+from ..devices import compile_options, describe, is_out_of_memory, keep_memory, set_products, why_unusable
 from ..errors import UserError, first_line
-from . import commands, files, machine, output
+from . import commands, files
+from .parser import Parser
 
 
 def run(parse_args: Callable[[], argparse.Namespace], main: Callable[[argparse.Namespace], None]) -> None:
@@ -25,7 +26,12 @@ def run(parse_args: Callable[[], argparse.Namespace], main: Callable[[argparse.N
 
     Started by torchrun, it runs as one of several processes; process 0 alone prints.
     """
-    output.take_over()
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # not where a test or a notebook has put its own
+            stream.reconfigure(errors="replace")  # no character that an encoding lacks is an error
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # after start.quietly
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    distributed.silence_others()
     try:
         try:
             _run(parse_args, main)
@@ -33,22 +39,23 @@ def run(parse_args: Callable[[], argparse.Namespace], main: Callable[[argparse.N
             sys.stdout.flush()
     except KeyboardInterrupt:
         sys.exit(_complain("interrupted.", 130))
+    except BrokenPipeError:  # the reader has gone, as `head` does when it has its lines
+        nobody = os.open(os.devnull, os.O_WRONLY)
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(nobody, stream.fileno())  # so that the interpreter finds nothing to complain about at its end
+        sys.exit(_ended(141))  # as shells report a process that was ended by this signal
     except OSError as error:
-        if not isinstance(error, BrokenPipeError) or not output.is_unread():
-            sys.exit(_complain(f"{error.filename or 'input/output'}: {error.strerror or error}", 1))
-        output.abandon()
-        sys.exit(_ended(141))  # as a shell tells a process that such a signal has ended
+        sys.exit(_complain(f"{error.filename or 'input/output'}: {error.strerror or error}", 1))
 
 
 def _run(parse_args: Callable[[], argparse.Namespace], main: Callable[[argparse.Namespace], None]) -> None:
-    """A stage's work; errors that may be of its output are left to `run`."""
-    distributed.silence_others()
+    """A stage's work; errors that may concern its output are left to `run`."""
     args = _parsed(parse_args)
     flags = vars(args)
     resumes = " Run it with --resume (and without --overwrite) to go on." if "resume" in flags else ""
     ended = f"another process of this job has ended, and so does the job.{resumes}"
     if distributed.launched() and distributed.is_main():  # torchrun terminates it when another process has ended
-        _at_termination(lambda: _complain(ended, 143))
+        signal.signal(signal.SIGTERM, lambda *_: _complain(ended, 143))
     try:
         _prepare(flags)
         files.written.clear()
@@ -61,7 +68,7 @@ def _run(parse_args: Callable[[], argparse.Namespace], main: Callable[[argparse.
     except KeyboardInterrupt:
         sys.exit(_complain(f"interrupted.{resumes}", 130))
     except (RuntimeError, MemoryError) as error:
-        if devices.is_out_of_memory(error):
+        if is_out_of_memory(error):
             message = "the device is out of memory; try a smaller --batch_size"
         elif distributed.is_lost_connection(error):
             message = f"{ended} ({first_line(error)})"
@@ -72,48 +79,16 @@ def _run(parse_args: Callable[[], argparse.Namespace], main: Callable[[argparse.
         sys.exit(_complain(message, 1))
 
 
-def _prepare(flags: Mapping[str, object]) -> None:
-    """Join the other processes, and set what holds for all that torch does in this one."""
-    device = flags.get("device", torch.device("cpu"))
-    if device.type == "cuda" and device.index is not None:
-        torch.cuda.set_device(device)
-    distributed.start(device)
-    devices.keep_memory()
-    torch.backends.cudnn.benchmark = True
-    set_products(flags.get("precision", "fp32"))
-    if "device" in flags:
-        machine.say_where(device, flags["precision"])
-    if flags.get("compile"):
-        _check_compiler(device)
-
-
-def _at_termination(action: Callable[[], object]) -> None:
-    """On SIGTERM do this, in a thread: the main one may be waiting for a device or for another process."""
-    receiver, sender = socket.socketpair()
-    sender.setblocking(False)
-    signal.set_wakeup_fd(sender.fileno())
-    signal.signal(signal.SIGTERM, lambda *_: None)
-
-    def wait() -> None:
-        with sender:  # which must live as long
-            while receiver.recv(1)[0] != signal.SIGTERM:
-                pass
-            action()
-
-    threading.Thread(target=wait, daemon=True).start()
-
-
 def _parsed(parse_args: Callable[[], argparse.Namespace]) -> argparse.Namespace:
+    """The flags. What is wrong with them is the same in all processes, and said by process 0 first."""
     if distributed.is_main():
         return parse_args()
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said):
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        try:
             return parse_args()
-    except SystemExit:
-        time.sleep(3)  # as in _complain
-        print(said.getvalue(), end="", file=sys.stderr, flush=True)
-        raise
+        except SystemExit as end:
+            code, line = end.code, said.getvalue().partition("error: ")[2]
+    sys.exit(_complain(line, code) if code else 0)
 
 
 def _complain(message: object, code: int) -> int:
@@ -135,19 +110,92 @@ def _ended(code: int) -> int:
     return code
 
 
-def _check_compiler(device: torch.device) -> None:
+# --- devices -----------------------------------------------------------------------------------------------
+
+
+def choose_device(parser: Parser, name: str | None) -> torch.device:
+    """The device of this name, or the best one; where networks cannot run on it, one line says why."""
+    if name is None:
+        name = "cpu"
+        if torch.cuda.is_available():
+            name = "cuda"
+        elif torch.backends.mps.is_available() and not distributed.launched():
+            name = "mps"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        parser.error(f"--device {name} cannot be used here: {first_line(error)}")
+    if distributed.launched():
+        if name not in ("cpu", "cuda"):
+            parser.error(f"--device {name}: many processes are on cpu or cuda, where each takes a GPU of its own")
+        if name == "cuda":
+            if distributed.local_size() > (there := torch.cuda.device_count()):
+                many = f"{distributed.local_size()} processes are started on this machine, where torch sees {there}"
+                parser.error(f"--device cuda: {many} GPUs, and each takes one of its own; start fewer, or use cpu")
+            device = torch.device("cuda", distributed.local_rank())
+    if (reason := why_unusable(device)) is not None:
+        parser.error(f"--device {name} {reason}; --device cpu does without it")
+    return device
+
+
+def _prepare(flags: Mapping[str, object]) -> None:
+    """Join the other processes, set what holds for all that torch does in this one, and say on what it runs."""
+    device, precision = flags.get("device", torch.device("cpu")), flags.get("precision", "fp32")
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
+    distributed.start(device)
+    keep_memory()
+    torch.backends.cudnn.benchmark = True
+    set_products(precision)
+    if precision != "fp32" and (reason := why_unusable(device, precision)) is not None:
+        raise UserError(f"--precision {precision}: {device} {reason}; use fp32", exit_code=2)
+    if "device" in flags:
+        together = distributed.size()
+        also = f", one of {together} processes" if together > 1 else ""
+        print(f"Running on {describe(device)}, {precision}{also}.")
+    if flags.get("compile"):
+        _expect_compiler(device)
+
+
+def _expect_compiler(device: torch.device) -> None:
     """End with one line if torch.compile does not work here, and not minutes later with a traceback."""
     torch._dynamo.config.recompile_limit = 64  # a network is compiled for each size of a batch and each mode
     # Of another size in every process, so that it is not taken from torch's cache
     trial = torch.zeros(1_000 + os.getpid(), device=device)
     try:
-        torch.compile(lambda x: x * 2 + 1, **devices.compile_options(device))(trial)
+        torch.compile(lambda x: x * 2 + 1, **compile_options(device))(trial)
     except Exception as error:  # many kinds, by what is missing
         raise UserError(
             f"--compile cannot compile here ({first_line(error)}): install a C++ compiler, as g++ "
             "(on Debian and Ubuntu: apt install g++), for GPUs also triton (pip install triton), or omit --compile",
             exit_code=2,
         ) from error
+
+
+def require_fp32(precision: str) -> None:
+    """Called by stages that align: a rounded activation correlates with others than the activation itself does."""
+    if precision != "fp32":
+        raise UserError(f"--precision {precision}: activations are compared in fp32 only", exit_code=2)
+
+
+def expect_log(parser: Parser, folder: Path) -> None:
+    """End with one line where no scalars can be written to this folder for TensorBoard."""
+    try:
+        import torch.utils.tensorboard  # noqa: F401
+    except ImportError as error:
+        install = "install it with: python -m pip install tensorboard"
+        parser.error(f"--log_dir: TensorBoard cannot be used here ({first_line(error)}); {install}")
+    try:
+        files.expect_writable(folder)
+    except UserError as error:
+        parser.error(f"--log_dir: {error}")
+
+
+def made_on(device: torch.device) -> dict[str, str]:
+    """Where and when a file is made. A day is exact enough: a run that is resumed ends with the same."""
+    on = str(device) if device.type == "cpu" else describe(device)
+    today = datetime.date.today().isoformat()
+    return {"torch": str(torch.__version__), "python": platform.python_version(), "device": on, "date": today}
 
 
 # --- telling the user --------------------------------------------------------------------------------------
@@ -161,7 +209,7 @@ def print_table(labels: Sequence[str], columns: Mapping[str, Sequence[float]], o
 
 
 def closing_words(paths: Sequence[Path], next_command: str | None = None) -> None:
-    """Name the files of a stage's result, those that were there apart, and the command that comes next."""
+    """Name the files of a stage's result, apart from those that existed already, and the command that comes next."""
     new = [path for path in paths if path in files.written]
     old = [path for path in paths if path not in files.written]
     for words, those in (("There already:", old), ("Wrote:", new)):
