@@ -28,7 +28,7 @@ from utils.stages.files import expect, expect_writable, save_array
 from utils.stages.inputs import check_input
 from utils.stages.layout import Layout
 from utils.stages.loading import load_endpoint, spec_of
-from utils.stages.matches import rows_from_permutations, save_match
+from utils.stages.matches import save_match
 from utils.stages.parser import add_folder_flags, is_free, new_match, positive_int, seed_number
 
 
@@ -92,9 +92,9 @@ def main(args):
         measured = correlations_before_and_after(networks[a], networks[b], spec, permutations, on_test)
         results = {layout.correlation(args.align_name, which, a, b): values for which, values in measured.items()}
         path, pair = layout.match(args.align_name, a, b), [made_for[a], made_for[b]]
-        rows = rows_from_permutations(spec, permutations)
         replaced = [*results, layout.matrices(args.align_name, a, b)]
-        save_match(path, rows, pair, args.overwrite, replaces=replaced, settings=settings)
+        how = {"overwrite": args.overwrite, "replaces": replaced, "settings": settings}
+        save_match(path, spec, permutations, pair, **how)
         made_of = sources.digests(sources.behind(layout, (a, b), args.epochs, args.align_name))
         for file, values in results.items():
             save_array(file, values, {"networks": pair, "settings": settings | {"sources": made_of}})

@@ -103,7 +103,8 @@ def main(args):
     path, of_channels = (named(args.align_name, *seeds) for named in (layout.match, layout.matrices))
     settings = kept.of_alignment(vars(args), "init", "matrices") | {"images": data.digest}
     rows = rows_from_permutations(spec, permutations)
-    save_match(path, rows, made_for, args.overwrite, replaces=[*measured, of_channels], settings=settings)
+    replaced = [*measured, of_channels]
+    save_match(path, spec, permutations, made_for, overwrite=args.overwrite, replaces=replaced, settings=settings)
     made_of = sources.digests(sources.behind(layout, seeds, args.epochs, args.align_name))
     settings |= {"sources": made_of, "taken": taken}
     for file, values in measured.items():

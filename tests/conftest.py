@@ -16,6 +16,7 @@ from PIL import Image
 from stages import run
 
 from utils.batches import Augmentation, Images, pack
+from utils.permutations import Activation, Factor, Group, PermutationSpec, Tap
 from utils.stages.datasets import Data, load_data
 from utils.stages.files import save_array, save_arrays
 from utils.stages.layout import Layout
@@ -111,6 +112,18 @@ def data_of(classes: int) -> Data:
     pixels = pack(np.zeros((2, SIZE, SIZE, 3), np.uint8))
     images = Images(pixels, torch.zeros(2, dtype=torch.int64), (SIZE, SIZE), Augmentation(), None, None)
     return Data(images, images, classes)
+
+
+def each_in_its_row(*orders):
+    """A spec of groups that have a row each, and permutations of them: what a match of these rows is saved with."""
+    axes = [((Factor(len(order), (number,)),),) for number, order in enumerate(orders)]
+    rows = (
+        Activation(f"row {number}", Tap("", "relu", number), Tap("", "relu", number), (1,), axis, frozenset({number}))
+        for number, axis in enumerate(axes)
+    )
+    groups = tuple(Group(len(order)) for order in orders)
+    spec = PermutationSpec(groups, {f"w{i}": (axis,) for i, axis in enumerate(axes)}, tuple(rows), ())
+    return spec, [np.asarray(order) for order in orders]
 
 
 def randomize(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:

@@ -71,7 +71,7 @@ def test_the_match_keeps_what_it_computes(own, load_bars):
     layout = Layout(root, model, "bars")
     a, b = (load_endpoint(layout, data, seed, 2) for seed in (1, 2))
     spec = permutation_spec(b, data.example)
-    rows = load_match(layout.match("corr", 1, 2))
+    rows = load_match(layout.match("corr", 1, 2)).rows
     permutations = permutations_from_rows(spec, rows)
     assert any((p != i).any() for p, i in zip(permutations, spec.identity(), strict=True))
     before = main_output(b(data.example))

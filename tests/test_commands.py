@@ -15,7 +15,7 @@ from utils.errors import FileError, UserError
 from utils.stages.commands import align_command, command, curve_command, explain, made_with
 from utils.stages.files import load_checkpoint, save_array, save_checkpoint
 from utils.stages.layout import USUAL, Layout, Name, Variant, kept, partial, read_name, rolling, tag
-from utils.stages.matches import load_match, match_networks, padded_rows
+from utils.stages.matches import load_match, padded_rows
 
 ALIGNMENTS = ("", "corr", "w2_pre", "w2_post", "pam_", "pam_corr", "pam_w2_post", "mine", "my_own-2", "a_seeds_b")
 SEEDS = ((1, 2), (3, 4), (0, 11), (120, 7))
@@ -467,7 +467,7 @@ def test_files_that_cannot_be_used_are_never_proposed_for_deletion(tmp_path):
         assert written_by(made, args) == error.path
     save_array(match, padded_rows([np.arange(3)]))
     match.with_suffix(".json").write_text("{")
-    errors.append(refused(match_networks, match))
+    errors.append(refused(load_match, match))
     said = explain(errors[-1], flags, "training/train_curve.py")
     assert f"{match.with_suffix('.json')} is not a note on a match, or it is damaged" in said
     assert "; move it away, and make it anew with: python alignment/align_models.py" in said

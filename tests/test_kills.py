@@ -8,11 +8,12 @@ import signal
 import numpy as np
 import pytest
 import torch
+from conftest import each_in_its_row
 
 from utils.errors import FileError
 from utils.stages.files import load_array, load_arrays, load_checkpoint, save_array, save_checkpoint
 from utils.stages.layout import kept, rolling
-from utils.stages.matches import load_match, match_networks, save_match
+from utils.stages.matches import load_match, save_match
 from utils.stages.runs import Run
 from utils.stages.tables import GrowingTable
 
@@ -76,7 +77,7 @@ def test_a_match_and_its_results(tmp_path):
     old, new = ([np.arange(5)], ["a", "b"], 1.0), ([np.arange(5)[::-1]], ["c", "d"], 2.0)
 
     def save(rows, networks, value):
-        save_match(path, rows, networks, overwrite=True, replaces=results)
+        save_match(path, *each_in_its_row(*rows), networks, overwrite=True, replaces=results)
         for result in results:
             save_array(result, [value], {"networks": networks})
 
@@ -86,16 +87,16 @@ def test_a_match_and_its_results(tmp_path):
 
     outcomes = set()
     for _ in each_kill(lambda: save(*new), prepare):
-        is_new = match_networks(path) == new[1]
+        is_new = load_match(path).networks == new[1]
         rows, networks, value = new if is_new else old
-        assert match_networks(path) == networks
-        np.testing.assert_array_equal(load_match(path), rows)
+        assert load_match(path).networks == networks
+        np.testing.assert_array_equal(load_match(path).rows, rows)
         values = [load_array(result)[0] for result in results if result.exists()]
         assert set(values) <= {value}
         outcomes.add((is_new, len(values)))
         save(*new)
         assert names(tmp_path) == ["aligned.npy", "m.npy", "unaligned.npy"]
-        assert match_networks(path) == new[1]
+        assert load_match(path).networks == new[1]
     assert {(False, 2), (False, 0), (True, 0), (True, 1)} <= outcomes
 
 

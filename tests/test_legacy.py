@@ -16,7 +16,7 @@ from utils.permutations import permute
 from utils.reports import histories, paths, results
 from utils.stages.layout import Layout, read_name
 from utils.stages.loading import load_curve, load_pair
-from utils.stages.matches import load_match, match_networks, permutations_from_rows, rows_from_permutations
+from utils.stages.matches import load_match, permutations_from_rows, rows_from_permutations
 from utils.stages.meanings import words_of
 from utils.symmetries.spec import permutation_spec
 
@@ -64,8 +64,8 @@ def test_resnet32s_match_with_what_stage_1_would_have_had(tmp_path, write):
     for row in (2, 4, 6, 8, 10):
         rows[row] = np.random.default_rng(row).permutation(16)
     path = write(tmp_path / "m.npy", rows)
-    assert match_networks(path) is None
-    for expected, found in zip(permutations, permutations_from_rows(spec, load_match(path)), strict=True):
+    assert load_match(path).networks is None
+    for expected, found in zip(permutations, permutations_from_rows(spec, load_match(path).rows), strict=True):
         np.testing.assert_array_equal(expected, found)
 
 
@@ -95,7 +95,7 @@ def test_googlenets_match_of_lists_in_a_list(tmp_path, write, kind):
     blocks = nested([as_kind(row) for row in rows])
     if kind == "pairs":  # the heads' too
         blocks = [*blocks[:6], blocks[6:8], *blocks[8:11], blocks[11:13], *blocks[13:]]
-    found = load_match(write(tmp_path / "m.npy", blocks))
+    found = load_match(write(tmp_path / "m.npy", blocks)).rows
     assert len(found) == 61
     for expected, row in zip(rows, found, strict=True):
         np.testing.assert_array_equal(expected, row)
@@ -144,7 +144,7 @@ def test_no_matches(tmp_path, monkeypatch, kind):
     monkeypatch.chdir(tmp_path)
     spec = permutation_spec(TinyTen(4))
     with pytest.raises((FileError, ValueError)) as caught:
-        permutations_from_rows(spec, load_match(pickled(tmp_path / "m.npy", NO_MATCHES[kind]())))
+        permutations_from_rows(spec, load_match(pickled(tmp_path / "m.npy", NO_MATCHES[kind]())).rows)
     assert "\n" not in str(caught.value)
     assert "delete" not in str(caught.value)
     assert not (tmp_path / "bomb").exists()

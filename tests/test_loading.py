@@ -2,19 +2,22 @@
 
 from functools import partial
 
+import networks
 import numpy as np
 import pytest
 import torch
 from conftest import data_of, randomize
+from stages import run
 
 from models import MODELS, TinyTen
 from utils.curves import Curve, FlatParameters, network_digest
 from utils.errors import FileError, UserError
-from utils.permutations import permute
+from utils.permutations import groups_in, permute
 from utils.stages.files import save_array, save_checkpoint
 from utils.stages.layout import Layout
-from utils.stages.loading import load_curve, load_network, load_pair, load_permutations, spec_of
-from utils.stages.matches import rows_from_permutations, save_match
+from utils.stages.loading import load_alignment, load_curve, load_network, load_pair, load_permutations, spec_of
+from utils.stages.matches import load_match, save_match
+from utils.symmetries import spec as spec_module
 from utils.symmetries.spec import permutation_spec
 
 DATA = data_of(4)
@@ -33,8 +36,7 @@ def layout(tmp_path):
     for seed, network in zip((1, 2), networks, strict=True):
         save_checkpoint(layout.endpoint(seed, 3), {"epoch": 3, "model_state": network.state_dict()})
     spec = permutation_spec(networks[1])
-    rows = rows_from_permutations(spec, swaps(spec))
-    save_match(layout.match("corr", 1, 2), rows, list(map(network_digest, networks)))
+    save_match(layout.match("corr", 1, 2), spec, swaps(spec), list(map(network_digest, networks)))
     return layout
 
 
@@ -133,6 +135,47 @@ def test_a_match_is_for_its_networks(layout):
     error = refused(load_permutations, path, other, [MODELS["ResNet32"](4)] * 2)
     assert error.reason.startswith("is not a match for ResNet32: has 8 rows of ")
     assert error.mend == "remake"
+
+
+def test_groups_that_no_row_shows_are_kept_in_a_match(tmp_path):
+    """Of a learned query, which stands between weights alone; in a file of before they stay as they are."""
+    network, example = networks.build("learned_query")
+    spec = permutation_spec(network, *example)
+    unseen = set(range(len(spec.groups))) - set().union(*(groups_in(row.axis) for row in spec.rows))
+    assert unseen
+    permutations, path = spec.random(1), tmp_path / "m.npy"
+    save_match(path, spec, permutations, [network_digest(network)] * 2)
+    known, found = load_alignment(path, (network, network), None)
+    assert known == spec
+    for order, expected in zip(found, permutations, strict=True):
+        np.testing.assert_array_equal(order, expected)
+    save_array(path, np.load(path))
+    found = load_permutations(path, spec, (network, network))
+    assert all(np.array_equal(found[group], spec.identity()[group]) for group in unseen)
+
+
+def test_a_match_with_a_spec_is_read_without_tracing(small, workspace, monkeypatch):
+    """By every stage that reads one; a match of before, which has none, is traced."""
+    pair = [*small, "--epochs_model", 3, "--alignment", "corr"]
+    stages = {
+        "training/train_curve.py": ["--epochs", 2, "--seed", 2],
+        "evaluation/eval_curve.py": ["--epochs_curve", 2, "--num_points", 3, "--overwrite"],
+        "evaluation/eval_plane_with_curve.py": ["--epochs_curve", 2, "--num_points", 2],
+        "evaluation/eval_plane_with_alignment.py": ["--num_points", 2],
+        "evaluation/export_point.py": ["--epochs_curve", 2, "--out", workspace / "point.pt"],
+        "training/train_curve_pam.py": ["--inner_iters_perm", 1, "--inner_iters_phi", 1],
+    }
+
+    def forbidden(*_):
+        raise AssertionError("a network is traced")
+
+    monkeypatch.setattr(spec_module, "_spec", forbidden)
+    for script, flags in stages.items():
+        run(script, *pair, *flags)
+    match = Layout(workspace, "TinyTen", "bars").match("corr", 1, 2)
+    save_array(match, np.load(match), {"networks": load_match(match).networks})
+    with pytest.raises(AssertionError, match="a network is traced"):
+        run("evaluation/export_point.py", *pair, *stages["evaluation/export_point.py"], "--overwrite")
 
 
 def test_a_network_that_cannot_be_aligned():

@@ -59,7 +59,7 @@ def test_they_are_those_of_the_match_that_is_there(small, workspace):
         run(*command, "--seed", seed, "--overwrite", "--matrices")
         kept.append(path.read_bytes())
         layers = layers_in(path, np.load(path))
-        for layer, order in zip(layers, load_match(layout.match("mine", 1, 2)), strict=True):
+        for layer, order in zip(layers, load_match(layout.match("mine", 1, 2)).rows, strict=True):
             np.testing.assert_array_equal(layer.order, order)
         before, after = (np.load(layout.correlation("mine", which, 1, 2)) for which in ("unaligned", "aligned"))
         assert len(layers) == len(before) - 1  # which have the logits too

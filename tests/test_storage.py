@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import each_in_its_row
 
 from models import TinyTen
 from utils.errors import FileError, UserError
 from utils.stages import files, matches
 from utils.stages.files import load_array, load_arrays, load_checkpoint
 from utils.stages.layout import Layout, kept_epochs, partial, tag
-from utils.stages.matches import load_match, match_networks
+from utils.stages.matches import load_match
 
 
 def test_published_layout():
@@ -77,11 +78,11 @@ def umask():
 
 def test_match_round_trip(tmp_path):
     rows = [np.array([2, 0, 1]), np.array([1, 0]), np.arange(5)]
-    matches.save_match(tmp_path / "m.npy", rows, ["a", "b"])
-    assert match_networks(tmp_path / "m.npy") == ["a", "b"]
+    matches.save_match(tmp_path / "m.npy", *each_in_its_row(*rows), ["a", "b"])
+    assert load_match(tmp_path / "m.npy").networks == ["a", "b"]
     table = np.load(tmp_path / "m.npy", allow_pickle=False)
     assert table.tolist()[1] == [1, 0, -1, -1, -1]
-    for row, loaded in zip(rows, load_match(tmp_path / "m.npy"), strict=True):
+    for row, loaded in zip(rows, load_match(tmp_path / "m.npy").rows, strict=True):
         np.testing.assert_array_equal(row, loaded)
 
 
@@ -89,8 +90,8 @@ def test_match_of_the_original_code(tmp_path):
     rows = np.empty(3, object)
     rows[:] = [np.array([1, 0]), np.array([2, 1, 0]), np.array([0])]
     np.save(tmp_path / "m.npy", rows, allow_pickle=True)
-    assert match_networks(tmp_path / "m.npy") is None
-    for row, loaded in zip(rows, load_match(tmp_path / "m.npy"), strict=True):
+    assert load_match(tmp_path / "m.npy").networks is None
+    for row, loaded in zip(rows, load_match(tmp_path / "m.npy").rows, strict=True):
         np.testing.assert_array_equal(row, loaded)
 
 
@@ -181,7 +182,7 @@ def test_truncated_checkpoint(tmp_path):
 def saved(folder):
     """A file of each kind that has a checksum, with its reader."""
     files.save_checkpoint(folder / "c.pt", {"epoch": 1, "model_state": {"w": torch.arange(300.0)}})
-    matches.save_match(folder / "m.npy", [np.arange(50)], ["a", "b"])
+    matches.save_match(folder / "m.npy", *each_in_its_row(np.arange(50)), ["a", "b"])
     files.save_arrays(folder / "t.npz", t=np.linspace(0, 1, 65))
     files.save_array(folder / "s.npy", np.linspace(0, 1, 65))
     return {
@@ -252,19 +253,19 @@ def test_checkpoints_without_a_model(tmp_path, content):
 
 
 def test_a_match_says_in_itself_for_which_networks_it_is(tmp_path):
-    matches.save_match(tmp_path / "m.npy", [np.arange(3)], ["a", "b"])
+    matches.save_match(tmp_path / "m.npy", *each_in_its_row(np.arange(3)), ["a", "b"])
     assert [path.name for path in tmp_path.iterdir()] == ["m.npy"]
     (tmp_path / "m.json").write_text('{"networks": ["c", "d"]}')  # left from another one
-    assert match_networks(tmp_path / "m.npy") == ["a", "b"]
+    assert load_match(tmp_path / "m.npy").networks == ["a", "b"]
 
 
 def test_a_match_whose_networks_are_noted_beside_it(tmp_path):
     """As earlier versions left them."""
     files.save_array(tmp_path / "m.npy", matches.padded_rows([np.arange(3)]))
-    assert match_networks(tmp_path / "m.npy") is None
+    assert load_match(tmp_path / "m.npy").networks is None
     (tmp_path / "m.json").write_text('{"networks": ["a", "b"]}')
-    assert match_networks(tmp_path / "m.npy") == ["a", "b"]
-    assert load_match(tmp_path / "m.npy")[0].tolist() == [0, 1, 2]
+    assert load_match(tmp_path / "m.npy").networks == ["a", "b"]
+    assert load_match(tmp_path / "m.npy").rows[0].tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize("content", ["{", "[1]", '"a"', "{}", "3"])
@@ -272,34 +273,34 @@ def test_a_damaged_note_beside_a_match(tmp_path, content):
     files.save_array(tmp_path / "m.npy", matches.padded_rows([np.arange(3)]))
     (tmp_path / "m.json").write_text(content)
     with pytest.raises(FileError, match="m.json is not a note on a match, or it is damaged") as caught:
-        match_networks(tmp_path / "m.npy")
+        load_match(tmp_path / "m.npy")
     assert (caught.value.path, caught.value.mend) == (tmp_path / "m.json", "remake")
 
 
 def test_results_of_another_match_go_before_it_is_replaced(tmp_path):
     """So that a process that is killed in between leaves none that speaks of another match than is there."""
     match, result = tmp_path / "m.npy", tmp_path / "aligned.npy"
-    matches.save_match(match, [np.array([1, 0])], ["a", "b"])
+    matches.save_match(match, *each_in_its_row(np.array([1, 0])), ["a", "b"])
     files.save_array(result, [0.5])
     with pytest.raises(FileError, match="holds another match"):
-        matches.save_match(match, [np.array([0, 1])], ["a", "b"], replaces=[result])
+        matches.save_match(match, *each_in_its_row(np.array([0, 1])), ["a", "b"], replaces=[result])
     assert result.exists()
-    matches.save_match(match, [np.array([0, 1])], ["a", "b"], overwrite=True, replaces=[result])
+    matches.save_match(match, *each_in_its_row(np.array([0, 1])), ["a", "b"], overwrite=True, replaces=[result])
     assert not result.exists()
 
 
 def test_another_match_is_not_replaced_unasked(tmp_path, capsys):
     path = tmp_path / "m.npy"
-    matches.save_match(path, [np.array([1, 0])], ["a", "b"])
-    matches.save_match(path, [np.array([1, 0])], ["a", "b"])
+    matches.save_match(path, *each_in_its_row(np.array([1, 0])), ["a", "b"])
+    matches.save_match(path, *each_in_its_row(np.array([1, 0])), ["a", "b"])
     assert "This is the same match" in capsys.readouterr().out
     before = path.read_bytes()
     with pytest.raises(FileError, match="m.npy holds another match$") as caught:
-        matches.save_match(path, [np.array([0, 1])], ["c", "d"])
+        matches.save_match(path, *each_in_its_row(np.array([0, 1])), ["c", "d"])
     assert caught.value.mend == "replace"
-    assert (path.read_bytes(), match_networks(path)) == (before, ["a", "b"])
-    matches.save_match(path, [np.array([0, 1])], ["c", "d"], overwrite=True)
-    assert (load_match(path)[0].tolist(), match_networks(path)) == ([0, 1], ["c", "d"])
+    assert (path.read_bytes(), load_match(path).networks) == (before, ["a", "b"])
+    matches.save_match(path, *each_in_its_row(np.array([0, 1])), ["c", "d"], overwrite=True)
+    assert (load_match(path).rows[0].tolist(), load_match(path).networks) == ([0, 1], ["c", "d"])
 
 
 @pytest.mark.parametrize(

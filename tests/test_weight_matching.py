@@ -262,7 +262,9 @@ def test_stages(small, workspace, capsys):
     states = [torch.load(layout.endpoint(seed, 3), weights_only=True)["model_state"] for seed in (1, 2)]
 
     def similarity(name):
-        return weight_similarity(*states, spec, permutations_from_rows(spec, load_match(layout.match(name, 1, 2))))
+        return weight_similarity(
+            *states, spec, permutations_from_rows(spec, load_match(layout.match(name, 1, 2)).rows)
+        )
 
     assert similarity("mine") > similarity("corr")
     assert similarity("weight") > similarity("identity") != similarity("random")

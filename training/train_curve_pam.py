@@ -27,8 +27,8 @@ from utils.stages.datasets import load_data
 from utils.stages.files import expect_writable, hold, load_note, save_array, save_checkpoint
 from utils.stages.inputs import check_input
 from utils.stages.layout import Layout, Variant, kept_epochs, rolling, tag
-from utils.stages.loading import expect_pair, load_pair, load_permutations, new_network, spec_of
-from utils.stages.matches import rows_from_permutations, save_match
+from utils.stages.loading import expect_pair, load_alignment, load_pair, load_permutations, new_network, spec_of
+from utils.stages.matches import save_match
 from utils.stages.parser import add_folder_flags, epochs_or_none, positive_int
 from utils.stages.runs import Run
 from utils.training import fit, step_rates
@@ -72,9 +72,11 @@ def main(args):
     data = load_data(args.dataset, **flags.of_images(vars(args)))
     networks = load_pair(layout, data, seeds, args.epochs_model)
     state_a, state_b = (network.state_dict() for network in networks)
-    spec = spec_of(networks[1], data.example)
-    start_match = layout.match(start_name, *seeds, variant)
-    permutations = spec.identity() if start_name == "null" else load_permutations(start_match, spec, networks)
+    if start_name == "null":
+        spec = spec_of(networks[1], data.example)
+        permutations = spec.identity()
+    else:
+        spec, permutations = load_alignment(layout.match(start_name, *seeds, variant), networks, data.example)
     torch.manual_seed(args.seed)
     curve = Curve(new_network(layout, data).to(args.device, memory_format=memory_format(args.device)))
     check_input(curve.base, data.train, args.batch_size)
@@ -122,8 +124,7 @@ def main(args):
             order, took = learn(task, data.train, phase, args.compile, rates=rates, val_freq=args.val_freq[0], **how)
             taken += took
             permutations = compose(spec, permutations, order)
-            made_for, rows = list(map(network_digest, networks)), rows_from_permutations(spec, permutations)
-            save_match(match, rows, made_for, replaces=means)
+            save_match(match, spec, permutations, list(map(network_digest, networks)), replaces=means)
         if match is matches[-1]:
             made_of = sources.digests(sources.behind(layout, seeds, args.epochs_model, name, 0, variant))
             more = {"sources": made_of, "taken": in_all(taken, matches)}

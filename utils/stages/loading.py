@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -11,13 +10,13 @@ from models import build
 
 from ..curves import Curve, network_digest
 from ..errors import FileError, UserError
-from ..permutations import PermutationSpec, permute
+from ..permutations import Permutations, PermutationSpec, permute
 from ..symmetries.spec import permutation_spec
 from .datasets import Data, Normalization, is_normalizing
 from .files import expect, load_checkpoint
 from .foreign import other_networks
 from .layout import USUAL, Layout, Variant, tag
-from .matches import load_match, match_networks, permutations_from_rows
+from .matches import Match, load_match, permutations_from_rows
 from .originals import stand_in
 from .states import changes, load_points, load_state
 
@@ -114,18 +113,38 @@ def spec_of(network: nn.Module, example: torch.Tensor) -> PermutationSpec:
         raise UserError(f"{type(network).__name__} cannot be aligned: {error}") from error
 
 
-def load_permutations(path: Path, spec: PermutationSpec, networks: Sequence[nn.Module]) -> list[np.ndarray]:
-    """The permutations, one a group, of a match of two networks A and B.
+def load_alignment(
+    path: Path, networks: Sequence[nn.Module], example: torch.Tensor
+) -> tuple[PermutationSpec, Permutations]:
+    """What may be permuted in B, and the permutations, one a group, of a match of two networks A and B.
+
+    A match carries its spec. One of other code, or of before, does not: B is then traced on the example.
 
     FileError if there is none, or it is for another architecture, or was made for other networks.
     """
-    rows = load_match(path)
-    if match_networks(path) not in (None, [network_digest(network) for network in networks]):
+    match = _match_of(path, networks)
+    spec = match.spec or spec_of(networks[1], example)
+    return spec, _permutations(path, match, spec, networks[1])
+
+
+def load_permutations(path: Path, spec: PermutationSpec, networks: Sequence[nn.Module]) -> Permutations:
+    """The permutations of a match as `load_alignment` loads them, for a spec that is known."""
+    return _permutations(path, _match_of(path, networks), spec, networks[1])
+
+
+def _match_of(path: Path, networks: Sequence[nn.Module]) -> Match:
+    match = load_match(path)
+    if match.networks not in (None, [network_digest(network) for network in networks]):
         raise FileError(path, "was made for other networks, of other epochs or trained anew", "replace")
+    return match
+
+
+def _permutations(path: Path, match: Match, spec: PermutationSpec, network: nn.Module) -> Permutations:
     try:
-        return permutations_from_rows(spec, rows)
+        spec.expect(network.state_dict())
+        return permutations_from_rows(spec, match.rows, match.unseen)
     except ValueError as error:
-        raise FileError(path, f"is not a match for {type(networks[1]).__name__}: {error}", "remake") from error
+        raise FileError(path, f"is not a match for {type(network).__name__}: {error}", "remake") from error
 
 
 def expect_pair(
@@ -159,8 +178,7 @@ def load_pair(
     a, b = (load_endpoint(layout, data, seed, epochs) for seed in seeds)
     name = tag(alignment)
     if name != "null":
-        spec = spec_of(b, data.example)
-        permutations = load_permutations(stand_in(layout.match(name, *seeds, variant)), spec, (a, b))
+        spec, permutations = load_alignment(stand_in(layout.match(name, *seeds, variant)), (a, b), data.example)
         b.load_state_dict(permute(b.state_dict(), spec, permutations))
     return a, b
 

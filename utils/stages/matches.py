@@ -4,6 +4,8 @@ import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,12 +27,16 @@ def rows_from_permutations(spec: PermutationSpec, permutations: Sequence[np.ndar
     return [axis_index(row.axis, spec, permutations) for row in spec.rows]
 
 
-def permutations_from_rows(spec: PermutationSpec, rows: Sequence[np.ndarray]) -> Permutations:
+def permutations_from_rows(
+    spec: PermutationSpec, rows: Sequence[np.ndarray], unseen: Mapping[int, np.ndarray] | None = None
+) -> Permutations:
     """The permutation of each group from the rows of a match.
 
     Of the rows on one stream those that vote decide: the original code leaves in the others what they by themselves
-    would have been. Raises ValueError if the rows are not a match for this spec: wrong number or lengths, not a
-    permutation, mixing groups, or voters on one stream that disagree.
+    would have been. unseen: permutations of groups that stand between weights alone, on no row; without, they stay.
+
+    ValueError if this is no match for the spec: wrong number or lengths of rows, no permutations, mixed groups, or
+    voters on one stream that disagree.
     """
     lengths = [row.channels for row in spec.rows]
     if [len(row) for row in rows] != lengths:
@@ -48,7 +54,12 @@ def permutations_from_rows(spec: PermutationSpec, rows: Sequence[np.ndarray]) ->
             known = (decided if group in row.votes else others).setdefault(group, order)
             if group in row.votes and not np.array_equal(known, order):
                 raise ValueError(f"row {number} ({row.label}) disagrees with another row of the same stream")
-    return [{**others, **decided}[group] for group in range(len(spec.groups))]
+    identity = spec.identity()
+    for group, order in (unseen or {}).items():
+        if group not in range(len(identity)) or not np.array_equal(np.sort(order, axis=-1), identity[group]):
+            raise ValueError(f"group {group} has no permutation")
+    found = {**dict(enumerate(identity)), **(unseen or {}), **others, **decided}
+    return [found[group] for group in range(len(identity))]
 
 
 def _orders_in(row: Activation, spec: PermutationSpec, values: np.ndarray) -> dict[int, np.ndarray] | None:
@@ -89,66 +100,74 @@ def padded_rows(rows: Sequence[np.ndarray]) -> np.ndarray:
     return table
 
 
+class Match(NamedTuple):
+    """What the file of a match holds: `rows` and, in a note, for what they were made.
+
+    networks: the digests of A and B, if they are known. spec: what may be permuted in them, so that nothing needs to
+    be traced again; None in a file of other code, or of before. unseen: permutations of groups that no row shows.
+    """
+
+    rows: list[np.ndarray]
+    networks: list[str] | None = None
+    spec: PermutationSpec | None = None
+    unseen: Mapping[int, np.ndarray] = MappingProxyType({})
+
+
 def save_match(
     path: Path,
-    rows: Sequence[np.ndarray],
+    spec: PermutationSpec,
+    permutations: Sequence[np.ndarray],
     networks: list[str],
-    overwrite: bool = False,
     *,
+    overwrite: bool = False,
     replaces: Sequence[Path] = (),
     settings: Mapping[str, object] | None = None,
 ) -> None:
-    """Rows of different lengths as one integer array, padded with −1, with a note for which networks it is.
+    """A match as one integer array of rows, padded with −1, with a note that holds its spec.
 
-    networks: digests of A and B. Without `overwrite`, a match that is there already and is another is a FileError.
-    replaces: the results of the match that was there. They are removed first, so that none is ever beside a match of
-        which it does not speak.
-    settings: how it was made, to be told.
+    networks: digests of A and B. replaces: the results of the match that was there. They are removed first, so that
+        none is ever beside a match of which it does not speak. settings: how it was made.
+
+    FileError if another match is there already, and not to be overwritten.
     """
     if not distributed.is_main():
         return
+    rows, shown = rows_from_permutations(spec, permutations), set().union(*(groups_in(row.axis) for row in spec.rows))
+    unseen = {group: order.tolist() for group, order in enumerate(permutations) if group not in shown}
     hold(path)
     if path.exists() and not overwrite:
-        known = load_match(path)
+        known = load_match(path).rows
         if len(known) != len(rows) or not all(map(np.array_equal, known, rows)):
             raise FileError(path, "holds another match", "replace")
         print("This is the same match as was saved before.")
     for result in replaces:
         remove(result)
-    save_array(path, padded_rows(rows), {"networks": networks, **({"settings": dict(settings)} if settings else {})})
+    note = {"networks": networks, "spec": spec.to_json(), "unseen": unseen}
+    save_array(path, padded_rows(rows), note | ({"settings": dict(settings)} if settings else {}))
     remove(path.with_suffix(".json"))  # where the note was once
     let_go(path)
 
 
-def load_match(path: Path) -> list[np.ndarray]:
-    """The rows of a match: ours, a 2-D integer array, or the original code's pickled arrays, in lists or not."""
-    return _load(path)[0]
+def load_match(path: Path) -> Match:
+    """A match: ours, a 2-D integer array, or the original code's pickled arrays, in lists or not."""
 
-
-def match_networks(path: Path) -> list[str] | None:
-    """The digests of the networks for which a match was made; None for a match that comes without."""
-    _, note, is_pickled = _load(path)
-    if note is not None:
-        return note
-    beside = path.with_suffix(".json")
-    if is_pickled or not beside.exists():
-        return None
-    return read(beside, "a note on a match", lambda: json.loads(beside.read_text())["networks"])
-
-
-def _load(path: Path) -> tuple[list[np.ndarray], list[str] | None, bool]:
-    """The rows of a match, the digests of its networks if the file has them, and whether it is pickled."""
-
-    def parse() -> tuple[list[np.ndarray], list[str] | None, bool]:
+    def parse() -> tuple[Match, bool]:
         stream = read_archive(path)
         if has_pickle(stream):
-            return list(itertools.islice(_rows(unpickle_array(stream)), MOST_ROWS)), None, True
+            return Match(list(itertools.islice(_rows(unpickle_array(stream)), MOST_ROWS))), True
         table, note = read_array(path)
         if table.ndim != 2 or not np.issubdtype(table.dtype, np.integer):
             raise ValueError("it is not an array of rows of whole numbers")
-        return [row[row != -1] for row in table], note.get("networks"), False
+        spec = PermutationSpec.from_json(note["spec"]) if "spec" in note else None
+        unseen = {int(group): np.array(order) for group, order in note.get("unseen", {}).items()}
+        return Match([row[row != -1] for row in table], note.get("networks"), spec, unseen), False
 
-    return read(path, "a match", parse)
+    match, is_pickled = read(path, "a match", parse)
+    beside = path.with_suffix(".json")
+    if match.networks is not None or is_pickled or not beside.exists():
+        return match
+    networks = read(beside, "a note on a match", lambda: json.loads(beside.read_text())["networks"])
+    return match._replace(networks=networks)
 
 
 def _rows(value: object) -> Iterator[np.ndarray]:

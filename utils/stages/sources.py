@@ -73,7 +73,7 @@ def _known_digest(path: Path) -> str:
 @functools.cache
 def _digest(path: Path, _mtime: int, _size: int) -> str:
     if path.suffix == ".npy":
-        return digest_of((str(i), row) for i, row in enumerate(load_match(path)))
+        return digest_of((str(i), row) for i, row in enumerate(load_match(path).rows))
     checkpoint = load_checkpoint(path)
     points = checkpoint.get("points") or {"": checkpoint["model_state"]}
     return digest_of(
