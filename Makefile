@@ -138,7 +138,7 @@ networks: .venv/installed
 test: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile  # the files shared out to two processes of one thread
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto --dist worksteal  # processes of one thread, a core each
 
 torture: .venv/installed-dev
 	$(RUN) benchmarks/torture

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,38 @@ os.environ["CUDA_VISIBLE_DEVICES"] = ""
 torch.backends.mps.is_available = functools.wraps(torch.backends.mps.is_available)(lambda: False)
 
 CLASSES, SIZE = 4, 16
+
+
+# --- sharing out -------------------------------------------------------------------------------------------
+
+BEGUN = time.monotonic()
+WANTED = 12  # minutes that all tests may take on two cores
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "long: takes so long that it is begun before all others")
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with what takes long, so that no process works alone at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
+def pytest_xdist_auto_num_workers():
+    """Of `-n auto`: a process a core that there is, and 1 GB each; two where one core is all."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(max(cores, 2), 8)
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """Say what all tests took, where they were shared out."""
+    if workers := getattr(config.option, "numprocesses", None):
+        minutes, limit = (time.monotonic() - BEGUN) / 60, float(config.getini("session_timeout")) / 60
+        wanted = f"at most {WANTED} are wanted on two cores; after {limit:.0f} no test is begun"
+        terminalreporter.write_line(f"{minutes:.1f} minutes by {workers} processes ({wanted})")
+
+
+# --- data and workspaces -----------------------------------------------------------------------------------
 
 
 def write_image_folder(folder, train=40, test=12, size=SIZE):

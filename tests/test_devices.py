@@ -3,11 +3,11 @@
 import contextlib
 import copy
 import os
-import subprocess
 import sys
 
 import emulated
 import numpy as np
+import processes
 import pytest
 import torch
 from conftest import write_image_folder
@@ -86,6 +86,7 @@ def read(path):
 
 
 @needs_emulation
+@pytest.mark.long
 def test_stages_end_with_the_numbers_of_the_cpu(rules, tmp_path):
     """All of them unchanged, on a device on which what its rules forbid is an error."""
     write_image_folder(tmp_path / "data/bars", train=12, test=5)
@@ -331,7 +332,7 @@ def test_memory_that_is_freed_is_used_again():
         "keep_memory()\n"
         "print([touch() for _ in range(12)][-1])\n"
     )
-    ended = subprocess.run([sys.executable, "-c", code], cwd=emulated.REPOSITORY, capture_output=True, text=True)
+    ended = processes.run(sys.executable, "-c", code, cwd=emulated.REPOSITORY)
     assert ended.returncode == 0, ended.stderr
     first, second, again = map(int, ended.stdout.split())
     assert min(first, second) > 20 * again

@@ -3,12 +3,11 @@
 import os
 import shutil
 import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
+import processes
 import pytest
 import torch
 from stages import REPOSITORY, run
@@ -21,13 +20,13 @@ PROCESSES = 2
 def torchrun(script, *flags, python=sys.executable):
     """The command line that starts a stage as two processes."""
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", PROCESSES)
-    return list(map(str, [python, *launcher, REPOSITORY / script, *flags]))
+    return [python, *launcher, REPOSITORY / script, *flags]
 
 
 def run_together(script, *flags, **options):
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     command = torchrun(script, *flags, **options)
-    result = subprocess.run(command, capture_output=True, text=True, env=environment)
+    result = processes.run(*command, env=environment)
     assert result.returncode == 0, result.stderr
     return result.stdout
 
@@ -134,23 +133,17 @@ def test_two_processes_equal_one(case, one, tmp_path, warm_python):
     assert not list(two.rglob(".*"))  # neither locks nor temporary files
 
 
+@pytest.mark.long
 def test_a_killed_process_ends_the_job_and_it_resumes(one, tmp_path):
     _, where = one
     flags = [*where, "--root", tmp_path, *TRAINING, "--epochs", 400, "--seed", 3, "--resume"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        torchrun("training/train_model.py", *flags),
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment,
-    )
-    while process.poll() is None and not list(tmp_path.rglob("*-resume.pt")):
-        time.sleep(0.05)
-    workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    second = next(pid for pid in workers if "RANK=1" in Path(f"/proc/{pid}/environ").read_text().split("\0"))
-    os.kill(int(second), signal.SIGKILL)
-    _, errors = process.communicate(timeout=60)
+    with processes.started(*torchrun("training/train_model.py", *flags), env=environment) as process:
+        processes.wait_until(lambda: list(tmp_path.rglob("*-resume.pt")), "a checkpoint", process)
+        workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        second = next(pid for pid in workers if "RANK=1" in Path(f"/proc/{pid}/environ").read_text().split("\0"))
+        os.kill(int(second), signal.SIGKILL)
+        _, errors = processes.finish(process)
     assert process.returncode != 0
     ours = [line for line in errors.splitlines() if line.startswith("train_model.py: error:")]
     assert len(ours) == 1, errors
@@ -164,8 +157,7 @@ def test_a_killed_process_ends_the_job_and_it_resumes(one, tmp_path):
 
 def test_an_error_is_said_once(one, tmp_path):
     _, where = one
-    command = torchrun("training/train_curve.py", *where, "--root", tmp_path)
-    result = subprocess.run(command, capture_output=True, text=True)
+    result = processes.run(*torchrun("training/train_curve.py", *where, "--root", tmp_path))
     assert result.returncode != 0
     assert result.stderr.count("train_curve.py: error:") == 1
     assert "does not exist; make it with" in result.stderr

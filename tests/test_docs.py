@@ -81,21 +81,16 @@ class Session:
     def __init__(self, folder: Path, patch: pytest.MonkeyPatch):
         self.root, self.data, self.patch = folder / "root", folder / "data", patch
         self.root.mkdir()
-        self.documents = iter(DOCUMENTS)
         self.written: set[str] = set()
 
-    def follow_to(self, document: str) -> None:
-        """Follow all documents up to this one; those before it are not followed again."""
-        for one in self.documents:
-            self.is_active = False  # whether the environment is: every document says so for itself
-            for block in blocks(one):
-                if block.language == "sh":
-                    for number, words in commands(block):
-                        self.do(f"{one}:{number}: {shlex.join(words)}", *words)
-                elif block.language == "python" and one != README:
-                    self.network = block.text
-            if one == document:
-                return
+    def follow(self, document: str) -> None:
+        self.is_active = False  # whether the environment is: every document says so for itself
+        for block in blocks(document):
+            if block.language == "sh":
+                for number, words in commands(block):
+                    self.do(f"{document}:{number}: {shlex.join(words)}", *words)
+            elif block.language == "python" and document != README:
+                self.network = block.text
 
     def do(self, where: str, program: str, *words: str) -> None:
         """What is done about one command; a form that is not known here is a failure."""
@@ -199,24 +194,15 @@ def write_dataset(folder: Path) -> None:
                     Image.fromarray(np.pad(image, 2)).convert("RGB").save(place / f"{i:02d}.png")
 
 
-@pytest.fixture(scope="module")
-def session(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MPLBACKEND", "Agg")
-        patch.setattr(sys, "path", list(sys.path))  # to which scripts add the repository
-        patch.chdir(REPOSITORY)
-        yield Session(tmp_path_factory.mktemp("session"), patch)
-
-
-@pytest.mark.parametrize("document", DOCUMENTS)
-def test_commands(session, document):
-    """Every command of a document works where those of the documents before it have been run."""
-    session.follow_to(document)
-
-
-def test_what_the_commands_make(session):
-    """Networks, curves, figures of all kinds, a table and a report."""
-    session.follow_to(DOCUMENTS[-1])
+@pytest.mark.long
+def test_commands(tmp_path, monkeypatch):
+    """Every command works where those before it have been run; they make files of all kinds."""
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    monkeypatch.setattr(sys, "path", list(sys.path))  # to which scripts add the repository
+    monkeypatch.chdir(REPOSITORY)
+    session = Session(tmp_path, monkeypatch)
+    for document in DOCUMENTS:
+        session.follow(document)
     names = {Path(name).name.split("_CIFAR100")[0] for name in session.written if name.startswith("figures/")}
     kinds = {"curve", "training", "training_networks", "robust_curve", "table", "robust_table", "report.html"}
     kinds |= {"plane_with_curve_accuracy", "plane_with_alignment_accuracy", "correlation", "correlation_along_curve"}

@@ -4,11 +4,11 @@ import importlib
 import itertools
 import json
 import os
-import subprocess
 import sys
 
 import matplotlib.pyplot as plt
 import numpy as np
+import processes
 import pytest
 import torch
 from conftest import write_results
@@ -454,7 +454,8 @@ with figures.style():
 assert before == dict(matplotlib.rcParams.copy())
 assert "matplotlib.pyplot" not in sys.modules
 """
-    subprocess.run([sys.executable, "-c", code], check=True)
+    ended = processes.run(sys.executable, "-c", code)
+    assert ended.returncode == 0, ended.stderr
 
 
 def test_figures_are_shown_where_there_are_windows(tmp_path, monkeypatch, capsys):

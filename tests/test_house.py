@@ -3,10 +3,10 @@
 import ast
 import functools
 import re
-import subprocess
 import sys
 from pathlib import Path
 
+import processes
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -141,13 +141,26 @@ def test_the_exceptions_are_some():
     assert {name for module in MODULES for name in functions(module)} >= MANY_PARAMETERS
 
 
+# --- how tests wait ----------------------------------------------------------------------------------------
+
+STARTS = r"subprocess\.(run|Popen|\w*call|\w*output)|os\.(fork|wait\w*|system|popen|\w*spawn\w*)|multiprocessing\..*"
+WAITS = r"select\.\w+|.*\.(communicate|wait|readline|accept)"
+
+
+@pytest.mark.parametrize("path", sorted(Path(__file__).parent.rglob("*.py")), ids=lambda path: path.name)
+def test_tests_wait_for_processes_with_a_limit(path):
+    """By processes.py alone; the forks of warm.py end with the commands that it starts."""
+    used = {ast.unparse(node) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
+    if path.name not in ("processes.py", "warm.py"):
+        assert not [name for name in used if re.fullmatch(f"{STARTS}|{WAITS}", name)]
+
+
 # --- what importing does -----------------------------------------------------------------------------------
 
 
 def python(code):
     """What a fresh interpreter prints that runs the code in the repository."""
-    command = [sys.executable, "-c", code]
-    result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    result = processes.run(sys.executable, "-c", code, cwd=REPOSITORY)
     assert result.returncode == 0, result.stderr
     return result.stdout.split()
 

@@ -6,6 +6,7 @@ import os
 import signal
 
 import numpy as np
+import processes
 import pytest
 import torch
 from conftest import each_in_its_row
@@ -23,11 +24,6 @@ OPERATIONS = [(os, name) for name in ("replace", "rename", "unlink", "fsync", "o
 
 def is_killed(act, number):
     """Whether a fork of this process that does `act` comes to its file operation `number`, before which it dies."""
-    pid = os.fork()
-    if pid:
-        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        assert code in (0, -signal.SIGKILL)
-        return code != 0
     seen = 0
 
     def counting(function):
@@ -40,14 +36,14 @@ def is_killed(act, number):
 
         return counted
 
-    for module, name in OPERATIONS:
-        setattr(module, name, counting(getattr(module, name)))
-    code = 1
-    try:
+    def child():
+        for module, name in OPERATIONS:
+            setattr(module, name, counting(getattr(module, name)))
         act()
-        code = 0
-    finally:
-        os._exit(code)
+
+    code = processes.fork(child)
+    assert code in (0, -signal.SIGKILL)
+    return code != 0
 
 
 def each_kill(act, prepare):

@@ -78,6 +78,7 @@ def test_reestimation_does_not_change_what_batch_statistics_would_give(data):
     torch.testing.assert_close(by_running, by_batch, rtol=1e-2, atol=1e-2)  # running variances are unbiased
 
 
+@pytest.mark.long
 def test_bf16_is_within_half_a_point_of_fp32(load_bars):
     """On the embedded dataset, for a network that has learned something, with statistics of its own precision."""
     data = load_bars(name="FashionMNIST10k")

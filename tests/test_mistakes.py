@@ -2,10 +2,10 @@
 
 import os
 import shutil
-import subprocess
 import sys
 
 import numpy as np
+import processes
 import pytest
 import torch
 from conftest import write_image_folder
@@ -253,8 +253,7 @@ def test_a_folder_that_cannot_be_written(capsys, flags, tmp_path):
 def test_compiling_without_a_compiler(tmp_path, data_path):
     command = [sys.executable, REPOSITORY / "training/train_model.py", "--dataset", "bars", "--data_path", data_path]
     command += ["--root", tmp_path, "--device", "cpu", "--compile"]
-    environment = os.environ | {"CXX": str(tmp_path / "none")}
-    result = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment)
+    result = processes.run(*command, env=os.environ | {"CXX": str(tmp_path / "none")})
     assert result.returncode == 2
     assert "--compile cannot compile here" in result.stderr.splitlines()[-1]
     assert "apt install g++" in result.stderr

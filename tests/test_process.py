@@ -3,14 +3,13 @@
 import functools
 import os
 import re
-import select
 import shlex
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
+import processes
 import pytest
 from stages import REPOSITORY, STAGES, fails, run, run_as_process, stage
 
@@ -20,18 +19,13 @@ from utils.stages.files import expect, expect_writable
 TRAIN = [sys.executable, str(REPOSITORY / "training/train_model.py")]
 
 
-def started(*command, **options):
-    """A process of its own, with pipes for what it prints."""
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    # In the background of a shell, interrupts are ignored, by what is started there too.
-    interruptible = {"preexec_fn": functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)}
-    return subprocess.Popen([str(word) for word in command], **{**pipes, **interruptible, **options})
+# In the background of a shell, interrupts are ignored, by what is started there too.
+INTERRUPTIBLE = {"preexec_fn": functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)}
 
 
 def ended(*command, **variables):
     """What a process returns and prints, with these variables in its environment."""
-    environment = {**os.environ, **variables}
-    return subprocess.run([str(word) for word in command], capture_output=True, text=True, env=environment)
+    return processes.run(*command, env={**os.environ, **variables})
 
 
 # --- Ctrl-C ------------------------------------------------------------------------------------------------
@@ -40,30 +34,28 @@ def ended(*command, **variables):
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux' /proc to see what is being loaded")
 def test_interrupted_while_it_imports():
     """Torch takes a second to load; a shell sees that the signal has ended the process, and nobody a traceback."""
-    process = started(*TRAIN, "--epochs", 1)
-    maps = Path(f"/proc/{process.pid}/maps")
-    while "libtorch" not in maps.read_text():
-        assert process.poll() is None
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate()
+    with processes.started(*TRAIN, "--epochs", 1, **INTERRUPTIBLE) as process:
+        maps = Path(f"/proc/{process.pid}/maps")
+        processes.wait_until(lambda: "libtorch" in maps.read_text(), "the import of torch", process)
+        process.send_signal(signal.SIGINT)
+        _, err = processes.finish(process)
     assert process.returncode in (-signal.SIGINT, 130)
-    assert b"Traceback" not in err
+    assert "Traceback" not in err
 
 
 def test_interrupted_at_work(flags):
-    process = started(*TRAIN, *flags, "--epochs", 100_000)
-    select.select([process.stdout], [], [], 120)  # it says where it runs
-    time.sleep(0.5)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate()
+    with processes.started(*TRAIN, *flags, "--epochs", 100_000, **INTERRUPTIBLE) as process:
+        processes.next_line(process)  # it says where it runs
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        _, err = processes.finish(process)
     assert process.returncode == 130
     assert (
-        err.decode()
-        .strip()
+        err.strip()
         .splitlines()[-1]
         .endswith("error: interrupted. Run it with --resume (and without --overwrite) to go on.")
     )
-    assert b"Traceback" not in err
+    assert "Traceback" not in err
 
 
 # --- what is printed ---------------------------------------------------------------------------------------
@@ -72,11 +64,12 @@ def test_interrupted_at_work(flags):
 @pytest.mark.parametrize("words", [["--help"], ["--epochs", "100000"]])
 def test_a_reader_who_goes(words, flags):
     """Like `head`: the process ends quietly, as one that such a signal ends."""
-    process = started(*TRAIN, *flags, *words)
-    process.stdout.readline()
-    process.stdout.close()
-    err = process.stderr.read().decode()
-    assert process.wait() in ((0, 141) if words == ["--help"] else (141,))  # a help may have been written by then
+    with processes.started(*TRAIN, *flags, *words) as process:
+        processes.next_line(process)
+        process.stdout.close()
+        process.stdout = None
+        _, err = processes.finish(process)
+    assert process.returncode in ((0, 141) if words == ["--help"] else (141,))  # a help may have been written by then
     assert "Traceback" not in err
     assert "Broken pipe" not in err
 

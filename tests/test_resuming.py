@@ -2,12 +2,11 @@
 
 import random
 import shutil
-import signal
-import subprocess
 import sys
 import time
 
 import numpy as np
+import processes
 import pytest
 import torch
 from conftest import same
@@ -61,7 +60,7 @@ def test_a_run_can_be_made_longer(small, workspace, tmp_path):
 
 def kill_and_resume(script, flags, root, kills, last):
     """Start a stage again and again with --resume, kill -9 it at random moments, and at last let it finish."""
-    command = [sys.executable, str(REPOSITORY / script), *map(str, flags), "--root", str(root), "--resume"]
+    command = [sys.executable, str(REPOSITORY / script), *flags, "--root", root, "--resume"]
     command += ["--device", "cpu"]
     generator = random.Random(7)
 
@@ -70,15 +69,15 @@ def kill_and_resume(script, flags, root, kills, last):
 
     for _ in range(kills):
         before = progress()
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        while process.poll() is None and progress() <= before:
-            time.sleep(0.01)
-        time.sleep(generator.uniform(0, 0.5))  # somewhere in the epochs that follow
-        assert process.poll() is None, "it ended before it could be killed"
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        with processes.started(*command) as process:
+            processes.wait_until(lambda before=before: not progress() <= before, "a checkpoint", process)
+            time.sleep(generator.uniform(0, 0.5))  # somewhere in the epochs that follow
+            assert process.poll() is None, "it ended before it could be killed"
+            process.kill()
+            processes.finish(process)
         assert not last.exists()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    ended = processes.run(*command)
+    assert ended.returncode == 0, ended.stderr
 
 
 KILLED = {
@@ -99,6 +98,7 @@ def content(path):
     return np.load(path).tobytes() if "aligned_mean_" in path.name else path.read_bytes()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("script", KILLED)
 def test_killed_and_resumed_is_bit_identical(script, small, workspace, tmp_path):
     flags, name = KILLED[script]

@@ -5,10 +5,10 @@ import importlib
 import json
 import shlex
 import shutil
-import subprocess
 import sys
 
 import numpy as np
+import processes
 import pytest
 import torch
 from conftest import write_image_folder
@@ -398,6 +398,7 @@ def test_a_curve_of_the_original_code_is_evaluated(small, workspace):
     run("evaluation/eval_curve.py", *small, *flags)  # same points: what was evaluated before is still right
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["ResNet32", "GoogLeNet"])
 def test_other_architectures(name, workspace, tmp_path):
     write_image_folder(tmp_path / "bars", train=8, test=4)
@@ -502,11 +503,12 @@ def test_a_dataset_is_prepared(capsys, flags):
 def test_help_and_plain_running(script, warm_python):
     """Each stage runs as a file from any folder."""
     python = sys.executable if script == "training/train_model.py" else warm_python
-    command = [python, REPOSITORY / script, "--help"]
-    result = subprocess.run(command, capture_output=True, text=True, cwd="/", check=True)
+    result = processes.run(python, REPOSITORY / script, "--help", cwd="/")
+    assert result.returncode == 0, result.stderr
     assert "--dataset" in result.stdout
 
 
+@pytest.mark.long
 def test_compiled_stages(small, workspace, tmp_path):
     """A compiled curve learns what one does that is not compiled, but for rounding, and evaluates to the same."""
     small = [*small, "--batch_size", 16]  # one size of all batches, for which to compile

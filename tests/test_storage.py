@@ -2,12 +2,12 @@ import hashlib
 import io
 import os
 import pickle
-import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
 import numpy as np
+import processes
 import pytest
 import torch
 from conftest import each_in_its_row
@@ -336,9 +336,8 @@ time.sleep(60)
 def test_what_another_process_writes_is_refused_until_that_is_gone(tmp_path):
     path = tmp_path / "c"
     repository = str(Path(files.__file__).parent.parent.parent)
-    command = [sys.executable, "-c", HOLDER, repository, str(path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
-        assert holder.stdout.readline() == "held\n"
+    with processes.started(sys.executable, "-c", HOLDER, repository, path) as holder:
+        assert processes.next_line(holder) == "held\n"
         with pytest.raises(UserError, match=f"^process {holder.pid} on .* is writing {path}; wait for it"):
             files.hold(path)
         holder.kill()

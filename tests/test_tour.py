@@ -3,9 +3,9 @@
 import io
 import json
 import os
-import subprocess
 import sys
 
+import processes
 import pytest
 from stages import REPOSITORY
 from tqdm.std import tqdm
@@ -37,10 +37,10 @@ def test_it_is_stored_without_what_it_printed():
     assert NOTEBOOK.read_text() == canonical + "\n"
 
 
+@pytest.mark.long
 def test_what_the_tour_finds():
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"MPLBACKEND": "Agg"}
-    command = [sys.executable, "-c", RUN]
-    result = subprocess.run(command, cwd=NOTEBOOK.parent, env=environment, capture_output=True, text=True)
+    result = processes.run(sys.executable, "-c", RUN, cwd=NOTEBOOK.parent, env=environment)
     assert result.returncode == 0, result.stderr
     assert "Warning" not in result.stderr
     found = json.loads(result.stdout.splitlines()[-1])

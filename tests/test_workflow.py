@@ -4,11 +4,11 @@ import importlib
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import processes
 import pytest
 
 from benchmarks import cost
@@ -40,8 +40,7 @@ JOBS = {
 
 def snakemake(*flags, python=sys.executable):
     """Run it; python: the interpreter with which it runs stages."""
-    command = [python, *SNAKEMAKE, "--cores", 1, "--nolock", *flags]
-    return subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    return processes.run(python, *SNAKEMAKE, "--cores", 1, "--nolock", *flags)
 
 
 @pytest.mark.parametrize("preset", JOBS)
@@ -107,6 +106,7 @@ flags:
 """
 
 
+@pytest.mark.long
 def test_a_small_experiment(tmp_path, data_path, warm_python):
     """From nothing to the report; then nothing is left to do, and what is lost is made again."""
     preset = tmp_path / "small.yaml"
@@ -219,8 +219,7 @@ def test_jobs_share_gpus_out(gpus, jobs_per_gpu, tmp_path):
     snakefile.write_text(PROBES.format(snakefile=REPOSITORY / "Snakefile", root=tmp_path))
     probes = [tmp_path / f"probe_{number}" for number in range(3)]
     flags = ("--snakefile", snakefile, "--cores", 3, "--nolock", "--configfile", preset, "--directory", tmp_path)
-    command = [sys.executable, "-m", "snakemake", *map(str, (*flags, "--", *probes))]
-    result = subprocess.run(command, capture_output=True, text=True)
+    result = processes.run(sys.executable, "-m", "snakemake", *flags, "--", *probes)
     assert result.returncode == 0, result.stderr
     jobs = sorted((start, int(end), gpu) for gpu, start, end in (probe.read_text().split() for probe in probes))
     assert {gpu for *_, gpu in jobs} == set(map(str, gpus))

@@ -12,12 +12,14 @@ import os
 import runpy
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
+import threading
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
+
+from processes import next_line, started
 
 CLIENT = """#!{python} -IS
 import json, os, socket, sys
@@ -38,25 +40,22 @@ def interpreter() -> Iterator[Path]:
         client.write_text(CLIENT.format(python=sys.executable, address=str(address)))
         client.chmod(0o755)
         environment = os.environ | {"OMP_NUM_THREADS": "1"}  # a fork has no threads but the one that forked
-        command = [sys.executable, __file__, address]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as server:
-            try:
-                assert server.stdout.readline() == b"ready\n"
-                yield client
-            finally:
-                server.terminate()
+        with started(sys.executable, __file__, address, env=environment, stderr=None) as server:
+            assert next_line(server) == "ready\n"
+            yield client
 
 
 def serve(address: str) -> None:
-    """Run commands, each in a fork of a fork that waits for it and tells its exit code."""
+    """Run commands, each in a fork of a fork that waits for it and sends its exit code, until the parent has gone."""
+    parent = os.getppid()
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(address)
         listener.listen()
+        listener.settimeout(5)
         signal.signal(signal.SIGCHLD, reap)
         print("ready", flush=True)
-        while True:
-            connection, _ = listener.accept()
-            with connection:
+        while os.getppid() == parent:
+            with contextlib.suppress(TimeoutError), listener.accept()[0] as connection:
                 if os.fork() == 0:
                     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                     os._exit(answer(connection))
@@ -73,12 +72,21 @@ def answer(connection: socket.socket) -> int:
     folder, environment, words = json.loads(connection.makefile().read(int.from_bytes(length, "big")))
     child = os.fork()
     if not child:
+        os.setsid()
         return run(folder, environment, words, streams)
     for stream in streams:
         os.close(stream)
+    threading.Thread(target=end_with_client, args=(connection, child), daemon=True).start()
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     connection.sendall(str(abs(code)).encode())
     return 0
+
+
+def end_with_client(connection: socket.socket, child: int) -> None:
+    """Kill a command whose client was killed: a client sends no more, so that its end is all there is to receive."""
+    connection.recv(1)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child, signal.SIGKILL)
 
 
 def run(folder: str, environment: dict[str, str], words: list[str], streams: list[int]) -> int:
@@ -116,7 +124,7 @@ def warm_up() -> None:
     for script in importlib.import_module("stages").STAGES:
         importlib.import_module(script.removesuffix(".py").replace("/", "."))
     importlib.import_module("torch._dynamo")  # which the first step of an optimizer imports
-    own = {"stages", *(folder.name for folder in repository.iterdir())}
+    own = {"stages", "processes", *(folder.name for folder in repository.iterdir())}
     for name in [name for name in sys.modules if name.partition(".")[0] in own]:
         del sys.modules[name]
     del sys.path[1]
