@@ -12,7 +12,12 @@ import pytest
 import torch
 from stages import REPOSITORY, run
 
+from models import TinyTen
 from utils import distributed
+from utils.attack import Attack
+from utils.batches import as_images
+from utils.measuring import reestimate_batch_norm
+from utils.training import NetworkTask, fit
 
 PROCESSES = 2
 
@@ -161,6 +166,25 @@ def test_an_error_is_said_once(one, tmp_path):
     assert result.returncode != 0
     assert result.stderr.count("train_curve.py: error:") == 1
     assert "does not exist; make it with" in result.stderr
+
+
+def test_a_single_process_enters_none_of_it():
+    """Training and evaluation ask whether there are others, and then go their way without."""
+    images = as_images((torch.randn(9, 3, 16, 16), torch.arange(9) % 4), "cpu")
+    network, entered = TinyTen(4), set()
+
+    def note(frame, event, _):
+        if event == "call" and frame.f_code.co_filename == distributed.__file__:
+            entered.add(frame.f_code.co_name)
+
+    sys.setprofile(note)
+    try:
+        fit(NetworkTask(network, images, Attack(0.1, 0.1, 1)), images, rates=[0.1], batch_size=4, val_freq=1)
+        reestimate_batch_norm(network, images, batch_size=4)
+    finally:
+        sys.setprofile(None)
+    assert images.share is None
+    assert entered <= {"launched", "rank", "is_main"}, entered
 
 
 def test_batch_norm_is_over_the_whole_batch_and_sends_once(monkeypatch):

@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import torch
 
-from . import distributed
 from .batches import Source
 from .devices import send
 from .losses import cross_entropy
@@ -36,9 +35,9 @@ class Attack(NamedTuple):
         if self.epsilon == 0:
             return x
         pixels = images.to_pixels(x)
-        count = distributed.whole(len(x))
+        count = len(x) if images.share is None else images.share.whole(len(x))
         noise = torch.empty(count, *x.shape[1:]).uniform_(-self.epsilon, self.epsilon, generator=generator)
-        noise = noise[distributed.part(count)]
+        noise = noise if images.share is None else noise[images.share.part(count)]
         attacked = (pixels + send(noise, x.device)).clamp(0, 1)
         for _ in range(self.steps):
             attacked.requires_grad_()

@@ -9,7 +9,7 @@ Images of another making, as tensors or from a DataLoader, can stand in for such
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -159,7 +159,43 @@ def _adjust_saturation(images: torch.Tensor, factor: torch.Tensor) -> torch.Tens
 
 
 @dataclass(frozen=True)
-class Images:
+class Shared:
+    """A set of samples whose batches several processes may share; in a single process `share` is None."""
+
+    share: distributed.Share | None = field(default_factory=distributed.share, kw_only=True)
+
+    def first(self, count: int) -> torch.Tensor:
+        """The first samples, x (count, …) at most, the same in all processes."""
+        x, _ = next(replace(self, share=None).batches(count))
+        return x[:count]
+
+    def total(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The sum of the tensors of all processes that share the samples, in place and returned."""
+        return tensor if self.share is None else self.share.total(tensor)
+
+    def batch_length(self, part: int, batch_size: int, seen: int) -> int:
+        """How many samples the batch has of which this process got `part`, after `seen` samples in all."""
+        return part if self.share is None else min(batch_size, len(self) - seen)
+
+    def own_seed(self, seed: int) -> int:
+        """A seed of this process alone."""
+        return seed % 2**62 if self.share is None else self.share.own_seed(seed)
+
+    def join(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer | None = None) -> None:
+        """Let a model take batch statistics, and an optimizer gradients, over all processes' parts of a batch."""
+        if self.share is not None:
+            self.share.join(model, optimizer)
+
+    def _parts(self, batch_size: int) -> Iterator[slice]:
+        """This process' part of every batch."""
+        for start in range(0, len(self), batch_size):
+            count = min(batch_size, len(self) - start)
+            part = slice(0, count) if self.share is None else self.share.part(count)
+            yield slice(start + part.start, start + part.stop)
+
+
+@dataclass(frozen=True)
+class Images(Shared):
     """A set of images on the device.
 
     pixels: int32 (n, height × width + 1), the last pixel of each row black. labels: int64 (n,).
@@ -202,7 +238,7 @@ class Images:
         Of several processes, each gets its part of every batch.
         """
         height, width = self.size
-        for part in _parts(len(self), batch_size):
+        for part in self._parts(batch_size):
             yield self._normalized(unpack(self.pixels[part, : height * width], height, width)), self.labels[part]
 
     def augmented(self, batch_size: int, generator: torch.Generator) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -210,7 +246,7 @@ class Images:
 
         Of several processes, each gets its part of every batch. `generator` is a CPU generator, the same in all.
         """
-        parts = list(_parts(len(self), batch_size))
+        parts = list(self._parts(batch_size))
         own = torch.cat([torch.arange(part.start, part.stop) for part in parts])
         order = send(torch.randperm(len(self), generator=generator)[own], self.device)
         parameters = self.augmentation.draw(len(self), generator).take(own).to(self.device)
@@ -248,13 +284,6 @@ class Images:
         return result if self.mean is None else result.sub_(self.mean).div_(self.std)
 
 
-def _parts(count: int, batch_size: int) -> Iterator[slice]:
-    """Of every batch of `count` images in a row, this process' part."""
-    for start in range(0, count, batch_size):
-        part = distributed.part(min(batch_size, count - start))
-        yield slice(start + part.start, start + part.stop)
-
-
 def unpack(pixels: torch.Tensor, height: int, width: int) -> torch.Tensor:
     """Packed pixels (b, H·W) as uint8 (b, 3, H, W), a view."""
     channels = pixels.contiguous().view(torch.uint8).view(len(pixels), height, width, 4)
@@ -272,7 +301,7 @@ def pack(images: np.ndarray) -> torch.Tensor:
 # --- images of another making ------------------------------------------------------------------------------
 
 
-class _AsTheyAre:
+class _AsTheyAre(Shared):
     """Images whose pixels are in [0, 1] already, and which networks see as they are."""
 
     def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -298,13 +327,13 @@ class Samples(_AsTheyAre):
 
     def batches(self, batch_size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Every sample once, in order: x (b, …) and labels (b,), of which each process gets its part."""
-        for part in _parts(len(self), batch_size):
+        for part in self._parts(batch_size):
             yield self.x[part], self.labels[part]
 
     def augmented(self, batch_size: int, generator: torch.Generator) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """As `batches`, but shuffled by `generator`, a CPU generator, the same in all processes."""
         order = send(torch.randperm(len(self), generator=generator), self.device)
-        for part in _parts(len(self), batch_size):
+        for part in self._parts(batch_size):
             yield self.x[order[part]], self.labels[order[part]]
 
 
@@ -347,9 +376,10 @@ def as_images(source: object, device: torch.device | str) -> Source:
     if isinstance(source, Source):
         return source
     if isinstance(source, DataLoader) and source.batch_size and not isinstance(source.dataset, IterableDataset):
-        if distributed.size() > 1:
+        loader = Loader(source, torch.device(device))
+        if loader.share is not None:
             raise ValueError("several processes cannot share a DataLoader; give the tensors themselves")
-        return Loader(source, torch.device(device))
+        return loader
     tensors = source.tensors if isinstance(source, TensorDataset) else source
     if _are_samples(tensors):
         x, labels = tensors

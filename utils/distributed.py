@@ -1,20 +1,21 @@
-"""Many processes as one, started by torchrun: each works on its part of every batch, and sums are taken over all.
+"""Several processes as one, started by torchrun: each works on its part of every batch, and sums run over all.
 
-With one process everything here does nothing. Files are written by process 0 alone, and results equal those of one
-process within floating point.
+Images that are made then carry a `Share` of their batches, by which whoever works on them joins in (`utils.batches`);
+in a single process they carry none. Process 0 alone writes files. Results equal those of one process up to rounding.
 """
 
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import distributed as dist
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
 
@@ -31,16 +32,6 @@ def rank() -> int:
     return int(os.environ["RANK"]) if launched() else 0
 
 
-def local_rank() -> int:
-    """The number of this process on its machine, from 0; its GPU has the same."""
-    return int(os.environ["LOCAL_RANK"]) if launched() else 0
-
-
-def local_size() -> int:
-    """How many processes torchrun has started on this machine."""
-    return int(os.environ["LOCAL_WORLD_SIZE"]) if launched() else 1
-
-
 def is_main() -> bool:
     """Whether this process is the one that prints and writes."""
     return rank() == 0
@@ -52,12 +43,12 @@ def size() -> int:
 
 
 def start(device: torch.device) -> None:
-    """Join the other processes, if there are any: by gloo for what is on the CPU, by nccl for what is on GPUs."""
+    """Join the other processes, if there are any: by gloo on the CPU, by nccl on GPUs."""
     if not launched():
         return
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     # Processes wait for each other while one prepares a dataset or is a whole point of a curve behind, which can take
-    # hours. That one has ended shows without a timeout: its connections close, and torchrun ends the others.
+    # hours. No timeout is needed when one has ended: its connections close, and torchrun ends the others.
     dist.init_process_group(backend, timeout=timedelta(days=7))
 
 
@@ -65,6 +56,12 @@ def stop() -> None:
     """Leave the other processes."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
+
+
+def silence_others() -> None:
+    """Print nothing in processes other than 0, but for errors."""
+    if not is_main():
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (for as long as the process lives)
 
 
 @contextlib.contextmanager
@@ -76,49 +73,6 @@ def alone() -> Iterator[None]:
         yield
     finally:
         _alone = before
-
-
-def part(count: int) -> slice:
-    """Which of `count` things in a row are this process' part; parts differ by one in length at most."""
-    if size() == 1:
-        return slice(0, count)
-    return slice(count * rank() // size(), count * (rank() + 1) // size())
-
-
-def whole(count: int) -> int:
-    """How long the row is of which this process has a part of `count`."""
-    return int(sum_over_all(torch.tensor(count))) if size() > 1 else count
-
-
-def batch_length(part: int, batch_size: int, left: int) -> int:
-    """How long the batch is of which this process has `part`: the next one of the `left` that are still to come."""
-    return part if size() == 1 else min(batch_size, left)
-
-
-def sum_over_all(tensor: torch.Tensor) -> torch.Tensor:
-    """The sum of every process' tensor, in place and returned."""
-    if size() > 1:
-        dist.all_reduce(tensor)
-    return tensor
-
-
-def of_all(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensors of all processes, stacked in their order; they have one shape."""
-    if size() == 1:
-        return tensor[None]
-    parts = [torch.empty_like(tensor) for _ in range(size())]
-    dist.all_gather(parts, tensor)
-    return torch.stack(parts)
-
-
-def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Replace the gradients by their sums over all processes, at once."""
-    if size() == 1:
-        return
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    flat = sum_over_all(torch.cat([gradient.reshape(-1) for gradient in gradients]))
-    for gradient, total in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-        gradient.copy_(total.view(gradient.shape))
 
 
 def from_main(function: Callable[[], Result]) -> Result:
@@ -137,50 +91,98 @@ def from_main(function: Callable[[], Result]) -> Result:
     return outcome[0]
 
 
-@torch.no_grad()
-def equal_main(module: nn.Module) -> None:
-    """Give the module of every process the parameters and buffers of process 0's, bit by bit."""
-    if size() > 1:
-        for value in (*module.parameters(), *module.buffers()):
-            dist.broadcast(value, src=0)
-
-
-@contextlib.contextmanager
-def main_first() -> Iterator[None]:
-    """Process 0 runs the block, and then the others do, so that they find what it has prepared."""
-    if size() > 1 and not is_main():
-        dist.barrier()
-    yield
-    if size() > 1 and is_main():
-        dist.barrier()
-
-
-def shared_out(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-    """function(item) of every item, in order; each process works on some items, alone."""
-    items = list(items)
+def spread_out(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """function(item) of every item, in order; of as many items as there are processes, each works on one, alone."""
     if size() == 1:
-        return [function(item) for item in items]
-    own = items[rank() :: size()]
-    with alone():
-        results = [function(item) for item in own]
-    parts: list[list[Result]] = [[] for _ in range(size())]
-    dist.all_gather_object(parts, results)
-    return [parts[number % len(parts)][number // len(parts)] for number in range(len(items))]
-
-
-# --- batch normalization over all processes' parts of a batch ----------------------------------------------
-
-
-def batch_norm(model: nn.Module) -> None:
-    """Let batch-norm layers take their statistics over the whole batch, whenever processes share one."""
-    if not launched():
+        yield from map(function, items)
         return
-    for layer in model.modules():
-        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
-            layer.forward = torch.compiler.disable(_forward_over_all).__get__(layer)
+    items, together = list(items), size()
+    for first in range(0, len(items), together):
+        with alone():
+            results = [function(item) for item in items[first : first + together][rank() :][:1]]
+        parts: list[list[Result]] = [[] for _ in range(together)]
+        dist.all_gather_object(parts, results)
+        yield from (result for part in parts for result in part)
 
 
-def _forward_over_all(layer: nn.modules.batchnorm._BatchNorm, x: torch.Tensor) -> torch.Tensor:
+def sum_over_all(tensor: torch.Tensor) -> torch.Tensor:
+    """The sum of every process' tensor, in place and returned."""
+    if size() > 1:
+        dist.all_reduce(tensor)
+    return tensor
+
+
+# --- batches that processes share --------------------------------------------------------------------------
+
+
+class Share:
+    """What this process does of a batch that all work on; within `alone`, all of it."""
+
+    def part(self, count: int) -> slice:
+        """Which of `count` things in a row are this process' part; parts differ by one in length at most."""
+        return slice(0, count) if size() == 1 else slice(count * rank() // size(), count * (rank() + 1) // size())
+
+    def whole(self, count: int) -> int:
+        """How long the row is of which this process has a part of `count`."""
+        return int(sum_over_all(torch.tensor(count)))
+
+    def total(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The sum of every process' tensor, in place and returned."""
+        return sum_over_all(tensor)
+
+    def own_seed(self, seed: int) -> int:
+        """A seed of this process alone."""
+        return seed * size() % 2**62 + rank()
+
+    def by_main(self, saves: Any) -> "_ByMain":
+        """`utils.training.Saves` of which process 0 alone does the work."""
+        return _ByMain(saves)
+
+    @torch.no_grad()
+    def join(self, module: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> None:
+        """Let batch norm take its statistics over whole batches, and the optimizer's steps sum all gradients.
+
+        With an optimizer, every process' parameters and buffers become those of process 0, bit by bit.
+        """
+        for layer in module.modules():
+            if isinstance(layer, _BatchNorm):
+                layer.forward = torch.compiler.disable(_forward_over_all).__get__(layer)
+        if optimizer is not None:
+            optimizer.register_step_pre_hook(_sum_gradients)
+            for value in (*module.parameters(), *module.buffers()):
+                dist.broadcast(value, src=0)
+
+
+class _ByMain:
+    def __init__(self, saves: Any):
+        self.saves, self.path = saves, None
+
+    def open(self) -> Mapping[str, object] | None:
+        state, self.path = from_main(lambda: (self.saves.open(), getattr(self.saves, "path", None)))
+        return state
+
+    def save(self, epoch: int, state: Mapping[str, object]) -> None:
+        if is_main():
+            self.saves.save(epoch, state)
+
+    def close(self, history: Mapping[str, list[float]]) -> None:
+        from_main(lambda: self.saves.close(history))
+
+
+def share() -> Share | None:
+    """The share of what is made now; None in a single process."""
+    return Share() if size() > 1 else None
+
+
+def _sum_gradients(optimizer: torch.optim.Optimizer, *_: object) -> None:
+    """Replace the gradients by their sums over all processes, at once."""
+    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    flat = sum_over_all(torch.cat([gradient.reshape(-1) for gradient in gradients]))
+    for gradient, total in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(total.view(gradient.shape))
+
+
+def _forward_over_all(layer: _BatchNorm, x: torch.Tensor) -> torch.Tensor:
     if size() == 1 or not layer.training:
         return type(layer).forward(layer, x)
     output, mean, variance, count = _BatchNormOverAll.apply(x, layer.weight, layer.bias, layer.eps)
@@ -195,7 +197,10 @@ def _forward_over_all(layer: nn.modules.batchnorm._BatchNorm, x: torch.Tensor) -
 
 
 class _BatchNormOverAll(torch.autograd.Function):
-    """Batch normalization of this process' part x (b, C, …) of a batch by the whole batch's mean and variance."""
+    """Batch normalization of this process' part x (b, C, …) of a batch by the whole batch's mean and variance.
+
+    torch's SyncBatchNorm has no CPU.
+    """
 
     @staticmethod
     def forward(ctx, x, weight, bias, eps):
@@ -203,8 +208,10 @@ class _BatchNormOverAll(torch.autograd.Function):
         count = x.new_full((1,), x.numel() // channels, dtype=torch.float32)
         # The variance and mean of each part, sent at once; the batch's follow from them without cancellation.
         own = x.float() if len(x) else x.new_zeros((1, *x.shape[1:]), dtype=torch.float32)
-        parts = of_all(torch.cat([*torch.var_mean(own, others, correction=0), count]))
-        variances, means, counts = parts.split([channels, channels, 1], dim=1)
+        statistics = torch.cat([*torch.var_mean(own, others, correction=0), count])
+        parts = [torch.empty_like(statistics) for _ in range(size())]
+        dist.all_gather(parts, statistics)
+        variances, means, counts = torch.stack(parts).split([channels, channels, 1], dim=1)
         count = counts.sum()
         mean = (counts * means).sum(0) / count
         variance = (counts * (variances + (means - mean).square())).sum(0) / count
@@ -227,28 +234,3 @@ class _BatchNormOverAll(torch.autograd.Function):
         if weight is None:  # a layer without parameters
             return x_gradient.to(x.dtype), None, None, None
         return (weight.view(shape) * x_gradient).to(x.dtype), weight_part, bias_part, None
-
-
-# --- errors ------------------------------------------------------------------------------------------------
-
-
-# What gloo, nccl and torch's store say when the process at the other end of a connection is gone
-LOST = ("by peer", "broken pipe", "connection was likely closed", "remote process exit")
-
-
-def is_of_connection(error: BaseException) -> bool:
-    """Whether an error is one of the processes' communication, whatever its cause."""
-    if not launched() or not isinstance(error, RuntimeError):
-        return False
-    return isinstance(error, dist.DistError) or any(word in str(error).lower() for word in ("gloo", "nccl", *LOST))
-
-
-def is_lost_connection(error: BaseException) -> bool:
-    """Whether an error says that another process has ended."""
-    return is_of_connection(error) and any(words in str(error).lower() for words in LOST)
-
-
-def silence_others() -> None:
-    """What is printed in processes other than 0 is not seen; errors are."""
-    if not is_main():
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (for as long as the process lives)

@@ -90,7 +90,7 @@ def evaluate_ensemble(
             progress.line(f"t = {t:.3f}  held out: {in_words({'loss': loss, 'accuracy': accuracy})}")
             return *probabilities(model, test, **how), loss
 
-        predicted, (labels, *_), losses = zip(*distributed.shared_out(at, ts), strict=True)
+        predicted, (labels, *_), losses = zip(*distributed.spread_out(at, ts), strict=True)
     best = int(np.argmin(losses))
     rows = [
         {"what": "point", "t": t, "loss_held_out": loss, **scores(one, labels)}

@@ -47,8 +47,7 @@ def evaluate(
             logits = main_output(model(x))
         loss += F.cross_entropy(logits.float(), labels, reduction="sum")
         correct += (logits.argmax(1) == labels).sum()
-    sums = distributed.sum_over_all(torch.stack([loss, correct.to(loss.dtype)]))
-    loss, correct = sums.tolist()
+    loss, correct = images.total(torch.stack([loss, correct.to(loss.dtype)])).tolist()
     return loss / len(images), 100 * correct / len(images)
 
 
@@ -72,6 +71,7 @@ def reestimate_batch_norm(
     layers = use_batch_statistics(model)
     if not layers:
         return
+    images.join(model)
     momenta = [layer.momentum for layer in layers]
     for layer in layers:
         layer.reset_running_stats()
@@ -83,7 +83,7 @@ def reestimate_batch_norm(
     seen = 0
     generator = torch.Generator().manual_seed(EVALUATION_SEED)
     for x, labels in images.augmented(batch_size, generator):
-        count = distributed.batch_length(len(labels), batch_size, len(images) - seen)
+        count = images.batch_length(len(labels), batch_size, seen)
         seen += count
         with autocast(images.device, precision):
             if attack is not None:
@@ -100,7 +100,6 @@ def reestimate_batch_norm(
 def use_batch_statistics(model: nn.Module) -> list[nn.Module]:
     """Put a model in eval mode but for its layers with running statistics, which it returns; they use the batch's."""
     model.eval()
-    distributed.batch_norm(model)
     layers = batch_norm_layers(model)
     for layer in layers:
         layer.train()
@@ -171,20 +170,17 @@ def evaluate_path(
     start, end = curve.row(0), curve.row(curve.num_bends - 1)
     u, v = plane_basis(start, end, curve.row(curve.num_bends // 2))
     with Progress(len(ts), "point", "along the curve", done=done) as progress:
-        while done < len(ts):
-            # As many at once as there are processes
-            points = range(done, min(done + distributed.size(), len(ts)))
-            measured = distributed.shared_out(lambda i: measure(curve.place(ts[i]), ts[i]), points)
-            for i, metrics in zip(points, measured, strict=True):
-                theta = curve.point(ts[i]).detach()
-                step = (theta - curve.point(ts[max(i - 1, 0)])).norm().item()
-                # Where all points are one, as between a network and its own copy, rounding is no way to go.
-                length = (step if step > POINT_ROUNDING * theta.norm().item() else 0.0) + (length if i else 0.0)
-                yield {"t": ts[i], "coordinates": plane_coordinates(theta, start, u, v), "length": length, **metrics}
-                progress.step()
-                progress.show(**metrics)
-                progress.line(f"t = {ts[i]:.3f}  {in_words(metrics)}")
-            done = points.stop
+        points = range(done, len(ts))
+        measured = distributed.spread_out(lambda i: measure(curve.place(ts[i]), ts[i]), points)
+        for i, metrics in zip(points, measured, strict=True):
+            theta = curve.point(ts[i]).detach()
+            step = (theta - curve.point(ts[max(i - 1, 0)])).norm().item()
+            # Where all points are one, as between a network and its own copy, rounding is no way to go.
+            length = (step if step > POINT_ROUNDING * theta.norm().item() else 0.0) + (length if i else 0.0)
+            yield {"t": ts[i], "coordinates": plane_coordinates(theta, start, u, v), "length": length, **metrics}
+            progress.step()
+            progress.show(**metrics)
+            progress.line(f"t = {ts[i]:.3f}  {in_words(metrics)}")
 
 
 def evaluate_curve(
@@ -273,7 +269,7 @@ def evaluate_plane(
                 progress.step()
                 return metrics
 
-            measured = distributed.shared_out(measure_at, xs)
+            measured = list(distributed.spread_out(measure_at, xs))
             row = {name: np.array([metrics[name] for metrics in measured]) for name in measured[0]}
             yield {"x": xs * corners[1, 0], "y": np.full(len(xs), y * height), **row}
             progress.reach(number * num_points)
@@ -301,5 +297,5 @@ def validate_curve(
         return {f"loss_test_at_{t}": loss, f"accuracy_test_at_{t}": accuracy}
 
     return {
-        name: value for metrics in distributed.shared_out(at, VALIDATION_POINTS) for name, value in metrics.items()
+        name: value for metrics in distributed.spread_out(at, VALIDATION_POINTS) for name, value in metrics.items()
     }

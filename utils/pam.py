@@ -385,9 +385,10 @@ def path_loss(
     steps = -(-len(images) // batch_size)
     ts = (torch.randperm(steps, generator=generator).double() + 0.5) / steps
     use_batch_statistics(curve.base)
+    images.join(curve.base)
     total = torch.zeros((), device=images.device)
     for t, (x, labels) in zip(ts.tolist(), images.augmented(batch_size, generator), strict=True):
         with autocast(images.device, precision):
             logits = main_output(curve(x, point_at(t)))
         total += F.cross_entropy(logits.float(), labels, reduction="sum")
-    return distributed.sum_over_all(total).item() / len(images)
+    return images.total(total).item() / len(images)

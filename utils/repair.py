@@ -17,7 +17,6 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from . import distributed
 from .batches import Images
 from .curves import Curve
 from .devices import autocast
@@ -166,9 +165,8 @@ def _calls(model: nn.Module, images: Images) -> dict[str, int]:
         calls[name] = calls.get(name, 0) + 1
         last[name] = output
 
-    with distributed.alone(), _watched(model, count):
-        x, _ = next(images.batches(2))
-        output = main_output(model.forward(x))
+    with _watched(model, count):
+        output = main_output(model.forward(images.first(2)))
     hidden = {name: number for name, number in calls.items() if last[name] is not output}
     if not hidden:
         raise UserError(f"{type(model).__name__} has no hidden linear layer or convolution that could be repaired")
@@ -207,7 +205,7 @@ def _measured(
                 model.forward(x)
     statistics = {}
     for name, total in sums.items():
-        count, first, second = distributed.sum_over_all(total)
+        count, first, second = images.total(total)
         mean = first / count
         statistics[name] = Spread(mean, (second / count - mean.square()).clamp(min=0).sqrt())
     return statistics

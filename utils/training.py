@@ -12,7 +12,6 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from . import distributed
 from .attack import Attack
 from .batches import Images, as_images
 from .curves import Curve, load_state
@@ -189,10 +188,11 @@ def fit(
         weight_decay=weight_decay,
         fused=has_fused_step(learned) or None,
     )
-    distributed.batch_norm(task.module)
+    if images.share is not None and saves is not None:
+        saves = images.share.by_main(saves)
     generator = torch.Generator().manual_seed(seed)
     done, history = _restore(task, optimizer, generator, saves, len(rates)) if saves else (0, {})
-    distributed.equal_main(task.module)
+    images.join(task.module, optimizer)
     steps = math.ceil(len(images) / batch_size)
     with Progress((len(rates) - done) * steps, "step") as progress:
         for epoch in range(done, len(rates)):
@@ -203,7 +203,7 @@ def fit(
             for group in optimizer.param_groups:
                 group["lr"] = rates[epoch]
             # For dropout. Anew for every epoch, so that no device's random state has to be saved
-            torch.manual_seed((seed * 1_000_003 + epoch) * distributed.size() % 2**62 + distributed.rank())
+            torch.manual_seed(images.own_seed(seed * 1_000_003 + epoch))
             metrics = _epoch(task, optimizer, images, generator, batch_size, precision, progress, epoch)
             if not (math.isfinite(metrics["loss_train"]) and _are_finite(learned)):
                 saved = f"epoch {epoch} is saved" if saves and epoch else "nothing was saved"
@@ -211,11 +211,11 @@ def fit(
             if val_freq and ((epoch + 1) % val_freq == 0 or epoch + 1 == len(rates)):
                 metrics |= task.validate(images, batch_size, precision)
             _record(history, epoch, metrics)
-            if saves and distributed.is_main():
+            if saves:
                 saves.save(epoch + 1, _state(task, optimizer, generator, epoch + 1, history))
             progress.line(f"epoch {epoch + 1}/{len(rates)}  " + in_words(metrics))
     if saves:
-        distributed.from_main(lambda: saves.close(history))
+        saves.close(history)
     return history
 
 
@@ -235,7 +235,7 @@ def _epoch(
     correct = torch.zeros((), device=images.device, dtype=torch.int64)
     seen = 0
     for step, (x, labels) in enumerate(images.augmented(batch_size, generator), start=1):
-        count = distributed.batch_length(len(labels), batch_size, len(images) - (step - 1) * batch_size)
+        count = images.batch_length(len(labels), batch_size, (step - 1) * batch_size)
         logits = train_step(task, optimizer, x, labels, images, generator, count, precision)
         loss_sum += F.cross_entropy(logits.float(), labels, reduction="sum")
         correct += (logits.argmax(1) == labels).sum()
@@ -244,7 +244,7 @@ def _epoch(
         if progress.is_shown and step % 20 == 0:  # reading a number makes the host wait for the device
             accuracy = 100 * correct.item() / max(seen, 1)
             progress.show(epoch=epoch + 1, loss=loss_sum.item() / max(seen, 1), accuracy=accuracy)
-    loss, right = distributed.sum_over_all(torch.stack([loss_sum, correct.to(loss_sum.dtype)])).tolist()
+    loss, right = images.total(torch.stack([loss_sum, correct.to(loss_sum.dtype)])).tolist()
     return {"loss_train": loss / len(images), "accuracy_train": 100 * right / len(images)}
 
 
@@ -262,9 +262,8 @@ def train_step(
     optimizer.zero_grad()  # before a compiled network runs: a CUDA graph writes where the last gradients are
     with autocast(x.device, precision):
         output, penalty = task.forward(x, labels, images, generator)
-        loss = cross_entropy(output, labels, count) + penalty / distributed.size()
+        loss = cross_entropy(output, labels, count) + penalty * (len(labels) / count)
     loss.backward()
-    distributed.sum_gradients(optimizer.param_groups[0]["params"])
     optimizer.step()
     task.after_step(optimizer.param_groups[0]["lr"])
     return main_output(output).detach()
@@ -308,7 +307,7 @@ def _restore(
     task: Task, optimizer: torch.optim.SGD, generator: torch.Generator, saves: Saves, epochs: int
 ) -> tuple[int, dict[str, list[float]]]:
     """Put what was saved in place; returns the epochs done, and their history."""
-    state = distributed.from_main(saves.open)
+    state = saves.open()
     if state is None:
         return 0, {}
     try:

@@ -139,9 +139,7 @@ class Data:
     @property
     def example(self) -> torch.Tensor:
         """The first images as a network sees them, float32 (1 or 2, 3, H, W), on the CPU."""
-        with distributed.alone():
-            images, _ = next(self.test.subset(torch.arange(min(2, len(self.test)))).batches(2))
-        return images.cpu()
+        return self.test.first(2).cpu()
 
     @property
     def alignment(self) -> Images:
@@ -183,8 +181,9 @@ def load_data(
 
     Raises UserError if there is no such dataset, or if it is damaged, empty or cannot be downloaded.
     """
-    with distributed.main_first():
-        arrays = _load_arrays(name, folder, threads, image_size)
+    if distributed.launched():  # process 0 downloads or decodes them, and the others find what it has kept
+        distributed.from_main(lambda: prepare(name, folder=folder, image_size=image_size, threads=threads))
+    arrays = _load_arrays(name, folder, threads, image_size)
     about = known(name)
     if image_size is None and (resized := about.resized_by(transform)) is not None:
         for split in ("train_images", "test_images"):

@@ -5,7 +5,6 @@ import copy
 import torch
 from torch import nn
 
-from .. import distributed
 from ..batches import Images
 from ..errors import UserError
 from ..losses import main_output
@@ -20,8 +19,7 @@ def check_input(model: nn.Module, images: Images, batch_size: int | None = None)
 
     batch_size: of batches on which batch norm takes statistics, as in training; None if there are none.
     """
-    with distributed.alone():
-        x, _ = next(images.batches(1))
+    x = images.first(1)
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:

@@ -9,14 +9,20 @@ import platform
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import FrameType
 
 import torch
+from torch import nn
+from torch.nn import functional as F
 
 from .. import distributed
+from ..curves import Curve
 from ..devices import compile_options, describe, is_out_of_memory, keep_memory, set_products, why_unusable
 from ..errors import UserError, first_line
+from ..losses import heads
 from . import commands, files
 from .parser import Parser
 
@@ -67,16 +73,64 @@ def _run(parse_args: Callable[[], argparse.Namespace], main: Callable[[argparse.
         sys.exit(_complain(commands.explain(error, flags, sys.argv[0]), error.exit_code))
     except KeyboardInterrupt:
         sys.exit(_complain(f"interrupted.{resumes}", 130))
-    except (RuntimeError, MemoryError) as error:
+    except Exception as error:
         if is_out_of_memory(error):
             message = "the device is out of memory; try a smaller --batch_size"
-        elif distributed.is_lost_connection(error):
+        elif distributed.launched() and is_lost_connection(error):
             message = f"{ended} ({first_line(error)})"
-        elif distributed.is_of_connection(error):
+        elif distributed.launched() and is_of_connection(error):
             message = f"the processes of this job cannot work together: {first_line(error)}"
         else:
+            message = misfit(error)
+        if message is None:
             raise
         sys.exit(_complain(message, 1))
+
+
+def misfit(error: Exception) -> str | None:
+    """What an error says that a network, or its loss, raises for images that do not suit it; None for all others."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    if isinstance(error, TypeError) and frames[-1].f_code is heads.__code__:
+        return f"the network is no classifier: {error}"
+    if not isinstance(error, (RuntimeError, ValueError, AssertionError, IndexError)):
+        return None
+    for depth, frame in enumerate(frames):
+        names = frame.f_locals
+        if frame.f_code is F.cross_entropy.__code__:
+            shape, classes = tuple(names["input"].shape[1:]), int(names["target"].max()) + 1
+            return f"the network puts out {shape} for an image, where a logit for each of {classes} classes is wanted"
+        if frame.f_code is nn.Module._wrapped_call_impl.__code__ and not isinstance(names["self"], Curve):
+            return _unsuited(names["self"], names["args"][0], error, frames[depth:])
+    return None
+
+
+def _unsuited(network: nn.Module, x: torch.Tensor, error: Exception, frames: Sequence[FrameType]) -> str:
+    """How a network failed on x (b, …), and where in its code."""
+    name, library = type(network).__name__, f"{Path(torch.__file__).parent}{os.sep}"
+    if "more than 1 value per channel" in str(error):
+        return (
+            f"the batch normalization of {name} needs at least two images in a batch, and the last one has one; "
+            "use another --batch_size, or more images"
+        )
+    places = [(frame.f_code.co_filename, frame.f_lineno) for frame in frames]
+    own = [f" ({Path(file).name}, line {line})" for file, line in places if not file.startswith(library)]
+    images = f"images of {x.shape[3]}×{x.shape[2]}" if x.dim() == 4 else f"samples of {tuple(x.shape[1:])}"
+    return f"{name} cannot take {images}: {first_line(error)}{''.join(own[-1:])}"
+
+
+# What gloo, nccl and torch's store say when the process at the other end of a connection is gone
+LOST = ("by peer", "broken pipe", "connection was likely closed", "remote process exit")
+
+
+def is_lost_connection(error: BaseException) -> bool:
+    """Whether an error says that another process has ended."""
+    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in LOST)
+
+
+def is_of_connection(error: BaseException) -> bool:
+    """Whether an error is one of the processes' communication, whatever its cause."""
+    names = ("gloo", "nccl")
+    return isinstance(error, torch.distributed.DistError) or any(name in str(error).lower() for name in names)
 
 
 def _parsed(parse_args: Callable[[], argparse.Namespace]) -> argparse.Namespace:
@@ -129,10 +183,10 @@ def choose_device(parser: Parser, name: str | None) -> torch.device:
         if name not in ("cpu", "cuda"):
             parser.error(f"--device {name}: many processes are on cpu or cuda, where each takes a GPU of its own")
         if name == "cuda":
-            if distributed.local_size() > (there := torch.cuda.device_count()):
-                many = f"{distributed.local_size()} processes are started on this machine, where torch sees {there}"
+            if (started := int(os.environ["LOCAL_WORLD_SIZE"])) > (there := torch.cuda.device_count()):
+                many = f"{started} processes are started on this machine, where torch sees {there}"
                 parser.error(f"--device cuda: {many} GPUs, and each takes one of its own; start fewer, or use cpu")
-            device = torch.device("cuda", distributed.local_rank())
+            device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     if (reason := why_unusable(device)) is not None:
         parser.error(f"--device {name} {reason}; --device cpu does without it")
     return device
