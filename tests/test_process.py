@@ -13,6 +13,7 @@ import processes
 import pytest
 from stages import REPOSITORY, STAGES, fails, run, run_as_process, stage
 
+from utils import training
 from utils.errors import FileError
 from utils.stages.files import expect, expect_writable
 
@@ -56,6 +57,32 @@ def test_interrupted_at_work(flags):
         .endswith("error: interrupted. Run it with --resume (and without --overwrite) to go on.")
     )
     assert "Traceback" not in err
+
+
+def test_interrupted_in_a_callback(flags, capsys, monkeypatch):
+    """In a destructor Python swallows every exception; Ctrl-C ends the stage all the same."""
+
+    class Interrupts:
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    swallowed, step = [], training.train_step
+
+    def train_step(*args):
+        if not swallowed:
+            Interrupts()
+        return step(*args)
+
+    monkeypatch.setattr(training, "train_step", train_step)
+    monkeypatch.setattr(sys, "unraisablehook", lambda caught: swallowed.append(caught.exc_type))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        code, line = fails(capsys, "training/train_model.py", *flags, "--epochs", 100_000)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert swallowed == [KeyboardInterrupt]
+    assert code == 130
+    assert "interrupted" in line
 
 
 # --- what is printed ---------------------------------------------------------------------------------------

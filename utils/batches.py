@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from . import distributed
+from . import distributed, interrupts
 from .devices import images_at_once, memory_format, send
 
 # Of the files that are taken for images
@@ -188,7 +188,7 @@ class Shared:
 
     def _parts(self, batch_size: int) -> Iterator[slice]:
         """This process' part of every batch."""
-        for start in range(0, len(self), batch_size):
+        for start in interrupts.checked(range(0, len(self), batch_size)):
             count = min(batch_size, len(self) - start)
             part = slice(0, count) if self.share is None else self.share.part(count)
             yield slice(start + part.start, start + part.stop)
@@ -257,7 +257,7 @@ class Images(Shared):
             batches = lengths[first : first + together]
             here = slice(start, start := start + sum(batches))
             images = self.augment(order[here], parameters.take(here))
-            yield from zip(images.split(batches), labels[here].split(batches), strict=True)
+            yield from interrupts.checked(zip(images.split(batches), labels[here].split(batches), strict=True))
 
     def augment(self, index: torch.Tensor, parameters: Parameters) -> torch.Tensor:
         """Images `index` (b,) varied by the given parameters: float32 (b, 3, H, W)."""
@@ -353,7 +353,7 @@ class Loader(_AsTheyAre):
         return count - count % self.loader.batch_size if self.loader.drop_last else count
 
     def batches(self, batch_size: int | None = None) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        for x, labels in self.loader:
+        for x, labels in interrupts.checked(self.loader):
             yield send(x, self.device), send(labels, self.device)
 
     def augmented(

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from tqdm.auto import tqdm
 
-from . import distributed
+from . import distributed, interrupts
 
 Item = TypeVar("Item")
 
@@ -37,6 +37,7 @@ class Progress:
         return not self.bar.disable
 
     def step(self) -> None:
+        interrupts.check()
         self.done += 1
         self.bar.n += 1
         self.bar.update(0)

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .. import distributed
+from .. import distributed, interrupts
 from ..curves import Curve
 from ..devices import compile_options, describe, is_out_of_memory, keep_memory, set_products, why_unusable
 from ..errors import UserError, first_line
@@ -35,8 +35,7 @@ def run(parse_args: Callable[[], argparse.Namespace], main: Callable[[argparse.N
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # not where a test or a notebook has put its own
             stream.reconfigure(errors="replace")  # no character that an encoding lacks is an error
-    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # after start.quietly
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    interrupts.watch()
     distributed.silence_others()
     try:
         try:
