@@ -18,7 +18,7 @@ from utils.matching import align, cross_correlations, each_by_itself, mean_corre
 from utils.progress import track
 from utils.repair import preparing
 from utils.stages import commands, flags, kept, process, sources
-from utils.stages.datasets import load_data
+from utils.stages.data import load_data
 from utils.stages.files import expect_writable
 from utils.stages.inputs import check_input
 from utils.stages.layout import Layout, Variant

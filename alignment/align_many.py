@@ -23,7 +23,7 @@ from utils.measuring import measure
 from utils.permutations import permute
 from utils.progress import track
 from utils.stages import commands, defaults, flags, kept, process, sources
-from utils.stages.datasets import load_data
+from utils.stages.data import load_data
 from utils.stages.files import expect, expect_writable, save_array
 from utils.stages.inputs import check_input
 from utils.stages.layout import Layout

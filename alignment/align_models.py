@@ -18,7 +18,7 @@ from utils.curves import network_digest
 from utils.devices import memory_format
 from utils.matching import align_on, cross_moments, mean_distances
 from utils.stages import commands, defaults, flags, kept, process, sources
-from utils.stages.datasets import load_data
+from utils.stages.data import load_data
 from utils.stages.files import expect_writable, save_array
 from utils.stages.inputs import check_input
 from utils.stages.layout import Layout

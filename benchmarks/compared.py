@@ -18,7 +18,7 @@ from utils.devices import autocast
 from utils.losses import cross_entropy
 from utils.measuring import evaluate, reestimate_batch_norm
 from utils.pam import PermutationTask
-from utils.stages.datasets import REPOSITORY_DATA, Data, load_data
+from utils.stages.data import REPOSITORY_DATA, Data, load_data
 from utils.stages.runs import Run
 from utils.symmetries.spec import permutation_spec
 from utils.training import CurveTask, NetworkTask, fit, step_rates

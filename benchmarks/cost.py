@@ -40,9 +40,9 @@ from benchmarks.counting import (
 from evaluation import eval_adversarial_curve, eval_curve, eval_plane_with_alignment, eval_plane_with_curve
 from training import train_curve, train_curve_adversarial, train_curve_pam, train_model, train_model_adversarial
 from utils.errors import FileError, UserError
-from utils.stages import datasets, process
-from utils.stages.decoding import decode
-from utils.stages.folders import listed
+from utils.stages import process
+from utils.stages.data import HELD_OUT_IMAGES, dataset_info
+from utils.stages.folders import decode, list_images
 from utils.stages.parser import positive_float
 
 DATASETS = {
@@ -158,17 +158,17 @@ def count_images(
         found = DATASETS[name]
     else:
         raise UserError(f"there is no folder {folder / name}/train, and {name!r} is none of {', '.join(DATASETS)}")
-    if (resized := image_size or datasets.known(name).resized_by(transform)) is not None:
+    if (resized := image_size or dataset_info(name).resized_by(transform)) is not None:
         found = found._replace(size=(resized, resized))
     if not use_test:
-        held_out = min(datasets.HELD_OUT_IMAGES, found.train // 10)
+        held_out = min(HELD_OUT_IMAGES, found.train // 10)
         found = found._replace(train=found.train - held_out, test=held_out)
     return found
 
 
 @functools.cache
 def _in_folder(folder: Path) -> Dataset:
-    files, _ = listed(folder)
+    files = list_images(folder)
     train, test = ([path for paths in classes.values() for path in paths] for classes in files.values())
     return Dataset(len(train), len(test), decode(train[0]).shape[:2], len(files["train"]))
 

@@ -19,7 +19,7 @@ from models import build
 from utils import activations, matching, measuring, pam
 from utils.attack import Attack
 from utils.curves import Curve
-from utils.stages import datasets
+from utils.stages import data
 from utils.symmetries.spec import permutation_spec
 from utils.training import CurveTask, NetworkTask, Task
 
@@ -153,7 +153,7 @@ def match_flops(network: nn.Module, images: Dataset, *, batch_size: int, attack:
         def attacked(x, labels):
             attack(network.eval(), x, labels, Normalization(), torch.Generator())
 
-        flops_of += 2 * passes(attacked, images)(min(datasets.ALIGNMENT_IMAGES, images.train), batch_size)
+        flops_of += 2 * passes(attacked, images)(min(data.ALIGNMENT_IMAGES, images.train), batch_size)
     return flops_of
 
 
@@ -167,7 +167,7 @@ def comparison(network: nn.Module, images: Dataset, batch_size: int) -> tuple[in
         )
         for before in (False, True)
     )
-    compared = min(datasets.ALIGNMENT_IMAGES, images.train)
+    compared = min(data.ALIGNMENT_IMAGES, images.train)
     ties = before(min(activations.TIE_IMAGES, compared), batch_size)
     return after(compared, batch_size) + ties, after
 
@@ -179,7 +179,7 @@ def midpoint_flops(network: nn.Module, images: Dataset, *, batch_size: int, bn_i
     """
     aligned, measured = comparison(network, images, batch_size)
     matches = 1 if matching.each_by_itself(permutation_spec(network, proof=False)) is None else 2
-    correlated = measured(min(datasets.ALIGNMENT_IMAGES, images.train), batch_size)
+    correlated = measured(min(data.ALIGNMENT_IMAGES, images.train), batch_size)
     statistics = passes(forward_step(network, measuring.use_batch_statistics), images)
     estimated = statistics(min(bn_images or images.train, images.train), batch_size)
     return 3 * estimated + 2 * (correlated + matches * aligned)

@@ -49,7 +49,7 @@ from utils.devices import (
 from utils.errors import first_line
 from utils.measuring import evaluate, reestimate_batch_norm
 from utils.pam import PermutationTask
-from utils.stages.datasets import Data
+from utils.stages.data import Data
 from utils.stages.files import write_atomically
 from utils.stages.parser import positive_int
 from utils.symmetries.spec import permutation_spec

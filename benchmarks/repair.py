@@ -28,7 +28,7 @@ from utils.permutations import permute
 from utils.repair import repairing
 from utils.reports import figures
 from utils.stages import process
-from utils.stages.datasets import REPOSITORY_DATA, load_data
+from utils.stages.data import REPOSITORY_DATA, load_data
 from utils.stages.files import write_atomically
 from utils.stages.parser import folder_path, positive_float, positive_int
 from utils.symmetries.spec import permutation_spec

@@ -13,7 +13,7 @@ from utils.stages import start
 start.quietly()
 
 from utils.stages import flags, process
-from utils.stages.datasets import data_folder, prepare
+from utils.stages.data import data_folder, prepare
 from utils.stages.parser import Parser
 
 

@@ -20,7 +20,7 @@ from utils.measuring import batch_norm_layers, evaluate_path, measure, measure_a
 from utils.repair import preparing
 from utils.reports.results import is_loss, summary
 from utils.stages import commands, flags, kept, process, sources
-from utils.stages.datasets import load_data
+from utils.stages.data import load_data
 from utils.stages.files import expect_writable
 from utils.stages.inputs import check_input
 from utils.stages.layout import Layout, Variant

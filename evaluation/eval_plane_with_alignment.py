@@ -19,7 +19,7 @@ from utils.devices import memory_format
 from utils.measuring import evaluate_plane, measure, plane_of
 from utils.repair import repairing
 from utils.stages import commands, flags, kept, process, sources
-from utils.stages.datasets import load_data
+from utils.stages.data import load_data
 from utils.stages.files import expect_writable
 from utils.stages.inputs import check_input
 from utils.stages.layout import Layout, tag

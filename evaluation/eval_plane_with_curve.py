@@ -17,7 +17,7 @@ from utils.errors import UserError
 from utils.measuring import evaluate_plane, measure_as_it_is, midpoint_height, plane_of
 from utils.repair import preparing
 from utils.stages import commands, flags, kept, process, sources
-from utils.stages.datasets import load_data
+from utils.stages.data import load_data
 from utils.stages.files import expect_writable
 from utils.stages.inputs import check_input
 from utils.stages.layout import Layout, Variant

@@ -20,7 +20,7 @@ from utils.errors import UserError
 from utils.measuring import evaluate
 from utils.repair import preparing
 from utils.stages import flags, kept, process
-from utils.stages.datasets import load_data
+from utils.stages.data import load_data
 from utils.stages.files import expect_writable, hold, save_checkpoint
 from utils.stages.inputs import check_input
 from utils.stages.layout import Layout, Variant

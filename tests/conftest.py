@@ -18,7 +18,7 @@ from stages import run
 
 from utils.batches import Augmentation, Images, pack
 from utils.permutations import Activation, Factor, Group, PermutationSpec, Tap
-from utils.stages.datasets import Data, load_data
+from utils.stages.data import Data, load_data
 from utils.stages.files import save_array, save_arrays
 from utils.stages.layout import Layout
 
@@ -77,6 +77,25 @@ def write_image_folder(folder, train=40, test=12, size=SIZE):
                 start = c * size // CLASSES
                 image[:, start : start + size // CLASSES, c % 3] += 120
                 Image.fromarray(image).save(folder / split / f"class{c}" / f"{i:03d}.png")
+
+
+def write_tiny_imagenet(folder):
+    """The small dataset in the form that Tiny ImageNet has once its archive is unpacked."""
+    write_image_folder(folder, 3, 2)
+    for path in sorted((folder / "train").iterdir()):
+        (path / "images").mkdir()
+        for image in path.glob("*.png"):
+            image.rename(path / "images" / f"{path.name}_{image.stem}.PNG")
+        (path / f"{path.name}_boxes.txt").write_text("an image and its box\n")
+    (folder / "val/images").mkdir(parents=True)
+    lines = []
+    for number, path in enumerate(sorted((folder / "test").rglob("*.png"), key=lambda path: path.name)):
+        path.rename(folder / f"val/images/val_{number}.PNG")
+        lines.append(f"val_{number}.PNG\t{path.parent.name}\t0\t0\t62\t57\n")
+    (folder / "val/val_annotations.txt").write_text("".join(reversed(lines)))
+    shutil.rmtree(folder / "test")
+    (folder / "test/images").mkdir(parents=True)
+    shutil.copy(folder / "val/images/val_0.PNG", folder / "test/images/test_0.PNG")
 
 
 @pytest.fixture(scope="session")

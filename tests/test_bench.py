@@ -12,7 +12,7 @@ import torch
 
 from benchmarks import bounds, gpu, processes
 from utils import curves, devices, pam
-from utils.stages.datasets import REPOSITORY_DATA, load_data
+from utils.stages.data import REPOSITORY_DATA, load_data
 
 CPU = torch.device("cpu")
 

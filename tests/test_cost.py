@@ -12,7 +12,7 @@ from models.tinyten import LAYERS
 from utils import measuring, pam
 from utils.attack import Attack
 from utils.errors import UserError
-from utils.stages.datasets import REPOSITORY_DATA
+from utils.stages.data import REPOSITORY_DATA
 
 PRESETS = Path(__file__).resolve().parent.parent / "presets"
 IMAGES = counting.Dataset(train=1_000, test=100, size=(32, 32), classes=10)

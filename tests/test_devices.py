@@ -23,7 +23,7 @@ from utils.ensembles import probabilities
 from utils.measuring import evaluate, reestimate_batch_norm
 from utils.pam import PermutationTask, path_loss, point_between
 from utils.stages import process
-from utils.stages.datasets import load_data
+from utils.stages.data import load_data
 from utils.stages.files import load_checkpoint, save_checkpoint
 from utils.stages.runs import Run
 from utils.symmetries.spec import permutation_spec

@@ -9,7 +9,7 @@ from torch import nn
 import models
 from evaluation import eval_plane_with_alignment
 from utils.measuring import evaluate
-from utils.stages.datasets import load_data
+from utils.stages.data import load_data
 from utils.stages.loading import load_network
 
 

@@ -15,7 +15,7 @@ start.quietly()
 from utils.errors import FileError
 from utils.measuring import evaluate
 from utils.stages import commands, defaults, flags, process
-from utils.stages.datasets import load_data
+from utils.stages.data import load_data
 from utils.stages.files import expect_writable, hold, let_go, remove, save_checkpoint
 from utils.stages.inputs import check_input
 from utils.stages.layout import Layout

@@ -18,7 +18,7 @@ import torch
 from utils.curves import Curve, midpoint
 from utils.devices import memory_format
 from utils.stages import commands, defaults, flags, kept, process
-from utils.stages.datasets import load_data
+from utils.stages.data import load_data
 from utils.stages.files import expect_writable, save_checkpoint
 from utils.stages.inputs import check_input
 from utils.stages.layout import Layout, Variant

@@ -23,7 +23,7 @@ from utils.errors import FileError
 from utils.matching import correlations_before_and_after
 from utils.permutations import compose, permute
 from utils.stages import commands, defaults, flags, kept, process, sources
-from utils.stages.datasets import load_data
+from utils.stages.data import load_data
 from utils.stages.files import expect_writable, hold, load_note, save_array, save_checkpoint
 from utils.stages.inputs import check_input
 from utils.stages.layout import Layout, Variant, kept_epochs, rolling, tag

@@ -17,7 +17,7 @@ import torch
 
 from utils.devices import compile_options, memory_format
 from utils.stages import commands, defaults, flags, kept, process
-from utils.stages.datasets import load_data
+from utils.stages.data import load_data
 from utils.stages.files import expect_writable
 from utils.stages.inputs import check_input
 from utils.stages.layout import Layout

@@ -19,7 +19,7 @@ from .batches import Images
 from .cost import cost
 from .permutations import Group, PermutationSpec, axis_index, groups_in
 from .progress import track
-from .stages.datasets import Data
+from .stages.data import Data
 from .weights import match_some, match_weights
 
 

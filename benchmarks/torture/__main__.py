@@ -21,7 +21,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 import torch
 from tqdm import tqdm
 
-from benchmarks.torture.archives import archives
 from benchmarks.torture.at_once import at_once
 from benchmarks.torture.bombs import bombs
 from benchmarks.torture.damages import damages
@@ -35,7 +34,6 @@ SECTIONS = {
     "kills": kills,
     "damages": damages,
     "bombs": bombs,
-    "archives": archives,
     "full_disk": full_disk,
     "read_only": read_only,
     "at_once": at_once,

@@ -4,7 +4,7 @@ import csv
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from ..stages.datasets import known
+from ..stages.data import dataset_info
 from ..stages.defaults import EPOCHS
 from ..stages.layout import USUAL, Layout
 from .paths import Series
@@ -73,5 +73,5 @@ def _are(settings: Mapping[str, object], wanted: Mapping[str, object]) -> bool:
 
 def _is_published_transform(settings: Mapping[str, object], layout: Layout) -> bool:
     """Whether images were varied and normalized as published: transforms of several names can do the same."""
-    transform, resized_by = settings.get("transform", layout.model), known(layout.dataset).resized_by
+    transform, resized_by = settings.get("transform", layout.model), dataset_info(layout.dataset).resized_by
     return not transform.startswith("Adversarial") and resized_by(transform) == resized_by(layout.model)

@@ -13,7 +13,7 @@ from ..attack import Attack
 from ..curves import CURVES
 from ..reports.paths import Selection
 from .commands import REPOSITORY, default_transform
-from .datasets import TRANSFORMS, data_folder, known
+from .data import TRANSFORMS, data_folder, dataset_info
 from .defaults import CURVE_EPOCHS_HELP, EPOCHS_HELP, complete_epochs, curve_epochs
 from .layout import USUAL, tag
 from .parser import (
@@ -258,7 +258,7 @@ def _without_effect(flags: Mapping[str, object], default: Callable[[str], object
 
 def published_attack(dataset: str) -> Attack:
     """The attack with the published budget."""
-    radius = known(dataset).attack_radius
+    radius = dataset_info(dataset).attack_radius
     return Attack(radius, radius / 4, ATTACK_STEPS)
 
 

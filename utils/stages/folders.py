@@ -1,31 +1,40 @@
-"""Datasets that are folders of images: which files are images of which class, and their pixels, decoded once."""
+"""Datasets that are folders of images: which files are images of which class, and their pixels, decoded once.
+
+A picture is what a viewer would show: turned as its EXIF orientation says, with transparent parts on black, which is
+also what augmentation puts outside of an image. Grey of 16 bits is divided by 257, so that white stays white. Numbers
+without a known white and several frames, of which Pillow would make something else, are refused.
+"""
 
 import hashlib
 import json
-import unicodedata
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from stat import S_ISREG
 
 import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..batches import SUFFIXES
 from ..errors import FileError, first_line
 from ..progress import track
-from . import decoding
 from .files import write_atomically
 
 # {train,test}_images: uint8 (n, H, W, 3), {train,test}_labels: integers (n,)
 Arrays = dict[str, np.ndarray]
 ARRAYS = {"train_images", "train_labels", "test_images", "test_labels"}
 
+VERSION = 2  # of how pixels are made of files: what was decoded by another version is decoded again
+
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM", "TIFF", "GIF")  # whatever a file's suffix says
+
+MAX_PIXELS = 2**24  # augmentation finds pixels by numbers that are exact up to here
+
 TEST_FOLDERS = ("test", "val", "valid", "validation")
 
 # Of Tiny ImageNet: lines of an image in val/images, its class, and more. Training images are in CLASS/images
 ANNOTATIONS = "val_annotations.txt"
 
-# What systems leave in folders by themselves, in lower case; as are names that begin with a dot
+# What systems leave in folders by themselves, in lower case; so are names that begin with a dot
 LEFT_BY_SYSTEMS = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir"}
 
 
@@ -33,20 +42,18 @@ def image_folder(folder: Path, threads: int, size: int | None = None) -> Arrays:
     """The images of folder/{train,test}/CLASS/, decoded once and kept in the folder.
 
     size: if it is given, images become size × size.
+
+    Raises FileError if the folder has another form, or an image cannot be used.
     """
-    files, notes = listed(folder)
-    for note in notes:
-        print(note)
+    files = list_images(folder)
     cache, key = folder / f"decoded{'' if size is None else f'_{size}'}.npz", _key(folder, files, size)
-    arrays = _kept(cache, key)
+    arrays = _load_cache(cache, key)
     if arrays is not None:
         return arrays
     arrays = {}
     for split, classes in files.items():
-        paths = [path for class_paths in classes.values() for path in class_paths]
-        arrays[f"{split}_images"] = _decoded(paths, threads, size)
-        counts = [len(class_paths) for class_paths in classes.values()]
-        arrays[f"{split}_labels"] = np.repeat(np.arange(len(counts)), counts)
+        arrays[f"{split}_images"] = _decode_all([path for paths in classes.values() for path in paths], threads, size)
+        arrays[f"{split}_labels"] = np.repeat(np.arange(len(classes)), [len(paths) for paths in classes.values()])
     if arrays["train_images"].shape[1:] != arrays["test_images"].shape[1:]:
         raise FileError(folder, "has training and test images that are not of one size", "resize")
     try:
@@ -58,171 +65,98 @@ def image_folder(folder: Path, threads: int, size: int | None = None) -> Arrays:
 
 # --- which files -------------------------------------------------------------------------------------------
 
-Files = dict[str, dict[str, list[Path]]]  # of each class of each split
+Files = dict[str, dict[str, list[Path]]]  # of each class of each split; classes and files are sorted by name
 
 
-class Listing(NamedTuple):
-    """What a dataset's folder holds: the image files of `train` and `test`, and sentences on what is passed over."""
-
-    files: Files
-    notes: list[str]
-
-
-def listed(folder: Path) -> Listing:
-    """The image files of train, and of what is called test, val, valid or validation on the disk, as `test`.
+def list_images(folder: Path) -> Files:
+    """The image files of train, and of the first of TEST_FOLDERS that has classes of train.
 
     Raises FileError where it is not clear what the folder holds.
     """
-    train, passed_over = folder / "train", []
-    test, notes = _test_folder(folder)
-    files = {"train": _class_files(train, passed_over), "test": _class_files(test, passed_over)}
-    _check_classes(folder, files, test.name)
-    if passed_over:
-        example = passed_over[0].relative_to(folder)
-        notes.append(
-            f"{folder}: {len(passed_over)} {'entry' if len(passed_over) == 1 else 'entries'} among the images "
-            f"passed over, as {_printable(example)} (images are {', '.join(SUFFIXES)})"
-        )
-    return Listing(files, notes)
-
-
-def _entries(folder: Path) -> list[Path]:
-    """What is in a folder, by name, but for what systems leave in it."""
-    try:
-        found = sorted(folder.iterdir(), key=lambda path: path.name)
-    except OSError as error:
-        raise FileError(folder, f"cannot be read: {error.strerror}") from error
-    return [path for path in found if not path.name.startswith(".") and path.name.lower() not in LEFT_BY_SYSTEMS]
-
-
-def _images(entries: Iterable[Path]) -> list[Path]:
-    return [path for path in entries if path.suffix.lower() in SUFFIXES]
-
-
-def _test_folder(folder: Path) -> tuple[Path, list[str]]:
-    """The folder of test images, and sentences on one without classes that comes before it."""
-    there = [folder / name for name in TEST_FOLDERS if (folder / name).is_dir()]
-    if not there:
-        raise FileError(
-            folder, f"has images to train on but neither a test nor a val folder ({', '.join(TEST_FOLDERS)})"
-        )
-    unlabelled = [split for split in there if _has_no_classes(split, folder / "train")]
-    labelled = [split for split in there if split not in unlabelled]
+    train = _by_class(folder / "train")
+    if not train:
+        raise FileError(folder / "train", f"holds no class folders with images ({', '.join(SUFFIXES)})")
+    others = {name: _by_class(folder / name) for name in TEST_FOLDERS if (folder / name).is_dir()}
+    labelled = [name for name, classes in others.items() if classes.keys() & train.keys()]
     if not labelled:
-        raise FileError(there[0], "holds images without classes; a class is a folder of images")
-    before = there[: there.index(labelled[0])]
-    return labelled[0], [f"{split} is passed over: it has images, but no classes" for split in before]
+        reason = f"has images to train on, and in none of {', '.join(TEST_FOLDERS)} a folder of one of their classes"
+        raise FileError(folder, reason)
+    name = labelled[0]
+    for other in list(others)[: list(others).index(name)]:
+        print(f"{folder / other} is passed over: it has none of the classes of train")
+    test = others[name]
+    if train.keys() != test.keys():
+        odd = min(train.keys() ^ test.keys())
+        raise FileError(folder, f"has different classes in train and {name}; only one of them has {odd!r}")
+    if len(train) == 1:
+        raise FileError(folder, f"has one class only, {min(train)!r}; a network needs at least two classes")
+    for split, images in (("train", train), (name, test)):
+        if empty := [one for one in images if not images[one]]:
+            raise FileError(folder / split / empty[0], f"holds no images ({', '.join(SUFFIXES)})")
+    return {"train": dict(sorted(train.items())), "test": dict(sorted(test.items()))}
 
 
-def _has_no_classes(split: Path, train: Path) -> bool:
-    """Whether a folder holds images, or a folder `images`, and no folders of classes."""
-    entries = _entries(split)
-    if split / ANNOTATIONS in entries:
-        return False
-    folders = [path.name for path in entries if path.is_dir()]
-    if folders == ["images"]:
-        return not (train / "images").is_dir() and bool(_images(_entries(split / "images")))
-    return not folders and bool(_images(entries))
-
-
-def _class_files(split: Path, passed_over: list[Path]) -> dict[str, list[Path]]:
-    """The image files of each class in a split; what is neither a class nor an image comes to `passed_over`."""
-    unsorted, annotations = split / "images", split / ANNOTATIONS
-    if annotations.is_file() and unsorted.is_dir() and _images(_entries(unsorted)):
-        return _annotated(unsorted, annotations, passed_over)
-    classes = {}
-    for entry in _entries(split):
-        if entry.is_dir() and not (entry == unsorted and annotations.is_file()):
-            classes[entry.name] = _files_of_class(entry, passed_over)
-        elif entry not in (annotations, unsorted):
-            passed_over.append(entry)
-    if not classes:
-        raise FileError(split, f"holds no class folders with images ({', '.join(SUFFIXES)})")
-    return classes
-
-
-def _files_of_class(folder: Path, passed_over: list[Path]) -> list[Path]:
-    """The images in a class folder, or else in its folder `images`, as Tiny ImageNet has them."""
-    entries = _entries(folder)
-    if not _images(entries) and (folder / "images").is_dir():
-        beside = {folder / "images", folder / f"{folder.name}_boxes.txt"}
-        passed_over += [path for path in entries if path not in beside]
-        folder = folder / "images"
-        entries = _entries(folder)
-    images = set(_images(entries))
-    others = [path for path in entries if path not in images]
-    if not images and any(path.is_dir() for path in others):
-        raise FileError(folder, "holds folders and no images; a class is a folder of images")
-    if not images:
-        raise FileError(folder, f"holds no images ({', '.join(SUFFIXES)})")
-    passed_over += others
-    return sorted(images, key=lambda path: path.name)
-
-
-def _annotated(folder: Path, annotations: Path, passed_over: list[Path]) -> dict[str, list[Path]]:
-    """The images in a folder by the classes that a file of annotations gives them."""
+def _by_class(split: Path) -> dict[str, list[Path]]:
+    """The image files of each class: those in its folder, or those that a file of annotations gives it."""
+    annotations = split / ANNOTATIONS
+    classes = {path.name: _images_in(path) for path in _entries(split) if path.is_dir()}
+    if not annotations.is_file():
+        return classes
+    images = classes.pop("images", [])
     try:
         lines = annotations.read_text(encoding="utf-8").splitlines()
         class_of = dict(line.split("\t")[:2] for line in lines if line.strip())
     except ValueError as error:
         raise FileError(annotations, "does not have an image and its class in every line") from error
-    classes = {}
-    for path in _entries(folder):
-        if not _images([path]):
-            passed_over.append(path)
-        elif path.name not in class_of:
+    for path in images:
+        if path.name not in class_of:
             raise FileError(path, f"has no class in {annotations}")
-        else:
-            classes.setdefault(class_of[path.name], []).append(path)
-    return dict(sorted(classes.items()))
+        classes.setdefault(class_of[path.name], []).append(path)
+    return classes
 
 
-def _check_classes(folder: Path, files: Files, test: str) -> None:
-    """FileError unless the classes of both splits are the same, at least two, and told apart on every system.
-
-    test: the name of the folder of test images.
-    """
-    for split, classes in zip(("train", test), files.values(), strict=True):
-        alike = {}
-        for name in classes:
-            other = alike.setdefault(_folded(name), name)
-            if other != name:
-                raise FileError(folder / split, f"has classes that only case tells apart: {other!r} and {name!r}")
-    train, tested = files["train"].keys(), files["test"].keys()
-    if train != tested:
-        odd = min(train ^ tested)
-        reason = f"has different classes in train and {test}; only one of them has {odd!r}"
-        if {_folded(name) for name in train} == {_folded(name) for name in tested}:
-            reason += " (they differ in case, or in how accents are encoded)"
-        raise FileError(folder, reason)
-    if len(train) == 1:
-        raise FileError(folder, f"has one class only, {min(train)!r}; a network needs at least two classes")
+def _images_in(folder: Path) -> list[Path]:
+    """The image files in a folder by name, or else those in its folder `images`, as Tiny ImageNet has them."""
+    entries = _entries(folder)
+    images = [path for path in entries if path.suffix.lower() in SUFFIXES]
+    return images or (_images_in(folder / "images") if folder / "images" in entries else [])
 
 
-def _folded(name: str) -> str:
-    """What a name is where case, and the encoding of accents, do not matter."""
-    return unicodedata.normalize("NFC", name).casefold()
+def _entries(folder: Path) -> list[Path]:
+    """What is in a folder, by name, except for what systems leave in it."""
+    try:
+        found = sorted(folder.iterdir())
+    except OSError as error:
+        raise FileError(folder, f"cannot be read: {error.strerror}") from error
+    return [path for path in found if not path.name.startswith(".") and path.name.lower() not in LEFT_BY_SYSTEMS]
 
 
-def _printable(path: Path) -> str:
-    return str(path).encode(errors="backslashreplace").decode()
-
-
-# --- their pixels ------------------------------------------------------------------------------------------
+# --- decoded once ------------------------------------------------------------------------------------------
 
 
 def _key(folder: Path, files: Files, size: int | None) -> str:
     """A digest that changes when a file is added, removed, moved or written anew, and with the way of decoding."""
     listing = [
-        (split, name, str(path.relative_to(folder)), *decoding.check_file(path))
+        (split, name, str(path.relative_to(folder)), *_identity(path))
         for split, classes in files.items()
         for name, paths in classes.items()
         for path in paths
     ]
-    return hashlib.sha256(json.dumps([decoding.VERSION, size, listing]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([VERSION, size, listing]).encode()).hexdigest()
 
 
-def _kept(cache: Path, key: str) -> Arrays | None:
+def _identity(path: Path) -> tuple[int, int, int, int]:
+    """What shows that a file has changed: size, times of its content and of its entry, number of its entry."""
+    try:
+        about = path.stat()
+    except OSError as error:
+        raise FileError(path, f"cannot be read: {error.strerror}", "exchange") from error
+    if not S_ISREG(about.st_mode):  # reading from a pipe would never end
+        raise FileError(path, "is not a file", "exchange")
+    return about.st_size, about.st_mtime_ns, about.st_ctime_ns, about.st_ino
+
+
+def _load_cache(cache: Path, key: str) -> Arrays | None:
     """What was decoded from the files of this key, if it is there and can be read."""
     if not cache.exists():
         return None
@@ -236,11 +170,11 @@ def _kept(cache: Path, key: str) -> Arrays | None:
     return arrays if arrays.keys() == ARRAYS else None
 
 
-def _decoded(paths: list[Path], threads: int, size: int | None) -> np.ndarray:
+def _decode_all(paths: list[Path], threads: int, size: int | None) -> np.ndarray:
     """The images at the paths, uint8 (n, H, W, 3). FileError for one that cannot be used or has another size."""
-    first = decoding.decode(paths[0], size)
+    first = decode(paths[0], size)
     height, width, _ = first.shape
-    if height * width > decoding.MAX_PIXELS:
+    if height * width > MAX_PIXELS:
         raise FileError(paths[0], f"is {width}×{height}, larger than augmentation can handle", "resize")
     try:
         images = np.empty((len(paths), *first.shape), np.uint8)
@@ -248,14 +182,72 @@ def _decoded(paths: list[Path], threads: int, size: int | None) -> np.ndarray:
         reason = f"is one of {len(paths)} images of {width}×{height}, which do not fit into memory"
         raise FileError(paths[0], reason, "resize") from error
 
-    def decode(number: int) -> None:
-        image = decoding.decode(paths[number], size)
+    def decode_one(number: int) -> None:
+        image = decode(paths[number], size)
         if image.shape != first.shape:
             here = f"is {image.shape[1]}×{image.shape[0]}, not {width}×{height} as {paths[0]}"
             raise FileError(paths[number], here, "resize")
         images[number] = image
 
     with ThreadPoolExecutor(max(threads, 1)) as pool:
-        for _ in track(pool.map(decode, range(len(paths))), len(paths), "image", "decoding images"):
+        for _ in track(pool.map(decode_one, range(len(paths))), len(paths), "image", "decoding images"):
             pass
     return images
+
+
+# --- one picture -------------------------------------------------------------------------------------------
+
+
+def decode(path: Path, size: int | None = None) -> np.ndarray:
+    """The picture in an image file, uint8 (H, W, 3); cropped to (size, size, 3), if a size is given.
+
+    Raises FileError if it cannot be used.
+    """
+    try:
+        # As a stream: Pillow maps what it opens by path into memory, and scrambles some TIFF images that it turns
+        with path.open("rb") as stream, Image.open(stream, formats=FORMATS) as image:
+            picture = _in_rgb(image)
+        return np.asarray(picture if size is None else fitted(picture, size))
+    except UnidentifiedImageError as error:
+        reason = f"is not an image of a format that is read ({', '.join(FORMATS)})"
+        raise FileError(path, reason, "exchange") from error
+    except Exception as error:  # what decoders raise can be anything
+        why = getattr(error, "strerror", None) or first_line(error)
+        raise FileError(path, f"is not an image that can be read: {why}", "exchange") from error
+
+
+def fitted(picture: Image.Image, size: int) -> Image.Image:
+    """The middle (size × size) of a picture whose shorter side was resized to `size`, antialiased.
+
+    As torchvision's Resize(size) and CenterCrop(size).
+    """
+    width, height = picture.size
+    shorter = min(width, height)
+    if shorter != size:
+        width, height = (int(size * side / shorter) for side in picture.size)
+        picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    return picture.crop((left, top, left + size, top + size))
+
+
+def _in_rgb(image: Image.Image) -> Image.Image:
+    """An opened image with 8 bits a channel. ValueError if Pillow would make something else of it than it shows."""
+    if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":  # MPO: a photograph, then previews of itself
+        raise ValueError(f"it has {image.n_frames} frames")
+    is_deep_grey = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
+    if is_deep_grey and image.format == "TIFF":  # of 12 bits, or with 0 for white, Pillow makes the same
+        is_deep_grey = (image.tag_v2.get(258), image.tag_v2.get(262)) == ((16,), 1)
+    if image.mode[0] in "IF" and not is_deep_grey:
+        raise ValueError("its numbers have no known white; save it with 8 bits a channel")
+    image.load()
+    image = ImageOps.exif_transpose(image)
+    if is_deep_grey:
+        values = np.asarray(image).astype(np.int64)
+        grey = (values + 128) // 257
+        grey[values == image.info.get("transparency", -1)] = 0
+        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+    if "transparency" in image.info or image.getbands()[-1] in ("A", "a"):
+        image = image.convert("LA") if image.mode == "La" else image
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image)
+    return image.convert("RGB")

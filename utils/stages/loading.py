@@ -12,7 +12,7 @@ from ..curves import Curve, network_digest
 from ..errors import FileError, UserError
 from ..permutations import Permutations, PermutationSpec, permute
 from ..symmetries.spec import permutation_spec
-from .datasets import Data, Normalization, is_normalizing
+from .data import Data, Normalization, is_normalizing
 from .files import expect, load_checkpoint
 from .foreign import other_networks
 from .layout import USUAL, Layout, Variant, tag

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from models import check_name
 
-from .datasets import why_no_name
+from .data import why_no_name
 from .folders import TEST_FOLDERS
 from .layout import FOLDERS, REPOSITORY, ROBUST_FOLDERS
 

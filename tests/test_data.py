@@ -1,19 +1,20 @@
-import gzip
+import functools
 import hashlib
+import http.server
 import shutil
+import threading
 import zipfile
 
 import numpy as np
 import pytest
 import torch
-from conftest import SIZE, write_image_folder
+from conftest import SIZE, write_image_folder, write_tiny_imagenet
 from PIL import Image
 
 from utils.batches import Augmentation
 from utils.errors import FileError, UserError
-from utils.stages import datasets, downloads, folders
-from utils.stages.datasets import REPOSITORY_DATA, data_folder, known, load_data, prepare, why_no_name
-from utils.stages.downloads import unpack_tiny_imagenet
+from utils.stages import data, folders
+from utils.stages.data import REPOSITORY_DATA, data_folder, dataset_info, load_data, prepare, why_no_name
 
 
 def load(name, folder=REPOSITORY_DATA, transform="TinyTen", **changes):
@@ -43,7 +44,7 @@ def test_image_folder(data_path):
 def test_image_folder_is_decoded_once_and_again_when_it_changes(tmp_path, monkeypatch):
     write_image_folder(tmp_path / "bars", 3, 2)
     load("bars", tmp_path)
-    monkeypatch.setattr(folders, "_decoded", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr(folders, "_decode_all", lambda *_: pytest.fail("decoded again"))
     assert len(load("bars", tmp_path).train) == 12
     monkeypatch.undo()
     (tmp_path / "bars" / "train" / "class0" / "000.png").unlink()
@@ -84,7 +85,7 @@ def remove(path):
     "damage, message",
     [
         (lambda f: remove(f / "train" / "class1"), "class1 holds no images"),
-        (lambda f: (f / "test").rename(f / "other"), "neither a test nor a val folder"),
+        (lambda f: (f / "test").rename(f / "other"), "in none of test, val, .* a folder of one"),
         (lambda f: (f / "test" / "class3").rename(f / "test" / "class9"), "different classes.*'class3'"),
         (lambda f: (f / "train" / "class0" / "000.png").write_bytes(b"no image"), "000.png is not an image"),
         (lambda f: Image.new("RGB", (9, 9)).save(f / "train" / "class2" / "001.png"), r"001.png is 9×9"),
@@ -120,46 +121,57 @@ def test_no_network(tmp_path, monkeypatch, name):
         load(name, tmp_path)
 
 
-def tiny_archive(path, *extra):
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("tiny-imagenet-200/train/n01/images/n01_0.JPEG", b"a")
-        archive.writestr("tiny-imagenet-200/val/images/val_0.JPEG", b"b")
-        archive.writestr("tiny-imagenet-200/val/val_annotations.txt", "val_0.JPEG\tn01\t0\t0\t62\t57\n")
-        archive.writestr("tiny-imagenet-200/test/images/test_0.JPEG", b"unlabelled")
-        for name in extra:
-            archive.writestr(name, b"hostile")
+@pytest.fixture
+def archive(tmp_path, monkeypatch):
+    """An archive in Tiny ImageNet's form, at which its URL points, with hostile entries; its md5 is the right one."""
+    write_tiny_imagenet(tmp_path / "site/tiny-imagenet-200")
+    path = tmp_path / "site/tiny-imagenet-200.zip"
+    shutil.make_archive(path.with_suffix(""), "zip", path.parent, "tiny-imagenet-200")
+    with zipfile.ZipFile(path, "a") as entries:
+        for name in ("../../outside.PNG", f"{tmp_path}/outside.PNG", "tiny-imagenet-200/train/../../../outside.PNG"):
+            entries.writestr(name, b"hostile")
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=path.parent)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setattr(data, "TINY_IMAGENET_URL", f"http://127.0.0.1:{server.server_port}/{path.name}")
+    monkeypatch.setattr(data, "TINY_IMAGENET_MD5", hashlib.md5(path.read_bytes()).hexdigest())
+    yield path
+    server.shutdown()
+    server.server_close()
 
 
-def test_tiny_imagenet_is_sorted_into_classes(tmp_path):
-    tiny_archive(tmp_path / "a.zip")
-    unpack_tiny_imagenet(tmp_path / "a.zip", tmp_path / "out")
-    files = sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*") if p.is_file())
-    assert files == ["train/n01/n01_0.JPEG", "val/n01/val_0.JPEG"]
+def test_tiny_imagenet_is_downloaded_and_unpacked_once(archive, tmp_path):
+    folder = tmp_path / "deep/er/data"
+    folder.mkdir(parents=True)
+    (folder / archive.name).write_bytes(archive.read_bytes()[:100])  # half a download
+    loaded = load("TINY-IMAGENET-200", folder)
+    archive.unlink()
+    assert load("TINY-IMAGENET-200", folder).digest == loaded.digest
+    write_image_folder(tmp_path / "bars", 3, 2)
+    assert load("bars", tmp_path).digest == loaded.digest
+    assert {path.name for path in folder.iterdir()} == {archive.name, "TINY-IMAGENET-200"}
+    assert [path for path in tmp_path.rglob("outside*") if folder not in path.parents] == []
 
 
-@pytest.mark.parametrize(
-    "entry",
-    ["tiny-imagenet-200/train/../images/x.JPEG", "../../x.JPEG", "/x.JPEG", "a/train/b/images/..JPEG"],
-)
-def test_a_hostile_archive_writes_nowhere_else(tmp_path, entry):
-    tiny_archive(tmp_path / "a.zip", entry)
-    out = tmp_path / "deep" / "out"
-    try:
-        unpack_tiny_imagenet(tmp_path / "a.zip", out)
-    except UserError as error:
-        assert "unsafe name" in str(error)
-    assert {p for p in tmp_path.rglob("*") if p.is_file() and out not in p.parents} == {tmp_path / "a.zip"}
-    assert not [p for p in out.rglob("*") if p.is_file() and p.read_bytes() == b"hostile"]
+@pytest.mark.parametrize("is_there", [False, True])
+def test_an_archive_that_is_damaged_is_not_unpacked(archive, tmp_path, is_there):
+    content = archive.read_bytes()[:-1] + b"x"
+    archive.write_bytes(content)
+    if is_there:
+        (tmp_path / archive.name).write_bytes(content)
+    with pytest.raises(UserError, match="could not be downloaded .*run the same command again, or put the file"):
+        load("TINY-IMAGENET-200", tmp_path)
+    assert not (tmp_path / "TINY-IMAGENET-200").exists()
 
 
-def test_unpacked_files_that_are_not_the_archives(tmp_path):
-    (tmp_path / "images.gz").write_bytes(gzip.compress(b"pixels"))
-    (tmp_path / "images").write_bytes(b"pixels")
-    resources = [("images.gz", hashlib.md5((tmp_path / "images.gz").read_bytes()).hexdigest())]
-    downloads._verify_unpacked(tmp_path, resources)
-    (tmp_path / "images").write_bytes(b"pixelz")
-    with pytest.raises(UserError, match="is damaged; move .* away to download it again"):
-        downloads._verify_unpacked(tmp_path, resources)
+def test_a_downloaded_dataset_that_is_damaged(tmp_path, monkeypatch):
+    monkeypatch.setattr("socket.create_connection", lambda *_, **__: pytest.fail("is there already"))
+    for name in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
+        path = tmp_path / f"FashionMNIST/raw/{name}-ubyte"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"cut off")
+    with pytest.raises(UserError, match="FashionMNIST is not in .*, or damaged"):
+        load("FashionMNIST", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -171,7 +183,7 @@ def test_unpacked_files_that_are_not_the_archives(tmp_path):
     ],
 )
 def test_what_is_known(name, radius, resized, drawn):
-    about = known(name)
+    about = dataset_info(name)
     assert about.attack_radius == radius
     assert [about.resized_by(t) for t in ("GoogLeNet", "Adversarial_GoogLeNet")] == [resized] * 2
     assert about.resized_by("TinyTen") is None
@@ -200,32 +212,11 @@ def test_preparing_counts_the_images(tmp_path):
     assert (tmp_path / "bars" / "decoded.npz").exists()
 
 
-def test_an_archive_that_is_damaged(tmp_path):
-    tiny_archive(tmp_path / "tiny-imagenet-200.zip")
-    with pytest.raises(FileError, match="zip is damaged .*; move it away to download it again") as caught:
-        load("TINY-IMAGENET-200", tmp_path)
-    assert caught.value.path == tmp_path / "tiny-imagenet-200.zip"
-    (tmp_path / "other.zip").write_bytes(b"no archive")
-    with pytest.raises(FileError, match="other.zip is not Tiny ImageNet's archive, or it is damaged"):
-        unpack_tiny_imagenet(tmp_path / "other.zip", tmp_path / "out")
-
-
 def test_an_embedded_dataset_that_is_damaged(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets, "REPOSITORY_DATA", tmp_path)
+    monkeypatch.setattr(data, "REPOSITORY_DATA", tmp_path)
     (tmp_path / "FashionMNIST10k.npz").write_bytes(b"no archive")
     with pytest.raises(FileError, match="npz is damaged .*; restore it with: git checkout .*npz"):
         load("FashionMNIST10k", tmp_path)
-
-
-def test_a_download_goes_on_and_is_verified(tmp_path):
-    (tmp_path / "source").write_bytes(b"pixels")
-    md5 = hashlib.md5(b"pixels").hexdigest()
-    url = (tmp_path / "source").as_uri()
-    with pytest.raises(UserError, match="arrived damaged .* run the same command again"):
-        downloads.download(url, tmp_path / "wrong", "another md5")
-    assert not list(tmp_path.glob("wrong*"))
-    downloads.download(url, tmp_path / "folder" / "right", md5)
-    assert (tmp_path / "folder" / "right").read_bytes() == b"pixels"
 
 
 NO_NAMES = [
@@ -298,7 +289,7 @@ def test_a_digest_is_of_pixels_labels_and_sizes(tmp_path):
     flat, tall = (
         {f"{s}_images": np.zeros((2, *size, 3), np.uint8) for s in ("train", "test")} for size in ((1, 4), (2, 2))
     )
-    digests = {datasets._digest({**images, **labels}) for images in (flat, tall)}
+    digests = {data._digest({**images, **labels}) for images in (flat, tall)}
     assert len(digests) == 2
 
 

@@ -1,6 +1,7 @@
-"""The datasets: what is known of each, where their images come from, and how an experiment divides them."""
+"""Datasets by name: what is known of each, where their images come from, and how an experiment divides them."""
 
 import hashlib
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,8 @@ from PIL import Image
 from .. import distributed
 from ..batches import Augmentation, Images, pack
 from ..errors import FileError, UserError, first_line
-from .decoding import fitted
-from .folders import ANNOTATIONS, Arrays, image_folder
+from .files import hold, let_go
+from .folders import ANNOTATIONS, Arrays, fitted, image_folder
 
 REPOSITORY_DATA = Path(__file__).resolve().parent.parent.parent / "data"
 
@@ -47,39 +48,15 @@ def _as_for_tiny_imagenet(size: tuple[int, int]) -> Augmentation:
     return Augmentation(30.0, (0.8, 1.2), min(size) // 8, affine_last=True, jitter=0.25)
 
 
-def _embedded(name: str, folder: Path, threads: int) -> Arrays:
-    """What comes with the repository."""
-    path = REPOSITORY_DATA / f"{name}.npz"
-    try:
-        with np.load(path) as stored:
-            arrays = dict(stored)
-    except Exception as error:  # what a parser raises on a damaged file can be anything
-        raise FileError(path, f"is damaged ({first_line(error)}); restore it with: git checkout {path}") from error
-    return _in_colour(arrays)
-
-
-def _from_torchvision(name: str, folder: Path, threads: int) -> Arrays:
-    from . import downloads
-
-    return _in_colour(downloads.torchvision_dataset(name, folder))
-
-
-def _tiny_imagenet(name: str, folder: Path, threads: int) -> Arrays:
-    from . import downloads
-
-    downloads.tiny_imagenet(folder)
-    return image_folder(folder / name, threads)
-
-
 @dataclass(frozen=True)
-class Known:
-    """What is known of a dataset; as it stands, of a folder of images of which nothing is known.
+class DatasetInfo:
+    """What is known of a dataset; its defaults are for a folder of images of which nothing is known.
 
     moments: mean and standard deviation of the channels in [0, 1]; if None, they are those of the training images.
     augmentation: how training images are varied, by their size (height, width).
     attack_radius: the published radius of the attack (Madry et al., 2018), in units of pixels in [0, 1].
     googlenet_size: the height and width to which GoogLeNet's transforms resize the images, if they do.
-    arrays: makes the images of (name, data folder, threads), if there is no folder of images of this name.
+    arrays: makes the images from (name, data folder, threads), if there is no folder of images of this name.
     """
 
     moments: tuple[tuple[float, ...], tuple[float, ...]] | None = None
@@ -93,27 +70,95 @@ class Known:
         return self.googlenet_size if transform.endswith("GoogLeNet") else None
 
 
+# --- those that are downloaded, or part of the repository --------------------------------------------------
+
 TINY_IMAGENET = "TINY-IMAGENET-200"
+TINY_IMAGENET_URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
+TINY_IMAGENET_MD5 = "90528d7ca1a48142e341f4ef8d21d0de"
+
+
+def _embedded(name: str, folder: Path, threads: int) -> Arrays:
+    """What comes with the repository."""
+    path = REPOSITORY_DATA / f"{name}.npz"
+    try:
+        with np.load(path) as stored:
+            return _in_colour(dict(stored))
+    except Exception as error:  # what a parser raises on a damaged file can be anything
+        raise FileError(path, f"is damaged ({first_line(error)}); restore it with: git checkout {path}") from error
+
+
+def _from_torchvision(name: str, folder: Path, threads: int) -> Arrays:
+    """What torchvision finds in the folder, or downloads to it and verifies."""
+    from torchvision import datasets  # slow to import, and most runs do without
+
+    arrays = {}
+    for split in ("train", "test"):
+        try:
+            part = getattr(datasets, name)(str(folder), train=split == "train", download=True)
+        except Exception as error:  # what a parser raises on a damaged file can be anything
+            raise UserError(
+                f"{name} is not in {folder}, or damaged, and could not be downloaded ({first_line(error)}); "
+                "connect to a network, move it away if it is there, or try FashionMNIST10k, which comes with the code"
+            ) from error
+        arrays[f"{split}_images"], arrays[f"{split}_labels"] = np.asarray(part.data), np.asarray(part.targets)
+    return _in_colour(arrays)
+
+
+def _in_colour(arrays: Arrays) -> Arrays:
+    """Grey images (n, 28, 28), if that is what they are, as 32×32 ones with three equal channels."""
+    return {
+        key: np.repeat(np.pad(array, ((0, 0), (2, 2), (2, 2)))[..., None], 3, axis=-1) if array.ndim == 3 else array
+        for key, array in arrays.items()
+    }
+
+
+def _tiny_imagenet(name: str, folder: Path, threads: int) -> Arrays:
+    """The images of Stanford's archive, which is downloaded if it is not there, verified, and unpacked once."""
+    from torchvision.datasets.utils import download_and_extract_archive
+
+    target, partial = folder / name, folder / f"{name}.partial"
+    hold(target)
+    if not (target / "train").is_dir():  # else another process has just done it
+        if target.is_dir() and any(target.iterdir()):
+            raise FileError(target, "holds no train folder; move it away to download the images, or put them there")
+        try:
+            download_and_extract_archive(TINY_IMAGENET_URL, str(folder), str(partial), md5=TINY_IMAGENET_MD5)
+        except (OSError, RuntimeError) as error:
+            archive = folder / Path(TINY_IMAGENET_URL).name
+            raise UserError(
+                f"{TINY_IMAGENET_URL} could not be downloaded ({first_line(error)}); run the same command again, "
+                f"or put the file, whose md5 is {TINY_IMAGENET_MD5}, at {archive}"
+            ) from error
+        unpacked = partial / "tiny-imagenet-200"
+        shutil.rmtree(unpacked / "test")  # its images have no labels
+        unpacked.rename(target)
+        shutil.rmtree(partial)
+    let_go(target)
+    return image_folder(target, threads)
+
+
+# --- all of them -------------------------------------------------------------------------------------------
+
 CIFAR_MOMENTS = ((0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261))
 
 DATASETS = {
-    "CIFAR10": Known(CIFAR_MOMENTS, arrays=_from_torchvision),
-    "CIFAR100": Known(CIFAR_MOMENTS, arrays=_from_torchvision),
-    TINY_IMAGENET: Known(
+    "CIFAR10": DatasetInfo(CIFAR_MOMENTS, arrays=_from_torchvision),
+    "CIFAR100": DatasetInfo(CIFAR_MOMENTS, arrays=_from_torchvision),
+    TINY_IMAGENET: DatasetInfo(
         moments=((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
         augmentation=_as_for_tiny_imagenet,
         attack_radius=4 / 255,
         googlenet_size=32,
         arrays=_tiny_imagenet,
     ),
-    "FashionMNIST": Known(arrays=_from_torchvision),
-    "FashionMNIST10k": Known(arrays=_embedded),
+    "FashionMNIST": DatasetInfo(arrays=_from_torchvision),
+    "FashionMNIST10k": DatasetInfo(arrays=_embedded),
 }
 
 
-def known(name: str) -> Known:
+def dataset_info(name: str) -> DatasetInfo:
     """What is known of a dataset: what is published, or what holds for any folder of images."""
-    return DATASETS.get(name, Known())
+    return DATASETS.get(name, DatasetInfo())
 
 
 # --- the images of one experiment --------------------------------------------------------------------------
@@ -184,7 +229,7 @@ def load_data(
     if distributed.launched():  # process 0 downloads or decodes them, and the others find what it has kept
         distributed.from_main(lambda: prepare(name, folder=folder, image_size=image_size, threads=threads))
     arrays = _load_arrays(name, folder, threads, image_size)
-    about = known(name)
+    about = dataset_info(name)
     if image_size is None and (resized := about.resized_by(transform)) is not None:
         for split in ("train_images", "test_images"):
             arrays[split] = _resized(arrays[split], resized)
@@ -290,7 +335,7 @@ def data_folder(name: str, *, data_path: Path | None, root: Path) -> Path:
 def _load_arrays(name: str, folder: Path, threads: int, size: int | None) -> Arrays:
     if why := why_no_name(name):
         raise UserError(f"{name!r} is not the name of a dataset: {why}", exit_code=2)
-    here, make = folder / name, known(name).arrays
+    here, make = folder / name, dataset_info(name).arrays
     if (here / "train").is_dir():
         arrays = image_folder(here, threads, size)
         if (here / "val" / ANNOTATIONS).is_file() and name != TINY_IMAGENET:
@@ -317,11 +362,3 @@ def _datasets_in(folder: Path) -> list[str]:
     """The names of the datasets that are folders of images in a folder."""
     names = (path.parent.name for path in folder.glob("*/train") if path.is_dir())
     return sorted(name for name in names if not why_no_name(name))
-
-
-def _in_colour(arrays: Arrays) -> Arrays:
-    """Grey images (n, 28, 28), if that is what they are, as 32×32 ones with three equal channels."""
-    return {
-        key: np.repeat(np.pad(array, ((0, 0), (2, 2), (2, 2)))[..., None], 3, axis=-1) if array.ndim == 3 else array
-        for key, array in arrays.items()
-    }
