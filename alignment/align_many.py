@@ -17,7 +17,7 @@ start.quietly()
 
 from utils.curves import network_digest
 from utils.devices import memory_format
-from utils.many import align_many, mean_state, pairwise
+from utils.many import METHODS_OF_MANY, TO, align_many, mean_state, pairwise
 from utils.matching import correlations_before_and_after
 from utils.measuring import measure
 from utils.permutations import permute
@@ -29,7 +29,7 @@ from utils.stages.inputs import check_input
 from utils.stages.layout import Layout
 from utils.stages.loading import load_endpoint, spec_of
 from utils.stages.matches import save_match
-from utils.stages.parser import add_folder_flags, is_free, new_match, positive_int, seed_number
+from utils.stages.parser import add_folder_flags, new_match, positive_int, seed_number
 
 
 def parse_args(argv=None):
@@ -37,9 +37,9 @@ def parse_args(argv=None):
     add = parser.add_argument
     add("--seeds", type=seed_number, nargs="+", default=[1, 2], help="seeds of the networks")
     add("--epochs", type=positive_int, help=f"epochs the networks were trained ({defaults.EPOCHS_HELP})")
-    add("--method", choices=("corr", "weight"), default="corr", help="what is compared: activations or weights")
+    add("--method", choices=METHODS_OF_MANY, default="corr", help="what is compared: activations or weights")
     to_help = "match each network to the first, or to what all have in common"
-    add("--to", choices=("reference", "universe"), default="universe", help=to_help)
+    add("--to", choices=TO, default="universe", help=to_help)
     name_help = "name of the matches (default: that of --to and of the method, as universe_corr)"
     add("--align_name", type=new_match, help=name_help)
     flags.add_robust_flag(parser, "align robust networks, in their own folders")
@@ -58,7 +58,7 @@ def parse_args(argv=None):
         parser.error("--adversarial: robust GoogLeNets are aligned in pairs, on images attacked for each of the two")
     usual = f"{args.to}_{args.method}"
     args.align_name = args.align_name or usual
-    if not is_free(args.align_name, usual):
+    if not commands.is_free(args.align_name, usual):
         parser.error(f"--align_name {args.align_name} is the name of a match of another kind than {usual}")
     return args
 

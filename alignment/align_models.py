@@ -14,9 +14,19 @@ start.quietly()
 
 import torch
 
+from utils.cost import cost
 from utils.curves import network_digest
 from utils.devices import memory_format
-from utils.matching import align_on, cross_moments, mean_distances
+from utils.matching import (
+    METHODS,
+    align,
+    attacked,
+    cross_correlations,
+    cross_moments,
+    mean_correlations,
+    mean_distances,
+)
+from utils.progress import track
 from utils.stages import commands, defaults, flags, kept, process, sources
 from utils.stages.data import load_data
 from utils.stages.files import expect_writable, save_array
@@ -27,9 +37,7 @@ from utils.stages.matches import row_labels, rows_from_permutations, save_match
 from utils.stages.matrices import save_matrices
 from utils.stages.originals import stand_in
 from utils.stages.parser import (
-    METHODS,
     add_folder_flags,
-    is_free,
     name_part,
     new_match,
     positive_int,
@@ -65,10 +73,10 @@ def parse_args(argv=None, description=__doc__, model=None, method="corr"):
         args.attack = flags.published_attack(args.dataset)
     if method == "w2_pre":
         args.method = "w2_pre" if args.pre_act else "w2_post"
-    if args.init and args.method != "weight":
+    if args.init and not METHODS[args.method].begins_with_a_match:
         parser.error(f"--init {args.init} is for --method weight; {args.method} does not begin with a match")
     args.align_name = args.align_name or args.method
-    if not is_free(args.align_name, args.method):
+    if not commands.is_free(args.align_name, args.method):
         parser.error(f"--align_name {args.align_name} is the name of a match of another kind than {args.method}")
     return args
 
@@ -90,14 +98,20 @@ def main(args):
     if args.init:
         start = load_permutations(stand_in(layout.match(args.init, *seeds)), spec, networks)
 
-    how = {"batch_size": args.batch_size, "method": args.method, "attack": args.attack, "seed": args.seed}
-    how |= {"start": start, "matrices": args.matrices}
-    permutations, before, after, taken, matrices = align_on(*networks, spec, data, **how)
+    def batches(images, purpose):
+        return track(images.batches(args.batch_size), -(-len(images) // args.batch_size), "batch", purpose)
+
+    compared = batches(data.alignment, "comparing activations")
+    if args.attack is not None:
+        compared = attacked(compared, networks, data.alignment, args.attack)
+    with cost(data.test.device) as taken:
+        permutations = align(*networks, spec, compared, method=args.method, seed=args.seed, start=start)
+    matrices = cross_correlations(*networks, spec, batches(data.test, "measuring on test images"))
+    before, after = (mean_correlations(spec, matrices, order) for order in (spec.identity(), permutations))
     measured = {layout.correlation(args.align_name, "unaligned", *seeds): before}
     measured |= {layout.correlation(args.align_name, "aligned", *seeds): after}
-    if args.method.startswith("w2_"):
-        test = (x for x, _ in data.test.batches(args.batch_size))
-        moments = cross_moments(*networks, spec, test, before=args.method == "w2_pre")
+    if distance := METHODS[args.method].distance:
+        moments = cross_moments(*networks, spec, data.test.batches(args.batch_size), before=distance.before)
         for which, order in (("unaligned", spec.identity()), ("aligned", permutations)):
             measured[layout.distance(args.align_name, which, *seeds)] = mean_distances(spec, moments, order)
     path, of_channels = (named(args.align_name, *seeds) for named in (layout.match, layout.matrices))
@@ -109,8 +123,8 @@ def main(args):
     settings |= {"sources": made_of, "taken": taken}
     for file, values in measured.items():
         save_array(file, values, {"networks": made_for, "settings": settings})
-    if matrices is not None:
-        save_matrices(of_channels, row_labels(spec)[:-1], matrices, rows, settings)
+    if args.matrices:
+        save_matrices(of_channels, row_labels(spec)[:-1], matrices[:-1], rows, settings)
     print("Mean correlation of matched channels on the test set:")
     process.print_table(row_labels(spec), {"unaligned": before, "aligned": after})
     follows = {"epochs_model": args.epochs, "alignment": args.align_name}

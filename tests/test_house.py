@@ -12,7 +12,6 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parent.parent
 PATHS = sorted((REPOSITORY / "utils").rglob("*.py"))
 KNOWN = {
-    ("utils.matching", "utils.stages.data"),
     ("utils.stages.flags", "utils.reports.paths"),
 }
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)

@@ -16,16 +16,18 @@ from utils.matching import (
     ATTACK_SEED,
     METHODS,
     Moments,
-    _attacked,
     align,
-    align_on,
     assign_groups,
+    attacked,
     cross_correlations,
     cross_moments,
     each_by_itself,
     mean_correlations,
 )
 from utils.permutations import compose, permute
+from utils.stages.files import load_array
+from utils.stages.layout import Layout
+from utils.stages.loading import load_endpoint, load_permutations
 from utils.stages.matches import rows_from_permutations
 from utils.symmetries import spec as symmetries_spec
 from utils.symmetries.recording import samples
@@ -331,20 +333,19 @@ def test_an_unknown_method_is_refused():
         align(model, model, permutation_spec(model), images("TinyTen"), method="l2")
 
 
-def test_a_pair_is_aligned_on_the_images_of_an_experiment(load_bars):
-    """On its alignment images, and measured on its test images before and after."""
-    data = load_bars()
-    a, b = (randomize(MODELS["TinyTen"](4), seed).eval() for seed in (1, 2))
+def test_a_pair_is_aligned_on_the_images_of_an_experiment(trained, load_bars):
+    """By the stage: on the dataset's alignment images, and measured on its test images before and after."""
+    data, layout = load_bars(), Layout(trained, "TinyTen", "bars")
+    a, b = (load_endpoint(layout, data, seed, 3) for seed in (1, 2))
     spec = permutation_spec(a)
-    permutations, before, after, taken, matrices = align_on(a, b, spec, data, batch_size=32, method="corr")
+    permutations = load_permutations(layout.match("corr", 1, 2), spec, (a, b))
     expected = align(a, b, spec, data.alignment.batches(32))
     for one, other in zip(expected, permutations, strict=True):
         np.testing.assert_array_equal(one, other)
     on_test = cross_correlations(a, b, spec, data.test.batches(100))
-    np.testing.assert_allclose(before, mean_correlations(spec, on_test, spec.identity()), atol=1e-5)
-    np.testing.assert_allclose(after, mean_correlations(spec, on_test, permutations), atol=1e-5)
-    assert taken["seconds"] > 0
-    assert matrices is None
+    for which, order in (("unaligned", spec.identity()), ("aligned", permutations)):
+        measured = load_array(layout.correlation("corr", which, 1, 2))
+        np.testing.assert_allclose(measured, mean_correlations(spec, on_test, order), atol=1e-5)
 
 
 def test_activations_that_share_channels_each_matched_by_itself():
@@ -383,17 +384,22 @@ def test_alignment_on_attacked_images(load_bars):
     planted = random_permutations(spec)
     b = MODELS["TinyTen"](4).eval()
     b.load_state_dict(permute(a.state_dict(), spec, planted))
-    found, _, after, *_ = align_on(a, b, spec, data, batch_size=50, method="corr", attack=attack)
+
+    def attacked_on(a, b):
+        return attacked(data.alignment.batches(50), (a, b), data.alignment, attack)
+
+    found = align(a, b, spec, attacked_on(a, b))
     assert all(map(np.array_equal, found, inverse(planted)))
-    np.testing.assert_allclose(after, 1, atol=1e-5)
+    on_test = cross_correlations(a, b, spec, data.test.batches(50))
+    np.testing.assert_allclose(mean_correlations(spec, on_test, found), 1, atol=1e-5)
 
     other = lively(randomize(MODELS["TinyTen"](4), 2), x)
-    shown = list(_attacked(data.train.batches(50), (a, other), data.train, attack))
-    for network, views in zip((a, other), zip(*shown, strict=True), strict=True):
+    shown = list(attacked(data.train.batches(50), (a, other), data.train, attack))
+    for network, shown_to_it in zip((a, other), zip(*shown, strict=True), strict=True):
         generator = torch.Generator().manual_seed(ATTACK_SEED)
-        for images, (x, labels) in zip(views, data.train.batches(50), strict=True):
+        for images, (x, labels) in zip(shown_to_it, data.train.batches(50), strict=True):
             assert torch.equal(images, attack(network, x, labels, data.train, generator))
             assert 0 < (images - x).abs().max() <= 8 / 255 + 1e-6
     assert not torch.equal(shown[0].a, shown[0].b)
-    matches = (align_on(a, other, spec, data, batch_size=50, method="corr", attack=how)[0] for how in (None, attack))
+    matches = [align(a, other, spec, x) for x in (data.alignment.batches(50), attacked_on(a, other))]
     assert not all(map(np.array_equal, *matches))

@@ -12,7 +12,7 @@ from test_permutations import random_permutations
 from models import MODELS
 from utils.activations import cross_correlations
 from utils.errors import FileError
-from utils.matching import align_on
+from utils.matching import align
 from utils.permutations import permute
 from utils.reports import figures, matrices, paths, results
 from utils.stages.files import save_arrays
@@ -32,9 +32,9 @@ def test_those_of_a_shuffled_copy_are_those_of_the_network_itself(load_bars, tmp
     planted = random_permutations(spec)
     b = MODELS["TinyTen"](4).eval()
     b.load_state_dict(permute(a.state_dict(), spec, planted))
-    found = align_on(a, b, spec, data, batch_size=50, method="corr", matrices=True)
-    path, rows = tmp_path / "matrices.npz", rows_from_permutations(spec, found.permutations)
-    save_matrices(path, row_labels(spec)[:-1], found.matrices, rows, {"epochs": 3})
+    rows = rows_from_permutations(spec, align(a, b, spec, data.alignment.batches(50)))
+    path, correlations = tmp_path / "matrices.npz", cross_correlations(a, b, spec, data.test.batches(50))
+    save_matrices(path, row_labels(spec)[:-1], correlations[:-1], rows, {"epochs": 3})
     layers = layers_in(path, np.load(path))
     assert [layer.label for layer in layers] == [row.label for row in spec.rows]
     with_itself = cross_correlations(a, a, spec, data.test.batches(50))

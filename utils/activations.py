@@ -30,8 +30,11 @@ TIE_IMAGES = 512
 class Moments:
     """Sums over n samples of the channels of A, x (C_a,), and of B, y (C_b,), in float64 on the CPU.
 
-    They are taken about `shift_a` and `shift_b`, rough means on the networks' device, so that products in float32
-    lose nothing.
+    They are taken about shifts s (C_a,) and s′ (C_b,), rough means on the networks' device, so that products in
+    float32 lose nothing:
+
+        a = Σ (x−s)     aa = Σ (x−s)²     ab = Σ (x−s)(y−s′)ᵀ, (C_a, C_b)
+        b = Σ (y−s′)    bb = Σ (y−s′)²
     """
 
     shift_a: torch.Tensor
@@ -44,18 +47,21 @@ class Moments:
     ab: torch.Tensor | float = 0.0
 
     def sums(self, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Σx, Σy, Σx², Σy² and Σxyᵀ of samples x (C_a, n) and y (C_b, n), where these are and in their precision."""
+        """a, b, aa, bb and ab of samples x (C_a, n) and y (C_b, n), where these are and in their precision."""
         x, y = x - self.shift_a[:, None], y - self.shift_b[:, None]
         return x.sum(1), y.sum(1), x.square().sum(1), y.square().sum(1), x @ y.T
 
     def add(self, count: int, sums: Sequence[torch.Tensor]) -> None:
         """Count samples whose `sums` these are, in float64 on the CPU."""
-        self.count += count
-        for name, value in zip(("a", "b", "aa", "bb", "ab"), sums, strict=True):
-            setattr(self, name, getattr(self, name) + value)
+        a, b, aa, bb, ab = sums
+        self.count, self.a, self.b = self.count + count, self.a + a, self.b + b
+        self.aa, self.bb, self.ab = self.aa + aa, self.bb + bb, self.ab + ab
 
     def sum_over_all(self) -> None:
-        """Count the samples of all processes, each of which has taken its own about shifts of its own."""
+        """Count the samples of all processes, each of which has taken its own about shifts of its own.
+
+        So they are brought to a shift of 0 first: Σx² = aa + 2sa + ns², and Σxyᵀ = ab + as′ᵀ + sbᵀ + nss′ᵀ.
+        """
         if distributed.size() == 1:
             return
         shift_a, shift_b = self.shift_a.cpu().double(), self.shift_b.cpu().double()
@@ -73,7 +79,7 @@ class Moments:
         self.shift_a, self.shift_b = torch.zeros_like(shift_a), torch.zeros_like(shift_b)
 
     def product(self) -> np.ndarray:
-        """Mean product Σ x_i y_j / n (C_a, C_b). Its best assignment has the least L2 distance between channels."""
+        """Mean product Σ x yᵀ / n (C_a, C_b). Its best assignment has the least L2 distance between channels."""
         mean_a, mean_b = self.a / self.count, self.b / self.count
         shift_a, shift_b = self.shift_a.cpu().double(), self.shift_b.cpu().double()
         about_shift = self.ab / self.count + torch.outer(mean_a, shift_b) + torch.outer(shift_a, mean_b)
@@ -116,15 +122,15 @@ def _deviation(total: torch.Tensor, squares: torch.Tensor, count: int) -> torch.
     return torch.where(variance > 1e-12 * squares / count, variance.clamp(min=0).sqrt(), 0)
 
 
-class Views(NamedTuple):
+class ImagePair(NamedTuple):
     """The same images as they are shown to A and to B, each (b, 3, H, W): attacked on the one and on the other."""
 
     a: torch.Tensor
     b: torch.Tensor
 
 
-# Images (b, 3, H, W), or images and what comes with them, or two views of them
-Batch = torch.Tensor | Sequence[torch.Tensor] | Views
+# Images (b, 3, H, W), or images and what comes with them, or a pair of them, one for A and one for B
+Batch = torch.Tensor | Sequence[torch.Tensor] | ImagePair
 
 
 def cross_correlations(*networks_and_batches, before: bool = False) -> list[np.ndarray]:
@@ -141,12 +147,12 @@ def correlation_scores(
     Among those the correlation of what goes into the activations decides, on the first TIE_IMAGES images, in whatever
     batches they come. A network so finds its own shuffled copy exactly.
     """
-    batches = map(as_views, batches)
-    first: list[Views] = []
+    batches = map(as_image_pair, batches)
+    first: list[ImagePair] = []
     wanted = TIE_IMAGES // distributed.size()  # of this process
-    while sum(len(views.a) for views in first) < wanted and (views := next(batches, None)) is not None:
-        first.append(views)
-    for_ties = [Views(*(torch.cat(images)[:wanted] for images in zip(*first, strict=True)))] if first else []
+    while sum(len(pair.a) for pair in first) < wanted and (pair := next(batches, None)) is not None:
+        first.append(pair)
+    for_ties = [ImagePair(*(torch.cat(images)[:wanted] for images in zip(*first, strict=True)))] if first else []
     ties = cross_correlations(network_a, network_b, spec, for_ties, before=True)
     correlations = cross_correlations(network_a, network_b, spec, itertools.chain(first, batches))
     return [matrix + TIE * tie for matrix, tie in zip(correlations, ties, strict=True)]
@@ -170,9 +176,9 @@ def cross_moments(
     moments: list[Moments] = []
     device = next(network_a.parameters()).device
     record_a, record_b = (Recording(network, spec, before) for network in (network_a, network_b))
-    for views in _chunks(batches):
-        rows_a, output_a = record_a(views.a.to(device))
-        rows_b, output_b = record_b(views.b.to(device))
+    for pair in _chunks(batches):
+        rows_a, output_a = record_a(pair.a.to(device))
+        rows_b, output_b = record_b(pair.b.to(device))
         pairs = zip([*rows_a, _logits(output_a)], [*rows_b, _logits(output_b)], strict=True)
         pairs = [(x.T, y.T) for x, y in pairs]
         if not moments:
@@ -186,17 +192,17 @@ def cross_moments(
     return moments
 
 
-def _chunks(batches: Iterable[Batch]) -> Iterator[Views]:
+def _chunks(batches: Iterable[Batch]) -> Iterator[ImagePair]:
     """The images in pieces of CHUNK, whatever batches they come in: sums are then the same to the last bit."""
     rest, is_first = None, True
-    for views in map(as_views, batches):
+    for pair in map(as_image_pair, batches):
         if rest is not None and len(rest.a):
-            views = Views(*(torch.cat(parts) for parts in zip(rest, views, strict=True)))
-        whole = len(views.a) // CHUNK * CHUNK
+            pair = ImagePair(*(torch.cat(parts) for parts in zip(rest, pair, strict=True)))
+        whole = len(pair.a) // CHUNK * CHUNK
         for start in range(0, whole, CHUNK):
-            yield Views(*(view[start : start + CHUNK] for view in views))
+            yield ImagePair(*(images[start : start + CHUNK] for images in pair))
             is_first = False
-        rest = Views(*(view[whole:] for view in views))
+        rest = ImagePair(*(images[whole:] for images in pair))
     if rest is not None and (is_first or len(rest.a)):  # a process without images has sums to add as the others have
         yield rest
 
@@ -207,8 +213,8 @@ def _logits(output: object) -> torch.Tensor:
     return samples(logits, (1,) if logits.dim() > 1 else (0,))
 
 
-def as_views(batch: Batch) -> Views:
-    if isinstance(batch, Views):
+def as_image_pair(batch: Batch) -> ImagePair:
+    if isinstance(batch, ImagePair):
         return batch
     images = batch if isinstance(batch, torch.Tensor) else batch[0]
-    return Views(images, images)
+    return ImagePair(images, images)

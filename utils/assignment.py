@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from .permutations import (
     Activation,
@@ -29,6 +28,8 @@ Turn = tuple[int, ...]  # a group that is matched, and what stands in its blocks
 
 def assign(score: np.ndarray) -> np.ndarray:
     """The permutation p that maximizes Σ_i score[i, p[i]]: channel p[i] of B goes to place i of A."""
+    from scipy.optimize import linear_sum_assignment  # takes long to import, and few stages assign anything
+
     return linear_sum_assignment(score, maximize=True)[1]
 
 

@@ -20,8 +20,11 @@ from .weights import match_some, match_weights, weight_similarity
 
 GAIN = 1e-6  # below this share of its size, the objective has not grown
 
+METHODS_OF_MANY = ("corr", "weight")
+TO = ("reference", "universe")
+
 # From the number of a network and the permutations of all: better ones of it, or None
-Step = Callable[[int, Sequence[Permutations]], Permutations | None]
+Rematch = Callable[[int, Sequence[Permutations]], Permutations | None]
 
 
 def align_many(
@@ -43,25 +46,24 @@ def align_many(
 
     ValueError if the method or `to` is not known, or there are not two networks.
     """
-    if method not in ("corr", "weight") or to not in ("reference", "universe"):
-        raise ValueError(
-            f"many networks are aligned by corr or weight to reference or universe, not {method} to {to}"
-        )
+    if method not in METHODS_OF_MANY or to not in TO:
+        known = f"{' or '.join(METHODS_OF_MANY)} to {' or '.join(TO)}"
+        raise ValueError(f"many networks are aligned by {known}, not {method} to {to}")
     if len(networks) < 2:
         raise ValueError("one network alone has none to be aligned with")
     is_joint = to == "universe" and len(networks) > 2
     if method == "weight":
         weights = [dict(network.named_parameters()) for network in networks]
         to_first = [match_weights(weights[0], others, spec, seed=seed) for others in weights[1:]]
-        step: Step = partial(_match_to_others, weights, spec, seed)
+        rematch: Rematch = partial(_match_to_others, weights, spec, seed)
     else:
         pairs = combinations(range(len(networks)), 2) if is_joint else ((0, j) for j in range(1, len(networks)))
         scores = {(i, j): correlation_scores(networks[i], networks[j], spec, batches()) for i, j in pairs}
         to_first = [assign_groups(spec, scores[0, j]) for j in range(1, len(networks))]
-        step = partial(_assign_to_others, scores, spec)
+        rematch = partial(_assign_to_others, scores, spec)
     permutations = [spec.identity(), *to_first]
     if is_joint:
-        permutations = _in_turns(permutations, step)
+        permutations = _in_turns(permutations, rematch)
     if method == "corr":
         weights = [dict(network.named_parameters()) for network in networks]
         reference = permute(weights[0], spec, permutations[0])
@@ -71,12 +73,12 @@ def align_many(
     return permutations
 
 
-def _in_turns(permutations: list[Permutations], step: Step) -> list[Permutations]:
+def _in_turns(permutations: list[Permutations], rematch: Rematch) -> list[Permutations]:
     waiting = set(range(len(permutations)))
     while waiting:
         for i in sorted(waiting):
             waiting.discard(i)
-            if (better := step(i, permutations)) is not None:
+            if (better := rematch(i, permutations)) is not None:
                 permutations[i] = better
                 waiting |= set(range(len(permutations))) - {i}
     return permutations

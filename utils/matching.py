@@ -6,61 +6,87 @@ problem (utils.assignment).
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
 
-from .activations import Batch, Moments, Views, correlation_scores, cross_correlations, cross_moments
+from .activations import Batch, ImagePair, Moments, correlation_scores, cross_correlations, cross_moments
 from .assignment import assign_groups, undecided
 from .attack import Attack
 from .batches import Images
-from .cost import cost
-from .permutations import Group, PermutationSpec, axis_index, groups_in
-from .progress import track
-from .stages.data import Data
+from .permutations import Group, Permutations, PermutationSpec, axis_index, groups_in
 from .weights import match_some, match_weights
 
-
-class Given(NamedTuple):
-    """What a method of alignment goes by: two networks, what may be permuted, and the arguments of `align`."""
-
-    network_a: nn.Module
-    network_b: nn.Module
-    spec: PermutationSpec
-    batches: Iterable[Batch]
-    seed: int
-    start: Sequence[np.ndarray] | None
-
-    def weights(self) -> list[dict[str, torch.Tensor]]:
-        return [dict(network.named_parameters()) for network in (self.network_a, self.network_b)]
+# --- methods -----------------------------------------------------------------------------------------------
 
 
-def _by_scores(given: Given, scores: Sequence[np.ndarray]) -> list[np.ndarray]:
-    found = assign_groups(given.spec, scores)
-    return match_some(*given.weights(), given.spec, found, undecided(given.spec, scores))
+class Distance(NamedTuple):
+    """The L2 distance that a method makes least: of activations, or of what goes into them (`before`).
+
+    name, words: of its column in tables.
+    """
+
+    before: bool
+    name: str
+    words: str
 
 
-def _by_correlation(given: Given) -> list[np.ndarray]:
-    return _by_scores(given, correlation_scores(*given[:4]))
+class Method(NamedTuple):
+    """A method of alignment, registered here and nowhere else.
+
+    find: from A, B, what may be permuted, batches, a seed and a match to begin with (or None), the permutations of B.
+    begins_with_a_match: whether it has a use for the last. distance: what it makes least, if this is measured too.
+    """
+
+    find: Callable[[nn.Module, nn.Module, PermutationSpec, Iterable[Batch], int, Permutations | None], Permutations]
+    begins_with_a_match: bool = False
+    distance: Distance | None = None
 
 
-def _by_distance(given: Given, before: bool) -> list[np.ndarray]:
-    return _by_scores(given, [moment.product() for moment in cross_moments(*given[:4], before=before)])
+def _by_correlation(network_a, network_b, spec, batches, seed, start) -> Permutations:
+    return _by_scores(network_a, network_b, spec, correlation_scores(network_a, network_b, spec, batches))
 
 
-def _by_weights(given: Given) -> list[np.ndarray]:
-    return match_weights(*given.weights(), given.spec, seed=given.seed, start=given.start)
+def _by_distance(network_a, network_b, spec, batches, seed, start, *, before: bool) -> Permutations:
+    moments = cross_moments(network_a, network_b, spec, batches, before=before)
+    return _by_scores(network_a, network_b, spec, [moment.product() for moment in moments])
 
 
-METHODS: dict[str, Callable[[Given], list[np.ndarray]]] = {
-    "corr": _by_correlation,
-    "w2_pre": lambda given: _by_distance(given, before=True),
-    "w2_post": lambda given: _by_distance(given, before=False),
-    "weight": _by_weights,
-    "identity": lambda given: given.spec.identity(),
-    "random": lambda given: given.spec.random(given.seed),
+def _by_scores(network_a, network_b, spec: PermutationSpec, scores: Sequence[np.ndarray]) -> Permutations:
+    """By scores (C, C) of each row; units that no row shows, or that never vary, by their weights."""
+    weights = (dict(network.named_parameters()) for network in (network_a, network_b))
+    return match_some(*weights, spec, assign_groups(spec, scores), undecided(spec, scores))
+
+
+def _by_weights(network_a, network_b, spec, batches, seed, start) -> Permutations:
+    weights = (dict(network.named_parameters()) for network in (network_a, network_b))
+    return match_weights(*weights, spec, seed=seed, start=start)
+
+
+def _as_it_is(network_a, network_b, spec, batches, seed, start) -> Permutations:
+    return spec.identity()
+
+
+def _at_random(network_a, network_b, spec, batches, seed, start) -> Permutations:
+    return spec.random(seed)
+
+
+METHODS = {
+    "corr": Method(_by_correlation),
+    "w2_pre": Method(
+        partial(_by_distance, before=True),
+        distance=Distance(before=True, name="preactivation_distance", words="L2 distance before activation"),
+    ),
+    "w2_post": Method(
+        partial(_by_distance, before=False),
+        distance=Distance(before=False, name="activation_distance", words="L2 distance of activations"),
+    ),
+    "weight": Method(_by_weights, begins_with_a_match=True),
+    "identity": Method(_as_it_is),
+    "random": Method(_at_random),
 }
 
 
@@ -72,15 +98,15 @@ def align(
     *,
     method: str = "corr",
     seed: int = 1,
-    start: Sequence[np.ndarray] | None = None,
-) -> list[np.ndarray]:
+    start: Permutations | None = None,
+) -> Permutations:
     """The permutations of B, one a group of `spec`, that match it to A.
 
     batches: images (b, 3, H, W), or tuples that begin with them, as a DataLoader gives; read once. Only methods that
         compare activations need them.
-    method: corr, the greatest correlation of activations; w2_post or w2_pre, the least L2 distance of activations or
-        of what goes into the activation functions (and weight for units that no activation shows, or that never
-        vary); weight, the least L2 distance of weights (`match_weights`);
+    method: corr, the greatest correlation of activations (section 3 of the paper); w2_post or w2_pre, the least L2
+        distance of activations or of what goes into the activation functions (and weight for units that no activation
+        shows, or that never vary); weight, the least L2 distance of weights (`match_weights`);
         identity, B as it is; random, any permutations.
     seed: of the random permutations, and of the orders in which weights are matched.
     start: permutations with which weight matching begins.
@@ -89,70 +115,27 @@ def align(
     """
     if method not in METHODS:
         raise ValueError(f"the methods are {', '.join(METHODS)}, not {method!r}")
-    if start is not None and method != "weight":
+    if start is not None and not METHODS[method].begins_with_a_match:
         raise ValueError(f"the method {method} does not begin with a match")
-    return METHODS[method](Given(network_a, network_b, spec, batches, seed, start))
+    return METHODS[method].find(network_a, network_b, spec, batches, seed, start)
 
 
-class Aligned(NamedTuple):
-    """What `align_on` finds: permutations, and what they are worth and took.
-
-    before, after: the mean correlation of matched channels of each row, the logits last, (rows + 1,).
-    matrices: where they are asked for, the correlations (C, C) of each row's channels, of A with those of B as it is.
-    """
-
-    permutations: list[np.ndarray]
-    before: np.ndarray
-    after: np.ndarray
-    taken: dict[str, float]  # as `utils.cost.cost` has it
-    matrices: list[np.ndarray] | None
-
-
-def align_on(
-    network_a: nn.Module,
-    network_b: nn.Module,
-    spec: PermutationSpec,
-    data: Data,
-    *,
-    batch_size: int,
-    method: str,
-    attack: Attack | None = None,
-    matrices: bool = False,
-    **how: object,
-) -> Aligned:
-    """`align` on the alignment images of `data`, and what comes of it on its test images.
-
-    attack: how alignment images are attacked before the networks see them, if they are. matrices: whether how every
-    two channels correlate is returned too. how: what else `align` takes.
-    """
-
-    def batches(images: Images, purpose: str) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        return track(images.batches(batch_size), -(-len(images) // batch_size), "batch", purpose)
-
-    compared: Iterable[Batch] = batches(data.alignment, "comparing activations")
-    if attack is not None:
-        compared = _attacked(compared, (network_a, network_b), data.alignment, attack)
-    with cost(data.test.device) as taken:
-        permutations = align(network_a, network_b, spec, compared, method=method, **how)
-    on_test = cross_correlations(network_a, network_b, spec, batches(data.test, "measuring on test images"))
-    before, after = (mean_correlations(spec, on_test, order) for order in (spec.identity(), permutations))
-    return Aligned(permutations, before, after, taken, on_test[:-1] if matrices else None)
-
+# --- images that are attacked, activations that are matched alone ------------------------------------------
 
 ATTACK_SEED = 0  # of the random starts, which are the same for both networks
 
 
-def _attacked(
+def attacked(
     batches: Iterable[tuple[torch.Tensor, torch.Tensor]],
     networks: Sequence[nn.Module],
     images: Images,
     attack: Attack,
-) -> Iterator[Views]:
-    """Every batch of images and labels as attacked on each of the two networks."""
+) -> Iterator[ImagePair]:
+    """Every batch of images and labels as attacked on each of the two networks; images: how they are normalized."""
     generators = [torch.Generator().manual_seed(ATTACK_SEED) for _ in networks]
     for x, labels in batches:
         pairs = zip(networks, generators, strict=True)
-        yield Views(*(attack(network, x, labels, images, generator) for network, generator in pairs))
+        yield ImagePair(*(attack(network, x, labels, images, generator) for network, generator in pairs))
 
 
 def each_by_itself(spec: PermutationSpec) -> PermutationSpec | None:
@@ -174,6 +157,9 @@ def each_by_itself(spec: PermutationSpec) -> PermutationSpec | None:
         )
         rows.append(replace(row, axis=axis, votes=frozenset(number.values())))
     return PermutationSpec(tuple(groups), {}, tuple(rows), ()) if len(groups) > len(spec.groups) else None
+
+
+# --- how well channels are matched -------------------------------------------------------------------------
 
 
 def mean_correlations(

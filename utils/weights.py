@@ -45,7 +45,7 @@ STATISTICS = ("running_mean", "running_var")
 Weights = Mapping[str, torch.Tensor]  # of a network, by name
 
 
-class Pair(NamedTuple):
+class WeightPair(NamedTuple):
     """A part of a weight in A, and the same part in B: a dimension for each factor, moved by at most one group."""
 
     a: Part
@@ -96,7 +96,7 @@ def _assigned(scores: torch.Tensor) -> np.ndarray:
     return np.stack(list(map(assign, scores)))
 
 
-def is_better(after: Sequence[Pair], before: Sequence[Pair]) -> bool:
+def is_better(after: Sequence[WeightPair], before: Sequence[WeightPair]) -> bool:
     """Whether ⟨θ_A, π(θ_B)⟩ grows by more than rounding from one permuted B to another."""
     gain = scale = 0.0
     for new, old in zip(after, before, strict=True):
@@ -106,7 +106,7 @@ def is_better(after: Sequence[Pair], before: Sequence[Pair]) -> bool:
     return gain > WEIGHT_ROUNDING * scale
 
 
-def permuted(pairs: Sequence[Pair], permutations: Sequence[np.ndarray]) -> list[Pair]:
+def permuted(pairs: Sequence[WeightPair], permutations: Sequence[np.ndarray]) -> list[WeightPair]:
     """The pairs with B's units reordered."""
     orders = {}
     for group in {group for pair in pairs for group in pair.b.groups if group is not None}:
@@ -122,7 +122,7 @@ def permuted(pairs: Sequence[Pair], permutations: Sequence[np.ndarray]) -> list[
 class _State:
     """The weights as they stand in a search, and the scores of groups as far as they are known for them."""
 
-    def __init__(self, pairs: Iterable[Pair]):
+    def __init__(self, pairs: Iterable[WeightPair]):
         self.pairs = list(pairs)
         self.numbers: dict[int | None, list[int]] = defaultdict(list)
         for number, pair in enumerate(self.pairs):
@@ -130,7 +130,7 @@ class _State:
                 self.numbers[group].append(number)
         self.known: dict[int, torch.Tensor] = {}
 
-    def moved_by(self, turn: Turn) -> dict[int, Pair]:
+    def moved_by(self, turn: Turn) -> dict[int, WeightPair]:
         """The pairs that a group of the turn moves, by their numbers."""
         return {n: self.pairs[n] for n in sorted({n for group in turn for n in self.numbers[group]})}
 
@@ -140,7 +140,7 @@ class _State:
             self.known[group] = scores_of(self.moved_by((group,)).values(), group)
         return self.known[group]
 
-    def replace(self, turn: Turn, after: Sequence[Pair], order: np.ndarray) -> None:
+    def replace(self, turn: Turn, after: Sequence[WeightPair], order: np.ndarray) -> None:
         """Put the pairs of a turn as it has permuted them, and bring known scores up to date.
 
         Only the units that have moved change the scores of other groups: late in a search these are few. Scores of
@@ -168,7 +168,7 @@ class _State:
                 known[other] = known[other] + _units(new.a, k, a) @ _units(new.b, k, b - was).mT
 
 
-def scores_of(pairs: Iterable[Pair], group: int) -> torch.Tensor:
+def scores_of(pairs: Iterable[WeightPair], group: int) -> torch.Tensor:
     """The sum of A · Bᵀ over the weights of each unit of a group, all others as they stand: (blocks, size, size)."""
     total = 0.0
     for a, b in pairs:
@@ -225,7 +225,7 @@ def match_weights(
 
 
 def _search(
-    pairs: Sequence[Pair], spec: PermutationSpec, start: Sequence[np.ndarray], generator: np.random.Generator
+    pairs: Sequence[WeightPair], spec: PermutationSpec, start: Sequence[np.ndarray], generator: np.random.Generator
 ) -> Iterator[Permutations]:
     """Permutations no worse than `start`, better after every sweep; of the last ones none can be bettered alone."""
     turns: list[Turn] = [(group,) for group in range(len(spec.groups))]
@@ -259,7 +259,7 @@ def match_some(
     return max(found, key=lambda each: weight_similarity(weights_a, weights_b, spec, each))
 
 
-def _totals(pairs: Sequence[Pair], spec: PermutationSpec, loose: Collection[int]) -> dict[int, np.ndarray]:
+def _totals(pairs: Sequence[WeightPair], spec: PermutationSpec, loose: Collection[int]) -> dict[int, np.ndarray]:
     """How alike each two units of each two blocks are in `loose` groups, whatever the order of the others of these:
     (blocks of A, blocks of B, size, size).
 
@@ -300,12 +300,14 @@ def _invariants(part: Part, k: int, loose: Collection[int]) -> torch.Tensor:
 # --- what is compared --------------------------------------------------------------------------------------
 
 
-def pairs_of(weights_a: Weights, weights_b: Weights, spec: PermutationSpec, names: Iterable[str]) -> list[Pair]:
+def pairs_of(weights_a: Weights, weights_b: Weights, spec: PermutationSpec, names: Iterable[str]) -> list[WeightPair]:
     """The parts of some weights of A and B."""
-    pairs: list[Pair] = []
+    pairs: list[WeightPair] = []
     for name in names:
         axes = [*spec.axes[name], *([((Factor(2),),)] if weights_a[name].is_complex() else [])]
-        pairs += map(Pair, *(parts_of(_real(each[name].detach()), axes, spec) for each in (weights_a, weights_b)))
+        pairs += map(
+            WeightPair, *(parts_of(_real(each[name].detach()), axes, spec) for each in (weights_a, weights_b))
+        )
     return pairs
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import FileError, UserError
+from ..matching import METHODS
 from ..stages.layout import Layout, read_name
 from . import figures, paths, results, tables
 
@@ -20,11 +21,8 @@ SHOWN = {
     "loss_repaired": ("barrier",),
 }
 # What methods that compare activations make least, each on its own: the mean over layers of what a stage measured
-DISTANCES = {
-    "w2_post": ("activation_distance", "L2 distance of activations"),
-    "w2_pre": ("preactivation_distance", "L2 distance before activation"),
-}
-OF_METHODS = [quantity for quantity, _ in DISTANCES.values()]
+DISTANCES = {name: METHODS[name].distance for name in paths.ALIGNMENTS if name in METHODS and METHODS[name].distance}
+OF_METHODS = [distance.name for distance in DISTANCES.values()]
 # What finding a match took; of PAM, its permutation phases
 COSTS = {"seconds": "seconds to align", "memory": "memory to align (MB)"}
 
@@ -39,7 +37,7 @@ def build(root: Path, selection: paths.Selection) -> tables.Table:
     for dataset in dict.fromkeys(column.dataset for column in table.columns):
         distance = tables.Column(dataset, "distance", "L2 distance of the networks", "")
         correlation = tables.Column(dataset, "correlation", "correlation of matched channels", "")
-        distances = {method: tables.Column(dataset, *names, "") for method, names in DISTANCES.items()}
+        distances = {method: tables.Column(dataset, one.name, one.words, "") for method, one in DISTANCES.items()}
         costs = {name: tables.Column(dataset, name, words, "") for name, words in COSTS.items()}
         for row in (row for row in table.rows if row.series and row.series.is_line):
             series = row.series._replace(layout=Layout(root, row.model, dataset))

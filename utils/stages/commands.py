@@ -17,6 +17,8 @@ from pathlib import Path
 from models import MODELS
 
 from ..errors import FileError, UserError
+from ..many import METHODS_OF_MANY, TO
+from ..matching import METHODS
 from .files import load_arrays, load_checkpoint
 from .layout import (
     REPOSITORY,
@@ -118,19 +120,18 @@ def _setting_words(settings: Mapping[str, object]) -> list[str]:
 
 
 # The names under which scripts save matches by themselves, and the scripts; GoogLeNet's is a twin
-MATCHERS = {
-    "corr": "alignment/align_models.py",
-    "w2_post": "alignment/align_models_w2.py",
-    "w2_pre": "alignment/align_models_w2.py",
-    "weight": "alignment/align_models.py",
-    "identity": "alignment/align_models.py",
-    "random": "alignment/align_models.py",
-    **{
-        f"{to}_{method}": "alignment/align_many.py"
-        for to in ("reference", "universe")
-        for method in ("corr", "weight")
-    },
-}
+MATCHERS = {name: f"alignment/align_models{'_w2' if one.distance else ''}.py" for name, one in METHODS.items()}
+MATCHERS |= {f"{to}_{method}": "alignment/align_many.py" for to in TO for method in METHODS_OF_MANY}
+
+
+def is_free(name: str, method: str) -> bool:
+    """Whether a match by a method of alignment may have this name: that of no other method, in capitals or not."""
+    lower = name.casefold()
+    if lower.startswith("w2_") and not method.startswith("w2_"):
+        return False
+    for prefix in TO:  # of matches of many networks
+        lower = lower.removeprefix(f"{prefix}_")
+    return name == method or lower not in METHODS
 
 
 def align_command(flags: Mapping[str, object], name: str = "corr", **values: object) -> str:

@@ -199,11 +199,6 @@ def name_part(text: str) -> str:
     return text
 
 
-# The names that methods of alignment give to their matches, and what precedes them in matches of many networks
-METHODS = ("corr", "w2_pre", "w2_post", "weight", "identity", "random")
-OF_MANY = ("reference_", "universe_")
-
-
 def new_match(text: str) -> str:
     """The name of a match that is to be made, whichever stage makes it."""
     name, lower = name_part(text), text.casefold()  # some file systems ignore capitals
@@ -217,16 +212,6 @@ def new_match(text: str) -> str:
             f"{text!r} has a word in it that distinguishes files (seeds, aligned, correlation, distance)"
         )
     return name
-
-
-def is_free(name: str, method: str) -> bool:
-    """Whether a match by a method of alignment may have this name: that of no other method, in capitals or not."""
-    lower = name.casefold()
-    if lower.startswith("w2_") and not method.startswith("w2_"):
-        return False
-    for prefix in OF_MANY:
-        lower = lower.removeprefix(prefix)
-    return name == method or lower not in METHODS
 
 
 def partner(seed: int) -> int:

@@ -7,51 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..permutations import PermutationSpec, has_fractions, permute
-from .rules import bind
-from .running import copy_with, leaves, plain_run, state_of, tensors_in, tree_map_tensors, with_values
+from .running import Deterministic, copy_with, leaves, plain_run, state_of, tensors_in, tree_map_tensors, with_values
 
 # Of the largest output: rounding in float64 stays far below it, a wrong order far above.
 LARGEST_DIFFERENCE = 1e-5
-
-
-class Deterministic(TorchDispatchMode):
-    """Replaces what is drawn by chance by its mean, so that two runs can be compared."""
-
-    def __torch_dispatch__(self, func, types, operands=(), keywords=None):
-        keywords = keywords or {}
-        name = func._schema.name.removeprefix("aten::")
-        if torch.Tag.nondeterministic_seeded not in func.tags:
-            return func(*operands, **keywords)
-        given = bind(func, operands, keywords)
-        if name in ("native_dropout", "_fused_dropout"):
-            return operands[0].clone(), torch.ones_like(operands[0], dtype=torch.bool)
-        if name.startswith("rrelu_with_noise"):
-            slope = (given["lower"] + given["upper"]) / 2
-            return torch.where(operands[0] > 0, operands[0], operands[0] * slope)
-        out = func(*operands, **keywords)
-        return out.copy_(mean(name.rstrip("_"), out, given)) if isinstance(out, torch.Tensor) else out
-
-
-def mean(name: str, out: torch.Tensor, given: dict) -> torch.Tensor:
-    """The mean of what an operation draws, which may depend on what it is given."""
-    if name == "randperm":
-        return torch.arange(len(out), dtype=out.dtype)
-    if name == "bernoulli":
-        value = given.get("p", given["self"])
-    elif name == "normal":
-        value = given.get("mean", 0)
-    elif name in ("poisson", "_standard_gamma"):
-        value = given["self"]
-    elif name == "exponential":
-        value = 1 / given["lambd"]
-    elif name == "uniform":
-        value = (given["from"] + given["to"]) / 2
-    else:
-        value = 0.5 if name in ("rand", "rand_like") else 0
-    return value.expand_as(out) if isinstance(value, torch.Tensor) else torch.full_like(out, value)
 
 
 WIDEST = dict.fromkeys((torch.float16, torch.bfloat16, torch.float32), torch.float64)

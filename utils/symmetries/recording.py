@@ -8,9 +8,17 @@ from torch import nn
 
 from ..errors import UserError
 from ..permutations import Activation, PermutationSpec, Tap
-from .proof import Deterministic
-from .running import ModulePath, only_heads, plain_run, restoring, step_by_step, tensors_in, tree_map_tensors
-from .tracing import PRODUCERS, called
+from .rules import PRODUCERS, called
+from .running import (
+    Deterministic,
+    ModulePath,
+    only_heads,
+    plain_run,
+    restoring,
+    step_by_step,
+    tensors_in,
+    tree_map_tensors,
+)
 
 MAX_POSITIONS = 32  # larger maps are subsampled by 2, as published
 

@@ -44,6 +44,22 @@ spatial    max_pool2d_with_indices max_pool3d_with_indices max_unpool2d max_unpo
            grid_sampler_3d
 plane      triu tril
 """
+# Nonlinear functions of one entry, after which a network's units are compared.
+ACTIVATIONS = frozenset(
+    """
+    relu hardtanh leaky_relu elu celu gelu silu mish softplus sigmoid log_sigmoid_forward tanh hardswish hardsigmoid
+    _prelu_kernel threshold softshrink hardshrink rrelu_with_noise clamp_min
+    """.split()  # noqa: SIM905 (a list of strings would be a column)
+)
+# What makes new units out of old ones.
+PRODUCERS = frozenset(
+    """
+    convolution mm addmm mv addmv bmm baddbmm embedding _embedding_bag _embedding_bag_forward_only _trilinear
+    _cdist_forward
+    """.split()  # noqa: SIM905
+)
+# Of two operations that do the same, PyTorch takes one by how many samples there are.
+SAME = {"_euclidean_dist": "_cdist_forward"}
 
 
 def rule(*names: str) -> Callable:
@@ -75,10 +91,10 @@ def is_pointwise(name: str) -> bool:
     return name in ELEMENTWISE or any(torch.Tag.pointwise in form.tags for form in forms)
 
 
-def bind(func: torch._ops.OpOverload, operands: tuple, keywords: dict) -> dict:
-    """The arguments of a call by name, those with default values included."""
-    arguments = {a.name: a.default_value for a in func._schema.arguments if a.has_default_value()}
-    return arguments | dict(zip((a.name for a in func._schema.arguments), operands, strict=False)) | keywords
+def called(func: torch._ops.OpOverload) -> str:
+    """What a tap calls an operation, whether it is in place or not."""
+    name = func._schema.name.removeprefix("aten::").rstrip("_")
+    return SAME.get(name, name)
 
 
 def accepts(function: Callable) -> frozenset[str]:

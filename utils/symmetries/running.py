@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 # --- tensors -----------------------------------------------------------------------------------------------------
@@ -179,6 +180,49 @@ def plain_run() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fast)
         random.setstate(python)
         np.random.set_state(numpy)  # noqa: NPY002
+
+
+class Deterministic(TorchDispatchMode):
+    """Replaces what is drawn by chance by its mean, so that two runs can be compared."""
+
+    def __torch_dispatch__(self, func, types, operands=(), keywords=None):
+        keywords = keywords or {}
+        name = func._schema.name.removeprefix("aten::")
+        if torch.Tag.nondeterministic_seeded not in func.tags:
+            return func(*operands, **keywords)
+        given = bind(func, operands, keywords)
+        if name in ("native_dropout", "_fused_dropout"):
+            return operands[0].clone(), torch.ones_like(operands[0], dtype=torch.bool)
+        if name.startswith("rrelu_with_noise"):
+            slope = (given["lower"] + given["upper"]) / 2
+            return torch.where(operands[0] > 0, operands[0], operands[0] * slope)
+        out = func(*operands, **keywords)
+        return out.copy_(mean(name.rstrip("_"), out, given)) if isinstance(out, torch.Tensor) else out
+
+
+def mean(name: str, out: torch.Tensor, given: dict) -> torch.Tensor:
+    """The mean of what an operation draws, which may depend on what it is given."""
+    if name == "randperm":
+        return torch.arange(len(out), dtype=out.dtype)
+    if name == "bernoulli":
+        value = given.get("p", given["self"])
+    elif name == "normal":
+        value = given.get("mean", 0)
+    elif name in ("poisson", "_standard_gamma"):
+        value = given["self"]
+    elif name == "exponential":
+        value = 1 / given["lambd"]
+    elif name == "uniform":
+        value = (given["from"] + given["to"]) / 2
+    else:
+        value = 0.5 if name in ("rand", "rand_like") else 0
+    return value.expand_as(out) if isinstance(value, torch.Tensor) else torch.full_like(out, value)
+
+
+def bind(func: torch._ops.OpOverload, operands: tuple, keywords: dict) -> dict:
+    """The arguments of a call by name, those with default values included."""
+    arguments = {a.name: a.default_value for a in func._schema.arguments if a.has_default_value()}
+    return arguments | dict(zip((a.name for a in func._schema.arguments), operands, strict=False)) | keywords
 
 
 def is_recurrent(model: nn.Module) -> bool:

@@ -17,9 +17,10 @@ from torch.utils.weak import WeakIdKeyDictionary
 from .algebra import Algebra
 from .axes import Axis
 from .proof import random_like
-from .rules import accepts, bind, fixed_like, rule_for
+from .rules import ACTIVATIONS, PRODUCERS, accepts, called, fixed_like, rule_for
 from .running import (
     ModulePath,
+    bind,
     copy_with,
     extent,
     is_recurrent,
@@ -35,29 +36,7 @@ from .running import (
 
 ONE_IMAGE = "more than 1 value per channel"  # batch normalization's complaint about a batch of one
 
-# Nonlinear functions of one entry, after which a network's units are compared.
-ACTIVATIONS = frozenset(
-    """
-    relu hardtanh leaky_relu elu celu gelu silu mish softplus sigmoid log_sigmoid_forward tanh hardswish hardsigmoid
-    _prelu_kernel threshold softshrink hardshrink rrelu_with_noise clamp_min
-    """.split()  # noqa: SIM905 (a list of strings would be a column)
-)
-# What makes new units out of old ones.
-PRODUCERS = frozenset(
-    """
-    convolution mm addmm mv addmv bmm baddbmm embedding _embedding_bag _embedding_bag_forward_only _trilinear
-    _cdist_forward
-    """.split()  # noqa: SIM905
-)
-# Of two operations that do the same, PyTorch takes one by how many samples there are.
-SAME = {"_euclidean_dist": "_cdist_forward"}
 OTHER_RUNS = 4  # with random weights, of a network that looks at values: each may take another way
-
-
-def called(func: torch._ops.OpOverload) -> str:
-    """What a tap calls an operation, whether it is in place or not."""
-    name = func._schema.name.removeprefix("aten::").rstrip("_")
-    return SAME.get(name, name)
 
 
 class TracedAxes(Algebra):
