@@ -133,11 +133,11 @@ def test_proximal_step_is_the_minimizer():
 
 
 def test_roundings():
-    sizes = (5, 4)
     generator = torch.Generator().manual_seed(0)
     start = torch.eye(5).flip(0) + 0.2 * torch.rand(5, 5, generator=generator)
     matrix = pam.doubly_stochastic(start.double()).numpy()
-    candidates = list(pam.roundings([matrix, None], [pam.largest_terms(matrix), None], sizes, seed=0))
+    identity = [np.arange(size) for size in (5, 4)]
+    candidates = list(pam.roundings([matrix, None], [[pam.largest_terms(matrix)], []], identity, seed=0))
     assert len(candidates) == 2 + pam.DRAWS
     assert [p.tolist() for p in candidates[0]] == [[0, 1, 2, 3, 4], [0, 1, 2, 3]]
     assert candidates[1][0].tolist() == [4, 3, 2, 1, 0]
@@ -151,7 +151,7 @@ def test_the_best_rounding_is_never_worse_than_the_old(estimates, expected):
     candidates = [[np.roll(np.arange(3), shift)] for shift in range(3)]
     best, new, old = pam.best_rounding(
         candidates,
-        terms=[None],
+        terms=[[]],
         screen=lambda candidate: estimates[candidate[0].argmin()],
         loss=lambda candidate: (10.0, 11.0, 9.0)[candidate[0].argmin()],
     )
@@ -165,7 +165,7 @@ def test_roundings_are_refined_group_by_group():
     def misplaced(candidate):
         return float(sum((p != q).sum() for p, q in zip(candidate, target, strict=True)))
 
-    terms = [np.array([[0, 1, 2], [2, 1, 0], [1, 0, 2]]), np.array([[0, 1, 2], [0, 2, 1]])]
+    terms = [[(None, np.array([[0, 1, 2], [2, 1, 0], [1, 0, 2]]))], [(None, np.array([[0, 1, 2], [0, 2, 1]]))]]
     best, new, old = pam.best_rounding([[np.arange(3), np.arange(3)]], terms, misplaced, misplaced)
     assert [p.tolist() for p in best] == [p.tolist() for p in target]
     assert (new, old) == (0, 4)

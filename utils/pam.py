@@ -1,9 +1,12 @@
 """Proximal alternating minimization: learning the permutation of B together with the curve (section 4 of the paper).
 
 The curve between A and P·B is θ(t) = (1−t)² A + 2t(1−t) [½A + ½P·B + φ] + t² P·B, which is
-(1−t) A + t P·B + 2t(1−t) φ. One phase learns P, a doubly stochastic matrix for each permutation group, with φ fixed;
-P is then rounded to permutations; the other phase learns φ as any curve is learned. Both are held near where
-they started by a proximal step.
+
+    θ(t) = (1−t) A + t P·B + 2t(1−t) φ.
+
+One phase learns P, a doubly stochastic matrix for each permutation group and each of its blocks, with φ fixed; P is
+then rounded to permutations; the other phase learns φ as any curve is learned. Both are held near where they started
+by a proximal step of strength ν: x ← argmin ½‖x − value‖² + (η/2ν) ‖x − start‖², at the learning rate η.
 """
 
 import math
@@ -11,17 +14,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import nn
 from torch.nn import functional as F
 
 from . import distributed
+from .assignment import assign
 from .batches import Images
 from .curves import Curve, FlatParameters, load_state
 from .devices import autocast, compile_options
 from .losses import main_output
 from .measuring import EVALUATION_SEED, use_batch_statistics, validate_curve
-from .permutations import PermutationSpec, groups_in, permute, soft_permute
+from .permutations import Permutations, PermutationSpec, groups_in, permute, soft_permute
 from .training import CurveTask, Saves, draw_t, fit
 
 NU = 1000.0  # strength of the proximal step: the larger, the weaker
@@ -32,6 +35,50 @@ DRAWS = 32  # random roundings that compete with the nearest and the old permuta
 REFINED = 4  # largest terms of each group that are tried on the best candidate, group by group
 TERMS = 11  # of a decomposition, the largest, among which they draw
 SCREENED_IMAGES = 2_500  # training images on which roundings are compared; the winner has to hold on all
+
+# From weights (k,) and index arrays (k, C): a doubly stochastic matrix, as a mixture of permutations
+Terms = tuple[np.ndarray, np.ndarray]
+
+
+# --- formulas ---------------------------------------------------------------------------------------------
+
+
+def point_between(t: float, a: torch.Tensor, b: torch.Tensor, phi: torch.Tensor) -> torch.Tensor:
+    """θ(t) for A, P·B and φ, vectors (parameters,)."""
+    return torch.lerp(a, b, t) + 2 * t * (1 - t) * phi
+
+
+def proximal(value: torch.Tensor, old: torch.Tensor, rate: float) -> torch.Tensor:
+    """The minimizer of ½‖x − value‖² + (η/2ν) ‖x − old‖²: how far a phase may move from its start."""
+    return (value + rate / NU * old) / (1 + rate / NU)
+
+
+def project(matrices: torch.Tensor) -> torch.Tensor:
+    """Nearly doubly stochastic matrices near the given ones (…, n, n), by ROUNDS alternating projections.
+
+    Each clips at 0 and goes to the nearest matrix with row and column sums of 1, first rows and then columns. Sums
+    are exact but for rounding, and entries hardly below 0; a permutation is a fixed point. The number of rounds being
+    fixed, a step of learning waits for no number of the device's; `doubly_stochastic` goes on to the end.
+    """
+    n = matrices.shape[-1]
+    matrices = matrices.clone()
+    for _ in range(ROUNDS):  # in place: matrices are small, and there are many rounds in a step
+        matrices.clamp_(min=0)
+        for axis in (-1, -2):
+            matrices.sub_(matrices.sum(axis, keepdim=True).sub_(1), alpha=1 / n)
+    return matrices
+
+
+def doubly_stochastic(matrices: torch.Tensor) -> torch.Tensor:
+    """`project`, and again as long as an entry is below −BELOW_ZERO, at most 100 times."""
+    for _ in range(100):
+        matrices = project(matrices)
+        if not matrices.min() < -BELOW_ZERO:  # also where learning diverged and nothing compares
+            break
+    return matrices
+
+
+# --- what the two phases learn -----------------------------------------------------------------------------
 
 
 class SoftPermutation(nn.Module):
@@ -86,155 +133,6 @@ def fixed_groups(spec: PermutationSpec, model: nn.Module) -> frozenset[int]:
     """The groups of the activations that the model names in `fixed_in_pam`."""
     names = getattr(model, "fixed_in_pam", ())
     return frozenset(group for row in spec.rows if row.label in names for group in groups_in(row.axis))
-
-
-def point_between(t: float, a: torch.Tensor, b: torch.Tensor, phi: torch.Tensor) -> torch.Tensor:
-    """θ(t) for A, P·B and φ, vectors (parameters,)."""
-    return torch.lerp(a, b, t) + 2 * t * (1 - t) * phi
-
-
-def proximal(value: torch.Tensor, old: torch.Tensor, rate: float) -> torch.Tensor:
-    """The minimizer of ½‖x − value‖² + (η/2ν) ‖x − old‖²: how far a phase may move from its start."""
-    return (value + rate / NU * old) / (1 + rate / NU)
-
-
-def project(matrices: torch.Tensor) -> torch.Tensor:
-    """Nearly doubly stochastic matrices near the given ones (…, n, n), by ROUNDS alternating projections.
-
-    Each clips at 0 and goes to the nearest matrix with row and column sums of 1, first rows and then columns. Sums
-    are exact but for rounding, and entries hardly below 0; a permutation is a fixed point. The number of rounds being
-    fixed, a step of learning waits for no number of the device's; `doubly_stochastic` goes on to the end.
-    """
-    n = matrices.shape[-1]
-    matrices = matrices.clone()
-    for _ in range(ROUNDS):  # in place: matrices are small, and there are many rounds in a step
-        matrices.clamp_(min=0)
-        for axis in (-1, -2):
-            matrices.sub_(matrices.sum(axis, keepdim=True).sub_(1), alpha=1 / n)
-    return matrices
-
-
-def doubly_stochastic(matrices: torch.Tensor) -> torch.Tensor:
-    """`project`, and again as long as an entry is below −BELOW_ZERO, at most 100 times."""
-    for _ in range(100):
-        matrices = project(matrices)
-        if not matrices.min() < -BELOW_ZERO:  # also where learning diverged and nothing compares
-            break
-    return matrices
-
-
-def birkhoff(
-    matrix: np.ndarray, tolerance: float = 1e-4, max_terms: int | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """A doubly stochastic matrix (n, n) as Σ_k weights[k] · permutation k: weights (k,) and index arrays (k, n).
-
-    Birkhoff and von Neumann: as long as more than `tolerance` of the matrix is left, take the assignment of
-    largest product on what is left, at the weight of its smallest entry. Weights sum to 1.
-
-    max_terms: stop after so many; large weights are found early, but the sum is the matrix no more.
-    """
-    rest = np.clip(np.asarray(matrix, np.float64), 0, None)
-    n = len(rest)
-    weights, permutations = [], []
-    places = np.arange(n)
-    while rest.sum() / n > tolerance and len(weights) != max_terms:
-        support = rest > tolerance / n**2
-        permutation = linear_sum_assignment(
-            np.where(support, np.log(np.where(support, rest, 1)), -1e6), maximize=True
-        )[1]
-        weight = rest[places, permutation].min()
-        if not support[places, permutation].all():
-            break  # only rounding is left
-        rest[places, permutation] -= weight
-        weights.append(weight)
-        permutations.append(permutation)
-    return np.array(weights) / np.sum(weights), np.array(permutations)
-
-
-# Rounding looks at every matrix by itself: a piece is a group, or one of its blocks.
-
-Terms = tuple[np.ndarray, np.ndarray]  # weights (k,) and index arrays (k, C)
-
-
-def pieces_of(spec: PermutationSpec, matrices: Sequence[np.ndarray | None]) -> list[np.ndarray | None]:
-    """The matrices (C, C) of all blocks of all groups, from those (*blocks, C, C) of groups."""
-    pieces: list[np.ndarray | None] = []
-    for group, matrix in enumerate(matrices):
-        count = math.prod(spec.blocks(group))
-        pieces += [None] * count if matrix is None else list(matrix.reshape(count, *matrix.shape[-2:]))
-    return pieces
-
-
-def from_pieces(spec: PermutationSpec, pieces: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Permutations of groups, (*blocks, C), from those of all their blocks."""
-    rest, permutations = iter(pieces), []
-    for group, identity in enumerate(spec.identity()):
-        own = [next(rest) for _ in range(math.prod(spec.blocks(group)))]
-        permutations.append(np.array(own).reshape(identity.shape))
-    return permutations
-
-
-def roundings(
-    matrices: Sequence[np.ndarray | None], terms: Sequence[Terms | None], sizes: Sequence[int], seed: int
-) -> Iterator[list[np.ndarray]]:
-    """Candidates for the permutations near soft ones, an index array a piece.
-
-    First the old permutation (the identity), then the assignment nearest to each P, then DRAWS that take, for each
-    piece, one of the `terms`, the largest of P's decomposition, with probability by weight.
-    """
-    identity = [np.arange(size) for size in sizes]
-    yield identity
-    yield [
-        place if matrix is None else linear_sum_assignment(matrix, maximize=True)[1]
-        for matrix, place in zip(matrices, identity, strict=True)
-    ]
-    generator = np.random.default_rng(seed)
-    for _ in range(DRAWS):
-        yield [
-            place if term is None else term[1][generator.choice(len(term[0]), p=term[0])]
-            for term, place in zip(terms, identity, strict=True)
-        ]
-
-
-def largest_terms(matrix: np.ndarray) -> Terms:
-    """The TERMS largest terms of P's decomposition, weights summing to 1, the largest first."""
-    weights, permutations = birkhoff(matrix, max_terms=5 * TERMS)  # all of a wide layer's would take hours
-    largest = np.argsort(-weights, kind="stable")[:TERMS]
-    return weights[largest] / weights[largest].sum(), permutations[largest]
-
-
-def best_rounding(
-    candidates: Sequence[list[np.ndarray]],
-    terms: Sequence[np.ndarray | None],
-    screen: Callable[[list[np.ndarray]], float],
-    loss: Callable[[list[np.ndarray]], float],
-) -> tuple[list[np.ndarray], float, float]:
-    """The best permutations found, with their loss and that of the first candidate, which it never exceeds.
-
-    The best of the candidates by `screen`, a cheap estimate, is refined: piece by piece, it takes the first of that
-    piece's `terms` (k, C) that lower the estimate. The result has to beat the first candidate by `loss` itself.
-    """
-    first = candidates[0]
-    estimates = [screen(candidate) for candidate in candidates]
-    best, lowest = candidates[int(np.argmin(estimates))], min(estimates)
-    for piece, permutations in enumerate(terms):
-        for permutation in () if permutations is None else permutations[:REFINED]:
-            tried = [*best[:piece], permutation, *best[piece + 1 :]]
-            if not np.array_equal(permutation, best[piece]) and (estimate := screen(tried)) < lowest:
-                best, lowest = tried, estimate
-    old, new = loss(first), loss(best)
-    return (best, new, old) if new < old else (first, old, old)
-
-
-def unique(candidates: Iterator[list[np.ndarray]]) -> list[list[np.ndarray]]:
-    """The candidates without repetitions, in their order."""
-    seen: dict[bytes, list[np.ndarray]] = {}
-    for candidate in candidates:
-        seen.setdefault(b"".join(permutation.tobytes() for permutation in candidate), candidate)
-    return list(seen.values())
-
-
-# --- what the two phases learn -----------------------------------------------------------------------------
 
 
 class PermutationTask:
@@ -319,7 +217,7 @@ def learn_permutations(
     seed: int = 1,
     precision: str = "fp32",
     val_freq: int | None = None,
-) -> list[np.ndarray]:
+) -> Permutations:
     """The permutation phase: learn soft permutations by plain SGD, and round them (keywords as `fit`'s)."""
     how = {"batch_size": batch_size, "seed": seed, "precision": precision}
     fit(task, images, saves, rates=rates, momentum=0.0, val_freq=val_freq, **how)
@@ -331,7 +229,7 @@ def learn_permutations(
 
 def round_permutations(
     task: PermutationTask, images: Images, *, batch_size: int, precision: str, seed: int
-) -> tuple[list[np.ndarray], float, float]:
+) -> tuple[Permutations, float, float]:
     """Permutations near the soft ones, an index array a group, relative to the task's B.
 
     Also the training loss along the curve with them, and with the identity. They are the identity unless others
@@ -339,38 +237,29 @@ def round_permutations(
     """
     curve = task.curve
 
-    def loss_on(images: Images) -> Callable[[list[np.ndarray]], float]:
-        def loss(pieces: list[np.ndarray]) -> float:
-            b = curve.flat.flatten(permute(task.state_b, task.spec, from_pieces(task.spec, pieces)))
-            return path_loss(
-                curve,
-                lambda t: point_between(t, curve.row(0), b, task.phi),
-                images,
-                batch_size=batch_size,
-                precision=precision,
-            )
+    def loss_on(images: Images) -> Callable[[Permutations], float]:
+        def loss(permutations: Permutations) -> float:
+            b = curve.flat.flatten(permute(task.state_b, task.spec, permutations))
+
+            def at(t: float) -> torch.Tensor:
+                return point_between(t, curve.row(0), b, task.phi)
+
+            return path_loss(curve, at, images, batch_size=batch_size, precision=precision)
 
         return loss
 
-    def propose() -> tuple[list[list[np.ndarray]], list[Terms | None]]:
-        soft = [None if m is None else doubly_stochastic(m.detach().cpu().double()) for m in task.soft.matrices()]
-        matrices = [None if matrix is None else matrix.numpy() for matrix in soft]
-        pieces = pieces_of(task.spec, matrices)
-        terms = [None if matrix is None else largest_terms(matrix) for matrix in pieces]
-        sizes = [
-            group.size for n, group in enumerate(task.spec.groups) for _ in range(math.prod(task.spec.blocks(n)))
+    def propose() -> tuple[list[Permutations], list[list[Terms]]]:
+        matrices = [
+            None if matrix is None else doubly_stochastic(matrix.detach().cpu().double()).numpy()
+            for matrix in task.soft.matrices()
         ]
-        return unique(roundings(pieces, terms, sizes, seed)), terms
+        terms = [[] if matrix is None else list(map(largest_terms, _blocks(matrix, 2))) for matrix in matrices]
+        return unique(roundings(matrices, terms, task.spec.identity(), seed)), terms
 
     # Processes on unlike machines could differ by a rounding error.
     candidates, terms = distributed.from_main(propose)
-    best, after, before = best_rounding(
-        candidates,
-        [None if term is None else term[1] for term in terms],
-        screen=loss_on(images.subset(images.spread(SCREENED_IMAGES))),
-        loss=loss_on(images),
-    )
-    return from_pieces(task.spec, best), after, before
+    screened = images.subset(images.spread(SCREENED_IMAGES))
+    return best_rounding(candidates, terms, screen=loss_on(screened), loss=loss_on(images))
 
 
 @torch.no_grad()
@@ -392,3 +281,101 @@ def path_loss(
             logits = main_output(curve(x, point_at(t)))
         total += F.cross_entropy(logits.float(), labels, reduction="sum")
     return images.total(total).item() / len(images)
+
+
+def birkhoff(
+    matrix: np.ndarray, tolerance: float = 1e-4, max_terms: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """A doubly stochastic matrix (n, n) as Σ_k weights[k] · permutation k: weights (k,) and index arrays (k, n).
+
+    Birkhoff and von Neumann: as long as more than `tolerance` of the matrix is left, take the assignment of
+    largest product on what is left, at the weight of its smallest entry. Weights sum to 1.
+
+    max_terms: stop after so many; large weights are found early, but the sum is the matrix no more.
+    """
+    rest = np.clip(np.asarray(matrix, np.float64), 0, None)
+    n = len(rest)
+    weights, permutations = [], []
+    places = np.arange(n)
+    while rest.sum() / n > tolerance and len(weights) != max_terms:
+        support = rest > tolerance / n**2
+        permutation = assign(np.where(support, np.log(np.where(support, rest, 1)), -1e6))
+        weight = rest[places, permutation].min()
+        if not support[places, permutation].all():
+            break  # only rounding is left
+        rest[places, permutation] -= weight
+        weights.append(weight)
+        permutations.append(permutation)
+    return np.array(weights) / np.sum(weights), np.array(permutations)
+
+
+def largest_terms(matrix: np.ndarray) -> Terms:
+    """The TERMS largest terms of P's decomposition, weights summing to 1, the largest first."""
+    weights, permutations = birkhoff(matrix, max_terms=5 * TERMS)  # all of a wide layer's would take hours
+    largest = np.argsort(-weights, kind="stable")[:TERMS]
+    return weights[largest] / weights[largest].sum(), permutations[largest]
+
+
+def _blocks(array: np.ndarray, dimensions: int) -> np.ndarray:
+    """What stands in each block of a group, along one first dimension: its last `dimensions` are a block's own."""
+    return array.reshape(-1, *array.shape[array.ndim - dimensions :])
+
+
+def roundings(
+    matrices: Sequence[np.ndarray | None], terms: Sequence[Sequence[Terms]], identity: Permutations, seed: int
+) -> Iterator[Permutations]:
+    """Candidates for the permutations near soft ones.
+
+    First the old permutation (the identity), then the assignment nearest to each P, then DRAWS that take, in each
+    block of a group, one of the `terms`, the largest of P's decomposition, with probability by weight.
+
+    matrices: P (*blocks, C, C) of each group; None, and no terms, where it stays.
+    """
+    yield identity
+    yield [
+        order if matrix is None else np.array([assign(block) for block in _blocks(matrix, 2)]).reshape(order.shape)
+        for matrix, order in zip(matrices, identity, strict=True)
+    ]
+    generator = np.random.default_rng(seed)
+    for _ in range(DRAWS):
+        yield [
+            np.array([drawn[generator.choice(len(weights), p=weights)] for weights, drawn in blocks]).reshape(
+                order.shape
+            )
+            if blocks
+            else order
+            for blocks, order in zip(terms, identity, strict=True)
+        ]
+
+
+def best_rounding(
+    candidates: Sequence[Permutations],
+    terms: Sequence[Sequence[Terms]],
+    screen: Callable[[Permutations], float],
+    loss: Callable[[Permutations], float],
+) -> tuple[Permutations, float, float]:
+    """The best permutations found, with their loss and that of the first candidate, which it never exceeds.
+
+    The best of the candidates by `screen`, a cheap estimate, is refined: block by block of each group, it takes the
+    first of the block's `terms` that lower the estimate. The result has to beat the first candidate by `loss` itself.
+    """
+    first = candidates[0]
+    estimates = [screen(candidate) for candidate in candidates]
+    best, lowest = candidates[int(np.argmin(estimates))], min(estimates)
+    for group, blocks in enumerate(terms):
+        for number, (_, permutations) in enumerate(blocks):
+            for permutation in permutations[:REFINED]:
+                tried = [order.copy() for order in best]
+                _blocks(tried[group], 1)[number] = permutation
+                if not np.array_equal(tried[group], best[group]) and (estimate := screen(tried)) < lowest:
+                    best, lowest = tried, estimate
+    old, new = loss(first), loss(best)
+    return (best, new, old) if new < old else (first, old, old)
+
+
+def unique(candidates: Iterator[Permutations]) -> list[Permutations]:
+    """The candidates without repetitions, in their order."""
+    seen: dict[bytes, Permutations] = {}
+    for candidate in candidates:
+        seen.setdefault(b"".join(permutation.tobytes() for permutation in candidate), candidate)
+    return list(seen.values())
