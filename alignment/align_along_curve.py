@@ -16,7 +16,7 @@ start.quietly()
 from utils.devices import memory_format
 from utils.matching import align, cross_correlations, each_by_itself, mean_correlations
 from utils.progress import track
-from utils.repair import preparing
+from utils.repair import renormalizer
 from utils.stages import commands, flags, kept, process, sources
 from utils.stages.data import load_data
 from utils.stages.files import expect_writable
@@ -63,12 +63,12 @@ def main(args):
     if not table.finished:
         images = data.for_batch_norm(args.bn_images)
         how = {"batch_size": args.batch_size, "precision": args.precision}
-        prepare = preparing(curve, images, repaired=args.repair, **how)
+        renormalize = renormalizer(curve, images, repaired=args.repair, **how)
 
         def network(t):
             """The network at t. The ends are points as any other, with batch-norm statistics estimated as theirs."""
             model = curve.place(t)
-            prepare(model, t)
+            renormalize(model, t)
             return copy.deepcopy(model)
 
         arrays = {}

@@ -25,7 +25,7 @@ from utils.geometry import barrier
 from utils.matching import align
 from utils.measuring import evaluate
 from utils.permutations import permute
-from utils.repair import repairing
+from utils.repair import repairer
 from utils.reports import figures
 from utils.stages import process
 from utils.stages.data import REPOSITORY_DATA, load_data
@@ -75,7 +75,7 @@ def compare(a, b, data):
     spec = permutation_spec(b, example)
     aligned = copy.deepcopy(b)
     aligned.load_state_dict(permute(b.state_dict(), spec, align(a, b, spec, data.alignment.batches(500))))
-    repair = repairing((a, aligned), data.for_batch_norm(REPAIR_IMAGES))
+    repair = repairer((a, aligned), data.for_batch_norm(REPAIR_IMAGES))
     lines = {how: [] for how in HOW}
     for end, kinds in ((b, [None]), (aligned, [None, repair])):
         line = Curve.between(copy.deepcopy(a), a.state_dict(), end.state_dict(), num_bends=2)

@@ -17,7 +17,7 @@ import numpy as np
 from utils.devices import memory_format
 from utils.ensembles import evaluate_ensemble
 from utils.measuring import batch_norm_layers, evaluate_path, measure, measure_as_it_is
-from utils.repair import preparing
+from utils.repair import renormalizer
 from utils.reports.results import is_loss, summary
 from utils.stages import commands, flags, kept, process, sources
 from utils.stages.data import load_data
@@ -82,9 +82,9 @@ def main(args):
         of_ensemble = {name: settings[name] for name in settings.keys() - {"num_points", "eval_train"}}
         together = GrowingTable(path, of_ensemble, args.overwrite)
         if not together.finished:
-            prepare = preparing(curve, images, repaired=args.repair, **how)
+            renormalize = renormalizer(curve, images, repaired=args.repair, **how)
             ts = np.linspace(0, 1, args.ensemble)
-            together.finish(**evaluate_ensemble(curve, ts, prepare, data.test, data.held_out, **how))
+            together.finish(**evaluate_ensemble(curve, ts, renormalize, data.test, data.held_out, **how))
         files += [path, path.with_suffix(".csv")]
         write_csv(files[-1], together.arrays)
         print_ensemble(together.arrays)
@@ -98,7 +98,7 @@ def measuring(curve, images, splits, *, repaired, attack, **how):
     """What is measured of the network at point t, given it and t, in each way in which it can be evaluated."""
     # Only on a line do statistics between those of the ends have a meaning; attacks would double the time.
     interpolates = curve.num_bends == 2 and batch_norm_layers(curve.base) and not attack
-    repair = preparing(curve, images, repaired=True, **how) if repaired else None
+    repair = renormalizer(curve, images, repaired=True, **how) if repaired else None
 
     def measured(model, t):
         metrics = measure(model, images, splits, attack=attack, **how)

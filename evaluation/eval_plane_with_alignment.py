@@ -17,7 +17,7 @@ start.quietly()
 from utils.curves import Curve
 from utils.devices import memory_format
 from utils.measuring import evaluate_plane, measure, plane_of
-from utils.repair import repairing
+from utils.repair import repairer
 from utils.stages import commands, flags, kept, process, sources
 from utils.stages.data import load_data
 from utils.stages.files import expect_writable
@@ -82,7 +82,7 @@ def main(args):
         images = data.for_batch_norm(args.bn_images)
         how = {"batch_size": args.batch_size, "precision": args.precision}
         spanning = (corners.place_vector(corners.row(i)) for i in (0, 2, 1))
-        repair = repairing(spanning, images, **how) if args.repair else None
+        repair = repairer(spanning, images, **how) if args.repair else None
         along = coordinates[2, 0] / coordinates[1, 0]  # how far towards B the third corner is
 
         def measured(model, x, y):

@@ -15,7 +15,7 @@ start.quietly()
 from utils.devices import memory_format
 from utils.errors import UserError
 from utils.measuring import evaluate_plane, measure_as_it_is, midpoint_height, plane_of
-from utils.repair import preparing
+from utils.repair import renormalizer
 from utils.stages import commands, flags, kept, process, sources
 from utils.stages.data import load_data
 from utils.stages.files import expect_writable
@@ -62,10 +62,10 @@ def main(args):
     if not table.finished:
         images = data.for_batch_norm(args.bn_images)
         how = {"batch_size": args.batch_size, "precision": args.precision}
-        prepare = preparing(curve, images, repaired=args.repair, **how)
+        renormalize = renormalizer(curve, images, repaired=args.repair, **how)
 
         def measured(model, x, _):
-            prepare(model, x)
+            renormalize(model, x)
             return measure_as_it_is(model, {"": data.test}, **how)
 
         for row in evaluate_plane(curve, GRID, args.num_points, measured, height=height, done=len(table)):

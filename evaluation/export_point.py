@@ -18,7 +18,7 @@ from utils import distributed
 from utils.devices import memory_format
 from utils.errors import UserError
 from utils.measuring import evaluate
-from utils.repair import preparing
+from utils.repair import renormalizer
 from utils.stages import flags, kept, process
 from utils.stages.data import load_data
 from utils.stages.files import expect_writable, hold, save_checkpoint
@@ -54,9 +54,9 @@ def main(args):
     check_input(curve.base, images, args.batch_size)
     if args.compile:
         curve.compile()
-    prepare = preparing(curve, images, repaired=args.repair, **how)
+    renormalize = renormalizer(curve, images, repaired=args.repair, **how)
     network = curve.place(args.t)
-    prepare(network, args.t)
+    renormalize(network, args.t)
     state = {name: value.clone(memory_format=torch.contiguous_format) for name, value in network.state_dict().items()}
     names = ("model", "dataset", "seed_a", "seed_b", "alignment", "epochs_curve", "seed", "num_bends", "curve", "t")
     settings = kept.of_evaluation(vars(args), curve, *names)

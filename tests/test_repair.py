@@ -11,7 +11,7 @@ from models import TinyTen
 from utils.batches import as_images
 from utils.errors import UserError
 from utils.measuring import EVALUATION_SEED
-from utils.repair import activation_statistics, between, repair, set_statistics
+from utils.repair import activation_statistics, mix_statistics, repair, set_statistics
 
 
 class Shared(nn.Module):
@@ -99,7 +99,7 @@ def test_statistics_are_those_of_what_layers_put_out(images):
 def test_fused_weights_do_what_hooks_would(images, name):
     """Each layer's output normalized, and given the wanted mean and deviation, by a hook of its own."""
     a, b, model = networks(name)
-    wanted = between([activation_statistics(end, images, **HOW) for end in (a, b)], (0.5, 0.5))
+    wanted = mix_statistics([activation_statistics(end, images, **HOW) for end in (a, b)], (0.5, 0.5))
     hooked = copy.deepcopy(model)
     x = images.x
 

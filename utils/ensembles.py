@@ -64,7 +64,7 @@ def scores(predicted: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
 def evaluate_ensemble(
     curve: Curve,
     ts: Sequence[float],
-    prepare: Callable[[nn.Module, float], None],
+    renormalize: Callable[[nn.Module, float], None],
     test: Images,
     held_out: Images,
     *,
@@ -73,22 +73,23 @@ def evaluate_ensemble(
 ) -> dict[str, np.ndarray]:
     """Points of a path each by itself, and the ensembles of its ends and of all: the mean of their probabilities.
 
-    ts: the points (k,), first and last the path's ends. prepare: gives the network at a point its statistics.
-    held_out: images on which the best single point, that of the lowest loss, is chosen; they are not of `test`.
+    ts: the points (k,), first and last the path's ends.
+    renormalize: makes the network at a point ready to be evaluated (`utils.repair.renormalizer`).
+    held_out: images, not among `test`, on which the best single point, that of the lowest loss, is chosen.
 
     Returns arrays (k + 3,), a row for each point and then for `best point`, `ends` and `ensemble`, as the array
     `what` says: t (NaN for an ensemble), loss_held_out, and `scores` on `test`.
     """
-    how = {"batch_size": batch_size, "precision": precision}
     with Progress(len(ts), "point", "of the ensemble") as progress:
 
         def at(t: float) -> tuple[torch.Tensor, torch.Tensor, float]:
             model = curve.place(t)
-            prepare(model, t)
-            loss, accuracy = evaluate(model, held_out, **how)
+            renormalize(model, t)
+            loss, accuracy = evaluate(model, held_out, batch_size=batch_size, precision=precision)
             progress.step()
             progress.line(f"t = {t:.3f}  held out: {in_words({'loss': loss, 'accuracy': accuracy})}")
-            return *probabilities(model, test, **how), loss
+            predicted = probabilities(model, test, batch_size=batch_size, precision=precision)
+            return *predicted, loss
 
         predicted, (labels, *_), losses = zip(*distributed.spread_out(at, ts), strict=True)
     best = int(np.argmin(losses))

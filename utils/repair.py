@@ -54,52 +54,55 @@ def repair(
 
     Raises UserError as `activation_statistics` does, or if a layer has no bias to be shifted by.
     """
-    repairing((end_a, end_b), images, batch_size=batch_size, precision=precision)(model, (1 - t, t))
+    repairer((end_a, end_b), images, batch_size=batch_size, precision=precision)(model, (1 - t, t))
 
 
-def repairing(
+def repairer(
     ends: Iterable[nn.Module], images: Images, *, batch_size: int = 512, precision: str = "fp32"
 ) -> Callable[[nn.Module, Sequence[float]], None]:
-    """A function that repairs networks among `ends`, each given with its weights (`between`).
+    """A function that repairs networks among `ends`, each given with its weights (`mix_statistics`).
 
-    The ends are measured once, here, one after the other: they may be one module with ever other weights.
+    The ends are measured once, here, one after the other: they may be one module that is loaded anew in between.
     """
-    how = {"batch_size": batch_size, "precision": precision}
-    statistics = [activation_statistics(end, images, **how) for end in ends]
-    return lambda model, weights: set_statistics(model, between(statistics, weights), images, **how)
+
+    def repair(model: nn.Module, weights: Sequence[float]) -> None:
+        wanted = mix_statistics(statistics, weights)
+        set_statistics(model, wanted, images, batch_size=batch_size, precision=precision)
+
+    statistics = [activation_statistics(end, images, batch_size=batch_size, precision=precision) for end in ends]
+    return repair
 
 
-def preparing(
+def renormalizer(
     curve: Curve, images: Images, *, repaired: bool, batch_size: int = 512, precision: str = "fp32"
 ) -> Callable[[nn.Module, float], None]:
-    """A function that prepares the network at point t of a curve, given it and t, to be evaluated.
+    """A function that makes the network at point t of a curve, given it and t, ready to be evaluated.
 
-    It re-estimates its batch-norm statistics; or if networks without batch norm are to be `repaired`, it does that.
+    It re-estimates batch-norm statistics; networks without batch norm are repaired before, if `repaired` is set.
     """
-    how = {"batch_size": batch_size, "precision": precision}
-    mend = repairing(map(curve.place, (0.0, 1.0)), images, **how) if repaired else None
+    ends = map(curve.place, (0.0, 1.0))
+    repair = repairer(ends, images, batch_size=batch_size, precision=precision) if repaired else None
 
-    def prepare(model: nn.Module, t: float) -> None:
-        if mend is not None:
-            mend(model, (1 - t, t))
-        reestimate_batch_norm(model, images, **how)
+    def renormalize(model: nn.Module, t: float) -> None:
+        if repair is not None:
+            repair(model, (1 - t, t))
+        reestimate_batch_norm(model, images, batch_size=batch_size, precision=precision)
 
-    return prepare
+    return renormalize
 
 
-def between(statistics: Sequence[Statistics], weights: Sequence[float]) -> Statistics:
+def mix_statistics(statistics: Sequence[Statistics], weights: Sequence[float]) -> Statistics:
     """The statistics of several networks of one architecture, mixed with these weights.
 
     A network beyond the ends has weights below 0. They count as 0, so that no deviation is below 0, and the others
     are scaled to add up to 1.
     """
-    mixed = {}
     shares = torch.tensor(weights, dtype=torch.float64).clamp(min=0).view(-1, 1)
     shares = shares / shares.sum()
+    mixed = {}
     for name in statistics[0]:
-        of_networks = [one[name] for one in statistics]
-        means, deviations = (torch.stack(values) for values in zip(*of_networks, strict=True))
-        mixed[name] = Spread((shares * means).sum(0), (shares * deviations).sum(0))
+        spreads = zip(*(network[name] for network in statistics), strict=True)
+        mixed[name] = Spread(*((shares * torch.stack(values)).sum(0) for values in spreads))
     return mixed
 
 
