@@ -7,7 +7,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as TF
 
 from utils import distributed
-from utils.batches import Augmentation, Images, Loader, Parameters, Samples, as_images, pack
+from utils.batches import Augmentation, AugmentationDraw, Images, Loader, Samples, as_images, pack
 
 CIFAR = Augmentation()
 TINY_IMAGENET = Augmentation(30.0, (0.8, 1.2), 8, affine_last=True, jitter=0.25)
@@ -78,12 +78,12 @@ def test_augmentation_equals_torchvision(augmentation, size):
     image's size, each by 64 / 2²⁴ = 4e-6 at most.
     """
     images, originals = random_images(200, *size, augmentation)
-    parameters = augmentation.draw(len(images), torch.Generator().manual_seed(1))
-    ours = images.augment(torch.arange(len(images)), parameters)
-    sources = augmentation.source_pixels(parameters, *size).view(-1, *size)
+    drawn = augmentation.draw(len(images), torch.Generator().manual_seed(1))
+    ours = images.augment(torch.arange(len(images)), drawn)
+    sources = augmentation.source_pixels(drawn, *size).view(-1, *size)
     differing = 0
     for i, image in enumerate(originals):
-        one = Parameters(*(values[i].item() for values in parameters))
+        one = AugmentationDraw(*(values[i].item() for values in drawn))
         differs = sources[i] != source_pixels(one, augmentation, *size)
         assert (distance_to_an_edge(one, augmentation, *size)[differs] < 1e-4).all(), f"image {i}: {one}"
         differing += differs.sum().item()

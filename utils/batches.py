@@ -3,9 +3,9 @@
 An image is a row of packed pixels: the bytes R, G, B, 0 of a pixel are one int32, and one more pixel, black, stands
 at the end of the row. Crop, flip and affine transform only say *which* source pixel each output pixel shows (the
 black one outside the image), so they are composed on coordinates and carried out by a single gather.
-Random parameters are drawn for an epoch at once, on the CPU: the same images on every device.
+Random numbers are drawn for an epoch at once, on the CPU: the same images on every device.
 
-Images of another making, as tensors or from a DataLoader, can stand in for such a set: see `as_images`.
+Tensors or a DataLoader can stand in for such a set: see `as_images`.
 """
 
 from collections.abc import Iterator
@@ -19,58 +19,57 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from . import distributed, interrupts
 from .devices import images_at_once, memory_format, send
 
-# Of the files that are taken for images
-SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".webp", ".gif", ".tif", ".tiff")
-SUFFIXES += (".ppm", ".pgm", ".pbm", ".pnm")
-
-
 # --- augmentation ------------------------------------------------------------------------------------------
 
 
-class Parameters(NamedTuple):
-    """Random parameters of n images, each a tensor (n,).
+class AugmentationDraw(NamedTuple):
+    """The random numbers by which n images are varied, each a tensor (n,).
 
-    Real numbers are float64 and stay on the CPU, where their cosines are those torchvision computes.
+    Real numbers are float64 and stay on the CPU, where their cosines are those that torchvision computes.
     """
 
     angle: torch.Tensor  # degrees
-    scale: torch.Tensor
+    scale: torch.Tensor  # factor
     flip: torch.Tensor  # bool
-    top: torch.Tensor  # of the crop, in the padded image
+    top: torch.Tensor  # int64, of the crop in the padded image, in pixels
     left: torch.Tensor
-    contrast: torch.Tensor  # factors
-    saturation: torch.Tensor
-    contrast_first: torch.Tensor  # bool
+    contrast: torch.Tensor  # factor
+    saturation: torch.Tensor  # factor
+    contrast_first: torch.Tensor  # bool: before saturation
 
-    def take(self, index: slice | torch.Tensor) -> "Parameters":
-        return Parameters(*(values[index] for values in self))
+    def take(self, index: slice | torch.Tensor) -> "AugmentationDraw":
+        """Those of the images `index`."""
+        return AugmentationDraw(*(values[index] for values in self))
 
-    def to(self, device: torch.device) -> "Parameters":
-        return Parameters(*(values if values.is_floating_point() else send(values, device) for values in self))
+    def to(self, device: torch.device) -> "AugmentationDraw":
+        """What is exact on every device, on `device`; real numbers stay on the CPU."""
+        return AugmentationDraw(*(values if values.is_floating_point() else send(values, device) for values in self))
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How training images are varied (protocol of the paper; padding in pixels, black outside the image).
+    """How training images are varied by the paper's protocol; what comes from outside of an image is black.
 
     CIFAR: affine, flip, crop. With `affine_last`, as for Tiny ImageNet: flip, crop, affine, colour jitter.
     """
 
-    degrees: float = 15.0
-    scale: tuple[float, float] | None = None
-    padding: int = 4
+    degrees: float = 15.0  # rotation by at most so many, either way
+    scale: tuple[float, float] | None = None  # least and greatest factor
+    padding: int = 4  # pixels on each side, before an image is cropped to its size
     affine_last: bool = False
     flip: bool = True
     jitter: float = 0.0  # contrast and saturation factors in 1 ± jitter
 
-    def draw(self, count: int, generator: torch.Generator) -> Parameters:
+    def draw(self, count: int, generator: torch.Generator) -> AugmentationDraw:
+        """Random numbers for `count` images by a CPU generator."""
+
         def uniform(low: float, high: float) -> torch.Tensor:
             return torch.empty(count, dtype=torch.float64).uniform_(low, high, generator=generator)
 
         def integers(end: int) -> torch.Tensor:
             return torch.randint(end, (count,), generator=generator)
 
-        return Parameters(
+        return AugmentationDraw(
             angle=uniform(-self.degrees, self.degrees),
             scale=uniform(*self.scale) if self.scale else torch.ones(count, dtype=torch.float64),
             flip=integers(2).bool() & self.flip,
@@ -81,14 +80,14 @@ class Augmentation:
             contrast_first=integers(2).bool(),
         )
 
-    def source_pixels(self, parameters: Parameters, height: int, width: int) -> torch.Tensor:
+    def source_pixels(self, drawn: AugmentationDraw, height: int, width: int) -> torch.Tensor:
         """For each output pixel the index of the source pixel it shows; height × width means black.
 
         Returns int64 (n, height × width). Transforms are applied last to first, since each maps an output
         coordinate to an input coordinate.
         """
-        device = parameters.flip.device
-        shape = (len(parameters.flip), height, width)
+        device = drawn.flip.device
+        shape = (len(drawn.flip), height, width)
         y = torch.arange(height, device=device).view(1, -1, 1)
         x = torch.arange(width, device=device).view(1, 1, -1)
         inside = torch.ones((), dtype=torch.bool, device=device)
@@ -96,27 +95,25 @@ class Augmentation:
         if self.affine_last:
             steps = [self._flip, self._crop, self._affine]
         for step in reversed(steps):
-            y, x = step(parameters, y, x, height, width)
+            y, x = step(drawn, y, x, height, width)
             # Rows and columns first: before an affine transform they are few numbers
             inside = inside & ((y >= 0) & (y < height)) & ((x >= 0) & (x < width))
         index = (y * width + x).expand(shape)  # of whole numbers, exact also as float32
         return torch.where(inside, index, height * width).long().flatten(1)
 
-    def _crop(self, parameters: Parameters, y, x, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
-        top, left = parameters.top.view(-1, 1, 1), parameters.left.view(-1, 1, 1)
+    def _crop(self, drawn: AugmentationDraw, y, x, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+        top, left = drawn.top.view(-1, 1, 1), drawn.left.view(-1, 1, 1)
         return y + (top - self.padding), x + (left - self.padding)
 
-    def _flip(self, parameters: Parameters, y, x, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
-        return y, torch.where(parameters.flip.view(-1, 1, 1), width - 1 - x, x)
+    def _flip(self, drawn: AugmentationDraw, y, x, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return y, torch.where(drawn.flip.view(-1, 1, 1), width - 1 - x, x)
 
-    def _affine(self, parameters: Parameters, y, x, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def _affine(self, drawn: AugmentationDraw, y, x, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
         # The arithmetic of torchvision's affine_grid and of grid_sample, in their order, so that the nearest
         # neighbours are the same: a normalized grid in [-1, 1], then rounding half to even. Only where the source
         # is on an edge between two pixels, within float32 rounding, may one processor's grid choose the other.
-        radians = torch.deg2rad(parameters.angle)
-        cos, sin = (
-            send((f(radians) / parameters.scale).float().view(-1, 1, 1), x.device) for f in (torch.cos, torch.sin)
-        )
+        radians = torch.deg2rad(drawn.angle)
+        cos, sin = (send((f(radians) / drawn.scale).float().view(-1, 1, 1), x.device) for f in (torch.cos, torch.sin))
         u, v = x - (width / 2 - 0.5), y - (height / 2 - 0.5)
         grid_x = cos / (width / 2) * u + sin / (width / 2) * v
         grid_y = -sin / (height / 2) * u + cos / (height / 2) * v
@@ -125,12 +122,12 @@ class Augmentation:
         source_y = grid_y.add_(1).mul_(height).sub_(1).div_(2).round_()
         return source_y, source_x  # whole numbers
 
-    def colour(self, images: torch.Tensor, parameters: Parameters) -> torch.Tensor:
+    def colour(self, images: torch.Tensor, drawn: AugmentationDraw) -> torch.Tensor:
         """Contrast and saturation of uint8 images (n, 3, H, W), in the order each image drew."""
         if not self.jitter:
             return images
-        first = parameters.contrast_first.view(-1, 1, 1, 1)
-        contrast, saturation = parameters.contrast, parameters.saturation
+        first = drawn.contrast_first.view(-1, 1, 1, 1)
+        contrast, saturation = drawn.contrast, drawn.saturation
         images = torch.where(first, _adjust_contrast(images, contrast), _adjust_saturation(images, saturation))
         return torch.where(first, _adjust_saturation(images, saturation), _adjust_contrast(images, contrast))
 
@@ -235,7 +232,7 @@ class Images(Shared):
     def batches(self, batch_size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Every image once, in order, under the test transform: float32 (b, 3, H, W) and labels (b,).
 
-        Of several processes, each gets its part of every batch.
+        With several processes, each gets its part of every batch.
         """
         height, width = self.size
         for part in self._parts(batch_size):
@@ -244,36 +241,36 @@ class Images(Shared):
     def augmented(self, batch_size: int, generator: torch.Generator) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Every image once, shuffled, under the training transform: float32 (b, 3, H, W) and labels (b,).
 
-        Of several processes, each gets its part of every batch. `generator` is a CPU generator, the same in all.
+        With several processes, each gets its part of every batch. `generator` is a CPU generator, the same in all.
         """
         parts = list(self._parts(batch_size))
         own = torch.cat([torch.arange(part.start, part.stop) for part in parts])
         order = send(torch.randperm(len(self), generator=generator)[own], self.device)
-        parameters = self.augmentation.draw(len(self), generator).take(own).to(self.device)
+        drawn = self.augmentation.draw(len(self), generator).take(own).to(self.device)
         labels = self.labels[order]
         together = max(images_at_once(self.device, self.size) // batch_size, 1)
         lengths, start = [part.stop - part.start for part in parts], 0
         for first in range(0, len(parts), together):
             batches = lengths[first : first + together]
             here = slice(start, start := start + sum(batches))
-            images = self.augment(order[here], parameters.take(here))
+            images = self.augment(order[here], drawn.take(here))
             yield from interrupts.checked(zip(images.split(batches), labels[here].split(batches), strict=True))
 
-    def augment(self, index: torch.Tensor, parameters: Parameters) -> torch.Tensor:
-        """Images `index` (b,) varied by the given parameters: float32 (b, 3, H, W)."""
+    def augment(self, index: torch.Tensor, drawn: AugmentationDraw) -> torch.Tensor:
+        """Images `index` (b,) varied as drawn: float32 (b, 3, H, W)."""
         height, width = self.size
-        source = self.augmentation.source_pixels(parameters, height, width)
+        source = self.augmentation.source_pixels(drawn, height, width)
         source += index.view(-1, 1) * (height * width + 1)
         pixels = self.pixels.view(-1).index_select(0, source.view(-1)).view(source.shape)
         images = unpack(pixels, height, width)
-        return self._normalized(self.augmentation.colour(images, parameters))
+        return self._normalized(self.augmentation.colour(images, drawn))
 
     def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
-        """What the networks see of pixels in [0, 1]."""
+        """Pixels in [0, 1], float (b, 3, H, W), as the networks see them."""
         return pixels if self.mean is None else (pixels - self.mean) / self.std
 
     def to_pixels(self, x: torch.Tensor) -> torch.Tensor:
-        """The pixels in [0, 1] of what the networks see."""
+        """The inverse of `normalize`."""
         return x if self.mean is None else x * self.std + self.mean
 
     def _normalized(self, images: torch.Tensor) -> torch.Tensor:
@@ -298,11 +295,11 @@ def pack(images: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(packed.view(np.int32).reshape(n, -1))
 
 
-# --- images of another making ------------------------------------------------------------------------------
+# --- tensors and loaders in place of images ----------------------------------------------------------------
 
 
 class _AsTheyAre(Shared):
-    """Images whose pixels are in [0, 1] already, and which networks see as they are."""
+    """Samples that networks see as they are; as images, their pixels are in [0, 1]."""
 
     def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
         return pixels
@@ -313,7 +310,7 @@ class _AsTheyAre(Shared):
 
 @dataclass(frozen=True)
 class Samples(_AsTheyAre):
-    """Samples x, floats (n, …), and labels, int64 (n,), both on the device; in place of `Images`, not augmented."""
+    """Samples x, float (n, …), and labels, int64 (n,), both on the device, in place of `Images`; not augmented."""
 
     x: torch.Tensor
     labels: torch.Tensor
@@ -326,12 +323,12 @@ class Samples(_AsTheyAre):
         return self.x.device
 
     def batches(self, batch_size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Every sample once, in order: x (b, …) and labels (b,), of which each process gets its part."""
+        """Every sample once, in order: x (b, …) and labels (b,). With several processes, each gets its part."""
         for part in self._parts(batch_size):
             yield self.x[part], self.labels[part]
 
     def augmented(self, batch_size: int, generator: torch.Generator) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """As `batches`, but shuffled by `generator`, a CPU generator, the same in all processes."""
+        """Like `batches`, but shuffled by `generator`, a CPU generator, the same in all processes."""
         order = send(torch.randperm(len(self), generator=generator), self.device)
         for part in self._parts(batch_size):
             yield self.x[order[part]], self.labels[order[part]]
@@ -339,16 +336,16 @@ class Samples(_AsTheyAre):
 
 @dataclass(frozen=True)
 class Loader(_AsTheyAre):
-    """A DataLoader in place of `Images`: what it serves, x (b, …) and labels (b,), brought to the device.
+    """A DataLoader in place of `Images`: the x (b, …) and labels (b,) that it serves, brought to the device.
 
-    Its batch size, order and augmentation are its own, so that no size or generator that is asked for has a say.
+    Its batch size, order and augmentation are its own; a batch size or generator given here changes nothing.
     """
 
     loader: DataLoader
     device: torch.device
 
     def __len__(self) -> int:
-        """How many samples it serves in an epoch."""
+        """The number of samples that it serves in an epoch."""
         count = len(self.loader.sampler)
         return count - count % self.loader.batch_size if self.loader.drop_last else count
 
@@ -366,9 +363,10 @@ Source = Images | Samples | Loader
 
 
 def as_images(source: object, device: torch.device | str) -> Source:
-    """What networks can be trained and measured on, of what somebody has: see the message below for what is taken.
+    """The samples that `source` holds or serves, in the form that networks are trained and measured on.
 
-    Tensors go to the device, as does each batch of a DataLoader. What is `Images` already is returned unchanged.
+    source: a pair of tensors x, float (n, …), and labels, whole numbers (n,), or a TensorDataset of them, which go to
+    the device; a DataLoader, whose batches do; or `Images`, `Samples` or a `Loader`, which are returned unchanged.
 
     Raises TypeError for anything else, and ValueError for a DataLoader under several processes, each of which would
     go through all of it.

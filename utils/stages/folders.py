@@ -14,7 +14,6 @@ from stat import S_ISREG
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from ..batches import SUFFIXES
 from ..errors import FileError, first_line
 from ..progress import track
 from .files import write_atomically
@@ -24,6 +23,10 @@ Arrays = dict[str, np.ndarray]
 ARRAYS = {"train_images", "train_labels", "test_images", "test_labels"}
 
 VERSION = 2  # of how pixels are made of files: what was decoded by another version is decoded again
+
+# Of the files that are taken for images, in lower case
+SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".webp", ".gif", ".tif", ".tiff")
+SUFFIXES += (".ppm", ".pgm", ".pbm", ".pnm")
 
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM", "TIFF", "GIF")  # whatever a file's suffix says
 
