@@ -308,14 +308,11 @@ def test_a_whole_network(tmp_path, legacy):
         ([1, 2], "it holds a list"),
         ({"epoch": 1, "best": 2.0}, "it holds epoch, best; save its"),
         ({}, "it holds nothing; save its"),
-        ({"model_state": 3}, "its `model_state` is no dictionary but a int; save its"),
-        ({"model_state": {}}, "its `model_state` is empty; save its"),
-        (
-            {"state_dict": {"a": torch.zeros(2), "b": Path("x")}},
-            "its `state_dict` has an entry that is no tensor: b, a pathlib.",
-        ),
+        ({"model_state": 3}, "it holds a int as its entry model_state; save its"),
+        ({"model_state": {}}, "it holds a dict as its entry model_state; save its"),
+        ({"state_dict": {"a": torch.zeros(2), "b": Path("x")}}, "it holds a dict as its entry state_dict; save its"),
         (torch.zeros(3), "it holds a Tensor"),
-        (argparse.Namespace(model=STATE), "it holds an object (argparse.Namespace); save its"),
+        (argparse.Namespace(model=STATE), "it holds a argparse.Namespace; save its"),
     ],
 )
 def test_checkpoints_that_are_none(tmp_path, content, words):
@@ -334,35 +331,31 @@ def test_several_networks(tmp_path):
 @pytest.mark.parametrize(
     "state, words",
     [
-        (TinyTen(7).state_dict(), "it is of 7 classes, and 4 are wanted"),
-        (prefixed("model.", TinyTen(7).state_dict()), "it is of 7 classes, and 4 are wanted"),
-        (
-            {n: v for n, v in STATE.items() if n != "dense.bias"},
-            "it lacks an entry (dense.bias)",
-        ),
-        (STATE | {"dense.scale": torch.zeros(3)}, "it has an entry too many (dense.scale)"),
+        (TinyTen(7).state_dict(), "it has 7 classes, and 4 are wanted"),
+        (prefixed("model.", TinyTen(7).state_dict()), "it has 7 classes, and 4 are wanted"),
+        ({n: v for n, v in STATE.items() if n != "dense.bias"}, "it lacks dense.bias"),
+        (STATE | {"dense.scale": torch.zeros(3)}, "it has dense.scale too many"),
         (
             {n: v for n, v in STATE.items() if ".conv." not in n} | {"a": torch.zeros(1), "b": torch.zeros(1)},
-            "it lacks 16 entries (the first: layers.0.conv.weight), has 2 entries too many (the first: a)",
+            "it lacks layers.0.conv.weight and 15 more, has a and 1 more too many",
         ),
         (
             STATE | {"layers.0.conv.weight": torch.zeros(16, 1, 3, 3)},
-            "it has an entry of another shape (layers.0.conv.weight: (16, 1, 3, 3) instead of (16, 3, 3, 3))",
+            "it has another shape of layers.0.conv.weight ((16, 1, 3, 3) instead of (16, 3, 3, 3))",
         ),
         (
             STATE | {"dense.weight": torch.zeros(4, 32)},
-            "it has an entry of another shape (dense.weight: (4, 32) instead of (4, 64))",
+            "it has another shape of dense.weight ((4, 32) instead of (4, 64))",
         ),
-        (
-            STATE | {"layers.0.conv.weight": torch.zeros(16, 3, 3, 3, dtype=torch.int8)},
-            "it has an entry of another kind of numbers (layers.0.conv.weight: int8)",
-        ),
-        (
-            STATE | {"layers.0.conv.weight": torch.zeros(16, 3, 3, 3, dtype=torch.complex64)},
-            "it has an entry of another kind of numbers (layers.0.conv.weight: complex64)",
+        *(
+            (
+                STATE | {"layers.0.conv.weight": torch.zeros(16, 3, 3, 3, dtype=dtype)},
+                f"it has another kind of numbers in layers.0.conv.weight ({dtype})",
+            )
+            for dtype in (torch.int8, torch.complex64)
         ),
         (STATE | {"module.dense.bias": torch.zeros(4)}, "it has dense.bias twice"),
-        (MODELS["ResNet32"](4).state_dict(), "it lacks 58 entries (the first: layers.0.conv.weight), has 200 "),
+        (MODELS["ResNet32"](4).state_dict(), "it lacks layers.0.conv.weight and 57 more, has layers.0.0."),
     ],
 )
 def test_states_that_do_not_fit(tmp_path, state, words):
@@ -377,7 +370,7 @@ def test_other_classes_of_a_network_with_several_heads(tmp_path):
         return nn.Sequential(collections.OrderedDict(heads))
 
     path = saved(tmp_path / "c.pt", network(5).state_dict())
-    assert "does not fit Sequential: it is of 5 classes, and 4 are wanted;" in refusal(path, network(4))
+    assert "does not fit Sequential: it has 5 classes, and 4 are wanted;" in refusal(path, network(4))
 
 
 def torchscript():
@@ -392,9 +385,9 @@ def safetensors():
     return len(header).to_bytes(8, "little") + header + bytes(4)
 
 
-def archive(compression=zipfile.ZIP_STORED, name="a/data.pkl"):
+def archive(name):
     stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", compression) as file:
+    with zipfile.ZipFile(stream, "w") as file:
         file.writestr(name, pickle.dumps({"epoch": 1, "x": Path("a")}, 2))
     return stream.getvalue()
 
@@ -404,10 +397,8 @@ def archive(compression=zipfile.ZIP_STORED, name="a/data.pkl"):
     [
         (torchscript(), "it is a TorchScript program: torch.save the state_dict() of what torch.jit.load reads"),
         (safetensors(), "it is of safetensors: torch.save what safetensors.torch.load_file reads from it"),
-        (archive(name="word/document.xml"), "it is an archive of something else"),
-        (archive(zipfile.ZIP_DEFLATED), "its archive is compressed, as torch's never are"),
-        (b"hello", "it is no pickle, or one that is damaged"),
-        (pickle.dumps([1, 2]), "it is nothing that torch.save wrote"),
+        (archive(name="word/document.xml"), "it is nothing that torch.save wrote, or damaged"),
+        (b"hello", "it is nothing that torch.save wrote, or damaged"),
     ],
 )
 def test_files_of_other_formats(tmp_path, content, words):
@@ -435,7 +426,7 @@ def test_a_tensor_beyond_its_numbers(tmp_path):
     with zipfile.ZipFile(path, "w") as after:
         for name, part in parts.items():
             after.writestr(name, part)
-    assert refusal(path) == "is not a checkpoint, or it is damaged (it holds arrays that are damaged)"
+    assert refusal(path) == "is not a checkpoint, or it is damaged (it is nothing that torch.save wrote, or damaged)"
 
 
 # --- curves, and runs --------------------------------------------------------------------------------------
@@ -472,8 +463,8 @@ def test_every_control_point_of_a_wrapped_curve(layout):
 @pytest.mark.parametrize(
     "content, words",
     [
-        (TinyTen(7).state_dict(), "is not a curve of TinyTen: it is of 7 classes, and 4 are wanted"),
-        ({n: v for n, v in STATE.items() if n != "dense.bias"}, "TinyTen: it lacks an entry (dense.bias)"),
+        (TinyTen(7).state_dict(), "is not a curve of TinyTen: it has 7 classes, and 4 are wanted"),
+        ({n: v for n, v in STATE.items() if n != "dense.bias"}, "TinyTen: it lacks dense.bias"),
         ({"model_state": STATE, "points": {1: {"a": 3}}}, "TinyTen: its points are no state dicts"),
         ({"model_state": STATE, "points": [STATE]}, "TinyTen: its points are no state dicts"),
         ({"model_state": STATE, "points": {2: STATE}}, "TinyTen: it holds the control points [2] and not [1]"),

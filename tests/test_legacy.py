@@ -14,10 +14,9 @@ from utils.curves import FlatParameters, midpoint
 from utils.errors import FileError
 from utils.permutations import permute
 from utils.reports import histories, paths, results
-from utils.stages.layout import Layout, read_name
+from utils.stages.layout import Layout
 from utils.stages.loading import load_curve, load_pair
 from utils.stages.matches import load_match, permutations_from_rows, rows_from_permutations
-from utils.stages.meanings import words_of
 from utils.symmetries.spec import permutation_spec
 
 
@@ -212,229 +211,164 @@ def test_what_is_not_there_is_missing(layout):
 
 N = 9
 T = np.linspace(0, 1, N)
-ACCURACY = 88 - 20 * T * (1 - T)
-LOSS = 0.4 + T * (1 - T)
 CORNERS = np.array([[0, 0], [20, 0], [10, 8.0]])
 PLACES = np.stack([(1 - T) ** 2, T**2, 2 * T * (1 - T)], axis=1) @ CORNERS
 LENGTH = np.concatenate([[0], np.linalg.norm(np.diff(PLACES, axis=0), axis=1).cumsum()])
+EVALUATED = {
+    "curve_len": LENGTH,
+    "test_loss": 0.4 + T * (1 - T),
+    "test_acc": (88 - 20 * T * (1 - T)).tolist(),
+    "loss_line_integral": 0.5,
+    "acc_line_integral": 80.0,
+    "curve_coords": PLACES,
+    "model1_coords": CORNERS[1],
+    "model2_coords": CORNERS[2],
+}
+OF_EVALUATED = {
+    "t": T,
+    "length": LENGTH,
+    "loss": EVALUATED["test_loss"],
+    "accuracy": EVALUATED["test_acc"],
+    "coordinates": PLACES,
+}
 
 
-def series_of(root, alignment="corr", epochs=250, robust=False):
-    return paths.named(Layout(root, "TinyTen", "CIFAR10", robust), [paths.Route(epochs, alignment)])[0]
+def series_of(root, alignment="corr", epochs=250, robust=False, model="TinyTen"):
+    return paths.named(Layout(root, model, "CIFAR10", robust), [paths.Route(epochs, alignment)])[0]
 
 
-def evaluated(root, content, alignment="corr", epochs=250, folder="curves", write=pickled, robust=False):
-    write(root / f"model_data/{folder}/TinyTen/CIFAR10/curve_align_{alignment}_seeds_01_02-{epochs}.npy", content)
-    return results.load_path(series_of(root, alignment, epochs, robust), (1, 2))
+def write_evaluated(root, content, alignment="corr", epochs=250, folder="curves", write=pickled):
+    return write(
+        root / f"model_data/{folder}/TinyTen/CIFAR10/curve_align_{alignment}_seeds_01_02-{epochs}.npy", content
+    )
 
 
-def expect(path, **arrays):
-    for name, array in ({"t": T, "accuracy": ACCURACY, "loss": LOSS, "length": LENGTH} | arrays).items():
-        np.testing.assert_allclose(path[name], array, rtol=1e-9, err_msg=name)
+def expect(found, expected):
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found[name], array, err_msg=name)
 
 
 @pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
-@pytest.mark.parametrize(
-    "content",
-    [
-        {"loss": LOSS, "accuracy": ACCURACY, "t": T, "length": LENGTH},
-        {"test_loss": LOSS.tolist(), "test_acc": list(ACCURACY), "ts": T, "arc_length": LENGTH},
-        {"loss_test": LOSS, "acc_test": ACCURACY / 100, "loss_train": LOSS / 2, "dist": LENGTH},
-        {"te_nll": LOSS, "te_loss": LOSS + 1, "te_err": 100 - ACCURACY, "tr_err": LOSS, "ts": T, "dl": LENGTH},
-        {"test": {"loss": LOSS, "error": 1 - ACCURACY / 100}, "train": {"loss": LOSS}, "coordinates": PLACES},
-        {"testLoss": LOSS, "testAccuracy": ACCURACY[:, None], "curve_coordinates": PLACES.T},
-        {"loss": {"train": LOSS / 2, "test": LOSS}, "accuracy": {"train": T, "test": ACCURACY}, "x": PLACES[:, 0],
-         "y": PLACES[:, 1]},
-        {"lossTimeSeries": [torch.tensor(loss) for loss in LOSS.astype(np.float64)], "accs": ACCURACY, "xy": PLACES},
-        [{"loss": LOSS[i], "acc": ACCURACY[i], "lengths": LENGTH[i]} for i in range(N)],
-        {"loss": LOSS, "accuracy": ACCURACY, "length": np.diff(LENGTH, prepend=0), "num_points": N, "name": "corr"},
-        {"loss": LOSS, "accuracy": ACCURACY, "coords": PLACES, "average_accuracy": 3.0, "acc_min": ACCURACY.min()},
-        {"loss": LOSS, "accuracy": ACCURACY, "points": PLACES, "args": Bomb()},
-    ],
-)  # fmt: skip
-def test_evaluated_curves(tmp_path, content, write):
-    if isinstance(content, dict) and isinstance(content.get("accuracy"), dict):
-        content = content | {"accuracy": {"train": ACCURACY, "test": ACCURACY}}
-    expected = {"loss": LOSS + 0}
-    expect(evaluated(tmp_path, content, write=write), **expected)
+def test_evaluated_curves(tmp_path, write):
+    write_evaluated(tmp_path, EVALUATED, write=write)
+    expect(results.load_path(series_of(tmp_path), (1, 2)), OF_EVALUATED)
+
+
+def test_robust_curves(tmp_path):
+    robust = {"test_loss_robust": EVALUATED["test_loss"] + 1, "test_acc_robust": EVALUATED["test_loss"] * 30}
+    write_evaluated(tmp_path, EVALUATED | robust, folder="adversarial_curves")
+    expected = {"loss_robust": robust["test_loss_robust"], "accuracy_robust": robust["test_acc_robust"]}
+    expect(results.load_path(series_of(tmp_path, robust=True), (1, 2)), OF_EVALUATED | expected)
 
 
 @pytest.mark.parametrize("folder", ["curves", "curves_pam", "curve_pam_models", "curves/same_seed"])
 def test_where_curves_of_the_original_are(tmp_path, folder):
-    content = {"loss": LOSS, "accuracy": ACCURACY, "length": LENGTH}
     if folder.endswith("same_seed"):
-        return expect(evaluated(tmp_path, content, folder=folder))
-    pickled(tmp_path / f"model_data/{folder}/TinyTen/CIFAR10/curve_align_pam__seeds_01_02-270.npy", content)
+        write_evaluated(tmp_path, EVALUATED, folder=folder)
+        expect(results.load_path(series_of(tmp_path), (1, 2)), OF_EVALUATED)
+        return
+    write_evaluated(tmp_path, EVALUATED, "pam_", 270, folder)
     for epochs in (270, 250):
-        expect(results.load_path(series_of(tmp_path, "pam_null", epochs), (1, 2)))
+        expect(results.load_path(series_of(tmp_path, "pam_null", epochs), (1, 2)), OF_EVALUATED)
     assert [(one.alignment, one.epochs, one.pair) for one in paths.evaluated(tmp_path)] == [("pam_null", 270, (1, 2))]
-    return None
-
-
-def test_lines_without_lengths(tmp_path, capsys):
-    path = evaluated(tmp_path, {"loss": LOSS, "accuracy": ACCURACY}, "null", 0)
-    expect(path, length=T)
-    assert "null_seeds_01_02-0.npy has no lengths, so averages along it are over t.\n" in capsys.readouterr().out
-
-
-def test_robust_curves(tmp_path):
-    content = {
-        "loss_clean": LOSS,
-        "acc_clean": ACCURACY,
-        "loss_adv": LOSS + 1,
-        "acc_adv": ACCURACY / 2,
-        "dist": LENGTH,
-    }
-    found = evaluated(tmp_path, content, folder="adversarial_curves", robust=True)
-    expect(found, loss_robust=LOSS + 1, accuracy_robust=ACCURACY / 2)
 
 
 @pytest.mark.parametrize(
-    "content, words",
+    "change, words",
     [
-        ({"l": LOSS, "a": ACCURACY}, "no key is a loss or an accuracy along it; it has the keys l, a"),
-        ({"loss": LOSS}, "it lacks accuracy; it has the keys loss"),
-        ({"loss": LOSS, "accuracy": -ACCURACY}, "its accuracies are neither fractions nor percentages; it has"),
-        ({"loss_x": LOSS, "loss_z": T}, "several keys could be loss (loss x and loss z); it has the keys "),
-        ({"loss": LOSS[1:], "accuracy": ACCURACY}, "accuracy has the shape (9,); it has the keys loss, accuracy"),
-        ({"loss": LOSS * np.nan, "accuracy": ACCURACY}, "loss has entries that are not finite numbers; it has"),
-        ([LOSS, ACCURACY[1:]], "no key is a loss or an accuracy along it; it has no keys: it is a list"),
-        ({f"k{i}": {"inner": i} for i in range(14)}, "k10.inner, k11.inner, …"),
+        ({"test_loss": None}, "it lacks 'test_loss'; it has the keys curve_len, test_acc"),
+        ({"test_acc": None}, "it lacks accuracy; it has the keys curve_len, test_loss"),
+        ({"test_loss": EVALUATED["test_loss"][1:]}, "length has the shape (9,); it has the keys"),
+        ({"test_loss": EVALUATED["test_loss"] * np.nan}, "loss has entries that are not finite numbers; it has"),
+        ({"test_acc": ["a"] * N}, "could not convert string to float: 'a'; it has"),
     ],
-)  # fmt: skip
-def test_results_that_are_not_understood(tmp_path, content, words):
+)
+def test_results_that_are_not_understood(tmp_path, change, words):
+    content = {key: value for key, value in (EVALUATED | change).items() if value is not None}
+    path = write_evaluated(tmp_path, content)
     with pytest.raises(FileError) as caught:
-        evaluated(tmp_path, content)
-    error = caught.value
-    assert error.reason.startswith("is of other code and not understood: ")
-    assert words in error.reason
-    assert (error.path.suffix, error.mend) == (".npy", "")
-    assert read_name(error.path) is not None
+        results.load_path(series_of(tmp_path), (1, 2))
+    assert words in caught.value.reason
+    assert caught.value.reason.startswith("is of other code and not understood: ")
+    assert (caught.value.path, caught.value.mend) == (path, "")
 
 
 def test_results_of_ours_come_first(tmp_path):
-    content = {"loss": LOSS, "accuracy": ACCURACY, "length": LENGTH}
-    evaluated(tmp_path, content)
+    write_evaluated(tmp_path, EVALUATED)
     path = series_of(tmp_path).layout.evaluated("corr", 1, 2, 250)
-    np.savez(path, t=T, loss=LOSS + 1, accuracy=ACCURACY, length=LENGTH)
-    expect(results.load_path(series_of(tmp_path), (1, 2)), loss=LOSS + 1)
+    ours = OF_EVALUATED | {"loss": EVALUATED["test_loss"] + 1}
+    np.savez(path, **ours)
+    expect(results.load_path(series_of(tmp_path), (1, 2)), ours)
     path.rename(path.with_name("curve_align_corr_seeds_01_02-250.partial.npz"))
     with pytest.raises(FileError, match="is not finished"):
         results.load_path(series_of(tmp_path), (1, 2))
 
 
 X, Y = np.linspace(-1, 21, 5), np.linspace(-0.4, 6, 5)
+LOSS = 0.1 + (Y / 4) ** 2 + (X[:, None] / 20 - 0.5) ** 4  # [i, j] at X[i], Y[j]
+PLANE = {"t1": X, "t2": Y, "loss": LOSS, "acc": 90 - 5 * LOSS, "model1_coords": CORNERS[1]}
 GRID_X, GRID_Y = np.meshgrid(X, Y)
-PLANE_LOSS = 0.1 + (GRID_Y / 4) ** 2 + (GRID_X / 20 - 0.5) ** 4
-PLANE = {"loss": PLANE_LOSS, "accuracy": 90 - 5 * PLANE_LOSS}
-HALF = np.array([CORNERS[0], CORNERS[1], [10, 4.0]])
+OF_PLANE = {"x": GRID_X, "y": GRID_Y, "loss": LOSS.T, "accuracy": 90 - 5 * LOSS.T, "corners": CORNERS}
 
 
-def turned(plane):
-    return {name: value.T if value.ndim == 2 else value for name, value in plane.items()}
-
-
+@pytest.mark.parametrize("third", [[10, 8.0], [10, 4.0]], ids=["turning point", "half the way"])
 @pytest.mark.parametrize(
-    "content",
-    [
-        {**PLANE, "x": GRID_X, "y": GRID_Y, "corners": CORNERS},
-        {**PLANE, "X": X, "Y": Y, "points": CORNERS},
-        {**turned(PLANE), "xs": X, "ys": Y, "corners": CORNERS.T},
-        {**turned(PLANE), "x": GRID_X.T, "y": GRID_Y.T, "corners": CORNERS},
-        {**PLANE, "grid": np.stack([GRID_X, GRID_Y], axis=-1), "corners": CORNERS},
-        {**turned(PLANE), "grid": np.stack([GRID_X.T, GRID_Y.T]), "corners": CORNERS},
-        {**turned(PLANE), "alphas": X / 20, "betas": Y / 8, "bend_coordinates": CORNERS[[0, 2, 1]]},
-        {"te_loss": PLANE_LOSS.T, "te_acc": PLANE["accuracy"].T / 100, "tr_loss": PLANE_LOSS.T - 1, "x": X, "y": Y,
-         "a": CORNERS[0], "b": CORNERS[1], "middle": CORNERS[2]},
-        {**PLANE, "x": GRID_X, "y": GRID_Y, "corners": HALF},
-    ],
-)  # fmt: skip
-@pytest.mark.parametrize("name", ["plane_align_corr_seeds_01_02-250", "curve_plane_corr_seeds_01_02-250"])
-def test_planes(tmp_path, content, name):
-    folder = tmp_path / "model_data/loss_planes_with_curve/TinyTen/CIFAR10"
-    pickled(folder / f"{name}.npy", content)
-    pickled(folder / f"{name.replace('corr', 'pam_corr')}.npy", {"of": "another"})
-    evaluated(tmp_path, {"loss": LOSS, "accuracy": ACCURACY, "coordinates": PLACES})
-    (plane,) = results.load_planes_with_curve(series_of(tmp_path), [(1, 2)])
-    expected = {"x": GRID_X, "y": GRID_Y, **PLANE, "corners": CORNERS, "curve": PLACES}
-    for key, array in expected.items():
-        np.testing.assert_allclose(plane[key], array, err_msg=key)
-
-
-def test_planes_that_are_not_understood(tmp_path):
-    path = tmp_path / "model_data/loss_planes_with_alignment/TinyTen/CIFAR10/plane_align_corr_seeds_01_02.npy"
-    for content, words in (
-        ({"z": PLANE_LOSS}, "no keys are the loss and the accuracy on a grid; it has the keys z"),
-        ({**PLANE, "x": X, "y": Y}, "no key is the places of three points; it has the keys loss, accuracy, x, y"),
-        ({**PLANE, "corners": CORNERS}, "no keys are the x and y of a grid; it has the keys loss, accuracy, corners"),
-        (
-            {**PLANE, "x": X[1:], "y": Y, "corners": CORNERS},
-            "its grid is (5, 5), for 4 x and 5 y; it has the keys loss, accuracy, x, y, corners",
-        ),
-    ):
-        pickled(path, content)
-        with pytest.raises(FileError) as caught:
-            results.load_planes_with_alignment(series_of(tmp_path), [(1, 2)])
-        assert caught.value.reason == f"is of other code and not understood: {words}"
-
-
-@pytest.mark.parametrize(
-    "content", [[0.1, 0.2, [0.3, 0.4], 0.5], [np.float64(0.1), 0.2, np.array([0.3, 0.4]), [0.5]],
-                {"mean": [0.1, 0.2, 0.3, 0.4, 0.5]}, {str(i): i / 10 for i in range(1, 6)},
-                [torch.tensor(i / 10, dtype=torch.float64) for i in range(1, 6)]]
-)  # fmt: skip
-def test_correlations(tmp_path, content):
-    """Lists in a list for GoogLeNet's blocks, in order."""
-    pickled(tmp_path / "model_data/paired_models/TinyTen/CIFAR10/corr_aligned_mean_seeds_01_02.npy", content)
-    (found,) = results.load_correlations(series_of(tmp_path), [(1, 2)], "aligned")
-    np.testing.assert_allclose(found, np.arange(1, 6) / 10)
-
-
-@pytest.mark.parametrize("content", [{"a": "b"}, [np.arange(16.0), np.arange(32.0)], [Bomb(), 1.0], [0.1, np.nan]])
-def test_no_correlations(tmp_path, monkeypatch, content):
-    monkeypatch.chdir(tmp_path)
-    pickled(tmp_path / "model_data/paired_models/TinyTen/CIFAR10/corr_aligned_mean_seeds_01_02.npy", content)
-    with pytest.raises(FileError, match="it does not hold a number for each layer|finite"):
-        results.load_correlations(series_of(tmp_path), [(1, 2)], "aligned")
-    assert not (tmp_path / "bomb").exists()
-
-
-@pytest.mark.parametrize("folder", ["paired_models", "paired_models_on_curve"])
-def test_correlations_of_midpoints(tmp_path, folder):
-    arrays = {f"{which}_{end}": np.arange(9.0) + i for i, (which, end) in enumerate(
-        (which, end) for which in ("unaligned", "aligned") for end in "ab")}  # fmt: skip
-    content = {which: {"start": arrays[f"{which}_a"], "end": list(arrays[f"{which}_b"])}
-               for which in ("unaligned", "aligned")}  # fmt: skip
-    pickled(tmp_path / f"model_data/{folder}/TinyTen/CIFAR10/curve_align_corr_seeds_01_02-250.npy", content)
-    (found,) = results.load_along_curve(series_of(tmp_path), [(1, 2)], 0.5)
-    for name, array in arrays.items():
-        np.testing.assert_array_equal(found[name], array)
-
-
-@pytest.mark.parametrize(
-    "content", [{"train_loss": np.linspace(2, 1, 250), "train_acc": np.linspace(40, 85, 250), "test_acc": [1.0] * 9},
-                {"loss": {"train": np.linspace(2, 1, 250)}, "accuracy": {"train": np.linspace(0.4, 0.85, 250)}}]
-)  # fmt: skip
-def test_histories(tmp_path, content):
-    pickled(tmp_path / "model_data/training/curve_models/TinyTen/CIFAR10/curve_align_corr_seeds_01_02.npy", content)
-    (history,) = histories.load_histories(series_of(tmp_path), [(1, 2)])
-    np.testing.assert_allclose(history["loss_train"], np.linspace(2, 1, 250))
-    np.testing.assert_allclose(history["accuracy_train"], np.linspace(40, 85, 250))
-
-
-@pytest.mark.parametrize(
-    "key, words",
-    [
-        ("test_loss", {"test", "loss"}),
-        ("testLoss", {"test", "loss"}),
-        ("trAccs", {"train", "accuracy"}),
-        ("te-err", {"test", "error"}),
-        ("testacc", {"test", "accuracy"}),
-        ("Arc length", {"length"}),
-        ("avgloss", {"avgloss"}),
-        ("lossx", {"lossx"}),
-        ("xy", {"place"}),
-    ],
+    "alignment, called, epochs", [("corr", "corr", 250), ("", "", 250), ("pam_null", "pam_", 270)]
 )
-def test_words_of_keys(key, words):
-    assert words_of(key) == words
+def test_planes_with_curves(tmp_path, third, alignment, called, epochs):
+    folder = tmp_path / "model_data/loss_planes_with_curve/TinyTen/CIFAR10"
+    content = PLANE | {"model2_coords": np.array(third)}
+    pickled(folder / f"{called}_loss_plane_dict_seeds_01_02-{epochs}.npy", content)
+    pickled(folder / "other_loss_plane_dict_seeds_01_02-250.npy", {"of": "another"})
+    write_evaluated(tmp_path, EVALUATED, called or "null", epochs)
+    (plane,) = results.load_planes_with_curve(series_of(tmp_path, alignment), [(1, 2)])
+    expect(plane, OF_PLANE | {"curve": PLACES})
+
+
+def test_planes_with_alignments(tmp_path):
+    folder = tmp_path / "model_data/loss_planes_with_alignment/TinyTen/CIFAR10"
+    path = pickled(folder / "corr_loss_plane_dict_seeds_01_02.npy", PLANE | {"model2_coords": CORNERS[2]})
+    (plane,) = results.load_planes_with_alignment(series_of(tmp_path), [(1, 2)])
+    expect(plane, OF_PLANE)
+    pickled(path, PLANE)
+    with pytest.raises(FileError, match="it lacks 'model2_coords'; it has the keys t1, t2, loss, acc, model1_coords"):
+        results.load_planes_with_alignment(series_of(tmp_path), [(1, 2)])
+
+
+def test_correlations_of_networks_and_midpoints(tmp_path):
+    """Plain arrays; of midpoints one a way of aligning, with a row for each end."""
+    of_networks, of_midpoint = np.arange(9.0), np.arange(18.0).reshape(2, 9)
+    files = {"paired_models": {"corr_aligned_mean_seeds_01_02": of_networks}}
+    files["paired_models_on_curve"] = {
+        f"corr_{way}_mean_seeds_01_02_ends_align_corr-250": factor * of_midpoint
+        for way, factor in (("unaligned", 1), ("aligned", -1), ("aligned_noid", 2))
+    }
+    for folder, arrays in files.items():
+        (tmp_path / f"model_data/{folder}/TinyTen/CIFAR10").mkdir(parents=True)
+        for name, array in arrays.items():
+            np.save(tmp_path / f"model_data/{folder}/TinyTen/CIFAR10/{name}.npy", array)
+    np.testing.assert_array_equal(results.load_correlations(series_of(tmp_path), [(1, 2)], "aligned"), [of_networks])
+    (found,) = results.load_along_curve(series_of(tmp_path), [(1, 2)], 0.5)
+    for way, factor in (("unaligned", 1), ("aligned", -1), ("noid", 2)):
+        expect(found, {f"{way}_{end}": factor * row for end, row in zip("ab", of_midpoint, strict=True)})
+    with pytest.raises(FileError, match="does not exist"):
+        results.load_along_curve(series_of(tmp_path), [(1, 2)], 0.25)
+
+
+def test_histories(tmp_path):
+    """The first number is from before the training, and those of epochs without validation are none."""
+    tested = [np.nan, 0.5, np.nan, 0.4]
+    content = {"loss_train": [np.nan, 3.0, 2.0, 1.0], "acc_train": [np.nan, 40.0, 50.0, 60.0], "loss_test": tested}
+    content |= {"acc_test": tested, "loss_time": tested, "acc_time": tested, "change_perm": []}
+    pickled(tmp_path / "model_data/training/curve_models/TinyTen/CIFAR10/curve_align_corr_seeds_01_02.npy", content)
+    (history,) = histories.load_histories(series_of(tmp_path, epochs=3), [(1, 2)])
+    expect(history, {"loss_train": [3, 2, 1], "accuracy_train": [40, 50, 60], "loss_test": tested[1:]})
+
+
+@pytest.mark.parametrize("content", [[np.arange(16.0), np.arange(32.0)], {"test_loss": Bomb(), "test_acc": Bomb()}])
+def test_no_results(tmp_path, monkeypatch, content):
+    monkeypatch.chdir(tmp_path)
+    write_evaluated(tmp_path, content)
+    with pytest.raises(FileError, match="is of other code and not understood"):
+        results.load_path(series_of(tmp_path), (1, 2))
+    assert not (tmp_path / "bomb").exists()

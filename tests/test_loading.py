@@ -69,7 +69,7 @@ def test_networks_that_do_not_fit(tmp_path):
     assert (error.path, error.mend) == (path, "make")
     stored(path, TinyTen(3).state_dict(), transform="TinyTen")
     error = refused(load, TinyTen(4))
-    fits = "does not fit TinyTen: it is of 3 classes, and 4 are wanted"
+    fits = "does not fit TinyTen: it has 3 classes, and 4 are wanted"
     assert error.reason == f"{fits}; use the model and dataset it was trained with"
     assert error.mend == "remake"  # which moves it away: it may be a good network of something else
     broken = TinyTen(4).state_dict()
@@ -242,7 +242,7 @@ def test_curves_that_do_not_fit(layout):
     assert (error.path, error.mend) == (path, "replace")
     save_checkpoint(path, {"model_state": MODELS["ResNet32"](4).state_dict()})
     error = refused(load, layout, alignment="")
-    lacks = "it lacks 58 entries (the first: layers.0.conv.weight), has 200 entries too many (the first: layers.0.0."
+    lacks = "it lacks layers.0.conv.weight and 57 more, has layers.0.0."
     assert error.reason.startswith(f"is not a curve of TinyTen: {lacks}")
     assert error.mend == "remake"
     save_checkpoint(path, {"model_state": TinyTen(4).state_dict(), "settings": {"num_bends": 4}})

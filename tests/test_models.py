@@ -3,8 +3,8 @@ import torch
 
 from models import MODELS, GoogLeNet, build
 from utils.permutations import permute
+from utils.stages.foreign import load_state
 from utils.stages.layout import is_network, model_folder, model_of
-from utils.stages.states import load_state
 from utils.symmetries.spec import permutation_spec
 
 PARAMETERS = {

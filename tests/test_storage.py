@@ -146,7 +146,7 @@ def test_an_unfinished_file_is_to_be_gone_on_with(tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", READERS)
-@pytest.mark.parametrize("content", [b"", b"not at all", b"PK\x03\x04", b"\x93NUMPY\x01\x00", b"\x80\x04N."])
+@pytest.mark.parametrize("content", [b"", b"not at all", b"PK\x03\x04", b"\x93NUMPY\x01\x00", b"\x80\x04"])
 def test_foreign_and_truncated_files_are_refused(tmp_path, kind, content):
     (tmp_path / "f").write_bytes(content)
     with pytest.raises(FileError, match="f is not a .*, or it is damaged") as caught:
@@ -227,10 +227,9 @@ def test_archives_of_before_are_read(tmp_path, name):
     assert comparable(read(path)) == expected
 
 
-def test_compressed_archives_are_refused(tmp_path):
-    """They can be bombs, which unpack to any size."""
-    np.savez_compressed(tmp_path / "t.npz", t=np.zeros(9))
-    with pytest.raises(FileError, match="its archive is compressed"):
+def test_an_archive_that_unpacks_to_any_size_is_refused(tmp_path):
+    np.savez_compressed(tmp_path / "t.npz", t=np.zeros(10**7))
+    with pytest.raises(FileError, match="its archive would become far larger than it is"):
         load_arrays(tmp_path / "t.npz", t=("n",))
 
 

@@ -20,12 +20,12 @@ from utils.devices import memory_format
 from utils.stages import commands, defaults, flags, kept, process
 from utils.stages.data import load_data
 from utils.stages.files import expect_writable, save_checkpoint
+from utils.stages.foreign import fitted
 from utils.stages.inputs import check_input
 from utils.stages.layout import Layout, Variant
 from utils.stages.loading import expect_pair, load_pair, new_network
 from utils.stages.parser import add_folder_flags, epochs_or_none, positive_int
 from utils.stages.runs import Run
-from utils.stages.states import fitted
 from utils.training import CurveTask, fit, robust_rates, step_rates
 
 

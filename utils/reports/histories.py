@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..errors import FileError, UserError
+from ..stages.files import load_array
 from ..stages.layout import Layout
-from ..stages.originals import load_array, load_arrays
+from ..stages.originals import load_arrays
 from .paths import Pair, Series
 from .results import Arrays
 

@@ -10,9 +10,9 @@ import numpy as np
 from ..errors import FileError, UserError
 from ..geometry import FREQUENCIES, barrier, path_average, spectrum
 from ..stages import sources
-from ..stages.files import load_note
+from ..stages.files import load_array, load_note
 from ..stages.layout import Layout, read_name
-from ..stages.originals import load_array, load_arrays
+from ..stages.originals import load_arrays
 from .paths import Pair, Series
 
 Arrays = dict[str, np.ndarray]  # what a file of results holds, by name

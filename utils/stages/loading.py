@@ -14,11 +14,10 @@ from ..permutations import Permutations, PermutationSpec, permute
 from ..symmetries.spec import permutation_spec
 from .data import Data, Normalization, is_normalizing
 from .files import expect, load_checkpoint
-from .foreign import other_networks
+from .foreign import load_points, load_state
 from .layout import USUAL, Layout, Variant, tag
 from .matches import Match, load_match, permutations_from_rows
 from .originals import stand_in
-from .states import changes, load_points, load_state
 
 
 def new_network(layout: Layout, data: Data, *, pretrained: bool = False) -> nn.Module:
@@ -62,19 +61,18 @@ def load_network(
 
 
 def import_network(path: Path, network: nn.Module, *, entry: str | None = None) -> list[str]:
-    """Put a network of other code into `network`; returns, in words, what was changed of it or is left in the file.
+    """Put a network of other code into `network`; returns, in words, what was changed of it.
 
     entry: where it is in the file, as "ema.module"; None: where it is looked for. FileError if it does not fit.
     """
     stored = load_checkpoint(path, entry)
     try:
-        told = changes(network, stored["model_state"])
-        load_state(network, stored["model_state"])
+        changes = load_state(network, stored["model_state"])
     except ValueError as error:
         raise FileError(path, f"does not fit {type(network).__name__}: {error}") from error
     if not all(value.isfinite().all() for value in network.state_dict().values()):
         raise FileError(path, "holds weights that are not finite numbers")
-    return told + [f"the network in its entry {place} left in the file" for place in other_networks(stored)]
+    return changes
 
 
 def _normalized_by(transform: str, moments: Normalization | None) -> object:

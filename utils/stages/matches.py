@@ -14,7 +14,7 @@ from .. import distributed
 from ..errors import FileError
 from ..permutations import Activation, Permutations, PermutationSpec, axis_index, groups_in, places_of
 from .files import hold, let_go, read, read_archive, read_array, remove, save_array
-from .inert import has_pickle, unpickle_array
+from .foreign import read_objects
 
 MOST_ROWS = 10_000  # of a pickled match; no network has as many
 
@@ -152,9 +152,9 @@ def load_match(path: Path) -> Match:
     """A match: ours, a 2-D integer array, or the original code's pickled arrays, in lists or not."""
 
     def parse() -> tuple[Match, bool]:
-        stream = read_archive(path)
-        if has_pickle(stream):
-            return Match(list(itertools.islice(_rows(unpickle_array(stream)), MOST_ROWS))), True
+        pickled = read_objects(read_archive(path))
+        if pickled is not None:
+            return Match(list(itertools.islice(_rows(pickled), MOST_ROWS))), True
         table, note = read_array(path)
         if table.ndim != 2 or not np.issubdtype(table.dtype, np.integer):
             raise ValueError("it is not an array of rows of whole numbers")
@@ -173,6 +173,7 @@ def load_match(path: Path) -> Match:
 def _rows(value: object) -> Iterator[np.ndarray]:
     """The rows of a pickled match, in order: of arrays in lists, however nested."""
     value = value.numpy() if isinstance(value, torch.Tensor) else value
+    value = value.tolist() if isinstance(value, np.ndarray) and value.dtype.hasobject else value
     if isinstance(value, list) and value and all(isinstance(entry, int) for entry in value):
         yield np.array(value)
     elif isinstance(value, list) and value:

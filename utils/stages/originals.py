@@ -1,28 +1,49 @@
-"""Files of the original code where ours are not there: found by its names, and read as ours are.
+"""Files of the original code where ours are not there: found by its names, and read by its keys.
 
 It pickles dictionaries into .npy files, and keeps what PAM makes in folders of its own under tags of its own.
 """
 
 import re
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from ..errors import FileError
-from . import files, meanings
+from ..errors import FileError, first_line
+from . import files
 from .files import check_shapes, read, read_archive, read_array
-from .inert import has_pickle, unpickle_array
-from .layout import Name, read_name
-from .layout import partial as partial_of
+from .foreign import read_objects
+from .layout import USUAL, Name, partial, read_name
 
 PERMUTATION_EPOCHS = 20  # of PAM, which the original counts among a curve's
+PLANE = {"t1": "x", "t2": "y", "loss": "loss", "acc": "accuracy", "model1_coords": "b", "model2_coords": "third"}
+
+# What our arrays are called in its dictionaries, by the kind of file; all that a file has is taken
+KEYS = {
+    "evaluated": {
+        "curve_len": "length",
+        "test_loss": "loss",
+        "test_acc": "accuracy",
+        "test_loss_robust": "loss_robust",
+        "test_acc_robust": "accuracy_robust",
+        "curve_coords": "coordinates",
+    },
+    "curve_history": {
+        "loss_train": "loss_train",
+        "acc_train": "accuracy_train",
+        "loss_test": "loss_test",
+        "acc_test": "accuracy_test",
+    },
+    "plane_with_curve": PLANE,
+    "plane_with_alignment": PLANE,
+}
+
+# --- finding -----------------------------------------------------------------------------------------------
 
 
 def stand_in(path: Path) -> Path:
     """The file itself, or where it is not there, but one of the original code for the same is, that one."""
-    if path.exists() or partial_of(path).exists():
+    if path.exists() or partial(path).exists():
         return path
     found = next(_candidates(path), path)
     if found != path and found.suffix == ".pt":
@@ -33,29 +54,26 @@ def stand_in(path: Path) -> Path:
 def _candidates(path: Path) -> Iterator[Path]:
     """The original's files for the one at `path`, which are there; the likeliest first."""
     name = read_name(path)
-    if name is None or len(path.parts) < 4:
+    if name is None or name.variant != USUAL or name.t not in (None, 0.5) or len(path.parts) < 4:
         return
-    for pattern in map(re.compile, _patterns(path, name)):
-        for folder in _folders(path, name):
-            if folder.is_dir():
-                yield from (there for there in sorted(folder.iterdir()) if pattern.fullmatch(there.name))
+    for file in dict.fromkeys(_names(path, name)):
+        yield from (folder / file for folder in _folders(path, name) if (folder / file).is_file())
 
 
-def _patterns(path: Path, name: Name) -> Iterator[str]:
-    """What the original's files are called: by our names with its tags, then by names that say the same."""
-    suffix = ".npy" if path.suffix == ".npz" else path.suffix
-    stem = re.escape(path.stem)
-    is_pam = (name.alignment or "").startswith("pam_")
-    stems = [stem, stem.replace("pam_null_", "pam__")] if is_pam else [stem]
-    yield from (rf"{one}{re.escape(suffix)}" for one in dict.fromkeys(stems))
-    if is_pam and name.epoch:
-        longer = f"-{name.epoch + PERMUTATION_EPOCHS}"
-        yield from (re.sub(rf"\\-{name.epoch}(?=$|_)", longer, one) + re.escape(suffix) for one in stems)
-    if name.kind in ("plane_with_curve", "plane_with_alignment", "along_curve"):
-        alignment = "pam_(null)?" if name.alignment == "pam_null" else re.escape(name.alignment)
-        seeds = "_".join(["seeds", *(f"{seed:02d}" for seed in name.seeds)])
-        epoch = r"(-\d+)?" if name.epoch is None else rf"-{name.epoch}.*"
-        yield rf"(.*_)?(?<!pam_){alignment}_{seeds}{epoch}\.npy"
+def _names(path: Path, name: Name) -> Iterator[str]:
+    """What the original calls the file: its tag has nothing for null, and its curves of PAM have more epochs."""
+    seeds = "_".join(f"{seed:02d}" for seed in name.seeds)
+    for tag in dict.fromkeys((name.alignment or "", (name.alignment or "").removesuffix("null"))):
+        epochs = (
+            [name.epoch] if name.epoch is None or "pam_" not in tag else [name.epoch, name.epoch + PERMUTATION_EPOCHS]
+        )
+        for end in ("" if epoch is None else f"-{epoch}" for epoch in epochs):
+            if name.kind in ("plane_with_curve", "plane_with_alignment"):
+                yield f"{tag}_loss_plane_dict_seeds_{seeds}{end}.npy"
+            elif name.kind == "along_curve":
+                yield f"corr_unaligned_mean_seeds_{seeds}_ends_align_{tag}{end}.npy"
+            elif ours := re.fullmatch(rf"(.+_){re.escape(name.alignment or '')}(_seeds_.+?)(-\d+)?", path.stem):
+                yield f"{ours[1]}{tag}{ours[2]}{end}{'.npy' if path.suffix == '.npz' else path.suffix}"
 
 
 def _folders(path: Path, name: Name) -> Iterator[Path]:
@@ -82,56 +100,42 @@ def load_arrays(path: Path, **shapes: tuple[int | str, ...]) -> dict[str, np.nda
     original = stand_in(path)
     if original.suffix != ".npy":
         return files.load_arrays(path, **shapes)
-    name = read_name(path)
-    meaning: Callable[[object], meanings.Arrays] = {
-        "evaluated": partial(meanings.evaluated, robust=name.robust),
-        "curve_history": partial(meanings.series, robust=False),
-        "plane_with_curve": partial(meanings.plane, of_curve=True),
-        "plane_with_alignment": partial(meanings.plane, of_curve=False),
-        "along_curve": meanings.along_curve,
-    }[name.kind]
+    kind = read_name(path).kind
 
     def parse() -> dict[str, np.ndarray]:
-        content = _content(original)
-        arrays = _understood(original, content, meaning)
-        if "length" in shapes and "length" not in arrays:
-            files.tell_once(f"{original} has no lengths, so averages along it are over t.")
-            arrays["length"] = arrays["t"]
+        content = {} if kind == "along_curve" else read_objects(read_archive(original))
         try:
+            arrays = _midpoint(original) if kind == "along_curve" else _arrays(kind, content)
             check_shapes(arrays, shapes)
-        except ValueError as error:
-            raise _not_understood(original, content, str(error)) from error
+        except (KeyError, TypeError, ValueError) as error:
+            reason = f"it lacks {error}" if isinstance(error, KeyError) else first_line(error)
+            keys = ", ".join(map(str, [*content][:12])) if isinstance(content, dict) else "none"
+            words = f"is of other code and not understood: {reason}; it has the keys {keys}"
+            raise FileError(original, words) from error
         return arrays
 
     return read(original, "a table of results", parse)
 
 
-def load_array(path: Path, *, gaps: bool = False) -> np.ndarray:
-    """`files.load_array`, and of the original's lists of numbers, nested or not, all in order."""
-
-    def parse() -> np.ndarray | None:
-        if not has_pickle(read_archive(path)):
-            return None
-        array = _understood(path, _content(path), meanings.layers)
-        if not len(array) or not np.isfinite(array).all():
-            raise ValueError("it is not a series of finite numbers")
-        return array
-
-    array = read(path, "a series of results", parse)
-    return files.load_array(path, gaps=gaps) if array is None else array
-
-
-def _content(path: Path) -> object:
-    stream = read_archive(path)
-    return unpickle_array(stream) if has_pickle(stream) else read_array(path)[0]
+def _arrays(kind: str, content: dict) -> dict[str, np.ndarray]:
+    """Our arrays of what the original's file of a kind holds."""
+    found = {ours: np.asarray(content[key], np.float64) for key, ours in KEYS[kind].items() if key in content}
+    if kind == "curve_history":
+        return {name: series[1:] for name, series in found.items()}  # the first is from before the training
+    if kind == "evaluated":
+        return found | {"t": np.linspace(0, 1, len(content["test_loss"]))}
+    x, y, loss, accuracy, b, third = (found[name] if name in found else content[key] for key, name in PLANE.items())
+    if kind == "plane_with_curve" and np.isclose(1.5 * third[1], y.max(), rtol=0.02):
+        third = 2 * third - b / 2  # it is θ(1/2), and not the turning point
+    x, y = np.meshgrid(x, y)
+    return {"x": x, "y": y, "loss": loss.T, "accuracy": accuracy.T, "corners": np.stack([0 * b, b, third])}
 
 
-def _understood(path: Path, content: object, meaning: Callable) -> object:
-    try:
-        return meaning(content)
-    except meanings.Unclear as error:
-        raise _not_understood(path, content, str(error)) from error
-
-
-def _not_understood(path: Path, content: object, reason: str) -> FileError:
-    return FileError(path, f"is of other code and not understood: {reason}; it has {meanings.keys_of(content)}")
+def _midpoint(unaligned: Path) -> dict[str, np.ndarray]:
+    """Correlations of a curve's midpoint with its ends: a file (2, layers) for each way of aligning it."""
+    arrays = {}
+    for ours, theirs in (("unaligned", "unaligned"), ("aligned", "aligned"), ("noid", "aligned_noid")):
+        path = unaligned.with_name(unaligned.name.replace("corr_unaligned", f"corr_{theirs}", 1))
+        if ours != "noid" or path.is_file():
+            arrays |= {f"{ours}_{end}": row for end, row in zip("ab", read_array(path)[0], strict=True)}
+    return arrays
