@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..curves import Curve, as_state_dict
 from ..errors import UserError
 
 State = Mapping[str, torch.Tensor]
@@ -102,9 +101,9 @@ class _Unpickler(pickle._Unpickler):
         origin = f"{module}.{name}".replace("numpy._core", "numpy.core").replace("__builtin__", "builtins")
         return self.file.known.get(origin) or type("Stub", (Stub,), {"origin": origin, "__module__": ""})
 
-    def _instantiate(self, klass: Callable, args: tuple) -> None:
-        self.file.take(sum(map(sys.getsizeof, args)))
-        super()._instantiate(klass, args)
+    def _instantiate(self, klass: Callable, given: tuple) -> None:
+        self.file.take(sum(map(sys.getsizeof, given)))
+        super()._instantiate(klass, given)
 
     def load_reduce(self) -> None:
         self.file.take(sum(map(sys.getsizeof, self.stack[-1])))
@@ -341,8 +340,8 @@ def load_state(network: nn.Module, state: State) -> list[str]:
     return changes
 
 
-def load_points(curve: Curve, checkpoint: Mapping[str, object]) -> None:
-    """Put the learned control points of a checkpoint in place. ValueError, in one line, if they are others.
+def load_points(curve: nn.Module, checkpoint: Mapping[str, object]) -> None:
+    """Put the learned control points of a checkpoint into a `Curve`. ValueError, in one line, if they are others.
 
     Points are called and stored as states of networks may be (`fitted`).
     """
@@ -375,8 +374,8 @@ def _fit(network: nn.Module, state: State) -> tuple[dict[str, torch.Tensor], lis
             changes.append(f"{len(cast)} entries of {dtype} converted to {cast[0]}".replace("torch.", ""))
     if counters:
         print(f"{len(counters)} counters ({counters[0]}, …) are no part of {type(network).__name__} and left aside.")
-    values = {name: found[name].reshape(value.shape).to(value.dtype) for name, value in own.items()}
-    return as_state_dict(network, values), changes
+    own.update({name: found[name].reshape(value.shape).to(value.dtype) for name, value in own.items()})
+    return own, changes
 
 
 def _names(state: State, own: Collection[str]) -> dict[str, str]:
