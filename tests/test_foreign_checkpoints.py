@@ -5,6 +5,8 @@ import collections
 import io
 import os
 import pickle
+import struct
+import tracemalloc
 import warnings
 import zipfile
 from functools import partial
@@ -281,6 +283,55 @@ def test_nothing_of_a_file_is_run(tmp_path, place, legacy):
     with warnings.catch_warnings(action="ignore"):
         torch.load(path, weights_only=False)  # so that the test would see it
     assert mark.exists()
+
+
+def shared(open_, item, close):
+    """A pickle of 60 containers, each of which holds the one before twice."""
+    levels = b"".join(open_ + b"q%c(" % (i + 1) + item % (i, i) + close for i in range(60))
+    return b"\x80\x02" + open_ + b"q\x00" + levels + b"."
+
+
+def named(module, name):
+    return f"c{module}\n{name}\n".encode()
+
+
+def torch_bytes(content):
+    stream = io.BytesIO()
+    torch.save(content, stream, _use_new_zipfile_serialization=False)
+    return stream.getvalue()
+
+
+ARRAY = named("numpy.core.multiarray", "_reconstruct") + b"N\x85R(K\x01J%b\x85" + named("numpy", "dtype")
+TEXT = b"X" + struct.pack("<I", 10**5) + b"a" * 10**5 + b"q\x000"
+BOMBS = {
+    "bytes": b"\x80\x02" + named("builtins", "bytearray") + b"J" + struct.pack("<i", 2**31 - 1) + b"\x85R.",
+    "bytes to come": b"\x80\x05\x96" + struct.pack("<Q", 3 * 10**9) + b".",
+    "place in the memo": b"\x80\x02]r" + struct.pack("<I", 2**28) + b".",
+    "lists": shared(b"]", b"h%ch%c", b"e"),
+    "dictionaries": shared(b"}", b"U\x01ah%cU\x01bh%c", b"u"),
+    "tuples as keys": b"\x80\x02)q\x00"
+    + b"".join(b"h%ch%c\x86q%c" % (i, i, i + 1) for i in range(60))
+    + b"}h<K\x01s.",
+    "numbers, again and again": b"\x80\x02"
+    + TEXT
+    + b"]("
+    + (named("_codecs", "encode") + b"h\x00\x85R") * 9000
+    + b"e.",
+    "array": b"\x80\x02" + ARRAY % struct.pack("<i", 2 * 10**9) + b"U\x02O8\x85R\x89]tb.",
+    "tensor": torch_bytes({"a": torch.ones(1).expand(10**9)}),
+    "storage": torch_bytes({"a": torch.zeros(3)}).replace(b"K\x03", b"J" + struct.pack("<i", 10**9)),
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_small_file_takes_neither_memory_nor_time(tmp_path, name):
+    (tmp_path / "c.pt").write_bytes(BOMBS[name])
+    tracemalloc.start()
+    try:
+        refusal(tmp_path / "c.pt")
+        assert tracemalloc.get_traced_memory()[1] < 100e6
+    finally:
+        tracemalloc.stop()
 
 
 # --- what is refused ---------------------------------------------------------------------------------------

@@ -201,20 +201,20 @@ def read_objects(stream: io.BytesIO) -> object:
     return _bounded(Pickles(len(stream.getvalue())).load(stream).tolist())
 
 
-MOST = 2_000_000
+MOST = 300_000
 
 
 def _bounded(content: object) -> object:
-    """The content itself. ValueError if it never ends, e.g. lists that hold one list twice, and so on."""
-    left, count = [content], 0
-    while left and count < MOST:
+    """The content itself. ValueError if a walk through it would never end, e.g. if lists hold one list twice."""
+    left, seen, again = [[content]], set(), 0
+    while left and again < MOST:
         one = left.pop()
-        one = [*one, *one.values()] if isinstance(one, dict) else one
-        parts = one if isinstance(one, (list, tuple, set, frozenset)) else ()
-        count += len(parts)
-        left += parts
+        parts = [*one, *one.values()] if isinstance(one, dict) else one
+        again += 1 + len(parts) if id(one) in seen else 0
+        seen.add(id(one))
+        left += [part for part in parts if isinstance(part, (dict, list, tuple, set, frozenset))]
     if left:
-        raise ValueError(f"it holds more than {MOST} things")
+        raise ValueError(f"it repeats more than {MOST} things")
     return content
 
 
