@@ -16,7 +16,7 @@ start.quietly()
 from utils.devices import memory_format
 from utils.matching import align, cross_correlations, each_by_itself, mean_correlations
 from utils.progress import track
-from utils.repair import renormalizer
+from utils.repairing import renormalizer
 from utils.stages import commands, flags, kept, process, sources
 from utils.stages.data import load_data
 from utils.stages.files import expect_writable

@@ -25,7 +25,7 @@ from utils.geometry import barrier
 from utils.matching import align
 from utils.measuring import evaluate
 from utils.permutations import permute
-from utils.repair import repairer
+from utils.repairing import repairer
 from utils.reports import figures
 from utils.stages import process
 from utils.stages.data import REPOSITORY_DATA, load_data

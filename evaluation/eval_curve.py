@@ -17,7 +17,7 @@ import numpy as np
 from utils.devices import memory_format
 from utils.ensembles import evaluate_ensemble
 from utils.measuring import batch_norm_layers, evaluate_path, measure, measure_as_it_is
-from utils.repair import renormalizer
+from utils.repairing import renormalizer
 from utils.reports.results import is_loss, summary
 from utils.stages import commands, flags, kept, process, sources
 from utils.stages.data import load_data

@@ -17,7 +17,7 @@ start.quietly()
 from utils.curves import Curve
 from utils.devices import memory_format
 from utils.measuring import evaluate_plane, measure, plane_of
-from utils.repair import repairer
+from utils.repairing import repairer
 from utils.stages import commands, flags, kept, process, sources
 from utils.stages.data import load_data
 from utils.stages.files import expect_writable

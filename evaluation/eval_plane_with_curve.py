@@ -15,7 +15,7 @@ start.quietly()
 from utils.devices import memory_format
 from utils.errors import UserError
 from utils.measuring import evaluate_plane, measure_as_it_is, midpoint_height, plane_of
-from utils.repair import renormalizer
+from utils.repairing import renormalizer
 from utils.stages import commands, flags, kept, process, sources
 from utils.stages.data import load_data
 from utils.stages.files import expect_writable

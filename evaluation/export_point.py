@@ -18,7 +18,7 @@ from utils import distributed
 from utils.devices import memory_format
 from utils.errors import UserError
 from utils.measuring import evaluate
-from utils.repair import renormalizer
+from utils.repairing import renormalizer
 from utils.stages import flags, kept, process
 from utils.stages.data import load_data
 from utils.stages.files import expect_writable, hold, save_checkpoint

@@ -1,4 +1,4 @@
-"""A network without batch norm, to show what repair does (utils.repair): --model models/plain.py:vgg11_quarter"""
+"""A network without batch norm, to show what repair does (utils.repairing): --model models/plain.py:vgg11_quarter"""
 
 from torch import nn
 

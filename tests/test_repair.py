@@ -11,7 +11,7 @@ from models import TinyTen
 from utils.batches import as_images
 from utils.errors import UserError
 from utils.measuring import EVALUATION_SEED
-from utils.repair import activation_statistics, mix_statistics, repair, set_statistics
+from utils.repairing import activation_statistics, mix_statistics, repair, set_statistics
 
 
 class Shared(nn.Module):

@@ -43,6 +43,11 @@ def as_weight(view: torch.Tensor) -> torch.Tensor:
     return view if view.device.type in CHANNELS_LAST else view.clone(memory_format=torch.contiguous_format)
 
 
+def device_of(model: torch.nn.Module) -> torch.device:
+    """Where a model's parameters and buffers are."""
+    return next((value.device for value in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+
+
 def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """A tensor from the CPU on the device, where it is in time for what is done there next: the host does not wait.
 

@@ -74,7 +74,7 @@ def evaluate_ensemble(
     """Points of a path each by itself, and the ensembles of its ends and of all: the mean of their probabilities.
 
     ts: the points (k,), first and last the path's ends.
-    renormalize: makes the network at a point ready to be evaluated (`utils.repair.renormalizer`).
+    renormalize: makes the network at a point ready to be evaluated (`utils.repairing.renormalizer`).
     held_out: images, not among `test`, on which the best single point, that of the lowest loss, is chosen.
 
     Returns arrays (k + 3,), a row for each point and then for `best point`, `ends` and `ensemble`, as the array

@@ -1,5 +1,7 @@
 """Geometry of curves in parameter space: planes; averages, barriers, spectra. All in float64, on the CPU."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 
@@ -45,12 +47,15 @@ def path_average(length: np.ndarray, values: np.ndarray) -> float:
     return float(np.trapezoid(values, length) / total) if total > 0 else float(np.mean(values))
 
 
-def barrier(t: np.ndarray, loss: np.ndarray) -> float:
+def barrier(t: np.ndarray | Mapping[str, np.ndarray], loss: np.ndarray | None = None) -> float:
     """max_t L(t) − ((1−t)·L(0) + t·L(1)): how far the loss rises above the line between its ends; never below 0.
 
-    So defined by Entezari et al. (2022), equation 1; the positions t in [0, 1] (n,) include both ends. Of what is the
-    better the higher it is, as accuracy, give the negative.
+    Defined by Entezari et al. (2022), equation 1. Give the positions t in [0, 1] (n,), both ends among them, and the
+    loss at each (n,); or a path as `evaluate_curve` returns it. Where higher is better, e.g. for an accuracy, give
+    the negative as the loss.
     """
+    if loss is None:
+        t, loss = t["t"], t["loss"]
     return float(np.max(loss - ((1 - t) * loss[0] + t * loss[-1])))
 
 

@@ -12,7 +12,7 @@ from . import distributed
 from .attack import Attack
 from .batches import Images, as_images
 from .curves import Curve, as_state_dict
-from .devices import autocast
+from .devices import autocast, device_of
 from .errors import UserError
 from .geometry import POINT_ROUNDING, plane_basis, plane_coordinates
 from .losses import main_output
@@ -26,7 +26,7 @@ Metrics = dict[str, float]
 @torch.no_grad()
 def evaluate(
     model: nn.Module,
-    images: Images,
+    images: Images | Dataset | DataLoader,
     *,
     batch_size: int = 512,
     precision: str = "fp32",
@@ -34,8 +34,9 @@ def evaluate(
 ) -> tuple[float, float]:
     """Mean cross-entropy and accuracy in percent under the test transform, of attacked images if there is an attack.
 
-    Leaves the model in eval mode.
+    images: as `utils.batches.as_images` takes them. Leaves the model in eval mode.
     """
+    images = as_images(images, device_of(model))
     model.eval()
     generator = torch.Generator().manual_seed(EVALUATION_SEED)
     loss = torch.zeros((), device=images.device)
@@ -57,7 +58,7 @@ def evaluate(
 @torch.no_grad()
 def reestimate_batch_norm(
     model: nn.Module,
-    images: Images,
+    images: Images | Dataset | DataLoader,
     *,
     batch_size: int = 512,
     precision: str = "fp32",
@@ -65,9 +66,12 @@ def reestimate_batch_norm(
 ) -> None:
     """Set running means and variances to their average over the augmented (and attacked) training images.
 
+    images: as `utils.batches.as_images` takes them.
+
     A point on a curve has weights but no statistics of its own; without this its loss means nothing. Each
     batch counts by its size. Only the batch-norm layers run in training mode; the model is left in eval mode.
     """
+    images = as_images(images, device_of(model))
     layers = use_batch_statistics(model)
     if not layers:
         return
@@ -187,12 +191,16 @@ def evaluate_curve(
     curve: Curve,
     train: Images | Dataset | DataLoader,
     test: Images | Dataset | DataLoader,
-    ts: Sequence[float],
+    ts: Sequence[float] | None = None,
     *,
+    points: int = 9,
     batch_size: int = 512,
     precision: str = "fp32",
 ) -> dict[str, np.ndarray]:
-    """Loss and accuracy (%) on `test` at points ts (n,) of a curve, with batch norm re-estimated on `train` at each.
+    """Loss and accuracy (%) on `test` at points of a curve, with batch norm re-estimated on `train` at each of them.
+
+    ts: where, each in [0, 1] (n,); without them, at so many equally spaced `points`, both ends among them.
+    train, test: as `utils.batches.as_images` takes them, e.g. DataLoaders.
 
     Returns arrays t, loss, accuracy and length (of the path up to there), each (n,), and coordinates (n, 2).
     """
@@ -201,7 +209,8 @@ def evaluate_curve(
     def measured(model: nn.Module, _: float) -> Metrics:
         return measure(model, train, {"": test}, batch_size=batch_size, precision=precision)
 
-    rows = list(evaluate_path(curve, np.asarray(ts, np.float64), measured))
+    ts = np.linspace(0, 1, points) if ts is None else np.asarray(ts, np.float64)
+    rows = list(evaluate_path(curve, ts, measured))
     return {name: np.array([row[name] for row in rows]) for name in rows[0]}
 
 

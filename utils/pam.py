@@ -9,6 +9,7 @@ then rounded to permutations; the other phase learns φ as any curve is learned.
 by a proximal step of strength ν: x ← argmin ½‖x − value‖² + (η/2ν) ‖x − start‖², at the learning rate η.
 """
 
+import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -16,16 +17,17 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
 
 from . import distributed
 from .assignment import assign
-from .batches import Images
+from .batches import Images, as_images
 from .curves import Curve, FlatParameters, load_state
 from .devices import autocast, compile_options
 from .losses import main_output
 from .measuring import EVALUATION_SEED, use_batch_statistics, validate_curve
-from .permutations import Permutations, PermutationSpec, groups_in, permute, soft_permute
-from .training import CurveTask, Saves, draw_t, fit
+from .permutations import Permutations, PermutationSpec, compose, groups_in, permute, soft_permute
+from .training import CurveTask, Saves, draw_t, fit, step_rates
 
 NU = 1000.0  # strength of the proximal step: the larger, the weaker
 ROUNDS = 20  # of the projection after each step, as published
@@ -258,7 +260,7 @@ def round_permutations(
 
     # Processes on unlike machines could differ by a rounding error.
     candidates, terms = distributed.from_main(propose)
-    screened = images.subset(images.spread(SCREENED_IMAGES))
+    screened = images.subset(images.spread(SCREENED_IMAGES)) if isinstance(images, Images) else images
     return best_rounding(candidates, terms, screen=loss_on(screened), loss=loss_on(images))
 
 
@@ -379,3 +381,48 @@ def unique(candidates: Iterator[Permutations]) -> list[Permutations]:
     for candidate in candidates:
         seen.setdefault(b"".join(permutation.tobytes() for permutation in candidate), candidate)
     return list(seen.values())
+
+
+# --- both phases in turn ------------------------------------------------------------------------------------
+
+
+def learn_pam(
+    network_a: nn.Module,
+    network_b: nn.Module,
+    spec: PermutationSpec,
+    images: Images | Dataset | DataLoader,
+    *,
+    outer_iters: int = 1,
+    inner_iters_perm: int = 20,
+    inner_iters_phi: int = 250,
+    start: Sequence[np.ndarray] | None = None,
+    lr: float = 0.1,
+    batch_size: int = 128,
+    weight_decay: float = 5e-4,
+    seed: int = 1,
+) -> tuple[Permutations, Curve]:
+    """Learn the permutations of B together with the Bézier curve from A to P·B (section 4), with the published rates.
+
+    The networks, which stay as they are, have one architecture, and `spec` is theirs. images: as in `fit`.
+    outer_iters: how often both phases are run; inner_iters_perm, inner_iters_phi: epochs of each.
+    start: permutations of B to begin with, e.g. those of `align`; the identity without them.
+
+    Returns the permutations, one a group of `spec`, and the curve, whose last control point is the permuted B.
+    """
+    state_b = network_b.state_dict()
+    permutations = spec.identity() if start is None else list(start)
+    curve = Curve.between(copy.deepcopy(network_a), network_a.state_dict(), state_b)
+    images = as_images(images, curve.fixed.device)
+    perm_rates = step_rates(outer_iters * inner_iters_perm, lr / 2, PERMUTATION_DROP)
+    phi_rates = step_rates(outer_iters * inner_iters_phi, lr)
+    phi = torch.zeros_like(curve.row(0))
+    for i in range(outer_iters):
+        task = PermutationTask(curve, spec, permute(state_b, spec, permutations), phi)
+        rates = perm_rates[i * inner_iters_perm :][:inner_iters_perm]
+        order = learn_permutations(task, images, rates=rates, batch_size=batch_size, seed=seed)
+        permutations = compose(spec, permutations, order)
+        curve.set_point(2, permute(state_b, spec, permutations))
+        rates = phi_rates[i * inner_iters_phi :][:inner_iters_phi]
+        fit(TurningPointTask(curve, phi, weight_decay), images, rates=rates, batch_size=batch_size, seed=seed)
+        phi = (curve.row(1) - torch.lerp(curve.row(0), curve.row(2), 0.5)).detach()
+    return permutations, curve

@@ -5,8 +5,6 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TypeVar
 
-from tqdm.auto import tqdm
-
 from . import distributed, interrupts
 
 Item = TypeVar("Item")
@@ -20,6 +18,8 @@ class Progress:
 
     def __init__(self, total: int, unit: str, description: str = "", done: int = 0):
         """done: of `total`, what an earlier process did."""
+        from tqdm.auto import tqdm  # slow to import
+
         self.bar = tqdm(
             total=total,
             initial=done,

@@ -16,10 +16,11 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, Dataset
 
-from .batches import Images
+from .batches import Images, as_images
 from .curves import Curve
-from .devices import autocast
+from .devices import autocast, device_of
 from .errors import UserError
 from .losses import main_output
 from .measuring import EVALUATION_SEED, batch_norm_layers, reestimate_batch_norm
@@ -42,18 +43,19 @@ def repair(
     end_a: nn.Module,
     end_b: nn.Module,
     t: float,
-    images: Images,
+    images: Images | Dataset | DataLoader,
     *,
     batch_size: int = 512,
     precision: str = "fp32",
 ) -> None:
     """Repair the network at position t between two others, in place, by what it makes of the training images.
 
-    At t = 0 and t = 1, where it is one of the two, nothing changes. Images are augmented, as for batch norm. Leaves
-    the networks in eval mode.
+    At t = 0 and t = 1, where it is one of the two, nothing changes. images: as `utils.batches.as_images` takes them;
+    augmented, as for batch norm. Leaves the networks in eval mode.
 
     Raises UserError as `activation_statistics` does, or if a layer has no bias to be shifted by.
     """
+    images = as_images(images, device_of(model))
     repairer((end_a, end_b), images, batch_size=batch_size, precision=precision)(model, (1 - t, t))
 
 
