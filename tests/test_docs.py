@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import importlib
 import io
 import json
 import re
@@ -20,6 +21,7 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+import utils
 from models import MODELS, TinyTen, build
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -394,3 +396,23 @@ def test_the_costs_are_sums_of_those_of_the_results():
     stages, total = re.search(r"(\d+) stages: ([\d.]+) EFLOP", read("results/cost/paper.md")).groups()
     assert f"The {stages} stages together are {total} EFLOP" in text
     assert f"{stages} stages, after three that prepare the datasets" in read("docs/many-machines.md")
+
+
+# --- the library -------------------------------------------------------------------------------------------
+
+
+def test_the_page_of_the_library_is_complete():
+    names = re.findall(r"^\| `(\w+)", (REPOSITORY / "docs/api.md").read_text(), flags=re.MULTILINE)
+    assert sorted(names) == utils.__all__
+
+
+def test_every_step_of_the_method_is_where_the_table_says():
+    rows = [line for line in (REPOSITORY / "docs/method.md").read_text().splitlines() if line.startswith("| ")][2:]
+    assert len(rows) > 15
+    for row in rows:
+        names = re.findall(r"`([\w.]+)`", row.rpartition(" | ")[2])
+        assert names, row
+        for name in names:
+            module = "symmetries.spec" if name.startswith("symmetries") else name.partition(".")[0]
+            parts = name.removeprefix(f"{module}.").split(".")
+            functools.reduce(getattr, parts, importlib.import_module(f"utils.{module}"))
