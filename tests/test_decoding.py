@@ -14,19 +14,11 @@ from utils.stages.folders import decode, fitted
 RANDOM = np.random.default_rng(0)
 COLOUR = RANDOM.integers(0, 256, (6, 8, 3), dtype=np.uint8)
 ALPHA = RANDOM.integers(0, 256, (6, 8), dtype=np.uint8)
-DEEP = RANDOM.integers(0, 65536, (6, 8), dtype=np.uint16)
-GREY = COLOUR[..., 0]
-
-TURNED = {
-    1: lambda x: x,
-    2: lambda x: x[:, ::-1],
-    3: lambda x: x[::-1, ::-1],
-    4: lambda x: x[::-1],
-    5: lambda x: x.transpose(1, 0, 2),
-    6: lambda x: np.rot90(x, -1),
-    7: lambda x: x[::-1, ::-1].transpose(1, 0, 2),
-    8: lambda x: np.rot90(x),
-}
+DEEP = RANDOM.integers(0, 65536, (6, 8, 4), dtype=np.uint16)
+GREY, DEEP_GREY, TWO = COLOUR[..., 0], DEEP[..., 0], COLOUR[..., 0] > 127
+RGBA = np.dstack([COLOUR, ALPHA])
+PALETTE = Image.fromarray(COLOUR).quantize(8)
+CMYK, YCBCR = (Image.fromarray(COLOUR).convert(mode) for mode in ("CMYK", "YCbCr"))
 
 
 def in_rgb(grey):
@@ -37,52 +29,66 @@ def on_black(pixels, alpha):
     return np.rint(pixels * (alpha[..., None] / 255)).astype(np.uint8)
 
 
-def shows(path, image, expected, **options):
-    """Whether an image, saved at the path, is decoded as expected."""
-    image = image if isinstance(image, Image.Image) else Image.fromarray(image)
-    image.save(path, **options)
-    decoded = decode(path)
-    assert decoded.dtype == np.uint8
-    np.testing.assert_array_equal(decoded, expected)
+def by_257(deep):
+    return in_rgb(np.rint(deep / 257).astype(np.uint8))
 
 
-def refused(path, message):
-    with pytest.raises(FileError, match=message) as caught:
-        decode(path)
-    assert caught.value.path == path
+# Suffixes, an image, what it shows, and how it is saved
+SHOWN = {
+    "colour": ("png PNG bmp ppm tif TIFF", COLOUR, COLOUR, {}),
+    "webp": ("webp", COLOUR, COLOUR, {"lossless": True}),
+    "grey": ("pgm png bmp tif", GREY, in_rgb(GREY), {}),
+    "two levels": ("pgm png bmp tif", TWO, in_rgb(255 * TWO.astype(np.uint8)), {}),
+    "palette": ("png gif bmp tif", PALETTE, np.asarray(PALETTE.convert("RGB")), {}),
+    "CMYK": ("tif", CMYK, np.asarray(CMYK.convert("RGB")), {}),
+    "YCbCr": ("tif", YCBCR, np.asarray(YCBCR.convert("RGB")), {}),
+    "deep grey": ("png tif pgm", DEEP_GREY, by_257(DEEP_GREY), {}),
+    "deep grey, big end first": ("tif", DEEP_GREY.astype(">u2"), by_257(DEEP_GREY), {}),
+    "deep grey, packed": ("tif", DEEP_GREY, by_257(DEEP_GREY), {"compression": "tiff_lzw"}),
+    "deep black and white": ("png tif", np.uint16([[0, 128, 129, 65535]]), in_rgb(np.uint8([[0, 0, 1, 255]])), {}),
+    "alpha": ("png tif", RGBA, on_black(COLOUR, ALPHA), {}),
+    "alpha in webp": ("webp", RGBA, on_black(COLOUR, ALPHA), {"lossless": True, "exact": True}),
+    "grey and alpha": ("png", np.dstack([GREY, ALPHA]), on_black(in_rgb(GREY), ALPHA), {}),
+    "transparent entry": (
+        "png gif",
+        PALETTE,
+        np.asarray(PALETTE.convert("RGB")) * (np.asarray(PALETTE) != 3)[..., None],
+        {"transparency": 3},
+    ),
+    "transparent colour": (
+        "png",
+        COLOUR,
+        COLOUR * (COLOUR[0, 0] != COLOUR).any(-1, keepdims=True),
+        {"transparency": tuple(map(int, COLOUR[0, 0]))},
+    ),
+    "transparent grey": ("png", GREY, in_rgb(GREY * (GREY[1, 1] != GREY)), {"transparency": int(GREY[1, 1])}),
+    "transparent deep grey": (
+        "png",
+        DEEP_GREY,
+        by_257(DEEP_GREY * (DEEP_GREY[1, 1] != DEEP_GREY)),
+        {"transparency": int(DEEP_GREY[1, 1])},
+    ),
+}
 
 
-@pytest.mark.parametrize("suffix", ["png", "PNG", "bmp", "webp", "ppm", "tif", "TIFF"])
-def test_formats_without_loss(tmp_path, suffix):
-    shows(tmp_path / f"a.{suffix}", COLOUR, COLOUR, **({"lossless": True} if suffix == "webp" else {}))
+def save(path, image, **options):
+    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(path, **options)
 
 
-@pytest.mark.parametrize("suffix", ["pgm", "png", "bmp", "tif"])
-def test_grey(tmp_path, suffix):
-    shows(tmp_path / f"a.{suffix}", GREY, in_rgb(GREY))
-    two = GREY > 127
-    shows(tmp_path / f"b.{suffix}", two, in_rgb(255 * two.astype(np.uint8)))
+@pytest.mark.parametrize("kind", SHOWN)
+def test_what_is_shown(tmp_path, kind):
+    suffixes, image, expected, options = SHOWN[kind]
+    for suffix in suffixes.split():
+        save(tmp_path / f"a.{suffix}", image, **options)
+        decoded = decode(tmp_path / f"a.{suffix}")
+        assert decoded.dtype == np.uint8
+        np.testing.assert_array_equal(decoded, expected, err_msg=suffix)
 
 
-def test_other_kinds_of_colour(tmp_path):
-    palette = Image.fromarray(COLOUR).quantize(8)
-    for suffix in ("png", "gif", "bmp", "tif"):
-        shows(tmp_path / f"p.{suffix}", palette, np.asarray(palette.convert("RGB")))
-    for mode in ("CMYK", "YCbCr"):
-        converted = Image.fromarray(COLOUR).convert(mode)
-        shows(tmp_path / "c.tif", converted, np.asarray(converted.convert("RGB")))
+def test_cmyk_in_jpeg(tmp_path):
     smooth = np.linspace(0, 255, 16 * 16 * 3).reshape(16, 16, 3).astype(np.uint8)
     Image.fromarray(smooth).convert("CMYK").save(tmp_path / "c.jpg", quality=100)
     assert np.abs(decode(tmp_path / "c.jpg").astype(int) - smooth).max() < 20
-
-
-@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.pgm", "packed.tif", "big.tif"])
-def test_grey_of_16_bits_is_divided_by_257(tmp_path, name):
-    image = DEEP.astype(">u2") if name == "big.tif" else DEEP
-    options = {"compression": "tiff_lzw"} if name == "packed.tif" else {}
-    shows(tmp_path / name, image, in_rgb(np.rint(DEEP / 257).astype(np.uint8)), **options)
-    white_to_black = np.array([[0, 128, 129, 65535]], np.uint16)
-    shows(tmp_path / name, white_to_black, in_rgb(np.array([[0, 0, 1, 255]], np.uint8)))
 
 
 def test_netpbm_of_other_depths(tmp_path):
@@ -108,6 +114,42 @@ def write_deep_png(path, pixels, kind):
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + parts)
 
 
+@pytest.mark.parametrize("kind, channels", [(2, [0, 1, 2]), (4, [0, 3]), (6, [0, 1, 2, 3])])
+def test_colour_of_16_bits_keeps_the_upper_ones(tmp_path, kind, channels):
+    write_deep_png(tmp_path / "a.png", DEEP[..., channels], kind)
+    upper = (DEEP[..., channels] // 256).astype(np.uint8)
+    colour = in_rgb(upper[..., 0]) if kind == 4 else upper[..., :3]
+    expected = colour if kind == 2 else on_black(colour, upper[..., -1])
+    np.testing.assert_array_equal(decode(tmp_path / "a.png"), expected)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_images_are_turned_as_they_say(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x112] = orientation
+
+    def turn(x):
+        x = x[:, ::-1] if orientation in (2, 4, 5, 7) else x
+        return np.rot90(x, {1: 0, 2: 0, 3: 2, 4: 2, 5: 1, 6: -1, 7: -1, 8: 1}[orientation])
+
+    for suffix in ("png", "tif"):  # as Pillow maps files into memory, uncompressed TIFF images were scrambled
+        for kind in ("colour", "grey", "deep grey", "alpha"):
+            _, image, expected, _ = SHOWN[kind]
+            save(tmp_path / f"a.{suffix}", image, exif=exif)
+            np.testing.assert_array_equal(decode(tmp_path / f"a.{suffix}"), turn(expected), err_msg=kind)
+    save(tmp_path / "a.jpg", COLOUR, quality=100, subsampling=0, exif=exif)
+    assert np.abs(decode(tmp_path / "a.jpg").astype(int) - turn(COLOUR)).max() < 5
+
+
+# --- refusals ----------------------------------------------------------------------------------------------
+
+
+def refused(path, message):
+    with pytest.raises(FileError, match=message) as caught:
+        decode(path)
+    assert caught.value.path == path
+
+
 def tiff(path, pixels, **tags):
     """An uncompressed TIFF of one strip, with tags as Pillow does not write them."""
     about = {256: pixels.shape[1], 257: pixels.shape[0], 259: 1, 262: 1, 273: 0, 277: 1, 278: pixels.shape[0]}
@@ -117,67 +159,16 @@ def tiff(path, pixels, **tags):
     path.write_bytes(b"II*\0" + struct.pack("<IH", 8, len(about)) + entries + bytes(4) + pixels.tobytes())
 
 
-def test_colour_of_16_bits_loses_the_lower_ones(tmp_path):
-    deep = RANDOM.integers(0, 65536, (6, 8, 4))
-    write_deep_png(tmp_path / "a.png", deep[..., :3], 2)
-    np.testing.assert_array_equal(decode(tmp_path / "a.png"), deep[..., :3] // 256)
-    for kind, channels in ((4, [0, 0, 0, 1]), (6, [0, 1, 2, 3])):
-        write_deep_png(tmp_path / "a.png", deep[..., sorted(set(channels))], kind)
-        *colours, alpha = np.moveaxis(deep[..., channels] // 256, -1, 0)
-        np.testing.assert_array_equal(decode(tmp_path / "a.png"), on_black(np.dstack(colours), alpha))
-
-
 def test_depths_that_are_not_read(tmp_path):
-    for numbers in (DEEP.astype(np.int32), DEEP.astype(np.float32)):
-        Image.fromarray(numbers).save(tmp_path / "a.tif")
+    for numbers in (DEEP_GREY.astype(np.int32), DEEP_GREY.astype(np.float32)):
+        save(tmp_path / "a.tif", numbers)
         refused(tmp_path / "a.tif", "have no known white")
-    tiff(tmp_path / "right.tif", DEEP)
-    np.testing.assert_array_equal(decode(tmp_path / "right.tif"), in_rgb(np.rint(DEEP / 257).astype(np.uint8)))
-    tiff(tmp_path / "inverted.tif", DEEP, t262=0)
+    tiff(tmp_path / "right.tif", DEEP_GREY)
+    np.testing.assert_array_equal(decode(tmp_path / "right.tif"), by_257(DEEP_GREY))
+    tiff(tmp_path / "inverted.tif", DEEP_GREY, t262=0)
     refused(tmp_path / "inverted.tif", "have no known white")
     tiff(tmp_path / "twelve.tif", GREY[:, :6], t258=12, t256=4)
     refused(tmp_path / "twelve.tif", "have no known white")
-
-
-def test_transparency_is_on_black(tmp_path):
-    rgba = np.dstack([COLOUR, ALPHA])
-    for suffix in ("png", "webp", "tif"):
-        options = {"lossless": True, "exact": True} if suffix == "webp" else {}
-        shows(tmp_path / f"a.{suffix}", rgba, on_black(COLOUR, ALPHA), **options)
-    shows(tmp_path / "b.png", np.dstack([GREY, ALPHA]), on_black(in_rgb(GREY), ALPHA))
-    opaque = np.dstack([COLOUR, np.full((6, 8), 255, np.uint8)])
-    shows(tmp_path / "c.png", opaque, COLOUR)
-
-
-def test_one_transparent_colour(tmp_path):
-    palette = Image.fromarray(COLOUR).quantize(8)
-    expected = np.asarray(palette.convert("RGB")) * (np.asarray(palette) != 3)[..., None]
-    for suffix in ("png", "gif"):
-        shows(tmp_path / f"p.{suffix}", palette, expected, transparency=3)
-    first = COLOUR[0, 0]
-    expected = COLOUR * (first != COLOUR).any(-1, keepdims=True)
-    shows(tmp_path / "c.png", COLOUR, expected, transparency=tuple(map(int, first)))
-    shows(tmp_path / "g.png", GREY, in_rgb(GREY * (GREY[1, 1] != GREY)), transparency=int(GREY[1, 1]))
-    expected = np.rint(DEEP / 257) * (DEEP[1, 1] != DEEP)
-    shows(tmp_path / "d.png", DEEP, in_rgb(expected.astype(np.uint8)), transparency=int(DEEP[1, 1]))
-
-
-@pytest.mark.parametrize("orientation", TURNED)
-def test_images_are_turned_as_they_say(tmp_path, orientation):
-    exif = Image.Exif()
-    exif[0x112] = orientation
-    turn = TURNED[orientation]
-    for suffix in ("png", "tif", "webp"):
-        options = {"lossless": True} if suffix == "webp" else {}
-        shows(tmp_path / f"a.{suffix}", COLOUR, turn(COLOUR), exif=exif, **options)
-    for suffix in ("png", "tif"):  # as Pillow maps files into memory, uncompressed TIFF images were scrambled
-        shows(tmp_path / f"g.{suffix}", GREY, turn(in_rgb(GREY)), exif=exif)
-        deep = in_rgb(np.rint(DEEP / 257).astype(np.uint8))
-        shows(tmp_path / f"d.{suffix}", DEEP, turn(deep), exif=exif)
-        rgba = np.dstack([COLOUR, ALPHA])
-        shows(tmp_path / f"t.{suffix}", rgba, turn(on_black(COLOUR, ALPHA)), exif=exif)
-    Image.fromarray(COLOUR).save(tmp_path / "a.jpg", quality=100, subsampling=0, exif=exif)
-    assert np.abs(decode(tmp_path / "a.jpg").astype(int) - turn(COLOUR)).max() < 5
 
 
 def test_many_frames_are_refused(tmp_path):
@@ -193,17 +184,19 @@ def test_many_frames_are_refused(tmp_path):
 def test_what_is_no_image(tmp_path):
     (tmp_path / "a.png").write_text("words")
     refused(tmp_path / "a.png", r"is not an image of a format that is read \(PNG, JPEG, .*GIF\)$")
-    Image.fromarray(RANDOM.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(tmp_path / "b.png")
-    for name, keep in (("b.png", 0.5), ("b.png", 0.1)):
-        content = (tmp_path / name).read_bytes()
+    save(tmp_path / "b.png", RANDOM.integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    content = bytearray((tmp_path / "b.png").read_bytes())
+    for keep in (0.5, 0.1):
         (tmp_path / "cut.png").write_bytes(content[: int(keep * len(content))])
         refused(tmp_path / "cut.png", "is not an image that can be read: ")
-    content = bytearray((tmp_path / "b.png").read_bytes())
     content[200] ^= 255
     (tmp_path / "flipped.png").write_bytes(content)
     refused(tmp_path / "flipped.png", "is not an image that can be read: ")
     (tmp_path / "folder.png").mkdir()
     refused(tmp_path / "folder.png", "is not an image that can be read: Is a directory")
+
+
+# --- sizes -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("shape", [(31, 17), (17, 31), (40, 40), (16, 50), (9, 100), (5, 5), (16, 16), (33, 16)])
@@ -217,6 +210,6 @@ def test_a_size_is_taken_of_what_is_shown(tmp_path):
     exif = Image.Exif()
     exif[0x112] = 6
     tall = RANDOM.integers(0, 256, (20, 12, 4), dtype=np.uint8)
-    Image.fromarray(tall).save(tmp_path / "a.png", exif=exif)
+    save(tmp_path / "a.png", tall, exif=exif)
     shown = np.rot90(on_black(tall[..., :3], tall[..., 3]), -1)
     np.testing.assert_array_equal(decode(tmp_path / "a.png", 8), np.asarray(fitted(Image.fromarray(shown), 8)))

@@ -83,7 +83,7 @@ def test_a_test_folder_without_classes_gives_way_and_is_named(bars, capsys):
         list_images(bars)
 
 
-def test_tiny_imagenet_unpacked_write_tiny_imagenet(tmp_path, capsys):
+def test_tiny_imagenet_unpacked_by_hand(tmp_path, capsys):
     write_tiny_imagenet(tmp_path / "tiny-imagenet-200")
     arrays = image_folder(tmp_path / "tiny-imagenet-200", 1)
     said = capsys.readouterr().out
@@ -104,7 +104,7 @@ def test_tiny_imagenet_under_another_name_is_told_what_it_lacks(tmp_path, capsys
     assert len({data.digest for data in loaded.values()}) == 1
 
 
-def test_tiny_imagenet_whose_validation_images_were_sorted_write_tiny_imagenet(tmp_path):
+def test_tiny_imagenet_whose_validation_images_were_sorted_by_hand(tmp_path):
     write_tiny_imagenet(tmp_path / "tiny")
     expected = image_folder(tmp_path / "tiny", 1)
     for line in (tmp_path / "tiny/val/val_annotations.txt").read_text().splitlines():
