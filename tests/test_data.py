@@ -13,7 +13,7 @@ from PIL import Image
 
 from utils.batches import Augmentation
 from utils.errors import FileError, UserError
-from utils.stages import data, folders
+from utils.stages import data
 from utils.stages.data import REPOSITORY_DATA, data_folder, dataset_info, load_data, prepare, why_no_name
 
 
@@ -41,16 +41,6 @@ def test_image_folder(data_path):
     np.testing.assert_allclose(pixels.numpy(), first, atol=0.01)
 
 
-def test_image_folder_is_decoded_once_and_again_when_it_changes(tmp_path, monkeypatch):
-    write_image_folder(tmp_path / "bars", 3, 2)
-    load("bars", tmp_path)
-    monkeypatch.setattr(folders, "_decode_all", lambda *_: pytest.fail("decoded again"))
-    assert len(load("bars", tmp_path).train) == 12
-    monkeypatch.undo()
-    (tmp_path / "bars" / "train" / "class0" / "000.png").unlink()
-    assert len(load("bars", tmp_path).train) == 11
-
-
 def test_a_damaged_cache_is_made_anew(tmp_path, capsys):
     write_image_folder(tmp_path / "bars", 3, 2)
     load("bars", tmp_path)
@@ -74,35 +64,6 @@ def test_held_out_images_are_not_trained_on(data_path):
     parts = [{row.numpy().tobytes() for row in images.pixels} for images in (data.train, data.test)]
     assert parts[0] | parts[1] == whole
     assert not parts[0] & parts[1]
-
-
-def remove(path):
-    for child in path.iterdir():
-        child.unlink()
-
-
-@pytest.mark.parametrize(
-    "damage, message",
-    [
-        (lambda f: remove(f / "train" / "class1"), "class1 holds no images"),
-        (lambda f: (f / "test").rename(f / "other"), "in none of test, val, .* a folder of one"),
-        (lambda f: (f / "test" / "class3").rename(f / "test" / "class9"), "different classes.*'class3'"),
-        (lambda f: (f / "train" / "class0" / "000.png").write_bytes(b"no image"), "000.png is not an image"),
-        (lambda f: Image.new("RGB", (9, 9)).save(f / "train" / "class2" / "001.png"), r"001.png is 9×9"),
-    ],
-)
-def test_image_folders_that_cannot_be_used(tmp_path, damage, message):
-    write_image_folder(tmp_path / "bars", 3, 2)
-    damage(tmp_path / "bars")
-    with pytest.raises(UserError, match=message):
-        load("bars", tmp_path)
-
-
-def test_an_empty_image_folder(tmp_path):
-    (tmp_path / "empty" / "train").mkdir(parents=True)
-    (tmp_path / "empty" / "test").mkdir()
-    with pytest.raises(UserError, match="holds no class folders"):
-        load("empty", tmp_path)
 
 
 def test_unknown_dataset_names_the_valid_ones(data_path):

@@ -152,6 +152,9 @@ def accented(folder):
     [
         (nest, "class0 holds no images"),
         (only_one_class, "has one class only, 'class0'; a network needs at least two classes"),
+        (lambda f: shutil.rmtree(f / "train") or (f / "train").mkdir(), "train holds no class folders with images"),
+        (lambda f: (f / "test").rename(f / "other"), "in none of test, val, .* a folder"),
+        (lambda f: (f / "test/class3").rename(f / "test/class9"), "different classes.*'class3'"),
         (accented, "different classes in train and test"),
         (lambda f: (f / "test/class0").rename(f / "test/Class0"), "only one of them has 'Class0'"),
         (lambda f: shutil.copytree(f / "train/class0", f / "train/CLASS0"), "only one of them has 'CLASS0'"),
@@ -237,6 +240,9 @@ def test_what_is_kept_is_of_these_files_and_these_rules(bars, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(folders, "VERSION", folders.VERSION + 1)
         assert not is_kept()
+    image_folder(bars, 1)
+    (bars / "train/class0/000.png").unlink()
+    assert not is_kept()
     # Classes change places, with files of the same names, sizes and times
     paths = sorted(bars.rglob("*.png"))
     for path in paths:
