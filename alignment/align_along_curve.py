@@ -17,7 +17,7 @@ from utils.devices import memory_format
 from utils.matching import align, cross_correlations, each_by_itself, mean_correlations
 from utils.progress import track
 from utils.repairing import renormalizer
-from utils.stages import commands, flags, kept, process, sources
+from utils.stages import flags, process
 from utils.stages.data import load_data
 from utils.stages.files import expect_writable
 from utils.stages.inputs import check_input
@@ -25,18 +25,20 @@ from utils.stages.layout import Layout, Variant
 from utils.stages.loading import expect_curve, load_curve, spec_of
 from utils.stages.matches import padded_rows, row_labels, rows_from_permutations
 from utils.stages.parser import add_folder_flags, fraction
-from utils.stages.tables import GrowingTable
+from utils.stages.records import behind
+from utils.stages.runs import GrowingTable
 
 # As the point is; permuted to match the end; and with each activation matched on its own, where some share a stream
 WHICH = ("unaligned", "aligned", "noid")
 
 
 def parse_args(argv=None):
-    parser = flags.stage_parser(__doc__, batch_size=512)
+    parser = flags.stage_parser(__doc__, __file__, batch_size=512)
     flags.add_path_flags(parser)
     add_folder_flags(parser, "alignment/align_along_curve.py")
     flags.add_evaluation_flags(parser)
-    parser.add_argument("--point_t", type=fraction, default=0.5, help="the point, from 0 at A to 1 at B")
+    point_help = "the point, from 0 at A to 1 at B"
+    parser.add_argument("--point_t", type=fraction, default=0.5, help=point_help, outcome=True)
     return flags.parse(parser, argv)
 
 
@@ -48,7 +50,7 @@ def main(args):
     expect_curve(layout, seeds, args.epochs_model, args.epochs_curve, args.alignment, variant)
     if args.overwrite or not path.exists():
         expect_writable(path.parent)
-    data = load_data(args.dataset, **flags.of_images(vars(args)))
+    data = load_data(args.dataset, **flags.of_images(args))
     curve = load_curve(
         layout, data, seeds, args.epochs_model, args.epochs_curve, alignment=args.alignment, variant=variant
     ).to(args.device, memory_format=memory_format(args.device))
@@ -56,10 +58,11 @@ def main(args):
     if args.compile:
         curve.compile()
     spec = spec_of(curve.base, data.example)
-    settings = kept.of_evaluation(vars(args), curve, "point_t") | {"measured_on": "alignment images"}
-    made_of = sources.behind(layout, seeds, args.epochs_model, args.alignment, args.epochs_curve, variant)
-    settings |= {"images": data.digest, "sources": sources.digests(made_of)}
-    table = GrowingTable(path, settings, args.overwrite)
+    made_from = behind(layout, seeds, args.epochs_model, args.alignment, args.epochs_curve, variant)
+    record = args.record.of(args.model, made_from, images=data.digest, points=curve.digests())
+    # Correlations along curves were measured on other images before.
+    record = record.having(before={"measured_on": "test images"}, measured_on="alignment images")
+    table = GrowingTable(path, record, overwrite=args.overwrite)
     if not table.finished:
         images = data.for_batch_norm(args.bn_images)
         how = {"batch_size": args.batch_size, "precision": args.precision}
@@ -82,9 +85,9 @@ def main(args):
     which = [name for name in WHICH if f"{name}_a" in table.arrays]
     columns = {f"{name} with {end.upper()}": table.arrays[f"{name}_{end}"] for end in "ab" for name in which}
     process.print_table(row_labels(spec), columns)
-    follows = {"epochs": args.epochs_curve, "point_t": args.point_t, **commands.of_drawn_variant(variant)}
+    drawn = {"seed_a": args.seed_a, "seed_b": args.seed_b, "alignment": args.alignment, "epochs": args.epochs_curve}
     script = "visualization/layerwise_mean_correlation/viz_align_along_curves.py"
-    next_command = commands.command(script, vars(args), "seed_a", "seed_b", "alignment", **follows)
+    next_command = args.stage.command(script, **drawn, point_t=args.point_t, **variant.drawn)
     process.closing_words([path], next_command)
 
 

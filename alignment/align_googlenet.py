@@ -17,7 +17,7 @@ from utils.stages import process
 
 
 def parse_args(argv=None):
-    return align_models.parse_args(argv, __doc__, model="GoogLeNet")
+    return align_models.parse_args(argv, __doc__, __file__, model="GoogLeNet")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+
 from utils.stages import start
 
 start.quietly()
@@ -22,7 +23,7 @@ from utils.matching import correlations_before_and_after
 from utils.measuring import measure
 from utils.permutations import permute
 from utils.progress import track
-from utils.stages import commands, defaults, flags, kept, process, sources
+from utils.stages import defaults, flags, hints, process
 from utils.stages.data import load_data
 from utils.stages.files import expect, expect_writable, save_array
 from utils.stages.inputs import check_input
@@ -30,20 +31,23 @@ from utils.stages.layout import Layout
 from utils.stages.loading import load_endpoint, spec_of
 from utils.stages.matches import save_match
 from utils.stages.parser import add_folder_flags, new_match, positive_int, seed_number
+from utils.stages.records import behind
 
 
 def parse_args(argv=None):
-    parser = flags.stage_parser(__doc__, batch_size=512)
+    parser = flags.stage_parser(__doc__, __file__, batch_size=512)
     add = parser.add_argument
-    add("--seeds", type=seed_number, nargs="+", default=[1, 2], help="seeds of the networks")
-    add("--epochs", type=positive_int, help=f"epochs the networks were trained ({defaults.EPOCHS_HELP})")
-    add("--method", choices=METHODS_OF_MANY, default="corr", help="what is compared: activations or weights")
+    add("--seeds", type=seed_number, nargs="+", default=[1, 2], help="seeds of the networks", outcome=True)
+    epochs_help = f"epochs the networks were trained ({defaults.EPOCHS_HELP})"
+    add("--epochs", type=positive_int, help=epochs_help, outcome=True)
+    method_help = "what is compared: activations or weights"
+    add("--method", choices=METHODS_OF_MANY, default="corr", help=method_help, outcome=True)
     to_help = "match each network to the first, or to what all have in common"
-    add("--to", choices=TO, default="universe", help=to_help)
+    add("--to", choices=TO, default="universe", help=to_help, outcome=True)
     name_help = "name of the matches (default: that of --to and of the method, as universe_corr)"
     add("--align_name", type=new_match, help=name_help)
     flags.add_robust_flag(parser, "align robust networks, in their own folders")
-    add("--seed", type=seed_number, default=1, help="of random orders")
+    add("--seed", type=seed_number, default=1, help="of random orders", outcome=True)
     add(
         "--bn_images",
         type=positive_int,
@@ -58,7 +62,7 @@ def parse_args(argv=None):
         parser.error("--adversarial: robust GoogLeNets are aligned in pairs, on images attacked for each of the two")
     usual = f"{args.to}_{args.method}"
     args.align_name = args.align_name or usual
-    if not commands.is_free(args.align_name, usual):
+    if not hints.is_free(args.align_name, usual):
         parser.error(f"--align_name {args.align_name} is the name of a match of another kind than {usual}")
     return args
 
@@ -68,7 +72,7 @@ def main(args):
     layout = Layout(args.root, args.model, args.dataset, args.robust, args.replaced)
     expect(*(layout.endpoint(seed, args.epochs) for seed in args.seeds))
     expect_writable(layout.folder("matches"), layout.folder("correlations"))
-    data = load_data(args.dataset, **flags.of_images(vars(args)))
+    data = load_data(args.dataset, **flags.of_images(args))
     networks, made_for = {}, {}
     for seed in args.seeds:
         networks[seed] = network = load_endpoint(layout, data, seed, args.epochs)
@@ -84,7 +88,7 @@ def main(args):
     how = {"method": args.method, "to": args.to, "seed": args.seed}
     found = dict(zip(args.seeds, align_many(list(networks.values()), spec, compared, **how), strict=True))
 
-    settings = kept.of_alignment(vars(args), "to", "seeds") | {"images": data.digest}
+    record = args.record.of(args.model, images=data.digest)
     written, means = [], {}
     for a, b in itertools.combinations(sorted(args.seeds), 2):
         permutations = pairwise(spec, found[a], found[b])
@@ -93,11 +97,11 @@ def main(args):
         results = {layout.correlation(args.align_name, which, a, b): values for which, values in measured.items()}
         path, pair = layout.match(args.align_name, a, b), [made_for[a], made_for[b]]
         replaced = [*results, layout.matrices(args.align_name, a, b)]
-        how = {"overwrite": args.overwrite, "replaces": replaced, "settings": settings}
+        how = {"overwrite": args.overwrite, "replaces": replaced, "record": record.stored()}
         save_match(path, spec, permutations, pair, **how)
-        made_of = sources.digests(sources.behind(layout, (a, b), args.epochs, args.align_name))
+        made_from = record.of(args.model, behind(layout, (a, b), args.epochs, args.align_name))
         for file, values in results.items():
-            save_array(file, values, {"networks": pair, "settings": settings | {"sources": made_of}})
+            save_array(file, values, {"networks": pair, "record": made_from.stored()})
         written += [path, *results]
         means[f"{a} and {b}"] = {which: values[:-1].mean() for which, values in measured.items()}
     print("Mean correlation of matched channels on the test set, over all layers but the logits:")
@@ -116,7 +120,7 @@ def main(args):
     print_rows(evaluated, of="network")
     a, b = sorted(args.seeds)[:2]
     follows = {"seed_a": a, "seed_b": b, "epochs_model": args.epochs, "alignment": args.align_name}
-    process.closing_words(written, commands.command("training/train_curve.py", vars(args), **follows))
+    process.closing_words(written, args.stage.command("training/train_curve.py", **follows))
 
 
 def print_rows(rows, of):

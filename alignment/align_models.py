@@ -4,9 +4,11 @@ python alignment/align_models.py --dataset CIFAR100 --model TinyTen --seed_a 1 -
 """
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 
 from utils.stages import start
 
@@ -27,7 +29,7 @@ from utils.matching import (
     mean_distances,
 )
 from utils.progress import track
-from utils.stages import commands, defaults, flags, kept, process, sources
+from utils.stages import defaults, flags, hints, process
 from utils.stages.data import load_data
 from utils.stages.files import expect_writable, save_array
 from utils.stages.inputs import check_input
@@ -44,25 +46,27 @@ from utils.stages.parser import (
     seed_number,
     true_or_false,
 )
+from utils.stages.records import behind
 
 
-def parse_args(argv=None, description=__doc__, model=None, method="corr"):
-    parser = flags.stage_parser(description, batch_size=512, model=model)
+def parse_args(argv=None, description=__doc__, script=__file__, model=None, method="corr"):
+    parser = flags.stage_parser(description, script, batch_size=512, model=model)
     flags.add_pair_flags(parser)
     epochs_help = f"epochs the networks were trained ({defaults.EPOCHS_HELP})"
-    parser.add_argument("--epochs", type=positive_int, help=epochs_help)
+    parser.add_argument("--epochs", type=positive_int, help=epochs_help, outcome=True)
     flags.add_robust_flag(parser, "align robust networks, in their own folders; GoogLeNets on attacked images")
     parser.add_argument("--align_name", type=new_match, help="name of the match (default: that of the method)")
     parser.set_defaults(init=None)
     if method == "corr":
-        parser.add_argument("--method", choices=METHODS, default=method, help="what is compared")
+        parser.add_argument("--method", choices=METHODS, default=method, help="what is compared", outcome=True)
         init_help = "name of a match with which --method weight begins (default: none)"
-        parser.add_argument("--init", type=name_part, help=init_help)
+        parser.add_argument("--init", type=name_part, help=init_help, outcome=True)
     else:
         # Published so: what the flag does is the opposite of what it says.
         help_text = "compare activations themselves, and not what goes into the activation functions"
-        parser.add_argument("--pre_act", action="store_false", help=help_text)
-    parser.add_argument("--seed", type=seed_number, default=1, help="of random orders and permutations")
+        parser.add_argument("--pre_act", action="store_false", help=help_text, outcome=True)
+    seed_help = "of random orders and permutations"
+    parser.add_argument("--seed", type=seed_number, default=1, help=seed_help, outcome=True)
     matrices_help = "also keep how every two channels correlate, which viz_align_models.py draws"
     parser.add_argument("--matrices", action="store_true", help=matrices_help)
     add_folder_flags(parser, "alignment/align_models.py")
@@ -76,7 +80,7 @@ def parse_args(argv=None, description=__doc__, model=None, method="corr"):
     if args.init and not METHODS[args.method].begins_with_a_match:
         parser.error(f"--init {args.init} is for --method weight; {args.method} does not begin with a match")
     args.align_name = args.align_name or args.method
-    if not commands.is_free(args.align_name, args.method):
+    if not hints.is_free(args.align_name, args.method):
         parser.error(f"--align_name {args.align_name} is the name of a match of another kind than {args.method}")
     return args
 
@@ -88,7 +92,7 @@ def main(args):
     seeds = (args.seed_a, args.seed_b)
     expect_pair(layout, seeds, args.epochs, args.init or "")
     expect_writable(layout.folder("matches"), layout.folder("correlations"))
-    data = load_data(args.dataset, **flags.of_images(vars(args)))
+    data = load_data(args.dataset, **flags.of_images(args))
     networks = [load_endpoint(layout, data, seed, args.epochs) for seed in seeds]
     made_for = [network_digest(network) for network in networks]
     for network in networks:
@@ -115,20 +119,21 @@ def main(args):
         for which, order in (("unaligned", spec.identity()), ("aligned", permutations)):
             measured[layout.distance(args.align_name, which, *seeds)] = mean_distances(spec, moments, order)
     path, of_channels = (named(args.align_name, *seeds) for named in (layout.match, layout.matrices))
-    settings = kept.of_alignment(vars(args), "init", "matrices") | {"images": data.digest}
+    record = args.record.having(method=args.method).of(
+        args.model, behind(layout, seeds, args.epochs, args.init or ""), images=data.digest
+    )
     rows = rows_from_permutations(spec, permutations)
-    replaced = [*measured, of_channels]
-    save_match(path, spec, permutations, made_for, overwrite=args.overwrite, replaces=replaced, settings=settings)
-    made_of = sources.digests(sources.behind(layout, seeds, args.epochs, args.align_name))
-    settings |= {"sources": made_of, "taken": taken}
+    how = {"overwrite": args.overwrite, "replaces": [*measured, of_channels], "record": record.stored()}
+    save_match(path, spec, permutations, made_for, **how)
+    record = replace(record.of(args.model, behind(layout, seeds, args.epochs, args.align_name)), cost=taken)
     for file, values in measured.items():
-        save_array(file, values, {"networks": made_for, "settings": settings})
+        save_array(file, values, {"networks": made_for, "record": record.stored()})
     if args.matrices:
-        save_matrices(of_channels, row_labels(spec)[:-1], matrices[:-1], rows, settings)
+        save_matrices(of_channels, row_labels(spec)[:-1], matrices[:-1], rows, record)
     print("Mean correlation of matched channels on the test set:")
     process.print_table(row_labels(spec), {"unaligned": before, "aligned": after})
-    follows = {"epochs_model": args.epochs, "alignment": args.align_name}
-    next_command = commands.command("training/train_curve.py", vars(args), "seed_a", "seed_b", **follows)
+    pair = {"seed_a": args.seed_a, "seed_b": args.seed_b, "epochs_model": args.epochs}
+    next_command = args.stage.command("training/train_curve.py", **pair, alignment=args.align_name)
     process.closing_words([path, *measured, *([of_channels] if args.matrices else [])], next_command)
 
 

@@ -21,9 +21,8 @@ import models
 from utils.errors import FileError, UserError, first_line
 from utils.permutations import groups_in, moved_share
 from utils.stages import process
-from utils.stages.commands import REPOSITORY
 from utils.stages.files import load_array, write_atomically
-from utils.stages.layout import Layout
+from utils.stages.layout import REPOSITORY, Layout
 from utils.stages.loading import spec_of
 from utils.stages.matches import row_labels
 from utils.stages.parser import Parser, dataset_name, folder_path, name_part, network_name, positive_int, seed_number

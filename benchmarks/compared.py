@@ -19,6 +19,7 @@ from utils.losses import cross_entropy
 from utils.measuring import evaluate, reestimate_batch_norm
 from utils.pam import PermutationTask
 from utils.stages.data import REPOSITORY_DATA, Data, load_data
+from utils.stages.records import Record
 from utils.stages.runs import Run
 from utils.symmetries.spec import permutation_spec
 from utils.training import CurveTask, NetworkTask, fit, step_rates
@@ -71,7 +72,7 @@ class Ours:
         """The files of a run that nobody has begun."""
         self.runs += 1
         stem = self.folder / f"run{self.runs}"
-        return Run(stem, {}, 1, 1, stem.with_suffix(".npz"))
+        return Run(stem, Record(), 1, 1, stem.with_suffix(".npz"))
 
     def curve(self) -> Curve:
         curve = self._curve

@@ -13,7 +13,7 @@ from utils.stages import start
 start.quietly()
 
 from utils.reports import comparison, figures, paths, results, tables
-from utils.stages import commands, flags, process
+from utils.stages import flags, process
 from utils.stages.files import write_atomically
 from utils.stages.layout import model_folder
 
@@ -53,7 +53,7 @@ def main(args):
     finally:  # as the table is printed whatever becomes of its files
         print(markdown)
         for error in table.missing:
-            print(f"Not in the comparison: {commands.explain(error, vars(args))}")
+            print(f"Not in the comparison: {args.stage.explain(error)}")
     process.closing_words(files)
 
 

@@ -19,29 +19,32 @@ from utils.ensembles import evaluate_ensemble
 from utils.measuring import batch_norm_layers, evaluate_path, measure, measure_as_it_is
 from utils.repairing import renormalizer
 from utils.reports.results import is_loss, summary
-from utils.stages import commands, flags, kept, process, sources
+from utils.stages import flags, process
 from utils.stages.data import load_data
 from utils.stages.files import expect_writable
 from utils.stages.inputs import check_input
 from utils.stages.layout import Layout, Variant
-from utils.stages.loading import expect_curve, load_curve, training_settings
+from utils.stages.loading import expect_curve, load_curve
 from utils.stages.parser import add_folder_flags, at_least_two
-from utils.stages.tables import GrowingTable, write_csv
+from utils.stages.records import behind
+from utils.stages.runs import GrowingTable, write_csv
 
 
-def parse_args(argv=None, description=__doc__, robust=False):
-    parser = flags.stage_parser(description, batch_size=512)
+def parse_args(argv=None, description=__doc__, script=__file__, robust=False):
+    parser = flags.stage_parser(description, script, batch_size=512)
     if robust:
         flags.add_attack_flags(parser)
     flags.add_path_flags(parser)
     add_folder_flags(parser, "evaluation/eval_curve.py")
     flags.add_evaluation_flags(parser)
-    parser.add_argument("--num_points", type=at_least_two, default=65, help="points evaluated, the two ends included")
+    points_help = "points evaluated, the two ends included"
+    parser.add_argument("--num_points", type=at_least_two, default=65, help=points_help, outcome=True)
     parser.set_defaults(ensemble=None)
     if not robust:
         ensemble_help = "evaluate the ensemble of so many equally spaced points too (default: none)"
         parser.add_argument("--ensemble", type=at_least_two, metavar="POINTS", help=ensemble_help)
-    parser.add_argument("--eval_train", action="store_true", help="on training images too, without augmentation")
+    train_help = "on training images too, without augmentation"
+    parser.add_argument("--eval_train", action="store_true", help=train_help, outcome=True)
     return flags.parse(parser, argv)
 
 
@@ -52,7 +55,7 @@ def main(args):
     expect_curve(layout, seeds, args.epochs_model, args.epochs_curve, args.alignment, variant)
     if args.overwrite or args.ensemble or not path.exists():
         expect_writable(path.parent)
-    data = load_data(args.dataset, **flags.of_images(vars(args)))
+    data = load_data(args.dataset, **flags.of_images(args))
     curve = load_curve(
         layout, data, seeds, args.epochs_model, args.epochs_curve, alignment=args.alignment, variant=variant
     ).to(args.device, memory_format=memory_format(args.device))
@@ -60,12 +63,10 @@ def main(args):
     check_input(curve.base, images, args.batch_size)
     if args.compile:
         curve.compile()
-    made_of = sources.behind(layout, seeds, args.epochs_model, args.alignment, args.epochs_curve, variant)
-    settings = kept.of_evaluation(vars(args), curve, "num_points", "eval_train")
-    settings |= {"images": data.digest, "sources": sources.digests(made_of)}
-    settings["trained"] = {name: training_settings(file) for name, file in made_of.items() if name != "match"}
+    made_from = behind(layout, seeds, args.epochs_model, args.alignment, args.epochs_curve, variant)
+    record = args.record.of(args.model, made_from, images=data.digest, points=curve.digests())
+    table = GrowingTable(path, record, overwrite=args.overwrite)
     how = {"batch_size": args.batch_size, "precision": args.precision}
-    table = GrowingTable(path, settings, args.overwrite)
     if not table.finished:
         splits = {"": data.test, "_train": data.train} if args.eval_train else {"": data.test}
         measured = measuring(curve, images, splits, repaired=args.repair, attack=args.attack, **how)
@@ -79,8 +80,7 @@ def main(args):
     print_summary(table.arrays, args.robust)
     if args.ensemble:
         path = layout.ensemble(args.alignment, *seeds, args.epochs_curve, args.ensemble, variant)
-        of_ensemble = {name: settings[name] for name in settings.keys() - {"num_points", "eval_train"}}
-        together = GrowingTable(path, of_ensemble, args.overwrite)
+        together = GrowingTable(path, record.without("num_points", "eval_train"), overwrite=args.overwrite)
         if not together.finished:
             renormalize = renormalizer(curve, images, repaired=args.repair, **how)
             ts = np.linspace(0, 1, args.ensemble)
@@ -88,9 +88,8 @@ def main(args):
         files += [path, path.with_suffix(".csv")]
         write_csv(files[-1], together.arrays)
         print_ensemble(together.arrays)
-    follows = {"epochs": args.epochs_curve, **commands.of_drawn_variant(variant)}
-    names = ("seed_a", "seed_b", "alignment")
-    next_command = commands.command("visualization/viz_curve.py", vars(args), *names, **follows)
+    drawn = {"seed_a": args.seed_a, "seed_b": args.seed_b, "alignment": args.alignment, "epochs": args.epochs_curve}
+    next_command = args.stage.command("visualization/viz_curve.py", **drawn, **variant.drawn)
     process.closing_words(files, next_command)
 
 

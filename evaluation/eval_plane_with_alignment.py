@@ -18,21 +18,22 @@ from utils.curves import Curve
 from utils.devices import memory_format
 from utils.measuring import evaluate_plane, measure, plane_of
 from utils.repairing import repairer
-from utils.stages import commands, flags, kept, process, sources
+from utils.stages import flags, process
 from utils.stages.data import load_data
 from utils.stages.files import expect_writable
 from utils.stages.inputs import check_input
 from utils.stages.layout import Layout, tag
 from utils.stages.loading import expect_pair, load_endpoint, load_pair, new_network
 from utils.stages.parser import add_folder_flags, at_least_two, name_part, positive_int, seed_number
-from utils.stages.tables import GrowingTable
+from utils.stages.records import behind
+from utils.stages.runs import GrowingTable
 
 # As fractions of the way from A to B, and of aligned B's height above it
 GRID = ((-0.05, 1.05), (-0.05, 1.05))
 
 
 def parse_args(argv=None):
-    parser = flags.stage_parser(__doc__, batch_size=512)
+    parser = flags.stage_parser(__doc__, __file__, batch_size=512)
     flags.add_pair_flags(parser)
     seed_c_help = "the plane of three networks: B and this one, both aligned to A, instead of B and aligned B"
     parser.add_argument("--seed_c", type=seed_number, help=seed_c_help)
@@ -41,7 +42,8 @@ def parse_args(argv=None):
     parser.add_alias("--epochs", "epochs_model", type=positive_int)
     parser.add_alias("--alignment_type", "alignment", type=name_part)
     flags.add_evaluation_flags(parser)
-    parser.add_argument("--num_points", type=at_least_two, default=17, help="points along each side of the grid")
+    points_help = "points along each side of the grid"
+    parser.add_argument("--num_points", type=at_least_two, default=17, help=points_help, outcome=True)
     parser.set_defaults(alignment="corr")
     args = flags.parse(parser, argv)
     if args.seed_c in (args.seed_a, args.seed_b):
@@ -59,7 +61,7 @@ def main(args):
         expect_pair(layout, (args.seed_a, other), args.epochs_model, args.alignment)
     if args.overwrite or not path.exists():
         expect_writable(path.parent)
-    data = load_data(args.dataset, **flags.of_images(vars(args)))
+    data = load_data(args.dataset, **flags.of_images(args))
     a, aligned = load_pair(layout, data, seeds[:2], args.epochs_model, alignment=args.alignment)
     if args.seed_c is None:
         second, third = load_endpoint(layout, data, args.seed_b, args.epochs_model), aligned
@@ -74,10 +76,9 @@ def main(args):
     check_input(corners.base, data.for_batch_norm(args.bn_images), args.batch_size)
     if args.compile:
         corners.compile()
-    made_of = sources.behind(layout, seeds, args.epochs_model, args.alignment)
-    settings = kept.of_evaluation(vars(args), corners, "num_points")
-    settings |= {"images": data.digest, "sources": sources.digests(made_of)}
-    table = GrowingTable(path, settings, args.overwrite)
+    made_from = behind(layout, seeds, args.epochs_model, args.alignment)
+    record = args.record.of(args.model, made_from, images=data.digest, points=corners.digests())
+    table = GrowingTable(path, record, overwrite=args.overwrite)
     if not table.finished:
         images = data.for_batch_norm(args.bn_images)
         how = {"batch_size": args.batch_size, "precision": args.precision}
@@ -94,9 +95,8 @@ def main(args):
         for row in evaluate_plane(corners, GRID, args.num_points, measured, done=len(table)):
             table.add(**row)
         table.finish(corners=coordinates)
-    third = {} if args.seed_c is None else {"seed_c": args.seed_c}
-    names = ("seed_a", "seed_b", "alignment")
-    next_command = commands.command("visualization/viz_plane.py", vars(args), *names, **third)
+    drawn = {"seed_a": args.seed_a, "seed_b": args.seed_b, "alignment": args.alignment, "seed_c": args.seed_c}
+    next_command = args.stage.command("visualization/viz_plane.py", **drawn)
     process.closing_words([path], next_command)
 
 

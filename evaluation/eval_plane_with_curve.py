@@ -16,25 +16,27 @@ from utils.devices import memory_format
 from utils.errors import UserError
 from utils.measuring import evaluate_plane, measure_as_it_is, midpoint_height, plane_of
 from utils.repairing import renormalizer
-from utils.stages import commands, flags, kept, process, sources
+from utils.stages import flags, process
 from utils.stages.data import load_data
 from utils.stages.files import expect_writable
 from utils.stages.inputs import check_input
 from utils.stages.layout import Layout, Variant
 from utils.stages.loading import expect_curve, load_curve
 from utils.stages.parser import add_folder_flags, at_least_two
-from utils.stages.tables import GrowingTable
+from utils.stages.records import behind
+from utils.stages.runs import GrowingTable
 
 # As fractions of the way from A to B, and of the height above it of the curve's point t = ½
 GRID = ((-0.05, 1.05), (-0.10, 1.5))
 
 
 def parse_args(argv=None):
-    parser = flags.stage_parser(__doc__, batch_size=512)
+    parser = flags.stage_parser(__doc__, __file__, batch_size=512)
     flags.add_path_flags(parser)
     add_folder_flags(parser, "evaluation/eval_plane_with_curve.py")
     flags.add_evaluation_flags(parser)
-    parser.add_argument("--num_points", type=at_least_two, default=17, help="points along each side of the grid")
+    points_help = "points along each side of the grid"
+    parser.add_argument("--num_points", type=at_least_two, default=17, help=points_help, outcome=True)
     return flags.parse(parser, argv)
 
 
@@ -47,7 +49,7 @@ def main(args):
     expect_curve(layout, seeds, args.epochs_model, args.epochs_curve, args.alignment, variant)
     if args.overwrite or not path.exists():
         expect_writable(path.parent)
-    data = load_data(args.dataset, **flags.of_images(vars(args)))
+    data = load_data(args.dataset, **flags.of_images(args))
     curve = load_curve(
         layout, data, seeds, args.epochs_model, args.epochs_curve, alignment=args.alignment, variant=variant
     ).to(args.device, memory_format=memory_format(args.device))
@@ -55,10 +57,11 @@ def main(args):
     check_input(curve.base, data.for_batch_norm(args.bn_images), args.batch_size)
     if args.compile:
         curve.compile()
-    settings = kept.of_evaluation(vars(args), curve, "num_points") | {"height": "midpoint"}
-    made_of = sources.behind(layout, seeds, args.epochs_model, args.alignment, args.epochs_curve, variant)
-    settings |= {"images": data.digest, "sources": sources.digests(made_of)}
-    table = GrowingTable(path, settings, args.overwrite)
+    made_from = behind(layout, seeds, args.epochs_model, args.alignment, args.epochs_curve, variant)
+    record = args.record.of(args.model, made_from, images=data.digest, points=curve.digests())
+    # Planes reached twice as far before.
+    record = record.having(before={"height": "turning point"}, height="midpoint")
+    table = GrowingTable(path, record, overwrite=args.overwrite)
     if not table.finished:
         images = data.for_batch_norm(args.bn_images)
         how = {"batch_size": args.batch_size, "precision": args.precision}
@@ -73,9 +76,8 @@ def main(args):
         table.finish(corners=plane_of(curve)[0])
     if curve.num_bends > 3:
         print("A curve of more than three control points leaves this plane; its projection lies in it.")
-    names = ("seed_a", "seed_b", "alignment")
-    follows = {"epochs": args.epochs_curve, **commands.of_drawn_variant(variant)}
-    next_command = commands.command("visualization/viz_curve_on_plane.py", vars(args), *names, **follows)
+    drawn = {"seed_a": args.seed_a, "seed_b": args.seed_b, "alignment": args.alignment, "epochs": args.epochs_curve}
+    next_command = args.stage.command("visualization/viz_curve_on_plane.py", **drawn, **variant.drawn)
     process.closing_words([path], next_command)
 
 

@@ -19,21 +19,22 @@ from utils.devices import memory_format
 from utils.errors import UserError
 from utils.measuring import evaluate
 from utils.repairing import renormalizer
-from utils.stages import flags, kept, process
+from utils.stages import flags, process
 from utils.stages.data import load_data
 from utils.stages.files import expect_writable, hold, save_checkpoint
 from utils.stages.inputs import check_input
 from utils.stages.layout import Layout, Variant
 from utils.stages.loading import expect_curve, load_curve
 from utils.stages.parser import add_folder_flags, fraction
+from utils.stages.records import behind
 
 
 def parse_args(argv=None):
-    parser = flags.stage_parser(__doc__, batch_size=512)
+    parser = flags.stage_parser(__doc__, __file__, batch_size=512)
     flags.add_path_flags(parser)
     add_folder_flags(parser, "evaluation/export_point.py")
     flags.add_evaluation_flags(parser)
-    parser.add_argument("--t", type=fraction, default=0.5, help="the point, from 0 at A to 1 at B")
+    parser.add_argument("--t", type=fraction, default=0.5, help="the point, from 0 at A to 1 at B", outcome=True)
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the checkpoint that is written")
     return flags.parse(parser, argv)
 
@@ -46,7 +47,7 @@ def main(args):
     expect_curve(layout, seeds, args.epochs_model, args.epochs_curve, args.alignment, variant)
     expect_writable(args.out.parent)
     distributed.from_main(lambda: hold(args.out))
-    data = load_data(args.dataset, **flags.of_images(vars(args)))
+    data = load_data(args.dataset, **flags.of_images(args))
     curve = load_curve(
         layout, data, seeds, args.epochs_model, args.epochs_curve, alignment=args.alignment, variant=variant
     ).to(args.device, memory_format=memory_format(args.device))
@@ -58,9 +59,9 @@ def main(args):
     network = curve.place(args.t)
     renormalize(network, args.t)
     state = {name: value.clone(memory_format=torch.contiguous_format) for name, value in network.state_dict().items()}
-    names = ("model", "dataset", "seed_a", "seed_b", "alignment", "epochs_curve", "seed", "num_bends", "curve", "t")
-    settings = kept.of_evaluation(vars(args), curve, *names)
-    save_checkpoint(args.out, {"model_state": state, "settings": settings})
+    made_from = behind(layout, seeds, args.epochs_model, args.alignment, args.epochs_curve, variant)
+    record = args.record.of(args.model, made_from, images=data.digest, points=curve.digests())
+    save_checkpoint(args.out, {"model_state": state, "record": record.stored()})
     loss, accuracy = evaluate(network, data.test, **how)
     print(f"At t = {args.t:g}: loss {loss:.4f}, accuracy {accuracy:.1f} % on test images")
     process.closing_words([args.out])

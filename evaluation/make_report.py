@@ -15,7 +15,7 @@ start.quietly()
 
 from utils.reports import comparison, report, results, tables
 from utils.reports.paths import Selection, evaluated
-from utils.stages import commands, flags, process
+from utils.stages import flags, process
 
 
 def parse_args(argv=None):
@@ -28,10 +28,8 @@ def main(args):
     path = results.output_path(args.root, "report", "html", name=args.name)
     curves = {"curve_seeds": args.curve_seed, "num_bends": args.num_bends, "curves": args.curve}
     asked_for = Selection(args.dataset, args.model, args.pairs, args.alignment, args.epochs, **curves)
-    explain = partial(commands.explain, flags=vars(args))
-    made_with = partial(commands.made_with, root=args.root)
-    compare = partial(comparison.build, args.root)
-    page = {"compare": compare, "command": args.command, "explain": explain, "made_with": made_with}
+    explain, compare = args.stage.explain, partial(comparison.build, args.root)
+    page = {"compare": compare, "command": args.command, "explain": explain}
     for error in report.write(path, args.root, asked_for, **page):
         print(f"Not in the report: {explain(error)}")
     process.closing_words([path])

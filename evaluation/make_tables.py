@@ -14,7 +14,7 @@ start.quietly()
 
 from utils.reports import results, tables
 from utils.reports.paths import Selection
-from utils.stages import commands, flags, process
+from utils.stages import flags, process
 from utils.stages.files import write_atomically
 from utils.stages.layout import model_folder
 
@@ -48,7 +48,7 @@ def main(args):
         for sentence in tables.headlines(table):
             print(sentence)
         for error in table.missing:
-            print(f"Not in the table: {commands.explain(error, vars(args))}")
+            print(f"Not in the table: {args.stage.explain(error)}")
     process.closing_words(files)
 
 

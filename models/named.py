@@ -73,6 +73,28 @@ def check_name(name: str) -> None:
             raise ValueError(f"there is no file {source}; a network is one of {FORMS}")
 
 
+def code(name: str) -> str:
+    """The code that defines a network: a file of ours or the user's, or the classes beside a library's factory.
+
+    '' if there is no such network here.
+    """
+    source, _, rest = name.rpartition(":")
+    if source not in ("torchvision", "timm"):
+        own = MODELS.get(name)
+        path = Path(inspect.getsourcefile(own)) if own else Path(source).expanduser()
+        path = Path(__file__).parent.parent / path  # no change to one that is absolute
+        return path.read_text() if path.suffix == ".py" and path.is_file() else ""
+    try:
+        from torchvision import models  # slow to import, and most runs do without
+
+        factory = models.get_model_builder(rest) if source == "torchvision" else _timm().model_entrypoint(rest)
+    except (ValueError, RuntimeError):
+        return ""
+    beside = vars(sys.modules[factory.__module__]).values()
+    own = [one for one in beside if isinstance(one, type) and one.__module__ == factory.__module__]
+    return "\n".join(inspect.getsource(one) for one in own if issubclass(one, nn.Module))
+
+
 def _expect_among(name: str, names: Sequence[str], message: str) -> None:
     if name not in names:
         close = difflib.get_close_matches(name, names)

@@ -16,7 +16,7 @@ from utils.assignment import assign_blocks, assign_groups, assigned_score, group
 from utils.many import align_many, mean_state, pairwise
 from utils.matching import align
 from utils.permutations import compose, permute
-from utils.reports import provenance
+from utils.stages import hints
 from utils.stages.layout import Layout
 from utils.stages.loading import load_permutations
 from utils.symmetries.spec import permutation_spec
@@ -212,7 +212,7 @@ def planes_of_three(small, layout, spec, networks, matches, capsys):
     assert "Shown: A, B and C, unaligned." in page and "--seed_c 3" in page
     evaluated = layout.plane_with_alignment("", 1, 2, 3)
     learned = evaluated.rename(layout.plane_with_alignment("pam_corr", 1, 2, 3))  # as if PAM had found the matches
-    scripts = [step.script for step in provenance.steps(layout, learned)]
+    scripts = [step.script for step in hints.steps(layout, learned)]
     assert scripts[:2] == ["training/train_model.py"] * 2
     assert scripts[2:] == ["alignment/align_models.py", "evaluation/eval_plane_with_alignment.py"]
     code, line = fails(capsys, "visualization/viz_plane.py", *draw, "--seed_c", 3, 4)

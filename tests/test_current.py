@@ -3,18 +3,18 @@
 import importlib
 import json
 import re
+import shlex
 import shutil
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from stages import fails, run
+from stages import fails, run, stage
 
-from utils.reports import results
-from utils.stages import sources
-from utils.stages.files import load_note, save_arrays
-from utils.stages.layout import Layout
+from utils.stages.files import save_arrays
+from utils.stages.layout import Layout, partial
+from utils.stages.records import Record, behind, load_record, other_inputs, record_in
 
 PAIR = ["--epochs_model", 3, "--alignment", "corr"]
 
@@ -85,7 +85,7 @@ def test_nothing_is_shown_of_networks_that_are_trained_anew(shown, capsys):
 
 def parsed(line):
     """The flags of the command that a line advises, which its script accepts."""
-    script, *words = line.split("make it anew with: python ")[1].split()
+    script, *words = shlex.split(line.split("make it anew with: python ")[1])
     return importlib.import_module(script.removesuffix(".py").replace("/", ".")).parse_args(words)
 
 
@@ -97,6 +97,97 @@ def test_the_advice_makes_the_result_as_it_was(shown, data_path, capsys):
     args = parsed(line)
     assert (args.num_points, args.bn_images, args.epochs_model, args.batch_size) == (2, 32, 3, 32)
     assert args.overwrite
+
+
+NETWORK = """
+import torch.nn as nn
+
+class Net(nn.Sequential):
+    def __init__(self, num_classes):
+        pool = nn.AdaptiveAvgPool2d(1)
+        super().__init__(nn.Conv2d(3, 8, 3), nn.ReLU(), pool, nn.Flatten(), nn.Linear(8, num_classes))
+"""
+
+
+@pytest.fixture
+def own(tmp_path, data_path):
+    """A file with a network without batch norm, flags for it, and two trained ones."""
+    file = tmp_path / "net.py"
+    file.write_text(NETWORK)
+    flags = ["--dataset", "bars", "--data_path", data_path, "--root", tmp_path, "--model", f"{file}:Net"]
+    for seed in (1, 2):
+        run("training/train_model.py", *flags, "--epochs", 1, "--seed", seed)
+    return file, flags, Layout(tmp_path, f"{file}:Net", "bars")
+
+
+LINE = ["--epochs_model", 1, "--epochs_curve", 0, "--num_points", 2]
+
+
+def test_the_advice_has_every_flag_that_decides(own, capsys):
+    _, flags, layout = own
+    run("evaluation/eval_curve.py", *flags, *LINE, "--repair", "--image_size", 12)
+    train_anew(layout.endpoint(2, 1))
+    code, line = fails(capsys, "evaluation/make_tables.py", "--root", layout.root)
+    args = parsed(line)
+    assert (args.repair, args.image_size, args.num_points, args.overwrite) == (True, 12, 2, True)
+    run("evaluation/eval_curve.py", *shlex.split(line.split("eval_curve.py ")[1]))
+    run("evaluation/make_tables.py", "--root", layout.root)
+
+
+def test_the_advice_goes_on_with_the_evaluation_that_began(small, workspace, capsys):
+    line = ["--epochs_model", 3, "--epochs_curve", 0, "--num_points", 3, "--transform", "ResNet32"]
+    line += ["--no-use_test", "--image_size", 12, "--overwrite"]
+    run("evaluation/eval_curve.py", *small, *line)
+    path = Layout(workspace, "TinyTen", "bars").evaluated("", 1, 2, 0)
+    path.rename(partial(path))
+    code, line = fails(capsys, "evaluation/make_tables.py", "--root", workspace, "--epochs", 0, "--alignment", "")
+    assert f"{path} is not finished; go on with: python evaluation/eval_curve.py " in line
+    script, *words = shlex.split(line.split("go on with: python ")[1])
+    args = stage(script)[0](words)
+    assert (args.transform, args.use_test, args.image_size, args.epochs_model) == ("ResNet32", False, 12, 3)
+    run(script, *words)
+    assert path.exists()
+
+
+def test_a_network_whose_code_has_changed(own, capsys):
+    """What it made is stale; comments and documentation change nothing."""
+    file, flags, layout = own
+    run("evaluation/eval_curve.py", *flags, *LINE)
+    file.write_text("# a comment\n\n" + file.read_text())
+    run("evaluation/make_tables.py", "--root", layout.root)
+    file.write_text(file.read_text().replace("nn.ReLU", "nn.Tanh"))
+    other = "another definition of the network"
+    code, message = fails(capsys, "evaluation/make_tables.py", "--root", layout.root)
+    assert f"was made with {other} than there are now; make it anew with: python evaluation/eval" in message
+    code, message = fails(capsys, "training/train_model.py", *flags, "--epochs", 2, "--seed", 1, "--resume")
+    assert f"was made from {other}" in message
+    code, message = fails(capsys, "evaluation/eval_curve.py", *flags, *LINE, "--overwrite")
+    assert f"was trained with {other} than there is now; make it anew with: python training/train" in message
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["evaluation/eval_curve.py", "--num_points", "3; touch owned", "--model", "/tmp/evil.py:Net"],
+        ["evaluation/eval_curve.py", "--num_points", "3", "--run", "$(touch owned)"],
+        ["../../evil.py", "--num_points", "3"],
+        ["os", "--num_points", "3"],
+        "python evil.py",
+        [3, None],
+    ],
+)
+def test_a_hostile_record(command, small, workspace, capsys):
+    """Of a command in a file, nothing but our scripts' flags is ever said, quoted, and for the file's own network."""
+    layout = Layout(workspace, "TinyTen", "bars")
+    path = layout.evaluated("", 1, 2, 0)
+    record = record_in(np.load(path)).stored() | {"command": command}
+    save_arrays(path, **dict(np.load(path)) | {"record": np.array(json.dumps(record))})
+    train_anew(layout.endpoint(2, 3))
+    code, line = fails(capsys, "evaluation/make_tables.py", "--root", workspace, "--epochs", 0, "--alignment", "")
+    script, *words = shlex.split(line.split("make it anew with: python ")[1])
+    assert (script, words[-1]) == ("evaluation/eval_curve.py", "--overwrite")
+    assert words[words.index("--model") + 1] == "TinyTen"
+    assert not {"touch", "owned", "--run", "3;"} & set(words)
 
 
 def test_a_report_of_the_rest(shown, capsys):
@@ -149,7 +240,7 @@ def test_what_was_run_stands_beside_each_figure(shown):
     for script in ("training/train_model", "alignment/align_models", "training/train_curve", "evaluation/eval_curve"):
         assert f"python {script}.py" in about
     assert "--lr_drop 1" in about  # of the networks, as they were trained
-    made = results.settings_of(np.load(shown.evaluated("corr", 1, 2, 2)))["made"]
+    made = record_in(np.load(shown.evaluated("corr", 1, 2, 2))).made
     words = f"torch {made['torch']}, Python {made['python']}, cpu, {made['date']}"
     assert about.count(words) == about.count("<pre class=command>") - 1  # but for what draws the figure
     assert "eval_plane_with_curve.py" not in about
@@ -160,8 +251,7 @@ def test_other_images_are_said(shown, capsys):
     """In the table, where figures are drawn and in their titles."""
     path = shown.evaluated("corr", 1, 2, 2)
     table = dict(np.load(path))
-    settings = results.settings_of(table) | {"images": "others"}
-    save_arrays(path, **table | {"settings": np.array(json.dumps(settings))})
+    save_arrays(path, **table | {"record": record_in(table).of("TinyTen", images="others").as_array()})
     run("visualization/viz_curve.py", *drawn(shown.root), "--epochs", 0, 2)
     assert "TinyTen: Not on the same images as line, aligned: curve, aligned." in capsys.readouterr().out
     with Image.open(shown.root / "figures/curve_bars_TinyTen.png") as image:
@@ -178,29 +268,31 @@ def test_an_evaluation_of_other_images_is_not_gone_on_with(small, workspace, tmp
     flags = [tmp_path if flag == data_path else flag for flag in small]
     code, line = fails(capsys, "evaluation/eval_curve.py", *flags, *PAIR, "--epochs_curve", 2, "--num_points", 5)
     assert code == 1
-    assert "was made of other images" in line
+    assert "was made from other images" in line
     code, line = fails(capsys, "training/train_model.py", *flags, "--epochs", 3, "--lr_drop", 1, "--seed", 1)
-    assert "was made of other images" in line
+    assert "was made from other images" in line
 
 
 def test_digests_are_of_weights_and_not_of_when_they_were_written(trained, tmp_path):
     layout = Layout(trained, "TinyTen", "bars")
-    files = sources.behind(layout, (1, 2), 3, "corr", 2)
-    before = sources.digests(files)
-    assert list(before) == ["a", "b", "match", "curve"]
-    assert len(set(before.values())) == 4
+    files = behind(layout, (1, 2), 3, "corr", 2)
+    record = Record().of("TinyTen", files)
+    before = record.inputs
+    assert list(before) == ["a", "b", "match", "curve", "code"]
+    assert len(set(before.values())) == 5
     checkpoint = torch.load(files["a"], weights_only=True) | {"epoch": 7}
     torch.save(checkpoint, tmp_path / "a.pt")
-    assert sources.digests({"a": tmp_path / "a.pt"}) == {"a": before["a"]}
-    assert sources.others(before, before) == ""
-    assert sources.others(before, before | {"a": "", "b": "", "match": ""}) == "other networks and another match"
-    assert sources.others(before, {"curve": before["curve"]}) == ""
-    assert sources.digests({"a": tmp_path / "none.pt"}) == {}
+    assert Record().of("", {"a": tmp_path / "a.pt"}).inputs == {"a": before["a"]}
+    assert other_inputs(record, before) == ""
+    assert other_inputs(record, before | {"a": "", "b": "", "match": ""}) == "other networks and another match"
+    assert other_inputs(record, {"curve": before["curve"]}) == ""
+    assert Record().of("", {"a": tmp_path / "none.pt"}).inputs == {}
 
 
 def test_matches_and_their_correlations_tell_how_they_were_made(trained):
     layout = Layout(trained, "TinyTen", "bars")
     for path in (layout.match("corr", 1, 2), layout.correlation("corr", "aligned", 1, 2)):
-        settings = load_note(path)["settings"]
-        assert (settings["epochs"], settings["batch_size"], settings["method"]) == (3, 32, "corr")
-        assert settings["made"].keys() == {"torch", "python", "device", "date"}
+        record = load_record(path)
+        assert [record.flags[name] for name in ("epochs", "batch_size", "method")] == [3, 32, "corr"]
+        assert record.made.keys() == {"torch", "python", "device", "date"}
+        assert record.command[0] == "alignment/align_models.py"

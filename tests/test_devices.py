@@ -25,6 +25,7 @@ from utils.pam import PermutationTask, path_loss, point_between
 from utils.stages import process
 from utils.stages.data import load_data
 from utils.stages.files import load_checkpoint, save_checkpoint
+from utils.stages.records import Record
 from utils.stages.runs import Run
 from utils.symmetries.spec import permutation_spec
 from utils.training import CurveTask, NetworkTask, fit
@@ -295,7 +296,7 @@ def test_a_run_goes_on_with_an_optimizer_of_its_device(monkeypatch, tmp_path, da
         task, stem = task_of("network", "TinyTen", "cpu"), tmp_path / f"run{len(states)}"
         for epochs, is_fused in enumerate(fused, start=1):
             monkeypatch.setattr(training, "has_fused_step", lambda parameters, it=is_fused: it)
-            run = Run(stem, {"seed": 1}, epochs, 1, stem.with_suffix(".npz"), resume=epochs > 1)
+            run = Run(stem, Record(flags={"seed": 1}), epochs, 1, stem.with_suffix(".npz"), resume=epochs > 1)
             fit(task, train, run, rates=[0.01] * epochs, batch_size=2)
             (group,) = load_checkpoint(run.checkpoint)["optimizer_state"]["param_groups"]
             assert bool(group["fused"]) == is_fused

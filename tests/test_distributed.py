@@ -93,7 +93,7 @@ def numbers(path):
         state = checkpoint["model_state"] | checkpoint.get("soft", {}) | points
         return {name: value.double().numpy() for name, value in state.items()}
     loaded = np.load(path)
-    return {"": loaded} if path.suffix == ".npy" else {n: a for n, a in loaded.items() if n != "settings"}
+    return {"": loaded} if path.suffix == ".npy" else {n: a for n, a in loaded.items() if n != "record"}
 
 
 def is_of_pam(path):

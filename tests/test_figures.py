@@ -229,7 +229,9 @@ def test_points_of_coarse_grids_are_drawn(count, is_coarse):
 
 def test_pairs_evaluated_at_other_points(tmp_path, capsys):
     path = write_results(tmp_path).evaluated("corr", 3, 4, 250)
-    np.savez(path, **{name: value[::2] for name, value in np.load(path).items() if name != "settings"})
+    np.savez(
+        path, **{name: value[::2] for name, value in np.load(path).items() if name not in ("record", "settings")}
+    )
     for script in ("viz_curve", "viz_curve_on_plane"):
         module = importlib.import_module(f"visualization.{script}")
         flags = ["--dataset", "CIFAR10", "--root", str(tmp_path), "--seed_a", "1", "3", "--seed_b", "2", "4"]

@@ -18,6 +18,7 @@ from utils.losses import cross_entropy
 from utils.measuring import evaluate, evaluate_curve, reestimate_batch_norm
 from utils.stages.files import load_arrays, load_checkpoint
 from utils.stages.layout import kept, rolling
+from utils.stages.records import Record
 from utils.stages.runs import Run
 from utils.training import CurveTask, NetworkTask, draw_t, fit, fit_curve, robust_rates, step_rates
 
@@ -223,7 +224,7 @@ def read(path):
 
 
 def a_run(folder, epochs=5, **options):
-    return Run(folder / "c", {"lr": 0.1}, epochs, 2, folder / "history.npz", **options)
+    return Run(folder / "c", Record(flags={"lr": 0.1}), epochs, 2, folder / "history.npz", **options)
 
 
 class Stopped(Exception):
@@ -275,7 +276,7 @@ def test_a_run_that_continues_another_takes_over_its_momentum(points, tmp_path):
     """The first step of the second is not one from rest."""
     train, _ = points
     moving, how = small(), {"rates": [0.1], "batch_size": 96}
-    first = Run(tmp_path / "first", {}, 1, 9, tmp_path / "first.npz")
+    first = Run(tmp_path / "first", Record(), 1, 9, tmp_path / "first.npz")
     fit(NetworkTask(moving), train, first, **how)
     resting = copy.deepcopy(moving)
     velocity = load_checkpoint(first.checkpoint)["optimizer_state"]["state"]
@@ -288,7 +289,7 @@ def test_a_run_that_continues_another_takes_over_its_momentum(points, tmp_path):
 
     steps = []
     for model, after in ((moving, first.checkpoint), (resting, None)):
-        run = Run(tmp_path / f"after_{after is not None}", {}, 1, 9, tmp_path / "second.npz", after=after)
+        run = Run(tmp_path / f"after_{after is not None}", Record(), 1, 9, tmp_path / "second.npz", after=after)
         fit(Task(model), train, run, **how)
         steps.append([now - before for now, before in zip(model.parameters(), seen[-1].parameters(), strict=True)])
     # Of Nesterov's step η (g + m v) with v = m v₀ + g, v₀ has the part η m² v₀

@@ -3,16 +3,16 @@
 import os
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from stages import REPOSITORY, STAGES, fails, run, run_as_process, stage
 
-from utils.stages import commands
 from utils.stages.flags import parse_results, results_parser
 from utils.stages.layout import Layout
 from utils.stages.parser import LARGEST_SEED, seed_number
-from utils.stages.settings import unlike
+from utils.stages.records import record_in, unlike
 
 
 def parse(script, *flags):
@@ -175,27 +175,32 @@ def test_epochs_of_several_models(models, epochs, of):
         ({"lr": 0.1, "old": 1}, {"lr": 0.1, "new": 2}, None),
         ({"batch_size": 128}, {"batch_size": 512}, "was made with batch_size 128 (now 512)"),
         ({"bn_images": None, "lr": 1}, {"bn_images": 64, "lr": 1}, "was made with bn_images none (now 64)"),
-        ({"points": ["a"], "lr": 1}, {"points": ["b"], "lr": 2}, "was made of other networks, with lr 1 (now 2)"),
-        ({"images": "a", "num_classes": 3}, {"images": "b", "num_classes": 4}, "was made of other images"),
+        ({"points": ["a"], "lr": 1}, {"points": ["b"], "lr": 2}, "was made from other networks, with lr 1 (now 2)"),
+        ({"images": "a", "num_classes": 3}, {"images": "b", "num_classes": 4}, "was made from other images"),
         (
             {"points": ["a"], "images": "a"},
             {"points": [], "images": "b"},
-            "was made of other networks and other images",
+            "was made from other networks and other images",
         ),
-        ({"ends": {0: "a"}}, {"ends": {0: "b"}}, "was made with other networks at its ends"),
+        ({"ends": {0: "a"}}, {"ends": {0: "b"}}, "was made from other networks"),
         (
             {"attack": [0.03, 0.01, 5]},
             {"attack": [0.03, 0.02, 7]},
             "was made with attack_step 0.01 (now 0.02), attack_steps 5 (now 7)",
         ),
-        ({"attack": None}, {"attack": [0.03, 0.02, 7]}, "was made with attack none (now [0.03, 0.02, 7])"),
+        (
+            {"attack": None},
+            {"attack": [0.03, 0.02, 7]},
+            "was made with epsilon none (now 0.03), attack_step none (now 0.02), attack_steps none (now 7)",
+        ),
         ({"lr": 1}, {"lr": 1, "image_size": 32}, "was made with image_size none (now 32)"),
         ({"lr": 1}, {"lr": 1, "image_size": None}, None),
-        ({}, {"lr": 1}, "does not say of what and how it was made"),
+        ({}, {"lr": 1}, "does not record how it was made"),
     ],
 )
 def test_how_settings_differ(before, now, why):
-    assert unlike(before, now) == why
+    now = replace(record_in({"settings": now}), new={"image_size": None})
+    assert unlike(record_in({"settings": before}), now) == why
 
 
 def test_an_evaluation_with_other_flags_names_them(capsys, small, workspace):
@@ -227,10 +232,11 @@ def test_commands_keep_what_matters(tmp_path, monkeypatch):
     """Folders under the names that the next script has for them, the device, the images, the held-out set."""
     images = ["--data_path", "my data", "--image_size", "32", "--no-use_test", "--device", "cpu"]
     folders = ["--dir_models", "nets", "--dir_alignment", "m", "--dir", "c", "--dir2", "h"]
-    flags = vars(parse("training/train_curve.py", *images, *folders, "--root", "here"))
+    running = parse("training/train_curve.py", *images, *folders, "--root", "here")
+    flags, command = vars(running), running.stage.command
 
     def told(script, **values):
-        program, path, *words = shlex.split(commands.command(script, flags, **values))
+        program, path, *words = shlex.split(command(script, **values))
         assert (program, path) == ("python", script)
         return vars(parse(script, *words))
 
@@ -248,23 +254,23 @@ def test_commands_keep_what_matters(tmp_path, monkeypatch):
     assert drawn["replaced"] == flags["replaced"]
     # From elsewhere, the script by its whole path; by another interpreter, its own
     monkeypatch.chdir(tmp_path)
-    assert commands.command("training/train_model.py", flags).split()[:2] == [
+    assert command("training/train_model.py").split()[:2] == [
         "python",
         str(REPOSITORY / "training/train_model.py"),
     ]
     monkeypatch.chdir(REPOSITORY.parent)
-    path = commands.command("training/train_model.py", flags).split()[1]
+    path = command("training/train_model.py").split()[1]
     assert path == f"{REPOSITORY.name}/training/train_model.py"
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(sys, "orig_argv", ["python3"])
-    assert shlex.split(commands.command("training/train_model.py", flags))[0] == sys.executable
+    assert shlex.split(command("training/train_model.py"))[0] == sys.executable
     called = os.path.relpath(sys.executable)
     monkeypatch.setattr(sys, "orig_argv", [called])
-    assert shlex.split(commands.command("training/train_model.py", flags))[0] == called
+    assert shlex.split(command("training/train_model.py"))[0] == called
     for name in ("python", "python3.99"):  # one of another environment
         (tmp_path / name).write_text("#!/bin/sh\n")
         (tmp_path / name).chmod(0o755)
-    assert shlex.split(commands.command("training/train_model.py", flags))[0] == called
+    assert shlex.split(command("training/train_model.py"))[0] == called
 
 
 def test_a_run_under_way_is_gone_on_with_as_it_began(capsys, small, workspace):

@@ -24,6 +24,7 @@ from utils.errors import FileError
 from utils.stages.files import load_checkpoint, save_checkpoint
 from utils.stages.layout import Layout, kept
 from utils.stages.loading import load_curve, load_network
+from utils.stages.records import Record
 from utils.stages.runs import Run
 
 STATE = randomize(TinyTen(4), 3).state_dict()
@@ -535,7 +536,7 @@ def test_curves_that_do_not_fit(layout, content, words):
 @pytest.mark.parametrize("content", [STATE, {"net": STATE, "epoch": 3, "history": [1], "settings": "none"}])
 def test_a_network_from_elsewhere_is_a_finished_run(tmp_path, content):
     """Its name says its epochs, whatever it says itself."""
-    run = Run(tmp_path / "c", {"lr": 0.1}, 4, 2, tmp_path / "h.npz")
+    run = Run(tmp_path / "c", Record(flags={"lr": 0.1}), 4, 2, tmp_path / "h.npz")
     saved(kept(run.stem, 4), content)
     state = run.open()
     assert (sorted(state), state["epoch"]) == (["epoch", "model_state"], 4)

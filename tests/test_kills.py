@@ -1,7 +1,6 @@
 """What a process leaves that is killed (kill -9) before any of its file operations, and what becomes of it."""
 
 import io
-import json
 import os
 import signal
 
@@ -15,8 +14,8 @@ from utils.errors import FileError
 from utils.stages.files import load_array, load_arrays, load_checkpoint, save_array, save_checkpoint
 from utils.stages.layout import kept, rolling
 from utils.stages.matches import load_match, save_match
-from utils.stages.runs import Run
-from utils.stages.tables import GrowingTable
+from utils.stages.records import Record, record_in
+from utils.stages.runs import GrowingTable, Run
 
 # Between which files are as they were
 OPERATIONS = [(os, name) for name in ("replace", "rename", "unlink", "fsync", "open")] + [(io, "open")]
@@ -70,7 +69,7 @@ def names(folder):
 def test_a_match_and_its_results(tmp_path):
     """The match always tells for which networks it is, and no result is ever of another match than is there."""
     path, results = tmp_path / "m.npy", [tmp_path / "unaligned.npy", tmp_path / "aligned.npy"]
-    old, new = ([np.arange(5)], ["a", "b"], 1.0), ([np.arange(5)[::-1]], ["c", "d"], 2.0)
+    old, new = ([np.arange(5)], ["a", "b"], 1.0), ([np.arange(5)[::-1].copy()], ["c", "d"], 2.0)
 
     def save(rows, networks, value):
         save_match(path, *each_in_its_row(*rows), networks, overwrite=True, replaces=results)
@@ -97,17 +96,18 @@ def test_a_match_and_its_results(tmp_path):
 
 
 def a_run(folder, lr, **options):
-    return Run(folder / "c", {"lr": lr}, 3, 2, {n: folder / f"{n}.npy" for n in ("loss", "accuracy")}, **options)
+    series = {name: folder / f"{name}.npy" for name in ("loss", "accuracy")}
+    return Run(folder / "c", Record(flags={"lr": lr}), 3, 2, series, **options)
 
 
 def learn(run):
     """As `fit` goes through a run: its states tell after which epoch, and of which run, they are."""
     state = run.open()
     done = state["epoch"] if state else 0
-    series = [run.settings["lr"]] * 3
+    series = [run.record.flags["lr"]] * 3
     for epoch in range(done + 1, 4):
         history = {"loss": series[:epoch], "accuracy": series[:epoch]}
-        weights = {"w": torch.full((3,), run.settings["lr"] * epoch)}
+        weights = {"w": torch.full((3,), run.record.flags["lr"] * epoch)}
         run.save(epoch, {"epoch": epoch, "model_state": weights, "history": history})
     run.close({"loss": series, "accuracy": series})
 
@@ -124,7 +124,7 @@ def test_a_run_that_replaces_another(tmp_path):
     for _ in each_kill(lambda: learn(a_run(tmp_path, 2.0, overwrite=True)), prepare):
         histories = {load_array(path)[0] for path in tmp_path.glob("[a-z]*.npy")}
         stored = [path for path in (kept(tmp_path / "c", 3), rolling(tmp_path / "c")) if path.exists()]
-        rates = {load_checkpoint(path)["settings"]["lr"] for path in stored}
+        rates = {record_in(load_checkpoint(path)).flags["lr"] for path in stored}
         assert len(rates) <= 1
         if rates:
             assert histories <= rates
@@ -143,7 +143,7 @@ def test_a_table_that_grows(tmp_path, overwrite):
     """One of other settings is refused, and one of the same is gone on with, to the same end."""
 
     def fill(settings, overwrite=False):
-        table = GrowingTable(tmp_path / "t.npz", settings, overwrite)
+        table = GrowingTable(tmp_path / "t.npz", Record(flags=settings), overwrite=overwrite)
         if not table.finished:
             for t in np.linspace(0, 1, 3)[len(table) :]:
                 table.add(t=t, loss=settings["of"] + t)
@@ -164,7 +164,7 @@ def test_a_table_that_grows(tmp_path, overwrite):
         assert names(tmp_path) == ["t.npz"]
         arrays = load_arrays(tmp_path / "t.npz", t=("n",), loss=("n",))
         assert arrays["loss"].tolist() == [2.0, 2.5, 3.0]
-        assert json.loads(str(arrays["settings"])) == {"of": 2}
+        assert record_in(arrays).flags == {"of": 2}
 
 
 def test_a_checkpoint_is_the_old_or_the_new(tmp_path):

@@ -1,16 +1,14 @@
 """What stages say of images that are somebody's own: their name, their size, their number."""
 
-import json
-
 import numpy as np
 import pytest
 from conftest import SIZE, write_image_folder
 from PIL import Image
 from stages import STAGES, fails, run
 
-from utils.stages.commands import made_with
-from utils.stages.files import load_arrays, load_checkpoint, save_arrays
+from utils.stages.files import load_arrays, save_arrays
 from utils.stages.layout import Layout
+from utils.stages.records import load_record, record_in
 
 
 @pytest.mark.parametrize("script", STAGES)
@@ -65,13 +63,13 @@ def test_images_of_several_sizes_have_a_way_out(capsys, mixed, tmp_path):
     more = ["--image_size", 12, "--epochs", 1]
     run("training/train_model.py", *mixed, *more, "--seed", 1)
     next_command = capsys.readouterr().out.splitlines()[-1]
-    assert f"--image_size 12 --root {tmp_path}" in next_command
+    assert "--image_size 12 " in next_command and f"--root {tmp_path}" in next_command
     run("training/train_model.py", *mixed, *more, "--seed", 2)
     assert "--image_size 12" in capsys.readouterr().out.splitlines()[-1]
     path = tmp_path / "model_dicts/basic_models/TinyTen/mixed/checkpoint_seed_01-1.pt"
-    settings = load_checkpoint(path)["settings"]
-    assert settings["image_size"] == 12
-    assert "--image_size 12" in made_with("training/train_model.py", settings, root=tmp_path)
+    record = load_record(path)
+    assert record.flags["image_size"] == 12
+    assert "--image_size 12" in " ".join(record.command)
     code, line = fails(capsys, "training/train_model.py", *mixed, "--image_size", 16, "--epochs", 1)
     assert "image_size 12 (now 16)" in line
 
@@ -81,9 +79,9 @@ def test_results_know_the_image_size(capsys, small, workspace):
     curve = ["evaluation/eval_curve.py", *small, "--epochs_model", 3, "--epochs_curve", 2, "--num_points", 5]
     path = Layout(workspace, "TinyTen", "bars").evaluated("", 1, 2, 2)
     before = load_arrays(path)
-    settings = json.loads(str(before["settings"]))
-    assert settings.pop("image_size") is None
-    save_arrays(path, **before | {"settings": np.array(json.dumps(settings))})
+    record = record_in(before)
+    assert record.flags["image_size"] is None
+    save_arrays(path, **before | {"record": record.without("image_size").as_array()})
     run(*curve)
     assert "This is done already" in capsys.readouterr().out
     code, line = fails(capsys, *curve, "--image_size", 12)

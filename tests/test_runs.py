@@ -9,53 +9,53 @@ import torch
 from utils.errors import FileError
 from utils.stages.files import load_checkpoint, save_checkpoint
 from utils.stages.layout import kept, rolling
-from utils.stages.runs import Run
-from utils.stages.tables import GrowingTable
+from utils.stages.records import Record
+from utils.stages.runs import GrowingTable, Run
 
 
 def test_tables_go_on_where_they_stopped(tmp_path, capsys):
     path = tmp_path / "table.npz"
-    first = GrowingTable(path, {"flag": 1, "other": None})
+    first = GrowingTable(path, Record(flags={"flag": 1, "other": None}))
     first.add(t=0.0, xy=np.array([1.0, 2.0]))
     assert not path.exists()
-    second = GrowingTable(path, {"flag": 1, "other": None})
+    second = GrowingTable(path, Record(flags={"flag": 1, "other": None}))
     assert len(second) == 1
     second.add(t=0.5, xy=np.array([3.0, 4.0]))
     second.finish()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["table.npz"]
-    third = GrowingTable(path, {"flag": 1, "other": None})
+    third = GrowingTable(path, Record(flags={"flag": 1, "other": None}))
     assert third.finished
     assert "done already" in capsys.readouterr().out
     np.testing.assert_array_equal(third.arrays["xy"], [[1, 2], [3, 4]])
     with pytest.raises(FileError, match=r"was made with flag 1 \(now 2\)$") as caught:
-        GrowingTable(path, {"flag": 2})
+        GrowingTable(path, Record(flags={"flag": 2}))
     assert (caught.value.path, caught.value.mend) == (path, "replace")
-    assert len(GrowingTable(path, {"flag": 2}, overwrite=True)) == 0
+    assert len(GrowingTable(path, Record(flags={"flag": 2}), overwrite=True)) == 0
 
 
 def test_a_finished_table_is_read_where_nothing_can_be_written(tmp_path, monkeypatch):
-    table = GrowingTable(tmp_path / "t.npz", {"a": 1})
+    table = GrowingTable(tmp_path / "t.npz", Record(flags={"a": 1}))
     table.add(t=0.5)
     table.finish()
     monkeypatch.setattr(os, "open", lambda *_: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
-    assert GrowingTable(tmp_path / "t.npz", {"a": 1}).finished
+    assert GrowingTable(tmp_path / "t.npz", Record(flags={"a": 1})).finished
 
 
 def test_a_table_whose_process_was_killed_when_it_had_finished(tmp_path):
-    table = GrowingTable(tmp_path / "t.npz", {"a": 1})
+    table = GrowingTable(tmp_path / "t.npz", Record(flags={"a": 1}))
     table.add(t=0.5)
     left = table.partial.read_bytes()
     table.finish()
     table.partial.write_bytes(left)
-    assert GrowingTable(tmp_path / "t.npz", {"a": 1}).finished
+    assert GrowingTable(tmp_path / "t.npz", Record(flags={"a": 1})).finished
     assert [path.name for path in tmp_path.iterdir()] == ["t.npz"]
 
 
 STATE = {"model_state": {"w": torch.arange(3.0)}, "history": {"loss_train": [2.0, 1.0]}}
 
 
-def a_run(folder, settings=None, epochs=4, **options):
-    return Run(folder / "c", settings or {"lr": 0.1}, epochs, 2, folder / "h.npz", **options)
+def a_run(folder, record=None, epochs=4, **options):
+    return Run(folder / "c", record or Record(flags={"lr": 0.1}), epochs, 2, folder / "h.npz", **options)
 
 
 def go(run, *epochs):
@@ -104,14 +104,14 @@ def test_a_run_is_gone_on_with_when_asked(tmp_path):
 
 
 def test_a_run_made_with_other_settings_is_refused(tmp_path):
-    go(a_run(tmp_path, {"lr": 0.1, "ends": {0: "a"}}), 1)
-    for settings, reason in (
-        ({"lr": 0.2, "ends": {0: "a"}}, "lr 0.1 (now 0.2)"),
-        ({"lr": 0.1, "ends": {0: "b"}}, "other networks at its ends"),
-        ({"lr": 0.2, "ends": {0: "b"}, "wd": 0}, "lr 0.1 (now 0.2), other networks at its ends"),  # wd: not kept
+    go(a_run(tmp_path, Record(flags={"lr": 0.1}, inputs={"ends": {0: "a"}})), 1)
+    for flags, end, reason in (
+        ({"lr": 0.2}, "a", "with lr 0.1 (now 0.2)"),
+        ({"lr": 0.1}, "b", "from other networks"),
+        ({"lr": 0.2, "wd": 0}, "b", "from other networks, with lr 0.1 (now 0.2)"),  # wd was not recorded
     ):
-        error = refused(a_run(tmp_path, settings, resume=True))
-        assert (error.reason, error.mend) == (f"was made with {reason}", "replace")
+        error = refused(a_run(tmp_path, Record(flags=flags, inputs={"ends": {0: end}}), resume=True))
+        assert (error.reason, error.mend) == (f"was made {reason}", "replace")
 
 
 def test_a_run_that_is_longer_already_is_refused(tmp_path):
@@ -130,7 +130,9 @@ def test_checkpoints_of_other_code(tmp_path):
 
 
 def test_one_file_a_series(tmp_path):
-    run = Run(tmp_path / "c", {}, 4, 9, {name: tmp_path / f"{name}.npy" for name in ("loss_train", "loss_test")})
+    run = Run(
+        tmp_path / "c", Record(), 4, 9, {name: tmp_path / f"{name}.npy" for name in ("loss_train", "loss_test")}
+    )
     go(run, 4)
     assert names(tmp_path) == ["c-4.pt", "loss_train.npy"]
     assert run.files(STATE["history"]) == [tmp_path / "c-4.pt", tmp_path / "loss_train.npy"]

@@ -2,7 +2,6 @@
 
 import csv
 import importlib
-import json
 import shlex
 import shutil
 import sys
@@ -19,9 +18,10 @@ from utils.attack import Attack
 from utils.batches import Samples
 from utils.curves import midpoint
 from utils.measuring import evaluate
-from utils.reports import provenance
-from utils.stages.files import load_note, save_array, save_arrays
+from utils.stages import hints
+from utils.stages.files import save_array, save_arrays
 from utils.stages.layout import Layout, kept, rolling
+from utils.stages.records import Record, load_record, record_in
 from utils.stages.runs import Run
 
 
@@ -177,16 +177,16 @@ def test_pam(small, workspace, capsys):
     np.testing.assert_array_equal(np.load(layout.correlation("pam_null", "unaligned", 1, 2)), before)
     measured = layout.correlation("pam_null", "aligned", 1, 2)
     assert (np.load(measured) != before).any()
-    taken = load_note(measured)["settings"]["taken"]
+    taken = load_record(measured).cost
     assert taken["seconds"] > 0
     for result in (measured, layout.evaluated("pam_null", 1, 2, 2)):
-        (behind,) = (step for step in provenance.steps(layout, result) if step.script.endswith("_pam.py"))
-        assert [behind.flags[f"inner_iters_{phase}"] for phase in ("perm", "phi")] == [3, 2]
+        (behind,) = (step for step in hints.steps(layout, result) if step.script.endswith("_pam.py"))
+        assert "--inner_iters_perm 3 --inner_iters_phi 2" in behind.command
     capsys.readouterr()
     run("training/train_curve_pam.py", *small, *flags)
-    assert load_note(measured)["settings"]["taken"] == taken  # nothing was learned anew
+    assert load_record(measured).cost == taken  # nothing was learned anew
     aligned = np.load(measured)
-    save_array(measured, aligned + 1, {"settings": {"sources": {"match": "another"}}})
+    save_array(measured, aligned + 1, {"record": {"inputs": {"match": "another"}}})
     run("training/train_curve_pam.py", *small, *flags)
     np.testing.assert_array_equal(np.load(measured), aligned)
     measured.unlink()
@@ -195,7 +195,7 @@ def test_pam(small, workspace, capsys):
     script, *told = shlex.split(line)[shlex.split(line).index("python") + 1 :]
     assert (code, script) == (1, "training/train_curve_pam.py"), line
     run(script, *told, *small[2:4])  # of where images are, figures know nothing
-    assert load_note(measured)["settings"]["taken"] == {}  # which no one knows any more
+    assert load_record(measured).cost == {}  # which no one knows any more
     printed = capsys.readouterr().out
     assert "This run is finished" in printed
     assert "epoch 1" not in printed
@@ -204,7 +204,7 @@ def test_pam(small, workspace, capsys):
 def test_of_pam_only_a_whole_phase_tells_what_it_took(tmp_path, monkeypatch):
     stage = importlib.import_module("training.train_curve_pam")
     monkeypatch.setattr(stage.pam, "learn_permutations", lambda *_: [])
-    phase = Run(tmp_path / "curve_perm1", {}, 9, 5, tmp_path / "history.npz")
+    phase = Run(tmp_path / "curve_perm1", Record(), 9, 5, tmp_path / "history.npz")
     images = Samples(torch.ones(1, 2), torch.zeros(1))
     ((took,),) = stage.learn(None, images, phase, False)[1:]
     assert took["seconds"] >= 0
@@ -281,10 +281,9 @@ def test_a_plane_of_another_reach_is_not_continued(small, workspace, capsys):
     run("evaluation/eval_plane_with_curve.py", *flags)
     path = workspace / "model_data/loss_planes_with_curve/TinyTen/bars/plane_align_corr_seeds_01_02-2.npz"
     arrays = dict(np.load(path))
-    settings = json.loads(str(arrays["settings"]))
-    assert settings.pop("height") == "midpoint"
-    arrays["settings"] = np.array(json.dumps(settings))
-    save_arrays(path, **arrays)
+    record = record_in(arrays)
+    assert record.flags["height"] == "midpoint"
+    save_arrays(path, **arrays | {"record": record.without("height").as_array()})
     code, line = fails(capsys, "evaluation/eval_plane_with_curve.py", *flags)
     assert code == 1
     assert f"{path} was made with height turning point (now midpoint)" in line
@@ -324,7 +323,7 @@ def test_midpoints_of_a_curve_and_of_a_line(small, workspace, capsys):
     assert "done already" in capsys.readouterr().out
     folder = workspace / "model_data/paired_models/TinyTen/bars"
     table = np.load(folder / "curve_align_corr_seeds_01_02-2_t_0.5.npz")
-    assert json.loads(str(table["settings"]))["measured_on"] == "alignment images"
+    assert record_in(table).flags["measured_on"] == "alignment images"
     assert not any("noid" in name for name in table)  # TinyTen's activations share no channels
     flags = ["--dataset", "bars", "--root", workspace, "--alignment", "corr", "--epochs", 0, 2]
     run("visualization/layerwise_mean_correlation/viz_align_along_curves.py", *flags)
@@ -525,5 +524,5 @@ def test_compiled_stages(small, workspace, tmp_path):
     )
     for name in names:
         plain, compiled = (np.load(root / name) for root in (workspace, tmp_path / "compiled"))
-        for quantity in set(plain) - {"settings"}:
+        for quantity in set(plain) - {"record"}:
             np.testing.assert_allclose(compiled[quantity], plain[quantity], rtol=1e-3, atol=1e-4, err_msg=quantity)

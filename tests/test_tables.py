@@ -11,7 +11,6 @@ from conftest import write_results
 
 from utils.errors import UserError
 from utils.reports.published import load_published
-from utils.stages import commands
 from utils.stages.files import save_arrays
 from utils.stages.layout import USUAL, Layout, Variant, partial
 
@@ -42,7 +41,7 @@ def run(script, flags):
     try:
         module.main(args)
     except UserError as error:
-        raise Ended(commands.explain(error, vars(args), script)) from error
+        raise Ended(args.stage.explain(error, script)) from error
 
 
 def make(root, *flags):

@@ -14,7 +14,7 @@ start.quietly()
 
 from utils.errors import FileError
 from utils.measuring import evaluate
-from utils.stages import commands, defaults, flags, process
+from utils.stages import defaults, flags, process
 from utils.stages.data import load_data
 from utils.stages.files import expect_writable, hold, let_go, remove, save_checkpoint
 from utils.stages.inputs import check_input
@@ -24,7 +24,9 @@ from utils.stages.parser import add_folder_flags, file_path, partner, positive_i
 
 
 def parse_args(argv=None):
-    parser = flags.stage_parser(__doc__, batch_size=512)
+    parser = flags.stage_parser(__doc__, __file__, batch_size=512)
+    for name in ("batch_size", "precision"):  # of the test alone
+        del parser.outcome[name]
     add = parser.add_argument
     add("file", type=file_path, metavar="FILE", help="a checkpoint: a state dict, or what holds one")
     add("--key", help="where in the file the network is, as model_ema or ema.module (default: it is looked for)")
@@ -42,7 +44,7 @@ def main(args):
     if path.exists() and not args.overwrite:
         raise FileError(path, "is there already", "replace")
     expect_writable(layout.folder("models"))
-    data = load_data(args.dataset, **flags.of_images(vars(args)))
+    data = load_data(args.dataset, **flags.of_images(args))
     network = new_network(layout, data)
     for words in import_network(args.file, network, entry=args.key):
         print(f"{args.file}: {words}.")
@@ -53,20 +55,17 @@ def main(args):
     if accuracy < 2 * 100 / data.num_classes:
         print("That is close to chance: is it --transform, or --mean and --std, with which it was trained?")
 
-    names = ("dataset", "image_size", "transform", "moments", "model", "use_test", "seed")
-    settings = {name: vars(args)[name] for name in names}
-    settings |= {"images": data.digest, "imported": str(args.file.absolute()), "key": args.key}
+    record = args.record.of(args.model, images=data.digest)
     if args.overwrite:
         for history in layout.model_history(args.seed).values():  # of the network that is replaced
             remove(history)
-    save_checkpoint(path, {"model_state": network.state_dict(), "settings": settings})
+    save_checkpoint(path, {"model_state": network.state_dict(), "record": record.stored()})
     let_go(stem)
     other = partner(args.seed)
     seed_a, seed_b = sorted((args.seed, other))
     next_command = None
     if layout.endpoint(other, args.epochs).exists():
-        pair = {"epochs": args.epochs, "seed_a": seed_a, "seed_b": seed_b}
-        next_command = commands.align_command(vars(args), **pair)
+        next_command = args.stage.align_command(epochs=args.epochs, seed_a=seed_a, seed_b=seed_b)
     process.closing_words([path], next_command)
 
 

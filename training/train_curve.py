@@ -17,7 +17,7 @@ import torch
 
 from utils.curves import Curve, midpoint
 from utils.devices import memory_format
-from utils.stages import commands, defaults, flags, kept, process
+from utils.stages import defaults, flags, process
 from utils.stages.data import load_data
 from utils.stages.files import expect_writable, save_checkpoint
 from utils.stages.foreign import fitted
@@ -29,11 +29,11 @@ from utils.stages.runs import Run
 from utils.training import CurveTask, fit, robust_rates, step_rates
 
 
-def parse_args(argv=None, description=__doc__, robust=False):
-    parser = flags.stage_parser(description, batch_size=128)
+def parse_args(argv=None, description=__doc__, script=__file__, robust=False):
+    parser = flags.stage_parser(description, script, batch_size=128)
     flags.add_training_flags(parser)
     epochs_help = f"epochs in all, those before a resume included ({defaults.CURVE_EPOCHS_HELP})"
-    parser.add_argument("--epochs", type=positive_int, help=epochs_help)
+    parser.add_argument("--epochs", type=positive_int, help=epochs_help, outcome=robust)
     if robust:
         flags.add_attack_flags(parser, training=True)
     flags.add_pair_flags(parser)
@@ -53,7 +53,7 @@ def main(args):
     variant = Variant(args.seed, args.num_bends, args.curve)
     expect_pair(layout, (args.seed_a, args.seed_b), args.epochs_model, args.alignment, variant)
     expect_writable(layout.folder("curves"), layout.folder("curve_history"))
-    data = load_data(args.dataset, **flags.of_images(vars(args)))
+    data = load_data(args.dataset, **flags.of_images(args))
     network_a, network_b = load_pair(
         layout, data, (args.seed_a, args.seed_b), args.epochs_model, alignment=args.alignment, variant=variant
     )
@@ -64,16 +64,14 @@ def main(args):
     check_input(base, data.train, args.batch_size)
     curve = Curve.between(base, state_a, state_b, args.num_bends, args.curve, args.fix_start, args.fix_end)
     linear = layout.curve(*names, 0, variant)
-    next_command = commands.command(
-        "evaluation/eval_curve.py",
-        vars(args),
-        *("seed_a", "seed_b", "epochs_model", "alignment"),
-        **commands.of_variant(variant),
-    )
+    record = args.record.of(args.model, images=data.digest, ends=curve.fixed_ends())
+    path = {"seed_a": args.seed_a, "seed_b": args.seed_b, "epochs_model": args.epochs_model}
+    path |= {"alignment": args.alignment, **variant.differing}
     if not curve.learned_rows:
-        save_checkpoint(linear, {"epoch": 0, "model_state": midpoint(state_a, state_b)})
+        save_line(linear, state_a, state_b, record)
         print("With two fixed ends and nothing between them there is nothing to learn: the curve is a line.")
-        process.closing_words([linear], f"{next_command} --epochs_curve 0")
+        next_command = args.stage.command("evaluation/eval_curve.py", **path, epochs_curve=0)
+        process.closing_words([linear], next_command)
         return
     if args.compile:
         curve.compile()
@@ -81,15 +79,14 @@ def main(args):
         for index in range(1, args.num_bends - 1):
             curve.set_point(index, new_network(layout, data).state_dict())
 
-    settings = kept.of_run(vars(args), *flags.CURVE_FLAGS, "seed_a", "seed_b", "epochs_model", "alignment")
     run = Run(
         layout.curve_stem(*names, variant),
-        settings | {"ends": curve.fixed_ends(), "images": data.digest},
+        record,
         args.epochs,
         args.save_freq,
         layout.curve_history(*names, variant),
-        args.resume,
-        args.overwrite,
+        resume=args.resume,
+        overwrite=args.overwrite,
         log=args.log_dir,
         adapted=partial(fitted, base),
     )
@@ -106,8 +103,14 @@ def main(args):
         precision=args.precision,
         val_freq=args.val_freq,
     )
-    save_checkpoint(linear, {"epoch": 0, "model_state": midpoint(state_a, state_b)})
-    process.closing_words([linear, *run.files(history)], f"{next_command} --epochs_curve {args.epochs}")
+    save_line(linear, state_a, state_b, record)
+    next_command = args.stage.command("evaluation/eval_curve.py", **path, epochs_curve=args.epochs)
+    process.closing_words([linear, *run.files(history)], next_command)
+
+
+def save_line(file, state_a, state_b, record):
+    """The midpoint of the straight line, as a curve of no epochs."""
+    save_checkpoint(file, {"epoch": 0, "model_state": midpoint(state_a, state_b), "record": record.stored()})
 
 
 if __name__ == "__main__":

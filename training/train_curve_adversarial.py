@@ -17,7 +17,7 @@ from utils.stages import process
 
 
 def parse_args(argv=None):
-    return train_curve.parse_args(argv, __doc__, robust=True)
+    return train_curve.parse_args(argv, __doc__, __file__, robust=True)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ python training/train_curve_pam.py --dataset CIFAR100 --seed_a 1 --seed_b 2 --ep
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -22,22 +23,21 @@ from utils.devices import memory_format
 from utils.errors import FileError
 from utils.matching import correlations_before_and_after
 from utils.permutations import compose, permute
-from utils.stages import commands, defaults, flags, kept, process, sources
+from utils.stages import defaults, flags, process
 from utils.stages.data import load_data
-from utils.stages.files import expect_writable, hold, load_note, save_array, save_checkpoint
+from utils.stages.files import expect_writable, hold, save_array, save_checkpoint
 from utils.stages.inputs import check_input
 from utils.stages.layout import Layout, Variant, kept_epochs, rolling, tag
 from utils.stages.loading import expect_pair, load_alignment, load_pair, load_permutations, new_network, spec_of
 from utils.stages.matches import save_match
-from utils.stages.parser import add_folder_flags, epochs_or_none, positive_int
+from utils.stages.parser import NEW, add_folder_flags, epochs_or_none, positive_int
+from utils.stages.records import behind, load_record, other_inputs
 from utils.stages.runs import Run
 from utils.training import fit, step_rates
 
-SETTINGS = ("seed_a", "seed_b", "epochs_model", "alignment", "outer_iters", "inner_iters_perm", "init_linear_off")
-
 
 def parse_args(argv=None):
-    parser = flags.stage_parser(__doc__, batch_size=128)
+    parser = flags.stage_parser(__doc__, __file__, batch_size=128)
     flags.add_training_flags(parser)
     flags.add_pair_flags(parser)
     flags.add_alignment_flag(parser)
@@ -48,10 +48,14 @@ def parse_args(argv=None):
     add("--fix_start", action="store_true", default=True, help="A is fixed always")
     add("--fix_end", action="store_true", default=True, help="B is fixed but for its permutation always")
     parser.add_alias("--curve_type", "curve", choices=("Bezier",))
-    add("--init_linear_off", action="store_true", help=argparse.SUPPRESS)
-    add("--outer_iters", type=positive_int, default=1, help="how often both phases are gone through")
-    add("--inner_iters_perm", type=positive_int, default=20, help="epochs of the permutation phase")
-    add("--inner_iters_phi", type=positive_int, default=defaults.EPOCHS, help="epochs of the curve phase")
+    add("--init_linear_off", action="store_true", help=argparse.SUPPRESS, outcome=NEW)
+    outer_help = "outer iterations (permutation phase + curve phase)"
+    add("--outer_iters", type=positive_int, default=1, help=outer_help, outcome=True)
+    add("--inner_iters_perm", type=positive_int, default=20, help="epochs of the permutation phase", outcome=True)
+    phi_help = "epochs of the curve phase"
+    # A later phase depends on where an earlier one ended.
+    of_phi = {"default": defaults.EPOCHS, "outcome": lambda args: args.outer_iters > 1}
+    add("--inner_iters_phi", type=positive_int, help=phi_help, **of_phi)
     val_freq_help = "test every so many epochs; a second number is for the curve phase (default: none)"
     add("--val_freq", type=epochs_or_none, nargs="+", help=val_freq_help)
     add_folder_flags(parser, "training/train_curve_pam.py")
@@ -69,7 +73,7 @@ def main(args):
     seeds, start_name, variant = (args.seed_a, args.seed_b), tag(args.alignment), Variant(args.seed)
     expect_pair(layout, seeds, args.epochs_model, args.alignment, variant)
     expect_writable(*(layout.folder(kind) for kind in ("matches", "correlations", "curves", "curve_history")))
-    data = load_data(args.dataset, **flags.of_images(vars(args)))
+    data = load_data(args.dataset, **flags.of_images(args))
     networks = load_pair(layout, data, seeds, args.epochs_model)
     state_a, state_b = (network.state_dict() for network in networks)
     if start_name == "null":
@@ -91,16 +95,14 @@ def main(args):
     means = [layout.correlation(name, which, *seeds, variant) for which in ("unaligned", "aligned")]
     distributed.from_main(lambda: hold(stem))  # until its last phase, which has this name, is done
     is_there = distributed.from_main(lambda: found(stem, history_file, matches, means, args.overwrite))
-    # A later phase depends on where an earlier one ended.
-    later = ("inner_iters_phi",) if args.outer_iters > 1 else ()
-    settings = kept.of_run(vars(args), *SETTINGS, *later) | {"images": data.digest}
+    record = args.record.of(args.model, images=data.digest)
 
     def run(suffix, epochs, after=None):
         """The files of one phase; they carry the curve's own name, and a suffix for all but the last."""
         files = stem.with_name(stem.name + suffix), history_file.with_stem(history_file.stem + suffix)
-        made_of = settings | {"ends": curve.fixed_ends()}
-        more = {"after": after, "log": args.log_dir}
-        return Run(files[0], made_of, epochs, args.save_freq, files[1], args.resume, **more)
+        made_from = record.of(args.model, ends=curve.fixed_ends())
+        more = {"resume": args.resume, "after": after, "log": args.log_dir}
+        return Run(files[0], made_from, epochs, args.save_freq, files[1], **more)
 
     # Over several outer iterations the schedules go on, and so does the momentum of φ (P has none).
     perm_rates = step_rates(len(matches) * args.inner_iters_perm, args.lr / 2, pam.PERMUTATION_DROP, args.lr_decay)
@@ -124,11 +126,12 @@ def main(args):
             order, took = learn(task, data.train, phase, args.compile, rates=rates, val_freq=args.val_freq[0], **how)
             taken += took
             permutations = compose(spec, permutations, order)
-            save_match(match, spec, permutations, list(map(network_digest, networks)), replaces=means)
+            made_for = list(map(network_digest, networks))
+            save_match(match, spec, permutations, made_for, replaces=means, record=record.stored())
         if match is matches[-1]:
-            made_of = sources.digests(sources.behind(layout, seeds, args.epochs_model, name, 0, variant))
-            more = {"sources": made_of, "taken": in_all(taken, matches)}
-            save_correlations(means, networks, spec, permutations, data.test, settings | more)
+            made_from = record.of(args.model, behind(layout, seeds, args.epochs_model, name, 0, variant))
+            made_from = replace(made_from, cost=in_all(taken, matches))
+            save_correlations(means, networks, spec, permutations, data.test, made_from)
 
         aligned = permute(state_b, spec, permutations)
         put_end(curve, aligned)
@@ -140,10 +143,10 @@ def main(args):
         previous = phase.checkpoint
 
     linear = layout.curve(name, *seeds, 0, variant)
-    save_checkpoint(linear, {"epoch": 0, "model_state": midpoint(state_a, aligned)})
-    follows = {"alignment": name, "epochs_curve": args.inner_iters_phi, **commands.of_variant(variant)}
-    of_networks = ("seed_a", "seed_b", "epochs_model")
-    next_command = commands.command("evaluation/eval_curve.py", vars(args), *of_networks, **follows)
+    save_checkpoint(linear, {"epoch": 0, "model_state": midpoint(state_a, aligned), "record": record.stored()})
+    path = {"seed_a": args.seed_a, "seed_b": args.seed_b, "epochs_model": args.epochs_model, "alignment": name}
+    path |= {"epochs_curve": args.inner_iters_phi, **variant.differing}
+    next_command = args.stage.command("evaluation/eval_curve.py", **path)
     process.closing_words([matches[-1], *means, linear, *phase.files(history)], next_command)
 
 
@@ -177,11 +180,11 @@ def in_all(taken, phases):
     return {"seconds": sum(phase["seconds"] for phase in taken)} | ({"memory": max(memory)} if memory else {})
 
 
-def save_correlations(files, networks, spec, permutations, images, settings):
+def save_correlations(files, networks, spec, permutations, images, record):
     """How well matched channels correlate on these images, layer by layer, before and after; if that is not there."""
-    if distributed.from_main(lambda: all(are_of(file, settings["sources"]) for file in files)):
+    if distributed.from_main(lambda: all(is_current(file, record) for file in files)):
         return
-    note = {"networks": list(map(network_digest, networks)), "settings": settings}
+    note = {"networks": list(map(network_digest, networks)), "record": record.stored()}
     for network in networks:
         network.to(images.device, memory_format=memory_format(images.device))
     measured = correlations_before_and_after(*networks, spec, permutations, images.batches(512))
@@ -189,9 +192,10 @@ def save_correlations(files, networks, spec, permutations, images, settings):
         save_array(file, values, note)
 
 
-def are_of(file, made_of):
-    """Whether correlations are there, and of these networks and this match."""
-    return file.exists() and load_note(file).get("settings", {}).get("sources") == made_of
+def is_current(file, record):
+    """Whether correlations are there, measured with these networks and this match."""
+    before = load_record(file)
+    return before.inputs.keys() >= {"a", "b", "match"} and not other_inputs(before, record.inputs)
 
 
 def found(stem, history, matches, means, overwrite):

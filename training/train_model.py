@@ -16,27 +16,27 @@ start.quietly()
 import torch
 
 from utils.devices import compile_options, memory_format
-from utils.stages import commands, defaults, flags, kept, process
+from utils.stages import defaults, flags, process
 from utils.stages.data import load_data
 from utils.stages.files import expect_writable
 from utils.stages.foreign import fitted
 from utils.stages.inputs import check_input
 from utils.stages.layout import Layout
 from utils.stages.loading import new_network
-from utils.stages.parser import add_folder_flags, epochs_or_none, partner, positive_int
+from utils.stages.parser import NEW, add_folder_flags, epochs_or_none, partner, positive_int
 from utils.stages.runs import Run
 from utils.training import NetworkTask, fit, robust_rates, step_rates
 
 
-def parse_args(argv=None, description=__doc__, robust=False):
-    parser = flags.stage_parser(description, batch_size=128)
+def parse_args(argv=None, description=__doc__, script=__file__, robust=False):
+    parser = flags.stage_parser(description, script, batch_size=128)
     flags.add_training_flags(parser)
     epochs_help = f"epochs in all, those before a resume included ({defaults.EPOCHS_HELP})"
-    parser.add_argument("--epochs", type=positive_int, help=epochs_help)
+    parser.add_argument("--epochs", type=positive_int, help=epochs_help, outcome=robust)
     if robust:
         flags.add_attack_flags(parser, training=True)
     pretrained_help = "begin with torchvision's or timm's published weights, which are downloaded"
-    parser.add_argument("--pretrained", action="store_true", help=pretrained_help)
+    parser.add_argument("--pretrained", action="store_true", help=pretrained_help, outcome=NEW)
     parser.add_argument("--val_freq", type=epochs_or_none, default=1, help="test every so many epochs, or none")
     add_folder_flags(parser, "training/train_model.py")
     return flags.parse(parser, argv)
@@ -46,7 +46,7 @@ def main(args):
     layout = Layout(args.root, args.model, args.dataset, args.robust, args.replaced)
     if args.overwrite or not layout.endpoint(args.seed, args.epochs).exists():
         expect_writable(layout.folder("models"), layout.folder("model_history"))
-    data = load_data(args.dataset, **flags.of_images(vars(args)))
+    data = load_data(args.dataset, **flags.of_images(args))
     torch.manual_seed(args.seed)
     model = new_network(layout, data, pretrained=args.pretrained).to(
         args.device, memory_format=memory_format(args.device)
@@ -56,12 +56,12 @@ def main(args):
         model.compile(**compile_options(args.device))
     run = Run(
         layout.endpoint_stem(args.seed),
-        kept.of_run(vars(args), "pretrained") | {"images": data.digest},
+        args.record.of(args.model, images=data.digest),
         args.epochs,
         args.save_freq,
         layout.model_history(args.seed),
-        args.resume,
-        args.overwrite,
+        resume=args.resume,
+        overwrite=args.overwrite,
         log=args.log_dir,
         adapted=partial(fitted, model),
     )
@@ -83,14 +83,9 @@ def main(args):
     other = partner(args.seed)
     if layout.endpoint(other, args.epochs).exists():
         seed_a, seed_b = sorted((args.seed, other))
-        next_command = commands.align_command(vars(args), epochs=args.epochs, seed_a=seed_a, seed_b=seed_b)
+        next_command = args.stage.align_command(epochs=args.epochs, seed_a=seed_a, seed_b=seed_b)
     else:
-        names = ["epochs", "batch_size", "lr", "wd", "lr_drop"]
-        usual = {"lr_decay": 0.9996, "precision": "fp32", "momentum": 0.9, "log_dir": None}
-        names += [name for name, value in usual.items() if vars(args)[name] != value]
-        if args.robust and args.attack != flags.published_attack(args.dataset):
-            names += ["epsilon", "attack_step", "attack_steps"]
-        next_command = commands.command("training/train_model.py", vars(args), *names, seed=other)
+        next_command = args.stage.again(args.record, seed=other)
     process.closing_words(run.files(history), next_command)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from ..errors import FileError, UserError
 from ..matching import METHODS
 from ..stages.layout import Layout, read_name
+from ..stages.records import expect_current, load_record
 from . import figures, paths, results, tables
 
 # What is shown of each quantity of a path
@@ -97,7 +98,7 @@ def _distance_of_activations(series: paths.Series, pair: paths.Pair, method: str
     for of, which in _measured(series, pair):
         with contextlib.suppress(UserError):
             file = of.layout.distance(of.alignment, which, *pair)
-            if file.exists() and results.noted_settings(file).get("method") == method:
+            if file.exists() and load_record(file).flags.get("method") == method:
                 return float(results.load_means(of.layout, [file])[0][:-1].mean())
     return None
 
@@ -117,13 +118,12 @@ def _measured(series: paths.Series, pair: paths.Pair) -> list[tuple[paths.Series
 def _taken(series: paths.Series, pair: paths.Pair) -> dict[str, float]:
     """What finding the match that is there took, if it was found by a stage that tells."""
     path = series.layout.correlation(series.alignment, "aligned", *pair, series.variant_of(pair))
-    settings = results.noted_settings(path) if path.exists() else {}
+    record = load_record(path)
     try:
-        results.expect_current(series.layout, path, settings)
+        expect_current(series.layout, path, record)
     except UserError:
         return {}
-    taken = settings.get("taken")
-    return taken if isinstance(taken, dict) else {}
+    return record.cost
 
 
 def _lines_to_come(layout: Layout, selection: paths.Selection, found: Sequence[paths.Found]) -> list[FileError]:

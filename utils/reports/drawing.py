@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ..errors import UserError
-from ..stages import commands
 from ..stages.layout import Layout
 from . import figures
 
@@ -31,7 +30,7 @@ def run(flags: Mapping[str, object], draw: Draw, tell: Callable[[Sequence[Path]]
         if not drawings:
             raise missing[0]
         for error in missing:
-            print(f"Not drawn: {commands.explain(error, flags)}")
+            print(f"Not drawn: {flags['stage'].explain(error)}")
         tell(files)
         if flags["show"]:
             figures.show(drawings)

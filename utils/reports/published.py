@@ -7,6 +7,7 @@ from pathlib import Path
 from ..stages.data import dataset_info
 from ..stages.defaults import EPOCHS
 from ..stages.layout import USUAL, Layout
+from ..stages.records import Record
 from .paths import Series
 
 FILE = Path(__file__).with_suffix(".csv")
@@ -29,49 +30,46 @@ def load_published() -> Published:
     }
 
 
-TRAINED_AS_PUBLISHED = {"lr": 0.1, "wd": 5e-4, "lr_drop": 20, "lr_decay": 0.9996, "use_test": True}
-CURVE_AS_PUBLISHED = {"fix_start": True, "fix_end": True, "init_linear_off": False, "epochs_model": EPOCHS}
-CURVE_AS_PUBLISHED |= {"outer_iters": 1, "inner_iters_perm": 20}  # of PAM
-EVALUATED_AS_PUBLISHED = {"epochs_model": EPOCHS, "use_test": True, "bn_images": None, "num_points": 65}
+# How networks and curves were trained and evaluated; a tuple: in any of these ways
+PUBLISHED = {"lr": 0.1, "wd": 5e-4, "lr_drop": 20, "lr_decay": 0.9996, "use_test": True, "image_size": None}
+PUBLISHED |= {"fix_start": True, "fix_end": True, "init_linear_off": False, "epochs_model": EPOCHS}
+PUBLISHED |= {"outer_iters": 1, "inner_iters_perm": 20, "bn_images": None, "num_points": 65}
+PUBLISHED |= {"precision": ("fp32", "tf32")}
 
 
-def is_as_published(series: Series, layout: Layout, evaluated: Iterable[Mapping[str, object]]) -> bool:
-    """Whether evaluations with these settings are of curves as the published ones, between such networks.
+def is_as_published(series: Series, layout: Layout, evaluated: Iterable[Record]) -> bool:
+    """Whether evaluations with these records are of curves as the published ones, between such networks.
 
-    What a file does not tell is taken to be as published.
+    What a file does not record is taken to be as published.
     """
     if series.epochs != EPOCHS or series.variant._replace(seed=USUAL.seed) != USUAL:
         return False
-    return all(_is_published_setting(settings, layout) for settings in evaluated)
+    return all(_is_published_setting(record, layout) for record in evaluated)
 
 
-def _is_published_setting(settings: Mapping[str, object], layout: Layout) -> bool:
-    """Whether the settings of an evaluation, and in it those of training, are the published ones."""
-    trained = settings.get("trained")
-    trained = trained if isinstance(trained, dict) else {}
-    trained = {name: told for name, told in trained.items() if isinstance(told, dict)}
-    images = {"image_size": None, "precision": ("fp32", "tf32")}
-    networks = images | TRAINED_AS_PUBLISHED | {"batch_size": 64 if layout.dataset == "CIFAR10" else 128}
-    curve = images | TRAINED_AS_PUBLISHED | CURVE_AS_PUBLISHED | {"batch_size": 128}
+def _is_published_setting(record: Record, layout: Layout) -> bool:
+    """Whether the flags of an evaluation, and those with which its networks and curve were trained, are published."""
+    networks = PUBLISHED | {"batch_size": 64 if layout.dataset == "CIFAR10" else 128}
+    curve, trained = PUBLISHED | {"batch_size": 128}, record.trained
     return (
-        _are(settings, images | EVALUATED_AS_PUBLISHED)
-        and len(settings.get("points", "ABC")) == 3
+        _are(record.flags, PUBLISHED)
+        and len(record.inputs.get("points", "ABC")) == 3
         and all(_are(trained.get(name, {}), networks) for name in "ab")
         and _are(trained.get("curve", {}), curve)
-        and all(_is_published_transform(told, layout) for told in (settings, *trained.values()))
+        and all(_is_published_transform(flags, layout) for flags in (record.flags, *trained.values()))
     )
 
 
-def _are(settings: Mapping[str, object], wanted: Mapping[str, object]) -> bool:
-    """Whether settings, as far as they are told, are those wanted, or one of those in a tuple."""
+def _are(flags: Mapping[str, object], wanted: Mapping[str, object]) -> bool:
+    """Whether flags, as far as they are recorded, are those wanted, or one of those in a tuple."""
     return all(
         value in wanted[name] if isinstance(wanted[name], tuple) else value == wanted[name]
-        for name, value in settings.items()
+        for name, value in flags.items()
         if name in wanted
     )
 
 
-def _is_published_transform(settings: Mapping[str, object], layout: Layout) -> bool:
+def _is_published_transform(flags: Mapping[str, object], layout: Layout) -> bool:
     """Whether images were varied and normalized as published: transforms of several names can do the same."""
-    transform, resized_by = settings.get("transform", layout.model), dataset_info(layout.dataset).resized_by
+    transform, resized_by = flags.get("transform", layout.model), dataset_info(layout.dataset).resized_by
     return not transform.startswith("Adversarial") and resized_by(transform) == resized_by(layout.model)

@@ -5,7 +5,7 @@ It needs nothing but itself to be read: figures and the plotting library (Plotly
 
 import base64
 import html
-import shlex
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -15,8 +15,10 @@ from PIL import Image
 
 from ..errors import FileError, UserError
 from ..stages.files import write_atomically
+from ..stages.hints import Step, documented, steps
 from ..stages.layout import USUAL, Layout, model_folder, read_name
-from . import explorer, paths, provenance, results, tables
+from ..stages.records import expect_current
+from . import explorer, paths, results, tables
 from .figures import SHOWN
 
 try:
@@ -26,7 +28,6 @@ except ModuleNotFoundError:
 
 TEMPLATE = Path(__file__).with_suffix(".html")
 
-MadeWith = Callable[..., str]  # (script, settings, robust=False): the command line of a script with these settings
 Missing = dict[str, UserError]  # what is missing in the report, by what it says: each once, in order
 
 
@@ -38,14 +39,13 @@ def write(
     compare: Callable[[paths.Selection], tables.Table],
     command: str,
     explain: Callable[[UserError], str],
-    made_with: MadeWith,
 ) -> list[UserError]:
     """Write the report of what there is under `root` of that which is asked for.
 
     compare: makes the table of all alignments side by side (`utils.reports.comparison.build`).
 
     Returns what is missing in the report, which it also says itself: in the words of `explain`. `command` is the one
-    that makes the report, and `made_with` says which made what is in it.
+    that makes the report.
 
     Raises UserError if nothing has been evaluated, or without Plotly.
     """
@@ -64,17 +64,17 @@ def write(
         if table.rows:
             title, made = "Robust networks" if robust else "Networks", "evaluation/make_tables.py"
             parts["headlines"] += "".join(f"<p>{html.escape(words)}</p>" for words in tables.headlines(table))
-            parts["tables"] += _table(table, title, _table_command(made, selection, made_with, robust=robust))
+            parts["tables"] += _table(table, title, _table_command(made, root, selection, robust=robust))
         for layout in dict.fromkeys(one.layout for one in found):
             walks = _walks([one for one in found if one.layout == layout], selection, missing)
             if walks:
                 parts["explorers"] += explorer.explorer(walks)
-        parts["settings"] += _settings(found, made_with)
+        parts["settings"] += _settings(found)
     if not parts["tables"]:
         raise next(iter(missing.values()))
-    pictures = _pictures(root, selection, missing, made_with)
+    pictures = _pictures(root, selection, missing)
     of_comparison = {name: figure for name, figure in pictures.items() if name.startswith("comparison_")}
-    compared = _comparison(compare(selection), selection, made_with) + _figures(of_comparison)
+    compared = _comparison(compare(selection), root, selection) + _figures(of_comparison)
     parts["comparison"] = f"<h2>Alignments compared</h2>{compared}" if compared else ""
     others = _figures({name: figure for name, figure in pictures.items() if name not in of_comparison})
     parts["figures"] = f"<h2>Figures</h2>{others}" if others else ""
@@ -114,17 +114,17 @@ def _table(table: tables.Table, title: str, command: str) -> str:
     return f"<h3>{title}</h3>{box}<p>{notes}</p>{_command(command)}"
 
 
-def _table_command(script: str, selection: paths.Selection, made_with: MadeWith, *, robust: bool = False) -> str:
+def _table_command(script: str, root: Path, selection: paths.Selection, *, robust: bool = False) -> str:
     """The command that makes the table by itself; flags of several values are tuples."""
     seeds_a, seeds_b = zip(*selection.pairs, strict=True) if selection.pairs else (None, None)
     flags = {"dataset": selection.datasets, "model": selection.models, "seed_a": seeds_a, "seed_b": seeds_b}
     flags |= {"alignment": selection.alignments, "epochs": selection.epochs, "curve_seed": selection.curve_seeds}
     flags |= {"num_bends": selection.num_bends, "curve": selection.curves}
     given = {name: tuple(values) for name, values in flags.items() if values}
-    return made_with(script, given, robust=robust)
+    return documented(script, given, root=root, robust=robust)
 
 
-def _comparison(table: tables.Table, selection: paths.Selection, made_with: MadeWith) -> str:
+def _comparison(table: tables.Table, root: Path, selection: paths.Selection) -> str:
     """The table of all alignments side by side, where straight lines with several have been evaluated.
 
     What has not been evaluated is no part of a report; of what is half there the main table says what is missing.
@@ -132,7 +132,7 @@ def _comparison(table: tables.Table, selection: paths.Selection, made_with: Made
     lines = {row.series.alignment for row in table.rows if row.series and row.series.is_line}
     if len(lines) < 2:
         return ""
-    command = _table_command("evaluation/compare_alignments.py", selection, made_with)
+    command = _table_command("evaluation/compare_alignments.py", root, selection)
     return _table(table, "All alignments side by side", command)
 
 
@@ -176,7 +176,7 @@ class Picture(NamedTuple):
     figure: str  # as HTML
 
 
-def _pictures(root: Path, selection: paths.Selection, missing: Missing, made_with: MadeWith) -> dict[str, Picture]:
+def _pictures(root: Path, selection: paths.Selection, missing: Missing) -> dict[str, Picture]:
     """The figures that were drawn, by their files' names: each with its title and the command behind it.
 
     These are in the file itself.
@@ -197,14 +197,13 @@ def _pictures(root: Path, selection: paths.Selection, missing: Missing, made_wit
         asked_for = ((selection.models, model), (selection.datasets, dataset))
         if any(names and name not in names for names, name in asked_for):
             continue
-        shown = provenance.results_in(root, notes.get(SHOWN, ""))
+        shown = _results_in(root, notes.get(SHOWN, ""))
         try:
             _expect_current(path, shown, command)
         except UserError as error:
             _note(missing, error)
             continue
-        steps = [(step, layout.robust) for file, layout, _ in shown for step in provenance.steps(layout, file)]
-        what_ran = _steps(steps, made_with)
+        what_ran = _steps([step for file, layout, _ in shown for step in steps(layout, file)])
         behind = f"<details><summary>What was run for it</summary>{what_ran}</details>" if what_ran else ""
         caption = _caption(path, words, f"{dataset}_{model_folder(model)}", shown)
         data = base64.b64encode(path.read_bytes()).decode()
@@ -215,7 +214,7 @@ def _pictures(root: Path, selection: paths.Selection, missing: Missing, made_wit
             f"<p class=made>figures/{html.escape(path.name)}</p>{_command(command)}{behind}</figcaption></figure>",
         )
     if not pictures:
-        drawn = made_with("visualization/viz_curve.py", {"help": True})
+        drawn = documented("visualization/viz_curve.py", {"help": True}, root=root)
         _note(missing, UserError(f"there are no figures yet; draw them with: {drawn}"))
     return pictures
 
@@ -254,20 +253,27 @@ def _figures(pictures: Mapping[str, Picture]) -> str:
 def _expect_current(figure: Path, shown: Sequence[tuple[Path, Layout, str]], command: str) -> None:
     """FileError if a figure shows other results than there are now, or results of other networks."""
     for path, layout, digest in shown:
-        settings, now = results.content(path)
+        record, now = results.content(path)
         if now != digest:
             reason = f"shows other results than there are now in {path}; draw it anew with: {command}"
             raise FileError(figure, reason)
         try:
-            results.expect_current(layout, path, settings)
+            expect_current(layout, path, record)
         except FileError as error:
             reason = f"shows {path}, which {error.reason}; when that is made anew, draw it with: {command}"
             raise FileError(figure, reason) from error
 
 
-def _settings(found: Sequence[paths.Found], made_with: MadeWith) -> str:
+ORDER = ("training/train_model", "alignment/align_models", "training/", "")  # in which scripts are run
+
+
+def _order(step: Step) -> int:
+    return next(place for place, start in enumerate(ORDER) if step.script.startswith(start))
+
+
+def _settings(found: Sequence[paths.Found]) -> str:
     """The commands behind networks, matches, curves, evaluations and planes, each once."""
-    steps = []
+    ran = []
     for one in found:
         layout, place = one.layout, (one.alignment, *one.pair, one.epochs, one.variant)
         files = [layout.evaluated(*place)]
@@ -275,24 +281,35 @@ def _settings(found: Sequence[paths.Found], made_with: MadeWith) -> str:
             files.append(layout.plane_with_curve(*place))
         for file in files:
             if _is_current(layout, file):
-                steps += [(step, layout.robust) for step in provenance.steps(layout, file)]
-    return _steps(sorted(steps, key=lambda step: provenance.order(step[0])), made_with)
+                ran += steps(layout, file)
+    return _steps(sorted(ran, key=_order))
 
 
 def _is_current(layout: Layout, path: Path) -> bool:
     """Whether a result is there, and of the networks that are; where not, the table or the walks say so."""
     try:
-        results.expect_current(layout, path, results.content(path)[0])
+        expect_current(layout, path, results.content(path)[0])
     except UserError:
         return False
     return True
 
 
-def _steps(steps: Sequence[tuple[provenance.Step, bool]], made_with: MadeWith) -> str:
-    """Commands, each once, and on what and when they were run; with each step, whether it is of robust networks."""
-    lines: dict[str, None] = {}
-    for step, robust in steps:
+def _steps(ran: Sequence[Step]) -> str:
+    """Commands, each once, and on what and when they were run."""
+    lines = {}
+    for step in ran:
         words = f"<p class=made>{html.escape(step.words)}</p>" if step.words else ""
-        made = made_with(step.script, step.flags, robust=robust)
-        lines[_command(f"{made} {shlex.quote(step.file)}" if step.file else made) + words] = None
+        lines[_command(step.command) + words] = None
     return "".join(lines)
+
+
+def _results_in(root: Path, note: str) -> list[tuple[Path, Layout, str]]:
+    """The results in a figure that are still there: each with its layout, and what its digest was."""
+    try:
+        digests = {root / name: digest for name, digest in json.loads(note or "{}").items()}
+    except (ValueError, AttributeError, TypeError, RecursionError):  # a hostile picture's
+        return []
+    there = [(path, read_name(path), digest) for path, digest in digests.items() if path.is_file()]
+    return [
+        (path, Layout(root, name.model, name.dataset, name.robust), digest) for path, name, digest in there if name
+    ]

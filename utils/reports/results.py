@@ -1,6 +1,5 @@
 """What tables, figures and the report read: the files of results, checked and compared, and the numbers in them."""
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -9,10 +8,11 @@ import numpy as np
 
 from ..errors import FileError, UserError
 from ..geometry import FREQUENCIES, barrier, path_average, spectrum
-from ..stages import sources
-from ..stages.files import load_array, load_note
-from ..stages.layout import Layout, read_name
+from ..stages.files import load_array
+from ..stages.layout import Layout
 from ..stages.originals import load_arrays
+from ..stages.records import Record, expect_current, load_record, other_flags, record_in
+from ..stages.records import digest_of as digest_of_arrays
 from .paths import Pair, Series
 
 Arrays = dict[str, np.ndarray]  # what a file of results holds, by name
@@ -45,35 +45,14 @@ def load_path(series: Series, pair: Pair, **more_shapes: tuple) -> Arrays:
 def load_result(layout: Layout, path: Path, shapes: Mapping[str, tuple]) -> Arrays:
     """The arrays of a result, if it is of the networks that are there now."""
     arrays = load_arrays(path, **shapes)
-    expect_current(layout, path, settings_of(arrays))
+    expect_current(layout, path, record_in(arrays))
     shown[path] = digest_of(arrays)
     return arrays
 
 
 def digest_of(arrays: Mapping[str, np.ndarray]) -> str:
     """A digest of a result's numbers, wherever and whenever they were measured."""
-    return sources.digest_of((name, arrays[name]) for name in sorted(arrays) if name != "settings")
-
-
-def expect_current(layout: Layout, path: Path, settings: Mapping[str, object]) -> None:
-    """FileError if a result with these settings was made with other networks, match or curve than there are now.
-
-    What the result does not tell, and files that are not there any more, are not compared.
-    """
-    before, name = settings.get("sources"), read_name(path)
-    epochs = settings.get("epochs_model", settings.get("epochs"))
-    if not isinstance(before, dict) or not isinstance(epochs, int) or name is None:
-        return
-    files = sources.behind(layout, name.seeds, epochs, name.alignment, name.epoch or 0, name.variant)
-    if other := sources.others(before, sources.digests(files)):
-        told = {flag: settings[flag] for flag in TOLD_FLAGS if settings.get(flag) is not None}
-        told |= {"epochs_model": epochs}
-        raise FileError(path, f"was made with {other} than there are now", "replace", **told)
-
-
-# What a command has to say besides a result's name, that it be made as before
-TOLD_FLAGS = ("transform", "moments", "use_test", "batch_size", "precision", "bn_images", "attack", "num_points")
-TOLD_FLAGS += ("eval_train",)
+    return digest_of_arrays((name, arrays[name]) for name in sorted(arrays) if name not in ("record", "settings"))
 
 
 def load_paths(series: Series, pairs: Sequence[Pair], **more_shapes: tuple) -> list[Arrays]:
@@ -91,17 +70,15 @@ def _evaluation(series: Series, pair: Pair) -> Path:
 
 def unlike(series: Series, pair: Pair, first: Arrays, table: Arrays) -> FileError | None:
     """What forbids to average a pair's evaluated path with the first pair's: other points, or other settings."""
-    settings, others = settings_of(first), settings_of(table)
-    compared = (settings.keys() & others.keys()) - {"points", "trained", "sources", "made"}  # which are of the pair
-    different = {name: value for name, value in settings.items() if name in compared and value != others[name]}
-    count = len(first["t"])
-    if np.array_equal(first["t"], table["t"]) and not different:
+    records, count = (record_in(first), record_in(table)), len(first["t"])
+    different = other_flags(records[0].flags, records[1].flags)
+    images = [record.inputs.get("images") for record in records]
+    are_others = None not in images and images[0] != images[1]
+    if np.array_equal(first["t"], table["t"]) and not different and not are_others:
         return None
-    told = [f"{name} {others.get(name)} (there {value})" for name, value in different.items() if name != "images"]
-    told += ["other images"] if "images" in different else []
-    what = ", ".join(told) or f"{len(table['t'])} points (there {count})"
-    wanted = {name: v for name, v in different.items() if type(v) in (int, float, str) and name != "images"}
-    wanted |= {"num_points": count}
+    told = [f"{name} {now} (there {there})" for name, (there, now) in different.items()]
+    what = ", ".join(told + ["other images"] * are_others) or f"{len(table['t'])} points (there {count})"
+    wanted = {name: there for name, (there, _) in different.items()} | {"num_points": count}
     reason = f"was evaluated unlike that of the first pair, with {what}"
     return FileError(_evaluation(series, pair), reason, "replace", **wanted)
 
@@ -118,7 +95,7 @@ def load_planes_with_curve(series: Series, pairs: Sequence[Pair]) -> list[Arrays
             raise UserError(f"networks {pair[0]} and {pair[1]} are the same, so no plane goes through {series.words}")
         path = series.layout.plane_with_curve(series.alignment, *pair, series.epochs, series.variant_of(pair))
         plane = _load_plane(series.layout, path, planes)
-        points = settings_of(plane).get("points"), settings_of(table).get("points")
+        points = [record_in(arrays).inputs.get("points") for arrays in (plane, table)]
         if None not in points and points[0] != points[1]:
             raise _of_another_curve(path, _evaluation(series, pair))
         planes.append(plane | {"t": table["t"], "curve": table["coordinates"]})
@@ -158,12 +135,12 @@ def _load_plane(layout: Layout, path: Path, others: Sequence[Arrays]) -> Arrays:
     if others and _differ(plane, others[0], "height"):
         raise FileError(path, "reaches not as far as that of the first pair: one of them was made before", "replace")
     if others:
-        _expect_same_images(path, settings_of(plane), settings_of(others[0]))
+        _expect_same_images(path, record_in(plane), record_in(others[0]))
     return plane
 
 
-def _expect_same_images(path: Path, settings: Mapping[str, object], first: Mapping[str, object]) -> None:
-    images = {told["images"] for told in (settings, first) if "images" in told}
+def _expect_same_images(path: Path, record: Record, first: Record) -> None:
+    images = {one.inputs["images"] for one in (record, first) if "images" in one.inputs}
     if len(images) > 1:
         raise FileError(path, "was measured on other images than that of the first pair", "replace")
 
@@ -178,7 +155,7 @@ def load_along_curve(series: Series, pairs: Sequence[Pair], t: float) -> list[Ar
         path = series.layout.along_curve(series.alignment, *pair, series.epochs, t, series.variant_of(pair))
         names = [f"{which}_{end}" for which in ("unaligned", "aligned") for end in "ab"]
         tables.append(load_result(series.layout, path, dict.fromkeys(names, ("layers",))))
-        _expect_same_images(path, settings_of(tables[-1]), settings_of(tables[0]))
+        _expect_same_images(path, record_in(tables[-1]), record_in(tables[0]))
         if _differ(tables[-1], tables[0], "measured_on"):
             raise FileError(path, "was measured on other images than that of the first pair", "replace")
     return tables
@@ -195,33 +172,24 @@ def load_means(layout: Layout, paths: Sequence[Path]) -> list[np.ndarray]:
     """What the files of several pairs hold, layer by layer (layers,)."""
     arrays = [load_array(path) for path in paths]
     for path, array in zip(paths, arrays, strict=True):
-        settings = noted_settings(path)
-        expect_current(layout, path, settings)
-        _expect_same_images(path, settings, noted_settings(paths[0]))
+        record = load_record(path)
+        expect_current(layout, path, record)
+        _expect_same_images(path, record, load_record(paths[0]))
         shown[path] = digest_of({"": array})
     return arrays
 
 
-def noted_settings(path: Path) -> dict[str, object]:
-    """The settings noted in an .npy file; none are in one of other code."""
-    try:
-        settings = load_note(path).get("settings")
-    except FileError:  # of other code, which pickles, and has been read
-        return {}
-    return settings if isinstance(settings, dict) else {}
-
-
-def content(path: Path) -> tuple[dict[str, object], str]:
-    """The settings of a result, and the digest of its numbers. FileError if it cannot be read."""
+def content(path: Path) -> tuple[Record, str]:
+    """The record of a result, and the digest of its numbers. FileError if it cannot be read."""
     if path.suffix == ".npy":
-        return noted_settings(path), digest_of({"": load_array(path)})
+        return load_record(path), digest_of({"": load_array(path)})
     arrays = load_arrays(path)
-    return settings_of(arrays), digest_of(arrays)
+    return record_in(arrays), digest_of(arrays)
 
 
 def on_other_images(measured: Mapping[str, Sequence[Arrays]]) -> str:
     """In a sentence, which paths, by their words, were measured on other images than the first; '' if none were."""
-    images = {words: settings_of(table).get("images") for words, of in measured.items() for table in of}
+    images = {words: record_in(table).inputs.get("images") for words, of in measured.items() for table in of}
     known = {words: digest for words, digest in images.items() if digest}
     first = next(iter(known), "")
     other = [words for words, digest in known.items() if digest != known[first]]
@@ -229,14 +197,9 @@ def on_other_images(measured: Mapping[str, Sequence[Arrays]]) -> str:
 
 
 def _differ(one: Arrays, other: Arrays, name: str) -> bool:
-    """Whether two results have different settings of this name, one of which may be older and have none."""
-    settings = [settings_of(one), settings_of(other)]
-    return all(settings) and settings[0].get(name) != settings[1].get(name)
-
-
-def settings_of(arrays: Mapping[str, np.ndarray]) -> dict[str, object]:
-    """The settings with which a result was made; none are known of a file of other code."""
-    return json.loads(str(arrays["settings"])) if "settings" in arrays else {}
+    """Whether this was done otherwise for two results, one of which may be older and not say so."""
+    records = [record_in(one), record_in(other)]
+    return all(records) and records[0].flags.get(name) != records[1].flags.get(name)
 
 
 # --- of what is there --------------------------------------------------------------------------------------

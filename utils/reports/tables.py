@@ -10,6 +10,7 @@ from typing import NamedTuple
 from ..errors import FileError, UserError
 from ..stages.defaults import EPOCHS
 from ..stages.layout import USUAL, Layout, model_folder, tag
+from ..stages.records import record_in
 from . import paths, results
 from .published import SOURCE, Number, Published, is_as_published, load_published
 
@@ -208,7 +209,7 @@ def _fill(
     """Fill the cells of a row, and of the networks', on one dataset from the evaluated path of every pair."""
     if not evaluated:
         return
-    as_published = not layout.robust and is_as_published(row.series, layout, map(results.settings_of, evaluated))
+    as_published = not layout.robust and is_as_published(row.series, layout, map(record_in, evaluated))
     known = published.get((layout.dataset, layout.model, row.series.alignment), {}) if as_published else {}
     ends = published.get((layout.dataset, layout.model, "networks"), {}) if as_published else {}
     for column in (column for column in columns if column.dataset == layout.dataset):

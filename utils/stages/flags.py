@@ -12,11 +12,12 @@ from models import FORMS
 from ..attack import Attack
 from ..curves import CURVES
 from ..reports.paths import Selection
-from .commands import REPOSITORY, default_transform
 from .data import TRANSFORMS, data_folder, dataset_info
 from .defaults import CURVE_EPOCHS_HELP, EPOCHS_HELP, complete_epochs, curve_epochs
-from .layout import USUAL, tag
+from .hints import Stage, default_transform
+from .layout import REPOSITORY, USUAL, tag
 from .parser import (
+    NEW,
     TWINS,
     Parser,
     add_folder_flags,
@@ -36,7 +37,8 @@ from .parser import (
     replaced_folders,
     seed_number,
 )
-from .process import choose_device, expect_log
+from .process import choose_device, expect_log, made_on
+from .records import Record
 
 # --- flags that several stages have ------------------------------------------------------------------------
 
@@ -47,7 +49,7 @@ def add_dataset_flags(parser: argparse.ArgumentParser) -> None:
     dataset_help = "a known name, or that of a folder of images data/NAME/{train,test}"
     add("--dataset", type=dataset_name, default="FashionMNIST10k", help=dataset_help)
     size_help = "make images square: shorter side to this size, and the middle of it (default: as they are)"
-    add("--image_size", type=positive_int, help=size_help)
+    add("--image_size", type=positive_int, help=size_help, outcome=NEW)
     add("--num-workers", "--num_workers", type=nonnegative_int, default=4, help="threads that decode images")
     add(
         "--data_path",
@@ -57,20 +59,24 @@ def add_dataset_flags(parser: argparse.ArgumentParser) -> None:
     add("--root", type=folder_path, default=REPOSITORY, help="folder under which all results are written and found")
 
 
-def stage_parser(description: str | None, batch_size: int, model: str | None = None) -> Parser:
-    """A parser with the flags of every stage that runs networks on data; `model` is for a script of one model."""
-    parser = Parser(description)
+def stage_parser(description: str | None, script: str, batch_size: int, model: str | None = None) -> Parser:
+    """A parser with the flags of every stage that runs networks on data; `model` is for a script of one model.
+
+    script: the stage's own file.
+    """
+    parser = Parser(description, script=script)
     add_dataset_flags(parser)
     add = parser.add_argument
     add(
         "--transform",
         choices=TRANSFORMS,
+        outcome=True,
         help="augmentation and normalization (default: the model's, standard, or Adversarial)",
     )
-    moments = {"nargs": 3, "type": finite_float, "metavar": ("R", "G", "B")}
+    moments = {"nargs": 3, "type": finite_float, "metavar": ("R", "G", "B"), "outcome": NEW}
     add("--mean", help="of pixels in [0, 1], by which images are normalized (default: the dataset's)", **moments)
     add("--std", help="the deviations that go with it (default: the dataset's)", **moments)
-    add("--batch_size", type=positive_int, default=batch_size, help="images in a batch")
+    add("--batch_size", type=positive_int, default=batch_size, help="images in a batch", outcome=True)
     if model:
         add("--model", choices=[model], default=model, help="the network, which is always this")
     else:
@@ -79,11 +85,12 @@ def stage_parser(description: str | None, batch_size: int, model: str | None = N
         "--use_test",
         action=argparse.BooleanOptionalAction,
         default=True,
+        outcome=True,
         help="evaluate on the test set; otherwise on training images held out for it",
     )
     add("--device", help="what computes: cuda, cuda:1, mps, cpu (default: the first that is available)")
     precision_help = "tf32: faster, less exact convolutions on CUDA; bf16: run the networks under autocast"
-    add("--precision", choices=("fp32", "tf32", "bf16"), default="fp32", help=precision_help)
+    add("--precision", choices=("fp32", "tf32", "bf16"), default="fp32", help=precision_help, outcome=True)
     parser.set_defaults(robust=False, momentum=0.9)
     return parser
 
@@ -97,11 +104,13 @@ def add_training_flags(parser: argparse.ArgumentParser) -> None:
         default=200,
         help="keep a checkpoint every so many epochs, and the last",
     )
-    add("--lr", type=positive_float, default=0.1, help="learning rate of the first epoch")
-    add("--wd", type=nonnegative_float, default=5e-4, help="weight decay")
-    add("--lr_decay", type=positive_float, default=0.9996, help="factor on the learning rate, every epoch")
-    add("--lr_drop", type=positive_int, default=20, help="the learning rate is halved every so many epochs")
-    add("--seed", type=seed_number, default=1, help="of the initial weights and all random draws")
+    add("--lr", type=positive_float, default=0.1, help="learning rate of the first epoch", outcome=True)
+    add("--wd", type=nonnegative_float, default=5e-4, help="weight decay", outcome=True)
+    decay_help = "factor on the learning rate, every epoch"
+    add("--lr_decay", type=positive_float, default=0.9996, help=decay_help, outcome=True)
+    drop_help = "the learning rate is halved every so many epochs"
+    add("--lr_drop", type=positive_int, default=20, help=drop_help, outcome=True)
+    add("--seed", type=seed_number, default=1, help="of the initial weights and all random draws", outcome=True)
     log_help = "write loss, accuracy and learning rate of every epoch there, for TensorBoard (default: nowhere)"
     add("--log_dir", type=folder_path, metavar="DIR", help=log_help)
     add_compile_flag(parser)
@@ -134,40 +143,43 @@ def add_attack_flags(parser: argparse.ArgumentParser, training: bool = False) ->
     add(
         "--epsilon",
         type=intensity,
+        outcome=True,
         help="radius of the attack, as 8/255 (default: 4/255 on Tiny ImageNet, else 8/255)",
     )
     add(
         "--attack_step",
         type=intensity,
+        outcome=True,
         help="length of a step of the attack (default: a quarter of 8/255 or 4/255)",
     )
-    add("--attack_steps", type=nonnegative_int, default=ATTACK_STEPS, help="number of steps of the attack")
+    steps_help = "number of steps of the attack"
+    add("--attack_steps", type=nonnegative_int, default=ATTACK_STEPS, help=steps_help, outcome=True)
     if training:
-        add("--momentum", type=nonnegative_float, default=0.9, help="of SGD (Nesterov)")
-
-
-CURVE_FLAGS = ("curve", "num_bends", "fix_start", "fix_end", "init_linear_off")
+        add("--momentum", type=nonnegative_float, default=0.9, help="of SGD (Nesterov)", outcome=True)
 
 
 def add_robust_flag(parser: argparse.ArgumentParser, help_text: str) -> None:
     parser.add_argument("--adversarial", dest="robust", action="store_true", help=help_text)
 
 
-def add_curve_flags(parser: argparse.ArgumentParser) -> None:
+def add_curve_flags(parser: Parser) -> None:
     add = parser.add_argument
-    add("--curve", choices=CURVES, default="Bezier", help="family of the curve")
+    add("--curve", choices=CURVES, default="Bezier", help="family of the curve", outcome=True)
     parser.add_alias("--curve_type", "curve", choices=CURVES)
-    add("--num_bends", type=at_least_two, default=3, help="control points, the two ends included")
-    add("--fix_start", action=argparse.BooleanOptionalAction, default=True, help="keep A where it is")
-    add("--fix_end", action=argparse.BooleanOptionalAction, default=True, help="keep B where it is")
-    add("--init_linear_off", action="store_true", help="begin at random networks, not on the line from A to B")
+    bends_help = "control points, the two ends included"
+    add("--num_bends", type=at_least_two, default=3, help=bends_help, outcome=True)
+    fixed = {"action": argparse.BooleanOptionalAction, "default": True, "outcome": True}
+    add("--fix_start", help="keep A where it is", **fixed)
+    add("--fix_end", help="keep B where it is", **fixed)
+    off_help = "begin at random networks, not on the line from A to B"
+    add("--init_linear_off", action="store_true", help=off_help, outcome=NEW)
 
 
 def add_alignment_flag(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--alignment", type=name_part, default="", help="name of the match that permutes B, as corr; '' for none")
     epochs_help = f"epochs for which the two networks were trained ({EPOCHS_HELP})"
-    add("--epochs_model", type=positive_int, help=epochs_help)
+    add("--epochs_model", type=positive_int, help=epochs_help, outcome=True)
 
 
 def add_evaluation_flags(parser: argparse.ArgumentParser) -> None:
@@ -177,10 +189,11 @@ def add_evaluation_flags(parser: argparse.ArgumentParser) -> None:
     add(
         "--bn_images",
         type=positive_int,
+        outcome=True,
         help="re-estimate batch norm on so many training images (default: all)",
     )
     repair_help = "let activations vary as between the ends (REPAIR), in networks without batch norm"
-    add("--repair", action="store_true", help=repair_help)
+    add("--repair", action="store_true", help=repair_help, outcome=NEW)
     add("--overwrite", action="store_true", help="evaluate again what has been evaluated otherwise")
 
 
@@ -202,8 +215,12 @@ def add_path_flags(parser: argparse.ArgumentParser) -> None:
     add("--epochs", type=positive_int, help=epochs_help)
 
 
-def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
-    """Parse, and fill in what depends on other flags or on the machine."""
+def parse(parser: Parser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse, and fill in what depends on other flags or on the machine.
+
+    And add `record`, which goes with what is written, and `stage`, which advises commands.
+    """
+    argv = sys.argv[1:] if argv is None else argv
     args = parser.parse_args(argv)
     if hasattr(args, "seed_a") and args.seed_a == args.seed_b:
         parser.error(f"--seed_a and --seed_b are both {args.seed_a}: a pair needs two networks")
@@ -235,6 +252,9 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
         expect_log(parser, args.log_dir)
     args.notes = _without_effect(vars(args), parser.get_default)
     args.asked_device, args.device = args.device, choose_device(parser, args.device)
+    args.stage = Stage(vars(args))
+    flags, made = parser.outcome_flags(args), made_on(args.device)
+    args.record = Record((parser.script, *parser.lasting(argv)), flags, made=made, new=parser.new_flags())
     return args
 
 
@@ -262,10 +282,11 @@ def published_attack(dataset: str) -> Attack:
     return Attack(radius, radius / 4, ATTACK_STEPS)
 
 
-def of_images(flags: Mapping[str, object]) -> dict[str, object]:
+def of_images(args: argparse.Namespace) -> dict[str, object]:
     """What `load_data` is told besides the dataset's name."""
-    names = ("transform", "moments", "use_test", "image_size", "device")
-    return {name: flags[name] for name in names} | {"folder": flags["data_folder"], "threads": flags["num_workers"]}
+    how = {"transform": args.transform, "moments": args.moments, "image_size": args.image_size}
+    how |= {"use_test": args.use_test, "device": args.device}
+    return how | {"folder": args.data_folder, "threads": args.num_workers}
 
 
 # --- scripts that read results -----------------------------------------------------------------------------
@@ -346,13 +367,14 @@ def parse_results(
     Scripts that draw have also `epochs_of`, the epochs for each model, and `replaced`, as stages have.
     """
     argv = sys.argv[1:] if argv is None else argv
-    name = str(Path(script).resolve().relative_to(REPOSITORY))
+    name = Path(script).resolve().relative_to(REPOSITORY).as_posix()
     draws = name.startswith("visualization/")
     if draws:
         parser.add_alias("--alignment_type", "alignment", type=name_part, nargs="+")
         add_folder_flags(parser, TWINS.get(name, name), argv)
     args = parser.parse_args(argv)
     args.command = shlex.join(["python", name, *argv])
+    args.stage = Stage(vars(args))
     args.notes = []
     if draws:
         _complete_for_figures(parser, args, of_curves)

@@ -1,6 +1,6 @@
 """Networks, matches and curves from their files, each checked against what it is to be used with."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -18,6 +18,7 @@ from .foreign import load_points, load_state
 from .layout import USUAL, Layout, Variant, tag
 from .matches import Match, load_match, permutations_from_rows
 from .originals import stand_in
+from .records import Record, load_record, other_inputs, record_in
 
 
 def new_network(layout: Layout, data: Data, *, pretrained: bool = False) -> nn.Module:
@@ -44,13 +45,13 @@ def load_network(
         raise FileError(path, f"{reason}; use the model and dataset it was trained with", "remake") from error
     if not all(value.isfinite().all() for value in network.state_dict().values()):
         raise FileError(path, "holds weights that are not finite numbers", "remake")
-    settings = settings_of(stored)
-    if "transform" not in settings:
+    flags = record_in(stored).flags
+    if "transform" not in flags:
         return network.eval()
-    if ("epsilon" in settings) != robust:
+    if ("epsilon" in flags) != robust:
         kind, wanted = ("plain", "robust") if robust else ("robust", "plain")
         raise FileError(path, f"is a {kind} network, not a {wanted} one", "remake")
-    before = settings["transform"], settings.get("moments")
+    before = flags["transform"], [flags["mean"], flags["std"]] if flags.get("mean") else None
     if _normalized_by(*before) != _normalized_by(transform, moments):
         raise FileError(
             path,
@@ -82,25 +83,6 @@ def _normalized_by(transform: str, moments: Normalization | None) -> object:
 def _in_words(transform: str, moments: Normalization | None) -> str:
     numbers = [" ".join(f"{value:g}" for value in values) for values in moments or ()]
     return f"the transform {transform}" + (" --mean {} --std {}".format(*numbers) if numbers else "")
-
-
-def settings_of(checkpoint: Mapping[str, object]) -> dict[str, object]:
-    """The settings with which this code made a checkpoint; {} for one of other code."""
-    settings = checkpoint.get("settings")
-    return settings if isinstance(settings, dict) else {}
-
-
-# What of a run's settings decides whether its result is comparable with another, seeds left out
-OF_TRAINING = ("transform", "moments", "image_size", "batch_size", "use_test", "precision")
-OF_TRAINING += ("lr", "wd", "lr_decay", "lr_drop")
-OF_TRAINING += ("epochs_model", "fix_start", "fix_end", "init_linear_off", "outer_iters", "inner_iters_perm")
-OF_TRAINING += ("momentum", "epsilon", "attack_step", "attack_steps")
-
-
-def training_settings(path: Path) -> dict[str, object]:
-    """How the network or curve of a checkpoint was trained, as far as it tells; nothing, if other code made it."""
-    settings = settings_of(load_checkpoint(stand_in(path)))
-    return {name: settings[name] for name in OF_TRAINING if name in settings}
 
 
 def spec_of(network: nn.Module, example: torch.Tensor) -> PermutationSpec:
@@ -156,8 +138,12 @@ def expect_pair(
 
 def load_endpoint(layout: Layout, data: Data, seed: int, epochs: int) -> nn.Module:
     """The network of a seed after `epochs`, in eval mode (`load_network`)."""
-    how = {"transform": data.transform, "moments": data.moments, "robust": layout.robust}
-    return load_network(layout.endpoint(seed, epochs), new_network(layout, data), **how)
+    path, how = layout.endpoint(seed, epochs), {"transform": data.transform, "moments": data.moments}
+    network = load_network(path, new_network(layout, data), robust=layout.robust, **how)
+    is_of_user = ".py:" in layout.model  # ours and libraries' stay what they are
+    if is_of_user and other_inputs(load_record(path), Record().of(layout.model).inputs):
+        raise FileError(path, "was trained with another definition of the network than there is now", "replace")
+    return network
 
 
 def load_pair(
@@ -215,14 +201,14 @@ def load_curve(
         return Curve.between(base, a.state_dict(), b.state_dict(), num_bends=2)
     path = stand_in(layout.curve(alignment, *seeds, epochs_curve, variant))
     learned = load_checkpoint(path)
-    settings = settings_of(learned)
+    record = record_in(learned)
     shape = {"num_bends": variant.num_bends, "curve": variant.curve}
-    shape |= {name: settings[name] for name in (*shape, "fix_start", "fix_end") if name in settings}
+    shape |= {name: record.flags[name] for name in (*shape, "fix_start", "fix_end") if name in record.flags}
     try:
         curve = Curve.between(base, a.state_dict(), b.state_dict(), **shape)
     except (TypeError, ValueError, KeyError) as error:  # settings of other code
         raise FileError(path, f"is of a kind of curve that is not known ({shape})", "remake") from error
-    if settings.get("ends", curve.fixed_ends()) != curve.fixed_ends():
+    if record.inputs.get("ends", curve.fixed_ends()) != curve.fixed_ends():
         raise FileError(
             path, "was learned between other networks, or with another match, than there are now", "replace"
         )

@@ -121,13 +121,12 @@ def save_match(
     *,
     overwrite: bool = False,
     replaces: Sequence[Path] = (),
-    settings: Mapping[str, object] | None = None,
+    record: Mapping[str, object] | None = None,
 ) -> None:
     """A match as one integer array of rows, padded with −1, with a note that holds its spec.
 
     networks: digests of A and B. replaces: the results of the match that was there. They are removed first, so that
-        none is ever beside a match of which it does not speak. settings: how it was made.
-
+        none is ever beside a match of which it does not speak. record: what made it, as a file has it.
     FileError if another match is there already, and not to be overwritten.
     """
     if not distributed.is_main():
@@ -142,8 +141,8 @@ def save_match(
         print("This is the same match as was saved before.")
     for result in replaces:
         remove(result)
-    note = {"networks": networks, "spec": spec.to_json(), "unseen": unseen}
-    save_array(path, padded_rows(rows), note | ({"settings": dict(settings)} if settings else {}))
+    note = {"networks": networks, "spec": spec.to_json(), "unseen": unseen, "record": dict(record or {})}
+    save_array(path, padded_rows(rows), note)
     remove(path.with_suffix(".json"))  # where the note was once
     let_go(path)
 

@@ -1,6 +1,5 @@
 """Correlation matrices of a match: how every channel of A correlates with every channel of B, layer by layer."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -8,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .files import check_shapes, read, save_arrays
+from .records import Record
 
 
 class Layer(NamedTuple):
@@ -32,10 +32,10 @@ def save_matrices(
     labels: Sequence[str],
     matrices: Sequence[np.ndarray],
     orders: Sequence[np.ndarray],
-    settings: Mapping[str, object],
+    record: Record,
 ) -> None:
     """An .npz file of all layers: their `labels`, and `correlations_0`, in half precision, `order_0`, and so on."""
-    arrays = {"settings": np.array(json.dumps(settings)), "labels": np.array(labels)}
+    arrays = {"record": record.as_array(), "labels": np.array(labels)}
     for number, (matrix, order) in enumerate(zip(matrices, orders, strict=True)):
         arrays |= {f"correlations_{number}": matrix.astype(np.float16), f"order_{number}": order}
     save_arrays(path, **arrays)

@@ -34,6 +34,8 @@ GROUPS = {
     "figures": ("cmap", "no_title", "show"),
     "files": ("file", "key", "root", "dir", "name", "out", "json", "save_freq", "resume", "overwrite", "log_dir"),
 }
+NEW = "new"  # the outcome of a flag that older files lack
+PASSING = ("root", "device", "resume", "overwrite")  # flags that may be others when a command is run again
 GROUP_OF = {name: title for title, names in GROUPS.items() for name in names}
 
 
@@ -60,19 +62,102 @@ def _in_words(default: object) -> str:
     return "the repository" if default == REPOSITORY else str(default) or "''"
 
 
+Outcome = bool | str | Callable[[argparse.Namespace], bool]
+
+
+class Declared(Exception):
+    """Hands out a parser with all its flags, where a script was given DECLARED for its arguments."""
+
+    def __init__(self, parser: "Parser"):
+        super().__init__()
+        self.parser = parser
+
+
+DECLARED: list[str] = []  # known by its identity: an empty command line is another list
+
+
 class Parser(argparse.ArgumentParser):
     """An argparse parser of long flags that are never shortened: --epochs must not be taken for --epochs_model.
 
     Its help shows flags in GROUPS, in whatever order they were added, and an example.
     """
 
-    def __init__(self, description: str | None, epilog: str | None = None):
-        """description: a docstring, of which the first line is taken, and the command; python -OO leaves none."""
+    def __init__(self, description: str | None, epilog: str | None = None, script: str = ""):
+        """description: a docstring, of which the first line is taken, and the command; python -OO leaves none.
+
+        script: the file of the script, for the record of what it writes.
+        """
+        self.script = Path(script).resolve().relative_to(REPOSITORY).as_posix() if script else ""
+        self.outcome: dict[str, Outcome] = {}
         words, _, rest = (description or "").strip().partition("\n")
         example = [f"\n\nexample:\n  {line}" for line in rest.splitlines() if line.startswith("python ")]
         description = "".join([words, *example]) or None
         super().__init__(description=description, epilog=epilog, formatter_class=HelpFormatter, allow_abbrev=False)
         self._groups = {title: self.add_argument_group(title) for title in GROUPS}
+
+    def add_argument(self, *names: str, outcome: Outcome = False, **options: object) -> argparse.Action:
+        """As argparse's, and whether the flag decides what is in the files that the script writes.
+
+        outcome: True, or when (given the parsed flags); NEW where older files lack the flag and had its default.
+            What a file's name says (networks, match, kind of curve) need not be declared.
+        """
+        action = super().add_argument(*names, **options)
+        if outcome:
+            self.outcome[action.dest] = outcome
+        return action
+
+    def outcome_flags(self, args: argparse.Namespace) -> dict[str, object]:
+        """The values of the flags that decide the outcome."""
+        decide = {name: kind(args) if callable(kind) else True for name, kind in self.outcome.items()}
+        return {name: getattr(args, name) for name, does in decide.items() if does}
+
+    def new_flags(self) -> dict[str, object]:
+        """The values that flags had in files which are older than they."""
+        return {name: self.get_default(name) for name, kind in self.outcome.items() if kind == NEW}
+
+    def parse_known_args(
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        if args is DECLARED:
+            raise Declared(self)
+        return super().parse_known_args(args, namespace)
+
+    def chunks(self, argv: Sequence[str]) -> dict[str, list[str]] | None:
+        """The words of a command line by the names under which the parser returns them; '' for those of no flag.
+
+        None if there is a flag that the parser does not have.
+        """
+        chunks: dict[str, list[str]] = {}
+        dest, room = "", 0
+        for word in argv:
+            action = self._option_string_actions.get(word.partition("=")[0])
+            if action is not None:
+                dest, chunks[action.dest] = action.dest, [word]
+                many = {None: 1, "?": 1}.get(action.nargs, action.nargs)
+                room = 0 if "=" in word else many if isinstance(many, int) else len(argv)
+            elif word.startswith("--"):
+                return None
+            elif room:
+                chunks[dest].append(word)
+                room -= 1
+            else:
+                chunks.setdefault("", []).append(word)
+        return chunks
+
+    def lasting(self, argv: Sequence[str]) -> list[str]:
+        """A command line without the flags that say where files are, what computes, or how a run goes on."""
+        chunks = self.chunks(argv).items()
+        return [word for flag, words in chunks if flag not in PASSING for word in words]
+
+    def words(self, name: str, value: object) -> list[str]:
+        """A flag as one types it for a value; none where the parser has no such flag, or where it is off or None."""
+        action = next((one for one in self._actions if one.dest == name and one.option_strings), None)
+        if action is None or value is None or (action.nargs == 0 and value == action.default):
+            return []
+        said = [flag for flag in action.option_strings if flag.startswith("--no-") == (value is False)]
+        if action.nargs == 0:
+            return (said or action.option_strings)[:1]
+        return [action.option_strings[0], *map(str, value if isinstance(value, (list, tuple)) else [value])]
 
     def _add_action(self, action: argparse.Action) -> argparse.Action:
         title = GROUP_OF.get("dir" if action.dest.startswith("dir") else action.dest)

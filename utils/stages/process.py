@@ -23,7 +23,8 @@ from ..curves import Curve
 from ..devices import compile_options, describe, is_out_of_memory, keep_memory, set_products, why_unusable
 from ..errors import UserError, first_line
 from ..losses import heads
-from . import commands, files
+from . import files
+from .hints import Stage
 from .parser import Parser
 
 
@@ -69,7 +70,7 @@ def _run(parse_args: Callable[[], argparse.Namespace], main: Callable[[argparse.
         main(args)
         distributed.stop()
     except UserError as error:
-        sys.exit(_complain(commands.explain(error, flags, sys.argv[0]), error.exit_code))
+        sys.exit(_complain(Stage(flags).explain(error, sys.argv[0]), error.exit_code))
     except KeyboardInterrupt:
         sys.exit(_complain(f"interrupted.{resumes}", 130))
     except Exception as error:

@@ -1,5 +1,7 @@
-"""A training run and its files: what it goes on from, and what it leaves."""
+"""What is made step by step and survives being stopped: training runs, and tables of results."""
 
+import csv
+import io
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -8,17 +10,28 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from .. import distributed
 from ..errors import FileError
-from .files import hold, let_go, load_checkpoint, save_array, save_arrays, save_checkpoint
-from .layout import kept, kept_epochs, rolling
-from .settings import unlike
+from .files import (
+    hold,
+    let_go,
+    load_arrays,
+    load_checkpoint,
+    remove,
+    save_array,
+    save_arrays,
+    save_checkpoint,
+    write_atomically,
+)
+from .layout import kept, kept_epochs, partial, rolling
+from .records import Record, record_in, unlike
 
 
 @dataclass
 class Run:
     """A training run and its files: kept checkpoints stem-EPOCH.pt, and stem-resume.pt while it is under way.
 
-    settings: what decides the outcome, which a resumed run must share.
+    record: what makes it; a resumed run must share the flags and inputs in it.
     history: an .npy a series, or one .npz of all series.
     resume: whether to go on from the newest checkpoint, or the file to go on from.
     overwrite: whether to delete all of them and begin anew.
@@ -28,7 +41,7 @@ class Run:
     """
 
     stem: Path
-    settings: Mapping[str, object]
+    record: Record
     epochs: int
     save_freq: int
     history: dict[str, Path] | Path
@@ -79,7 +92,7 @@ class Run:
             newest = paths[-1]
         state = load_checkpoint(newest)
         self.path = newest
-        if not (isinstance(state.get("settings"), dict) and isinstance(state.get("epoch"), int)):
+        if not (record_in(state) and isinstance(state.get("epoch"), int)):
             # Written by other code, which may count epochs otherwise.
             if newest != finished:
                 raise FileError(newest, "does not hold what a resumed run needs", "remake")
@@ -90,7 +103,7 @@ class Run:
     def _from(self, path: Path) -> dict:
         """The checkpoint at `path` to resume from: a run's like this, or other code's, for which the user vouches."""
         self.path, state = path, load_checkpoint(path)
-        if isinstance(settings := state.get("settings"), dict) and (why := unlike(settings, self.settings)):
+        if (made := record_in(state)) and (why := unlike(made, self.record)):
             raise FileError(path, why)
         lacks = [
             name for name, kind in (("epoch", int), ("optimizer_state", dict)) if type(state.get(name)) is not kind
@@ -99,7 +112,7 @@ class Run:
             raise FileError(path, f"holds no {' and no '.join(lacks)}, without which a run cannot go on from it")
         if not 0 <= state["epoch"] < self.epochs:
             raise FileError(path, f"is at epoch {state['epoch']}; a run of {self.epochs} epochs cannot go on from it")
-        if isinstance(settings, dict):
+        if made:
             return state
         try:
             model = self.adapted(state["model_state"])
@@ -108,8 +121,8 @@ class Run:
         return {"epoch": state["epoch"], "model_state": model, "optimizer_state": state["optimizer_state"]}
 
     def _check(self, state: dict, path: Path) -> None:
-        epoch, before = state["epoch"], state["settings"]
-        if why := unlike(before, self.settings):
+        epoch = state["epoch"]
+        if why := unlike(record_in(state), self.record):
             raise FileError(path, why, "replace")
         if epoch > self.epochs:
             raise FileError(path, f"is at epoch {epoch} already and epoch {self.epochs} was not kept", "replace")
@@ -122,10 +135,10 @@ class Run:
         return kept(self.stem, self.epochs)
 
     def save(self, epoch: int, state: Mapping[str, object]) -> None:
-        """Save the state after `epoch`; it has the run's settings besides what it is given."""
+        """Save the state after `epoch`, with the run's record."""
         if self.log:
             self._write_scalars(epoch, state)
-        state = {**state, "settings": dict(self.settings)}
+        state = {**state, "record": self.record.stored()}
         # In this order a run that is killed in between repeats the epoch, and lacks no file that it should have.
         if epoch == self.epochs:
             self.save_history(state["history"])
@@ -163,10 +176,10 @@ class Run:
     def save_history(self, history: Mapping[str, list[float]]) -> None:
         arrays = {name: np.array(values) for name, values in history.items()}
         if isinstance(self.history, Path):
-            save_arrays(self.history, **arrays)
+            save_arrays(self.history, record=self.record.as_array(), **arrays)
         else:
             for name, values in arrays.items():
-                save_array(self.history[name], values)
+                save_array(self.history[name], values, {"record": self.record.stored()})
 
     def close(self, history: Mapping[str, list[float]]) -> None:
         """Remove the checkpoint of the run under way, and mend a lost history."""
@@ -179,3 +192,79 @@ class Run:
         if self._writer is not None:
             self._writer.close()
         let_go(self.stem)
+
+
+# --- tables ------------------------------------------------------------------------------------------------
+
+
+class GrowingTable:
+    """A table that grows row by row, and survives being stopped.
+
+    Rows so far are in PATH's name with `.partial`; `finish` gives the table its own name. A table made with other
+    other flags, or from other inputs, than `record` says is refused, or dropped with `overwrite`.
+    """
+
+    def __init__(self, path: Path, record: Record, *, overwrite: bool = False):
+        self.path, self.record = path, record
+        self.partial = partial(path)
+        self.arrays, self.finished = distributed.from_main(lambda: self._open(overwrite))
+        if self.finished:
+            print(f"This is done already: {self.path}")
+
+    def _open(self, overwrite: bool) -> tuple[dict[str, np.ndarray], bool]:
+        """The rows that are there, and whether they are all."""
+        hold(self.path)
+        if overwrite:
+            self.path.with_suffix(".csv").unlink(missing_ok=True)
+        for candidate in (self.path, self.partial):
+            if overwrite:
+                candidate.unlink(missing_ok=True)
+            elif candidate.exists():
+                arrays = load_arrays(candidate)
+                if why := unlike(record_in(arrays), self.record):
+                    raise FileError(candidate, why, "replace")
+                arrays = {name: array for name, array in arrays.items() if name not in ("record", "settings")}
+                if candidate == self.path:
+                    let_go(self.path)
+                    if self.partial.exists():  # a process was killed when it had finished
+                        self.partial.unlink()
+                return arrays, candidate == self.path
+        return {}, False
+
+    def __len__(self) -> int:
+        return len(next(iter(self.arrays.values()), ()))
+
+    def add(self, **row: float | np.ndarray) -> None:
+        for name, value in row.items():
+            known = self.arrays.get(name, np.empty((0, *np.shape(value))))
+            self.arrays[name] = np.concatenate([known, np.asarray(value)[None]])
+        save_arrays(self.partial, record=self.record.as_array(), **self.arrays)
+
+    def finish(self, **whole: np.ndarray) -> None:
+        """Give the table its own name; `whole` are further arrays, which are not made of rows."""
+        self.arrays |= whole
+        save_arrays(self.path, record=self.record.as_array(), **self.arrays)
+        remove(self.partial)
+        let_go(self.path)
+        self.finished = True
+
+
+def write_csv(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """A table of results as text: a line a row of its arrays (n,), unrounded; of arrays (n, 2) two columns, x and y.
+
+    Arrays of another length are left out. A file that says so already is left alone.
+    """
+    rows = len(next(iter(arrays.values())))
+    columns: dict[str, np.ndarray] = {}
+    for name, values in arrays.items():
+        if values.shape == (rows,):
+            columns[name] = values
+        elif values.shape == (rows, 2):
+            columns |= {f"{name}_{axis}": values[:, i] for i, axis in enumerate("xy")}
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(zip(*(values.tolist() for values in columns.values()), strict=True))
+    text = stream.getvalue().encode()
+    if not path.is_file() or path.read_bytes() != text:
+        write_atomically(path, lambda file: file.write(text))

@@ -12,8 +12,8 @@ from stages import REPOSITORY, fails, stage
 
 from models import TinyTen
 from utils.errors import FileError, UserError
-from utils.stages.commands import align_command, command, curve_command, explain, made_with
 from utils.stages.files import load_checkpoint, save_array, save_checkpoint
+from utils.stages.hints import documented
 from utils.stages.layout import USUAL, Layout, Name, Variant, kept, partial, read_name, rolling, tag
 from utils.stages.matches import load_match, padded_rows
 
@@ -100,16 +100,22 @@ def test_names_are_read_back(layout):
 def test_other_names_tell_nothing(path):
     assert read_name(Path(path)) is None
     for mend in ("make", "remake", "replace", "resume", "continue"):
-        assert explain(FileError(Path(path), "is odd", mend), {"root": REPOSITORY}) == f"{path} is odd"
+        assert (
+            explain(FileError(Path(path), "is odd", mend), running("visualization/viz_plane.py")) == f"{path} is odd"
+        )
 
 
 # --- commands ----------------------------------------------------------------------------------------------
 
 
-def flags_of(script, *flags):
-    """What a running stage was told, by name."""
+def running(script, *flags):
+    """The script that runs, as errors are explained for it."""
     parse_args, _ = stage(script)
-    return vars(parse_args([str(flag) for flag in flags]))
+    return parse_args([str(flag) for flag in flags]).stage
+
+
+def explain(error, running, script=""):
+    return running.explain(error, script)
 
 
 def parsed(said):
@@ -155,7 +161,7 @@ RUNNING = {
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.suffix or "usual")
 def test_commands_make_what_is_missing(script, variant, tmp_path):
     """Whoever finds a file missing says a command that a script accepts, and that writes just this file."""
-    flags = flags_of(script, "--root", tmp_path, *RUNNING[script])
+    flags = running(script, "--root", tmp_path, *RUNNING[script])
     layout = Layout(tmp_path, "TinyTen", "bars")
     missing = [layout.endpoint(4, 250)]
     for alignment, (a, b) in itertools.product(("", "corr", "w2_post", "w2_pre", "pam_", "pam_corr"), SEEDS):
@@ -172,7 +178,7 @@ def test_commands_make_what_is_missing(script, variant, tmp_path):
         made, args = parsed(said)
         assert written_by(made, args) == path, said
         assert args.root == tmp_path
-        if hasattr(args, "epochs_model") and "epochs_model" in flags:
+        if hasattr(args, "epochs_model") and "epochs_model" in flags.told:
             assert args.epochs_model == 9
 
 
@@ -180,7 +186,7 @@ def test_commands_make_what_is_missing(script, variant, tmp_path):
 def test_matches_that_pam_finds(variant, tmp_path):
     """By a run as long as the curve that is asked for, of the networks that are asked for."""
     layout = Layout(tmp_path, "TinyTen", "bars")
-    flags = flags_of("evaluation/eval_curve.py", *RUNNING["evaluation/eval_curve.py"], "--root", tmp_path)
+    flags = running("evaluation/eval_curve.py", *RUNNING["evaluation/eval_curve.py"], "--root", tmp_path)
     for alignment, start in (("pam_null", ""), ("pam_corr", "corr"), ("pam_w2_pre", "w2_pre")):
         said = explain(FileError(layout.match(alignment, 3, 4, variant), "does not exist", "make"), flags)
         script, args = parsed(said)
@@ -191,7 +197,7 @@ def test_matches_that_pam_finds(variant, tmp_path):
 
 def test_googlenets_are_matched_by_their_own_script(tmp_path):
     layout = Layout(tmp_path, "GoogLeNet", "bars")
-    flags = flags_of("training/train_curve.py", "--model", "GoogLeNet", "--root", tmp_path)
+    flags = running("training/train_curve.py", "--model", "GoogLeNet", "--root", tmp_path)
     for name, script in (("corr", "align_googlenet"), ("w2_pre", "align_models_w2")):
         made, _ = parsed(explain(FileError(layout.match(name, 1, 2), "does not exist", "make"), flags))
         assert made == f"alignment/{script}.py"
@@ -216,15 +222,15 @@ def test_robust_networks_are_made_by_the_twins(kind, model, tmp_path):
         "match": layout.match("corr", 1, 2),
         "evaluated": layout.evaluated("corr", 1, 2, 250),
     }[kind]
-    running = ["--root", tmp_path, "--model", model, "--epochs_model", 9, "--epochs_curve", 250]
-    flags = flags_of("evaluation/eval_adversarial_curve.py", *running)
+    told = ["--root", tmp_path, "--model", model, "--epochs_model", 9, "--epochs_curve", 250]
+    flags = running("evaluation/eval_adversarial_curve.py", *told)
     made, args = parsed(explain(FileError(path, "does not exist", "make"), flags))
     twin = TWINS[kind].replace("align_models", "align_googlenet") if model == "GoogLeNet" else TWINS[kind]
     assert made == twin
     assert args.robust
     assert written_by(made, args) == path
     # What the path says counts, where the running stage, which reads results, says nothing of it
-    plain = flags_of("visualization/viz_curve.py", "--root", tmp_path, "--model", model)
+    plain = running("visualization/viz_curve.py", "--root", tmp_path, "--model", model)
     assert parsed(explain(FileError(path, "does not exist", "make"), plain))[0] == twin
 
 
@@ -234,7 +240,7 @@ def test_where_things_are_is_carried_along(script, tmp_path):
     given = [word for name, folder in folders.items() for word in (f"--{name}", folder)]
     told = ["--root", tmp_path, *given, "--no-use_test", "--transform", "ResNet32", *RUNNING[script]]
     layout = Layout(tmp_path, "TinyTen", "bars", replaced={"models": tmp_path / "nets", "matches": tmp_path / "m"})
-    flags = flags_of(script, "--dataset", "bars", *told)
+    flags = running(script, "--dataset", "bars", *told)
     for path in (layout.endpoint(1, 9), layout.match("corr", 1, 2), layout.match("pam_corr", 1, 2)):
         made, args = parsed(explain(FileError(path, "does not exist", "make"), flags))
         assert (args.root, args.data_path, args.use_test) == (tmp_path, tmp_path / "all images", False)
@@ -246,8 +252,8 @@ def test_where_things_are_is_carried_along(script, tmp_path):
 
 
 def test_folders_of_curves_are_carried_along(tmp_path):
-    running = [*RUNNING["evaluation/eval_curve.py"], "--root", tmp_path, "--dir_curves", tmp_path / "c"]
-    flags = flags_of("evaluation/eval_curve.py", *running)
+    told = [*RUNNING["evaluation/eval_curve.py"], "--root", tmp_path, "--dir_curves", tmp_path / "c"]
+    flags = running("evaluation/eval_curve.py", *told)
     layout = Layout(tmp_path, "TinyTen", "bars", replaced={"curves": tmp_path / "c"})
     for alignment in ("", "corr", "pam_corr"):
         path = layout.curve(alignment, 1, 2, 7)
@@ -256,28 +262,22 @@ def test_folders_of_curves_are_carried_along(tmp_path):
 
 
 def test_the_repository_is_no_root_to_speak_of():
-    flags = flags_of("training/train_curve.py")
+    flags = running("training/train_curve.py")
     said = explain(FileError(Layout(REPOSITORY, "TinyTen", "X").endpoint(1, 9), "does not exist", "make"), flags)
     expected = "python training/train_model.py --model TinyTen --dataset X --seed 1 --epochs 9"
     assert said.endswith(f"make it with: {expected}")
-    assert command("training/train_model.py", flags, seed=1) == (
+    assert flags.command("training/train_model.py", seed=1) == (
         "python training/train_model.py --model TinyTen --dataset FashionMNIST10k --seed 1"
     )
-    assert "--alignment '' --epochs 3" in curve_command(flags, "", 3)
-    assert align_command(flags, epochs=3).startswith("python alignment/align_models.py --model TinyTen")
+    assert flags.align_command(epochs=3).startswith("python alignment/align_models.py --model TinyTen")
 
 
-def test_stored_settings_are_a_command():
-    settings = {"model": "TinyTen", "lr": 0.1, "use_test": True, "fix_end": False, "init_linear_off": False}
-    settings |= {"attack": [8 / 255, 2 / 255, 5], "points": ["a", "b"], "bn_images": None, "eval_train": True}
-    said = made_with("evaluation/eval_curve.py", settings, root=Path("/a b"), robust=True)
+def test_commands_of_documents():
+    flags = {"model": ("TinyTen", "my net.py:Net"), "alignment": "", "curve": None, "help": True}
+    said = documented("visualization/viz_curve.py", flags, root=Path("/a b"), robust=True)
     assert said == (
-        "python evaluation/eval_adversarial_curve.py --root '/a b' --model TinyTen --lr 0.1 --no-fix_end "
-        f"--epsilon {8 / 255!r} --attack_step {2 / 255!r} --attack_steps 5 --eval_train"
-    )
-    assert (
-        made_with("training/train_model.py", {"seed": 1}, root=REPOSITORY)
-        == "python training/train_model.py --seed 1"
+        "python visualization/viz_adversarial_curve.py --model TinyTen 'my net.py:Net' --alignment '' --help "
+        "--root '/a b'"
     )
 
 
@@ -298,7 +298,7 @@ def test_networks_of_other_epochs(tmp_path):
         ("evaluation/eval_curve.py", "--epochs_model"),
         ("alignment/align_models.py", "--epochs"),
     ):
-        flags = flags_of(script, "--root", tmp_path)
+        flags = running(script, "--root", tmp_path)
         assert "there is" not in explain(error, flags)
         touched(
             layout.endpoint(1, 8), layout.endpoint(2, 9), layout.endpoint(11, 7), rolling(layout.endpoint_stem(1))
@@ -320,33 +320,28 @@ def test_curves_and_results_of_other_epochs(tmp_path):
     other = Variant(2)
     touched(*(layout.curve(*pair, epoch, variant) for epoch, variant in ((0, USUAL), (8, USUAL), (9, other))))
     touched(layout.evaluated(*pair, 0), layout.evaluated(*pair, 8), layout.along_curve(*pair, 5, 0.5))
-    flags = flags_of("evaluation/eval_plane_with_curve.py", "--root", tmp_path)
+    flags = running("evaluation/eval_plane_with_curve.py", "--root", tmp_path)
     for variant, epochs in ((USUAL, 8), (other, 9)):
         said = explain(FileError(layout.curve(*pair, 250, variant), "does not exist", "make"), flags)
         assert said.count("there is") == 1
         assert f"there is one of {epochs} epochs: --epochs_curve {epochs}, or make it with" in said
-    flags = flags_of("visualization/viz_curve.py", "--root", tmp_path)
+    flags = running("visualization/viz_curve.py", "--root", tmp_path)
     said = explain(FileError(layout.evaluated(*pair, 250), "does not exist", "make"), flags)
     assert said.count("there is") == 1
     assert "there is one of 8 epochs: --epochs 8, or make it with" in said
 
 
-@pytest.mark.parametrize(
-    "typed, meant, left",
-    [("w2", "w2_post or w2_pre", "w2_pre"), ("cor", "corr", ""), ("CORR", "corr", ""), ("mine", "", "")],
-)
-def test_a_match_of_a_name_that_no_script_gives(typed, meant, left, tmp_path):
-    """A slip of the pen: no command is said to make a match of this name; what may be meant and is there is named."""
+def test_matches_of_other_names(tmp_path):
+    """No command is said to make a match of a name that no script gives; those that exist are named."""
     layout = Layout(tmp_path, "TinyTen", "bars")
-    flags = flags_of("training/train_curve.py", "--root", tmp_path, "--alignment", typed)
-    error = FileError(layout.match(typed, 1, 2), "does not exist", "make")
+    flags = running("training/train_curve.py", "--root", tmp_path, "--alignment", "mine")
+    error = FileError(layout.match("mine", 1, 2), "does not exist", "make")
     other = "any other name is given by: align_models.py --align_name"
-    meant, left = (f"{names} may be meant, or " if names else "" for names in (meant, left))
-    assert explain(error, flags) == f"{error.path} does not exist; {meant}{other}"
+    assert explain(error, flags) == f"{error.path} does not exist; {other}"
     touched(*(layout.match(name, 1, 2) for name in ("w2_post", "corr")), layout.match("w2_pre", 3, 4))
     assert explain(error, flags) == (
         f"{error.path} does not exist; there is corr: --alignment corr, "
-        f"or there is w2_post: --alignment w2_post, or {left}{other}"
+        f"or there is w2_post: --alignment w2_post, or {other}"
     )
 
 
@@ -362,7 +357,7 @@ RUN = {
 @pytest.mark.parametrize("mend", RUN)
 def test_what_mends_the_file_of_another_stage(mend, tmp_path):
     layout = Layout(tmp_path, "TinyTen", "bars")
-    flags = flags_of("evaluation/eval_curve.py", "--root", tmp_path, "--epochs_model", 9)
+    flags = running("evaluation/eval_curve.py", "--root", tmp_path, "--epochs_model", 9)
     error = FileError(layout.curve("corr", 1, 2, 250), "is so and so", mend)
     made = "python training/train_curve.py --model TinyTen --dataset bars --seed_a 1 --seed_b 2 --epochs_model 9"
     made += f" --alignment corr --epochs 250 --root {tmp_path}"
@@ -372,11 +367,11 @@ def test_what_mends_the_file_of_another_stage(mend, tmp_path):
 def test_going_on_with_what_another_stage_left_unfinished(tmp_path):
     """Training is told to; what an evaluation has it finds by itself."""
     layout = Layout(tmp_path, "TinyTen", "bars")
-    flags = flags_of("evaluation/eval_curve.py", "--root", tmp_path)
+    flags = running("evaluation/eval_curve.py", "--root", tmp_path)
     said = explain(FileError(layout.curve("corr", 1, 2, 250), "is not finished", "continue"), flags)
     assert said.endswith(" --resume")
     error = FileError(layout.evaluated("corr", 1, 2, 250), "is not finished", "continue", num_points=9)
-    said = explain(error, flags_of("visualization/viz_curve.py", "--root", tmp_path))
+    said = explain(error, running("visualization/viz_curve.py", "--root", tmp_path))
     assert "is not finished; go on with: python evaluation/eval_curve.py " in said
     assert parsed(said)[1].num_points == 9  # what the file was made with
     assert "--resume" not in said
@@ -392,7 +387,7 @@ def test_what_mends_a_stages_own_file(kind, tmp_path):
         "match": (layout.match("corr", 1, 2), "alignment/align_models.py"),
         "pam's match": (layout.match("pam_corr", 1, 2), "training/train_curve_pam.py"),
     }[kind]
-    flags = flags_of(script, "--root", tmp_path)
+    flags = running(script, "--root", tmp_path)
 
     def said(mend):
         return explain(FileError(path, "is so", mend), flags, f"/any/where/{script}").removeprefix(f"{path} is so; ")
@@ -408,7 +403,7 @@ def test_what_mends_a_stages_own_file(kind, tmp_path):
 
 def test_pam_makes_no_matches_but_its_own(tmp_path):
     layout = Layout(tmp_path, "TinyTen", "bars")
-    flags = flags_of("training/train_curve_pam.py", "--root", tmp_path, "--alignment", "corr")
+    flags = running("training/train_curve_pam.py", "--root", tmp_path, "--alignment", "corr")
     error = FileError(layout.match("corr", 1, 2), "does not exist", "make")
     made, args = parsed(explain(error, flags, "training/train_curve_pam.py"))
     assert written_by(made, args) == error.path
@@ -422,14 +417,14 @@ def test_what_pam_learns_is_told_as_its_run_has_it(tmp_path):
     settings = {"outer_iters": 2, "inner_iters_perm": 20, "lr": 0.5, "epochs_model": 9}
     for path in (kept(first, 10), rolling(first)):
         save_checkpoint(path, {"epoch": 10, "model_state": {"w": torch.ones(1)}, "settings": settings})
-    flags = flags_of("evaluation/eval_curve.py", "--root", tmp_path)
+    flags = running("evaluation/eval_curve.py", "--root", tmp_path)
     for path in (layout.match("pam_corr", 1, 2), layout.correlation("pam_corr", "aligned", 1, 2)):
         _, args = parsed(explain(FileError(path, "does not exist", "make"), flags))
         assert (args.outer_iters, args.inner_iters_perm, args.lr) == (2, 20, 0.5)
 
 
 def test_errors_that_say_it_all(tmp_path):
-    flags = flags_of("evaluation/eval_curve.py", "--root", tmp_path)
+    flags = running("evaluation/eval_curve.py", "--root", tmp_path)
     path = Layout(tmp_path, "TinyTen", "bars").endpoint(1, 9)
     for error in (
         UserError("no such thing"),
@@ -448,7 +443,7 @@ def refused(read, path):
 def test_files_that_cannot_be_used_are_never_proposed_for_deletion(tmp_path):
     """A damaged file of ours, and files of somebody: they are to be moved away, or are called what they are."""
     layout = Layout(tmp_path, "TinyTen", "bars")
-    flags = flags_of("training/train_curve.py", "--root", tmp_path, "--alignment", "corr", "--epochs_model", 9)
+    flags = running("training/train_curve.py", "--root", tmp_path, "--alignment", "corr", "--epochs_model", 9)
     network, match = layout.endpoint(1, 9), layout.match("corr", 1, 2)
     save_checkpoint(network, {"epoch": 9, "model_state": TinyTen(4).state_dict()})
     damaged = bytearray(network.read_bytes())

@@ -1,0 +1,260 @@
+"""What made a file, recorded in it: the command, the flags that decide its outcome, digests of its inputs, versions.
+
+Whoever asks whether a file is current, may be gone on with, or how it was made, reads this record.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import io
+import json
+import tokenize
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from models import code
+
+from ..errors import FileError, UserError
+from .files import load_arrays, load_checkpoint, load_note
+from .layout import USUAL, Layout, Variant, model_folder, model_of, read_name, tag
+from .matches import load_match
+from .originals import stand_in
+
+
+@dataclass(frozen=True)
+class Record:
+    """Empty for a file of other code.
+
+    command: the script and its arguments as they were typed, but for those that may change when it is run again
+        (`parser.PASSING`); () in files from before commands were recorded.
+    flags: the values, by name, that decide the outcome besides what the file's name says.
+    inputs: digests, by name, of the files, images and code that it was made from.
+    trained: for each of these files, the flags of the run that made it.
+    made: versions of torch and Python, device and day.
+    cost: seconds and memory (MB), where they were measured.
+    origin: the file of other code that was imported.
+    new: values that flags had before there were these flags, for comparisons with older files; not stored.
+    """
+
+    command: tuple[str, ...] = ()
+    flags: Mapping[str, object] = field(default_factory=dict)
+    inputs: Mapping[str, object] = field(default_factory=dict)
+    trained: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    made: Mapping[str, str] = field(default_factory=dict)
+    cost: Mapping[str, float] = field(default_factory=dict)
+    origin: str = ""
+    new: Mapping[str, object] = field(default_factory=dict)
+
+    def of(self, model: str, files: Mapping[str, Path] | None = None, **inputs: object) -> "Record":
+        """The record of what is made with a network, from `files` and other `inputs`, given by their digests."""
+        known = {name: summary for name, path in (files or {}).items() if (summary := _summary(path))}
+        found = {name: digest for name, (digest, _) in known.items()} | _code_digest(model) | inputs
+        trained = {name: record.flags for name, (_, record) in known.items() if not name.startswith("match")}
+        return dataclasses.replace(self, inputs={**self.inputs, **found}, trained={**self.trained, **trained})
+
+    def having(self, *, before: Mapping[str, object] | None = None, **flags: object) -> "Record":
+        """With more that decides the outcome and is no flag. before: what that was in files that do not say so."""
+        return dataclasses.replace(self, flags={**self.flags, **flags}, new={**self.new, **(before or {})})
+
+    def without(self, *names: str) -> "Record":
+        """Without flags that do not concern one of a stage's results."""
+        kept = {name: value for name, value in self.flags.items() if name not in names}
+        return dataclasses.replace(self, flags=kept)
+
+    def stored(self) -> dict[str, object]:
+        """As it stands in a checkpoint, or in JSON."""
+        parts = {part.name: getattr(self, part.name) for part in dataclasses.fields(self) if part.name != "new"}
+        return {name: list(part) if name == "command" else part for name, part in parts.items() if part}
+
+    def as_array(self) -> np.ndarray:
+        """As it stands in a file of arrays."""
+        return np.array(json.dumps(self.stored()))
+
+    def __bool__(self) -> bool:
+        return bool(self.flags or self.inputs)
+
+    @property
+    def words(self) -> str:
+        """As "torch 2.8.0, Python 3.12.3, cpu, 2025-11-01"; nothing of files that do not record it."""
+        made = self.made
+        known = made.keys() >= {"torch", "python", "device", "date"}
+        return f"torch {made['torch']}, Python {made['python']}, {made['device']}, {made['date']}" if known else ""
+
+
+def record_in(content: Mapping[str, object]) -> Record:
+    """The record in a checkpoint, in a note, or among arrays; of older files, what their `settings` say."""
+    stored, older = (_as_dict(content.get(name)) for name in ("record", "settings"))
+    if not stored:
+        return _from_settings(older)
+    parts = {name: _as_dict(stored.get(name)) for name in ("flags", "inputs", "made", "cost", "trained")}
+    parts["trained"] = {name: _as_dict(flags) for name, flags in parts["trained"].items()}
+    command = stored.get("command")
+    is_command = isinstance(command, list) and all(isinstance(word, str) for word in command)
+    return Record(tuple(command) if is_command else (), **parts, origin=str(stored.get("origin", "")))
+
+
+def _as_dict(value: object) -> dict[str, object]:
+    value = json.loads(str(value)) if isinstance(value, np.ndarray) else value
+    return value if isinstance(value, dict) else {}
+
+
+def _from_settings(settings: Mapping[str, object]) -> Record:
+    """The record that files had before: one dictionary of flags, digests and what else there was to say."""
+    rest = dict(settings)
+    inputs = _as_dict(rest.pop("sources", {}))
+    inputs |= {name: rest.pop(name) for name in ("points", "images", "ends") if name in rest}
+    told = {name: _as_dict(rest.pop(name, {})) for name in ("trained", "made", "taken")}
+    trained = {name: _as_dict(flags) for name, flags in told["trained"].items()}
+    origin = str(rest.pop("imported", ""))
+    return Record((), _as_flags(rest), inputs, trained, told["made"], told["taken"], origin)
+
+
+def _as_flags(settings: dict[str, object]) -> dict[str, object]:
+    """Settings that stood for several flags, flag by flag."""
+    parts = {"moments": ("mean", "std"), "attack": ("epsilon", "attack_step", "attack_steps")}
+    flags = {name: value for name, value in settings.items() if name not in (*parts, "num_classes")}
+    for name in parts.keys() & settings.keys():
+        values = settings[name] if isinstance(settings[name], (list, tuple)) else [None] * len(parts[name])
+        flags |= dict(zip(parts[name], values, strict=False))
+    return flags
+
+
+def load_record(path: Path) -> Record:
+    """The record of a file; an empty one of a file that is not there, is damaged, or was made by other code."""
+    if path.suffix == ".pt":
+        summary = _summary(path)
+        return summary[1] if summary else Record()
+    try:
+        return record_in(load_note(path) if path.suffix == ".npy" else load_arrays(path))
+    except UserError:
+        return Record()
+
+
+# --- what is not the same ----------------------------------------------------------------------------------
+
+# What inputs are called, by the names under which their digests are recorded
+WORDS = {
+    **dict.fromkeys(("a", "b", "c", "points", "ends"), "other networks"),
+    **dict.fromkeys(("match", "match_c"), "another match"),
+    "curve": "another curve",
+    "images": "other images",
+    "code": "another definition of the network",
+}
+
+
+def other_inputs(before: Record, inputs: Mapping[str, object]) -> str:
+    """In words, what is known of both and is not the same, as "other networks and another match"; or nothing."""
+    both = before.inputs.keys() & inputs.keys()
+    both -= {"points"} if {"a", "b"} <= both else set()  # a point may be another because a match or a curve is
+    return " and ".join(
+        dict.fromkeys(WORDS[name] for name in WORDS if name in both and before.inputs[name] != inputs[name])
+    )
+
+
+def other_flags(before: Mapping[str, object], now: Mapping[str, object]) -> dict[str, tuple[object, object]]:
+    """The flags, by name, that are known of both and have two values: those values."""
+    return {name: (before[name], now[name]) for name in now if name in before and before[name] != now[name]}
+
+
+def unlike(before: Record, now: Record) -> str | None:
+    """How a file with the record `before` is not what one with that of `now` would be, as "was made …"; or None."""
+    if not before:
+        return "does not record how it was made"
+    inputs = other_inputs(before, now.inputs)
+    changed = other_flags({**now.new, **before.flags}, now.flags).items()
+    values = {name: ["none" if value is None else value for value in pair] for name, pair in changed}
+    flags = ", ".join(f"{name} {old} (now {new})" for name, (old, new) in values.items())
+    parts = [f"from {inputs}" if inputs else "", f"with {flags}" if flags else ""]
+    return f"was made {', '.join(filter(None, parts))}" if inputs or flags else None
+
+
+def expect_current(layout: Layout, path: Path, record: Record) -> None:
+    """FileError if a result was made with other networks, match, curve or code than there are now.
+
+    What its record does not say, and files that are not there any more, are not compared.
+    """
+    name, epochs = read_name(path), record.flags.get("epochs_model", record.flags.get("epochs"))
+    if name is None or not record.inputs or not isinstance(epochs, int):
+        return
+    files = behind(layout, name.seeds, epochs, name.alignment or "", name.epoch or 0, name.variant)
+    now = Record().of(layout.model, {file: path for file, path in files.items() if file in record.inputs})
+    if other := other_inputs(record, now.inputs):
+        raise FileError(path, f"was made with {other} than there are now", "replace")
+
+
+def behind(
+    layout: Layout,
+    seeds: tuple[int, ...],
+    epochs_model: int,
+    alignment: str = "",
+    epochs_curve: int = 0,
+    variant: Variant = USUAL,
+) -> dict[str, Path]:
+    """The files that a path between two networks is made from: a, b, and match and curve if it has them.
+
+    The plane of three networks has c and match_c, of C to A, besides.
+    """
+    files = {end: layout.endpoint(seed, epochs_model) for end, seed in zip("abc", seeds, strict=False)}
+    if tag(alignment) != "null":
+        for name, seed in zip(("match", "match_c"), seeds[1:], strict=False):
+            files[name] = stand_in(layout.match(tag(alignment), seeds[0], seed, variant))
+    if epochs_curve:
+        files["curve"] = stand_in(layout.curve(alignment, *seeds, epochs_curve, variant))
+    return files
+
+
+# --- digests -----------------------------------------------------------------------------------------------
+
+
+def _summary(path: Path) -> tuple[str, Record] | None:
+    """The digest of a file's content, which tells weights apart and not when they were written, and its record.
+
+    None if nothing is there, or nothing that can be read.
+    """
+    try:
+        status = path.stat()
+        return _read_summary(path, status.st_mtime_ns, status.st_size)
+    except (OSError, UserError, RuntimeError, AttributeError, TypeError):  # other code's tensors can be of odd kinds
+        return None
+
+
+@functools.cache
+def _read_summary(path: Path, _mtime: int, _size: int) -> tuple[str, Record]:
+    if path.suffix == ".npy":
+        return digest_of((str(i), row) for i, row in enumerate(load_match(path).rows)), Record()
+    checkpoint = load_checkpoint(path)
+    points = checkpoint.get("points") or {"": checkpoint["model_state"]}
+    digest = digest_of(
+        (f"{index}.{name}", value.contiguous().reshape(-1).view(torch.uint8).numpy())
+        for index, state in points.items()
+        for name, value in state.items()
+    )
+    return digest, record_in(checkpoint)
+
+
+def digest_of(arrays: Iterable[tuple[str, np.ndarray]]) -> str:
+    """sha256 (hex) of arrays with their names."""
+    digest = hashlib.sha256()
+    for name, array in arrays:
+        digest.update(f"{name} {array.dtype.str} {array.shape} ".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def _code_digest(model: str) -> dict[str, str]:
+    """The digest of the code that defines a network, but for comments, blank lines and documentation."""
+    words, begins = [], True
+    try:
+        for token in tokenize.generate_tokens(io.StringIO(code(model_of(model_folder(model)))).readline):
+            if token.type not in (tokenize.COMMENT, tokenize.NL):
+                is_documentation = token.type == tokenize.STRING and begins
+                words += [] if is_documentation else [token.string]
+                begins = token.type in (tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)
+    except (OSError, SyntaxError, tokenize.TokenError):
+        return {}
+    text = "".join(words)
+    return {"code": hashlib.sha256(text.encode()).hexdigest()} if text else {}
