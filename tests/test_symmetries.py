@@ -8,7 +8,8 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from networks import IMAGES, NETWORKS, VECTORS, Run, build, conv
+from networks import NETWORKS, build
+from networks.kinds import IMAGES, VECTORS, Run, conv
 from torch import nn
 from torch.nn import functional as F
 
