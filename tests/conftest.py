@@ -16,6 +16,7 @@ import warm
 from PIL import Image
 from stages import run
 
+from utils import pam
 from utils.batches import Augmentation, Images, pack
 from utils.permutations import Activation, Factor, Group, PermutationSpec, Tap
 from utils.stages.data import Data, load_data
@@ -157,6 +158,19 @@ def workspace(trained, tmp_path):
 def small(workspace, data_path):
     """Flags that make a stage go on in the workspace."""
     return ["--dataset", "bars", "--data_path", data_path, "--root", workspace, "--batch_size", "32"]
+
+
+@pytest.fixture
+def shown(workspace):
+    """Flags of what shows results in the workspace."""
+    return ["--dataset", "bars", "--root", workspace]
+
+
+@pytest.fixture
+def quick_pam(monkeypatch):
+    """PAM tries one random rounding instead of 32, and refines one term of each group."""
+    monkeypatch.setattr(pam, "DRAWS", 1)
+    monkeypatch.setattr(pam, "REFINED", 1)
 
 
 def data_of(classes: int) -> Data:

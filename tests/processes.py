@@ -26,6 +26,13 @@ def run(*command: object, limit: float = LIMIT, **options: object) -> subprocess
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
+def output(*command: object, **options: object) -> str:
+    """What a command prints that succeeds."""
+    ended = run(*command, **options)
+    assert ended.returncode == 0, f"{ended.stdout}{ended.stderr}"
+    return ended.stdout
+
+
 @contextlib.contextmanager
 def started(*command: object, **options: object) -> Iterator[subprocess.Popen]:
     """A process with pipes for what it prints, which is killed at the end of the block where it still runs."""

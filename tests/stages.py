@@ -8,35 +8,13 @@ import pytest
 from utils.stages import process
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-STAGES = (
-    "data/prepare.py",
-    "training/train_model.py",
-    "training/import_checkpoint.py",
-    "training/train_curve.py",
-    "training/train_curve_pam.py",
-    "training/train_model_adversarial.py",
-    "training/train_curve_adversarial.py",
-    "alignment/align_models.py",
-    "alignment/align_googlenet.py",
-    "alignment/align_models_w2.py",
-    "alignment/align_many.py",
-    "alignment/align_along_curve.py",
-    "alignment/show_permutations.py",
-    "evaluation/eval_curve.py",
-    "evaluation/eval_plane_with_curve.py",
-    "evaluation/eval_plane_with_alignment.py",
-    "evaluation/export_point.py",
-    "evaluation/compare_alignments.py",
-    "evaluation/make_tables.py",
-    "evaluation/make_report.py",
-    "evaluation/eval_adversarial_curve.py",
-    "visualization/viz_curve.py",
-    "visualization/viz_curve_on_plane.py",
-    "visualization/viz_plane.py",
-    "visualization/viz_adversarial_curve.py",
-    "visualization/layerwise_mean_correlation/viz_align_models.py",
-    "visualization/layerwise_mean_correlation/viz_align_along_curves.py",
-)
+FOLDERS = ("data", "training", "alignment", "evaluation", "visualization")
+SCRIPTS = [
+    str(path.relative_to(REPOSITORY)) for name in FOLDERS for path in sorted((REPOSITORY / name).rglob("*.py"))
+]
+STAGES = [
+    script for script in SCRIPTS if script != "data/make_fashionmnist10k.py"
+]  # by which images were packed once
 
 
 def stage(script):

@@ -8,7 +8,6 @@ import torch
 from stages import fails, run
 
 from models import build
-from utils import pam
 from utils.losses import cross_entropy, main_output
 from utils.permutations import permute
 from utils.stages.inputs import check_input
@@ -82,10 +81,8 @@ def test_the_match_keeps_what_it_computes(own, load_bars):
     np.testing.assert_allclose(line["loss"][[0, -1]], curve["loss"][[0, -1]])  # the same two networks
 
 
-def test_all_that_is_made_of_a_pair(own, capsys, monkeypatch):
+def test_all_that_is_made_of_a_pair(own, capsys, quick_pam):
     model, root, flags = own
-    monkeypatch.setattr(pam, "DRAWS", 1)
-    monkeypatch.setattr(pam, "REFINED", 1)
     run("training/train_curve_pam.py", *flags, *PAIR, "--epochs_model", 2, "--inner_iters_perm", 1)
     path = [*flags, *PAIR, "--alignment", "corr", "--epochs_model", 2]
     small = ["--num_points", 2, "--bn_images", 32]
@@ -145,7 +142,7 @@ def test_networks_that_there_are_not(capsys, model, words):
     [
         (
             "nn.Conv2d(3, num_classes, 1)",
-            "puts out (1, 4, 16, 16) for one image, where a logit for each of 4 classes",
+            "puts out (1, 4, 16, 16) for one image, where a logit for each of 4",
         ),
         ("nn.Flatten(), nn.Linear(3, num_classes)", "Sequential cannot take images of 16×16; it takes 1×1"),
     ],

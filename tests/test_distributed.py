@@ -29,11 +29,7 @@ def torchrun(script, *flags, python=sys.executable):
 
 
 def run_together(script, *flags, **options):
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = torchrun(script, *flags, **options)
-    result = processes.run(*command, env=environment)
-    assert result.returncode == 0, result.stderr
-    return result.stdout
+    return processes.output(*torchrun(script, *flags, **options), env=os.environ | {"OMP_NUM_THREADS": "1"})
 
 
 # A small learning rate, at which rounding errors do not grow. The parts of a batch of 33 differ in length, and of 100

@@ -197,7 +197,7 @@ def write_dataset(folder: Path) -> None:
 
 
 @pytest.mark.long
-def test_commands(tmp_path, monkeypatch):
+def test_commands(tmp_path, monkeypatch, quick_pam):
     """Every command works where those before it have been run; they make files of all kinds."""
     monkeypatch.setenv("MPLBACKEND", "Agg")
     monkeypatch.setattr(sys, "path", list(sys.path))  # to which scripts add the repository

@@ -456,8 +456,7 @@ with figures.style():
 assert before == dict(matplotlib.rcParams.copy())
 assert "matplotlib.pyplot" not in sys.modules
 """
-    ended = processes.run(sys.executable, "-c", code)
-    assert ended.returncode == 0, ended.stderr
+    processes.output(sys.executable, "-c", code)
 
 
 def test_figures_are_shown_where_there_are_windows(tmp_path, monkeypatch, capsys):

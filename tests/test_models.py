@@ -26,25 +26,14 @@ def test_parameters_and_state_entries(name):
 @pytest.mark.parametrize(
     "name, entries",
     [
-        ("TinyTen", ["layers.0.conv.weight", "layers.7.conv.bias", "layers.3.bn.running_var", "dense.weight"]),
-        (
-            "ResNet32",
-            ["layers.0.0.weight", "layers.0.1.bias", "layers.1.4.conv2.weight", "layers.2.0.downsample.1.weight"],
-        ),
-        (
-            "GoogLeNet",
-            [
-                "conv3.bn.weight",
-                "inception3a.branch2.1.conv.weight",
-                "inception5b.branch4.bn.bias",
-                "aux1.conv.conv.weight",
-                "aux2.fc2.bias",
-            ],
-        ),
+        ("TinyTen", "layers.0.conv.weight layers.7.conv.bias layers.3.bn.running_var dense.weight"),
+        ("ResNet32", "layers.0.0.weight layers.0.1.bias layers.1.4.conv2.weight layers.2.0.downsample.1.weight"),
+        ("GoogLeNet", "conv3.bn.weight inception3a.branch2.1.conv.weight inception5b.branch4.bn.bias aux2.fc2.bias"),
+        ("GoogLeNet", "aux1.conv.conv.weight"),
     ],
 )
 def test_published_names(name, entries):
-    assert set(entries) <= set(MODELS[name](10).state_dict())
+    assert set(entries.split()) <= set(MODELS[name](10).state_dict())
 
 
 def test_googlenet_accepts_torchvisions_name_of_the_pooled_branch():

@@ -46,19 +46,8 @@ def pair(request, small, copies):
 def drawn(pair, *flags):
     """The flags of scripts that draw this pair."""
     _, alignment, layout, (a, b) = pair
-    return [
-        "--dataset",
-        "bars",
-        "--root",
-        layout.root,
-        "--seed_a",
-        a,
-        "--seed_b",
-        b,
-        "--alignment",
-        alignment,
-        *flags,
-    ]
+    seeds = ["--seed_a", a, "--seed_b", b]
+    return ["--dataset", "bars", "--root", layout.root, *seeds, "--alignment", alignment, *flags]
 
 
 def test_the_line_between_them(pair, capsys):

@@ -128,8 +128,8 @@ def test_alignment_raises_correlation(trained):
     assert after[-1] == pytest.approx(before[-1])  # logits are not permuted
 
 
-def test_table_and_figures(workspace, capsys):
-    flags = ["--dataset", "bars", "--root", workspace, "--epochs", 0, 2]
+def test_table_and_figures(workspace, shown, capsys):
+    flags = [*shown, "--epochs", 0, 2]
     run("evaluation/make_tables.py", *flags)
     text = capsys.readouterr().out
     table = np.load(workspace / "model_data/curves/TinyTen/bars/curve_align_corr_seeds_01_02-2.npz")
@@ -142,21 +142,20 @@ def test_table_and_figures(workspace, capsys):
         assert (workspace / "figures" / f"{name}.pdf").read_bytes().startswith(b"%PDF")
 
 
-def test_table_of_several_pairs(workspace, capsys):
+def test_table_of_several_pairs(workspace, shown, capsys):
     folder = workspace / "model_data/curves/TinyTen/bars"
     for (a, b), accuracy in (((1, 2), [90, 80, 86]), ((3, 4), [92, 85, 92])):
         arrays = {"t": np.array([0, 0.5, 1]), "accuracy": np.array(accuracy, float), "loss": np.zeros(3)}
         arrays |= {"length": np.array([0.0, 1, 2]), "coordinates": np.zeros((3, 2))}
         np.savez(folder / f"curve_align_null_seeds_0{a}_0{b}-9.npz", **arrays)
-    pairs = ["--seed_a", 1, 3, "--seed_b", 2, 4, "--alignment", "", "--epochs", 9]
-    run("evaluation/make_tables.py", "--dataset", "bars", "--root", workspace, *pairs)
+    run("evaluation/make_tables.py", *shown, "--seed_a", 1, 3, "--seed_b", 2, 4, "--alignment", "", "--epochs", 9)
     text = capsys.readouterr().out
     # averages 84 and 88.5, minima 80 and 85, ends 88 and 92
     assert "| curve, unaligned | 86.2 ± 3.2 | 82.5 ± 3.5 |" in text
     assert "the two networks | 90.0 ± 2.8 |" in text
 
 
-def test_pam(small, workspace, capsys):
+def test_pam(small, shown, workspace, capsys):
     flags = ["--epochs_model", 3, "--alignment", "", "--inner_iters_perm", 3, "--inner_iters_phi", 2, "--lr", 0.5]
     run("training/train_curve_pam.py", *small, *flags, "--val_freq", 1, 2)
     printed = capsys.readouterr().out
@@ -190,8 +189,8 @@ def test_pam(small, workspace, capsys):
     run("training/train_curve_pam.py", *small, *flags)
     np.testing.assert_array_equal(np.load(measured), aligned)
     measured.unlink()
-    drawn = ["--root", workspace, "--dataset", "bars", "--alignment", "pam_null"]
-    code, line = fails(capsys, "visualization/layerwise_mean_correlation/viz_align_models.py", *drawn)
+    script = "visualization/layerwise_mean_correlation/viz_align_models.py"
+    code, line = fails(capsys, script, *shown, "--alignment", "pam_null")
     script, *told = shlex.split(line)[shlex.split(line).index("python") + 1 :]
     assert (code, script) == (1, "training/train_curve_pam.py"), line
     run(script, *told, *small[2:4])  # of where images are, figures know nothing
@@ -214,11 +213,10 @@ def test_of_pam_only_a_whole_phase_tells_what_it_took(tmp_path, monkeypatch):
         begun.unlink()
 
 
-def test_robust_stages(small, workspace, capsys):
+def test_robust_stages(small, shown, workspace, capsys):
+    train = [*small, "--transform", "Adversarial", "--epochs", 2]
     for seed in (1, 2):
-        run(
-            "training/train_model_adversarial.py", *small, "--transform", "Adversarial", "--epochs", 2, "--seed", seed
-        )
+        run("training/train_model_adversarial.py", *train, "--seed", seed)
     run("alignment/align_models.py", *small, "--epochs", 2, "--adversarial")
     curve = ["--epochs_model", 2, "--alignment", "corr"]
     run("training/train_curve_adversarial.py", *small, *curve, "--epochs", 1)
@@ -236,21 +234,10 @@ def test_robust_stages(small, workspace, capsys):
     (line,) = (line for line in printed.splitlines() if line.startswith("accuracy robust   "))
     told = line.removeprefix("accuracy robust").replace("%", "").split()
     assert [told[i] for i in (0, 2, 3, 5)] == [f"{number:.1f}" for number in numbers]
-    run(
-        "visualization/viz_adversarial_curve.py",
-        "--dataset",
-        "bars",
-        "--root",
-        workspace,
-        "--epochs",
-        1,
-        "--alignment",
-        "corr",
-    )
+    run("visualization/viz_adversarial_curve.py", *shown, "--epochs", 1, "--alignment", "corr")
     assert (workspace / "figures/robust_curve_bars_TinyTen.png").exists()
-    run("evaluation/make_tables.py", "--dataset", "bars", "--root", workspace, "--epochs", 1, "--adversarial")
-    expected = f"{table['accuracy'].min():.1f} | "
-    assert expected in capsys.readouterr().out
+    run("evaluation/make_tables.py", *shown, "--epochs", 1, "--adversarial")
+    assert f"{table['accuracy'].min():.1f} | " in capsys.readouterr().out
     folders = {path.parent.parent.parent.name for path in workspace.rglob("*") if "adversarial" in str(path)}
     assert {"adversarial_models", "adversarial_paired_models", "adversarial_curve_models"} <= folders
 
@@ -275,7 +262,7 @@ def test_planes_agree_with_the_evaluated_curve(small, workspace):
     np.testing.assert_allclose(heights[1], 1.5 * middle[1] / 2, rtol=1e-5)
 
 
-def test_a_plane_of_another_reach_is_not_continued(small, workspace, capsys):
+def test_a_plane_of_another_reach_is_not_continued(small, shown, workspace, capsys):
     """Planes once reached as far above the turning point as they now do above the curve, and did not say so."""
     flags = [*small, *CURVE, "--num_points", 2, "--bn_images", 64]
     run("evaluation/eval_plane_with_curve.py", *flags)
@@ -288,17 +275,7 @@ def test_a_plane_of_another_reach_is_not_continued(small, workspace, capsys):
     assert code == 1
     assert f"{path} was made with height turning point (now midpoint)" in line
     run("evaluation/eval_plane_with_curve.py", *flags, "--overwrite")
-    run(
-        "visualization/viz_curve_on_plane.py",
-        "--dataset",
-        "bars",
-        "--root",
-        workspace,
-        "--alignment",
-        "corr",
-        "--epochs",
-        2,
-    )
+    run("visualization/viz_curve_on_plane.py", *shown, "--alignment", "corr", "--epochs", 2)
 
 
 @pytest.mark.parametrize("alignment", ["", "corr"])
@@ -315,7 +292,7 @@ def test_an_end_aligned_with_itself(alignment, small, workspace):
             np.testing.assert_array_equal(row, np.arange(len(row)))
 
 
-def test_midpoints_of_a_curve_and_of_a_line(small, workspace, capsys):
+def test_midpoints_of_a_curve_and_of_a_line(small, shown, workspace, capsys):
     for epochs in (0, 2):
         run("alignment/align_along_curve.py", *small, *CURVE[:2], "--epochs_curve", epochs, "--alignment", "corr")
     assert "unaligned with A" in capsys.readouterr().out
@@ -325,9 +302,9 @@ def test_midpoints_of_a_curve_and_of_a_line(small, workspace, capsys):
     table = np.load(folder / "curve_align_corr_seeds_01_02-2_t_0.5.npz")
     assert record_in(table).flags["measured_on"] == "alignment images"
     assert not any("noid" in name for name in table)  # TinyTen's activations share no channels
-    flags = ["--dataset", "bars", "--root", workspace, "--alignment", "corr", "--epochs", 0, 2]
-    run("visualization/layerwise_mean_correlation/viz_align_along_curves.py", *flags)
-    run("visualization/layerwise_mean_correlation/viz_align_models.py", *flags[:-3])
+    flags = [*shown, "--alignment", "corr"]
+    run("visualization/layerwise_mean_correlation/viz_align_along_curves.py", *flags, "--epochs", 0, 2)
+    run("visualization/layerwise_mean_correlation/viz_align_models.py", *flags)
     for name in ("correlation_along_curve", "correlation"):
         assert (workspace / f"figures/{name}_bars_TinyTen.png").exists()
 
@@ -399,7 +376,7 @@ def test_a_curve_of_the_original_code_is_evaluated(small, workspace):
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", ["ResNet32", "GoogLeNet"])
-def test_other_architectures(name, workspace, tmp_path):
+def test_other_architectures(name, shown, workspace, tmp_path):
     write_image_folder(tmp_path / "bars", train=8, test=4)
     small = ["--dataset", "bars", "--data_path", tmp_path, "--root", workspace, "--model", name, "--batch_size", "32"]
     for seed in (1, 2):
@@ -423,7 +400,7 @@ def test_other_architectures(name, workspace, tmp_path):
     for end in "ab" if name == "ResNet32" else "":
         assert (table[f"noid_{end}"] > table[f"aligned_{end}"] - 0.01).all()
         assert table[f"match_noid_{end}"].shape == table[f"match_{end}"].shape
-    asked = ["--dataset", "bars", "--root", workspace, "--model", name, "--alignment", "corr", "--epochs", 1]
+    asked = [*shown, "--model", name, "--alignment", "corr", "--epochs", 1]
     for script in ("viz_curve_on_plane", "viz_plane", "layerwise_mean_correlation/viz_align_models"):
         run(f"visualization/{script}.py", *asked)
     run("visualization/layerwise_mean_correlation/viz_align_along_curves.py", *asked)
@@ -502,9 +479,7 @@ def test_a_dataset_is_prepared(capsys, flags):
 def test_help_and_plain_running(script, warm_python):
     """Each stage runs as a file from any folder."""
     python = sys.executable if script == "training/train_model.py" else warm_python
-    result = processes.run(python, REPOSITORY / script, "--help", cwd="/")
-    assert result.returncode == 0, result.stderr
-    assert "--dataset" in result.stdout
+    assert "--dataset" in processes.output(python, REPOSITORY / script, "--help", cwd="/")
 
 
 @pytest.mark.long

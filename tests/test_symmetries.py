@@ -199,18 +199,6 @@ def test_a_model_without_values_has_the_same_symmetries():
     assert [group.size for group in spec.groups] == [6]
 
 
-def test_a_model_without_shapes_is_refused():
-    with pytest.raises(ValueError, match="0.weight of Sequential has no shape before the first run"):
-        permutation_spec(nn.Sequential(nn.LazyLinear(6), nn.Linear(6, 3)), *VECTORS)
-
-
-def test_a_model_that_cannot_be_copied_is_refused():
-    model = nn.Sequential(nn.Linear(8, 6), nn.Linear(6, 3))
-    model.lock = threading.Lock()
-    with pytest.raises(ValueError, match="Sequential cannot be copied"):
-        permutation_spec(model, *VECTORS)
-
-
 def test_the_proof_moves_every_group():
     """A group of two stays as it is in every second random permutation, which would prove nothing."""
     model = nn.Sequential(*(part for _ in range(20) for part in (nn.Linear(2, 2), nn.ReLU())), nn.Linear(2, 2))
@@ -269,26 +257,39 @@ def test_a_network_that_needs_targets_to_train_is_seen_in_evaluation():
     assert len(spec.groups) == 1 and spec.modes == ("eval",)
 
 
-def test_a_network_that_depends_on_data_is_refused():
-    def run(self, x):
-        return self.b(torch.from_numpy(F.relu(self.a(x)).numpy()))
-
-    with pytest.raises(ValueError, match="Run"):
-        permutation_spec(Run(run, a=nn.Linear(8, 6), b=nn.Linear(6, 3)), *VECTORS)
+def with_a_lock():
+    model = nn.Sequential(nn.Linear(8, 6), nn.Linear(6, 3))
+    model.lock = threading.Lock()
+    return model
 
 
-def test_units_that_are_put_out_as_no_tensors_are_refused():
-    def run(self, x):
-        x = F.relu(self.a(x))
-        return self.b(x), x.numpy()
-
-    with pytest.raises(ValueError, match="Run could not be followed"):
-        permutation_spec(Run(run, a=nn.Linear(8, 6), b=nn.Linear(6, 3)), *VECTORS)
+def through_numpy(self, x):
+    return self.b(torch.from_numpy(F.relu(self.a(x)).numpy()))
 
 
-def test_a_kind_of_tensor_that_cannot_be_followed_is_refused():
-    def run(self, x):
-        return self.b(torch.nested.nested_tensor([x[:1], x[1:]])).to_padded_tensor(0.0)
+def numpy_put_out(self, x):
+    x = F.relu(self.a(x))
+    return self.b(x), x.numpy()
 
-    with pytest.raises(ValueError, match="operations of Run cannot be followed"):
-        permutation_spec(Run(run, b=nn.Linear(8, 3)), *VECTORS)
+
+def nested(self, x):
+    return self.b(torch.nested.nested_tensor([x[:1], x[1:]])).to_padded_tensor(0.0)
+
+
+@pytest.mark.parametrize(
+    "build, message",
+    [
+        (
+            lambda: nn.Sequential(nn.LazyLinear(6), nn.Linear(6, 3)),
+            "0.weight of Sequential has no shape before the first run",
+        ),
+        (with_a_lock, "Sequential cannot be copied"),
+        (lambda: Run(through_numpy, a=nn.Linear(8, 6), b=nn.Linear(6, 3)), "Run"),
+        (lambda: Run(numpy_put_out, a=nn.Linear(8, 6), b=nn.Linear(6, 3)), "Run could not be followed"),
+        (lambda: Run(nested, b=nn.Linear(8, 3)), "operations of Run cannot be followed"),
+    ],
+)
+def test_networks_that_are_refused(build, message):
+    """Without shapes, that cannot be copied, whose units leave torch, or with a kind of tensor that is not known."""
+    with pytest.raises(ValueError, match=message):
+        permutation_spec(build(), *VECTORS)

@@ -4,6 +4,7 @@ import importlib
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -39,16 +40,15 @@ JOBS = {
 
 
 def snakemake(*flags, python=sys.executable):
-    """Run it; python: the interpreter with which it runs stages."""
-    return processes.run(python, *SNAKEMAKE, "--cores", 1, "--nolock", *flags)
+    """What it prints; python: the interpreter with which it runs stages."""
+    return processes.output(python, *SNAKEMAKE, "--cores", 1, "--nolock", *flags, stderr=subprocess.STDOUT)
 
 
 @pytest.mark.parametrize("preset", JOBS)
 def test_dry_runs(preset, tmp_path):
     """The expected jobs, each with a command line that its script accepts."""
-    result = snakemake("-n", "--configfile", REPOSITORY / f"presets/{preset}.yaml", "--config", f"root={tmp_path}")
-    assert result.returncode == 0, result.stdout + result.stderr
-    lines = (result.stdout + result.stderr).splitlines()
+    dry = ("-n", "--configfile", REPOSITORY / f"presets/{preset}.yaml", "--config", f"root={tmp_path}")
+    lines = snakemake(*dry).splitlines()
     table = [line.split() for line in lines]
     counts = {words[0]: int(words[1]) for words in table if len(words) == 2 and words[1].isdigit()}
     assert {name: counts.get(name) for name in JOBS[preset]} == JOBS[preset]
@@ -111,8 +111,7 @@ def test_a_small_experiment(tmp_path, data_path, warm_python):
     """From nothing to the report; then nothing is left to do, and what is lost is made again."""
     preset = tmp_path / "small.yaml"
     preset.write_text(CONFIG.format(root=tmp_path / "runs", data_path=data_path))
-    result = snakemake("--configfile", preset, python=warm_python)
-    assert result.returncode == 0, result.stdout + result.stderr
+    snakemake("--configfile", preset, python=warm_python)
     page = (tmp_path / "runs/figures/report.html").read_text()
     paths = ("line, aligned", "curve, PAM unaligned, curve seed 2", "curve, aligned, curve seed 2")
     figures = ("planes of curves", "what alignment does", "midpoint of the path", "activations of A and B")
@@ -128,13 +127,13 @@ def test_a_small_experiment(tmp_path, data_path, warm_python):
     robust = tmp_path / "runs/model_dicts"
     assert next(robust.glob("adversarial_models/*/*/checkpoint_seed_01-1.pt"))
     assert next(robust.glob("adversarial_curve_models/*/*/checkpoint_align_corr_seeds_01_02_seed_2-2.pt"))
-    assert "Nothing to be done" in str(snakemake("-n", "--configfile", preset))
+    assert "Nothing to be done" in snakemake("-n", "--configfile", preset)
     lost = next((tmp_path / "runs/model_data/curves").rglob("curve_align_corr_*-1.npz"))
     lost.unlink()
-    assert re.search(r"^evaluation +1$", snakemake("-n", "--configfile", preset).stdout, re.MULTILINE)
+    assert re.search(r"^evaluation +1$", snakemake("-n", "--configfile", preset), re.MULTILINE)
     shutil.rmtree(tmp_path / "runs/figures")
     shutil.rmtree(tmp_path / "runs/images")
-    dry = snakemake("-n", "--configfile", preset).stdout
+    dry = snakemake("-n", "--configfile", preset)
     assert "evaluation" in dry
     assert "network" not in dry
 
@@ -159,7 +158,7 @@ def test_lines_are_those_that_tables_show(tmp_path):
     """PAM's matches are of each pair's own seed, whatever that of the curves in figures."""
     preset = tmp_path / "lines.yaml"
     preset.write_text(LINES.format(root=tmp_path))
-    dry = snakemake("-n", "--configfile", preset).stdout
+    dry = snakemake("-n", "--configfile", preset)
     lines = re.findall(r"eval_curve\.py .*--seed_a (\d) (.*)--epochs_model 2 --epochs_curve 0 --alignment (\w+)", dry)
     of_second = "--seed_b 4 --seed 2 "
     expected = [("1", "--seed_b 2 ", "pam_null"), ("3", of_second, "pam_null")]
@@ -194,8 +193,7 @@ def test_the_report_of_robust_networks_alone(tmp_path, warm_python):
         arrays = {name: np.linspace(0, 1, 3) for name in names} | {"coordinates": np.zeros((3, 2))}
         save_arrays(layout.evaluated("null", 1, 2, epochs), **arrays)
     only = ("--allowed-rules", "report", "all")
-    result = snakemake("--configfile", preset, *only, python=warm_python)
-    assert result.returncode == 0, result.stdout + result.stderr
+    snakemake("--configfile", preset, *only, python=warm_python)
     tables = sorted(path.name for path in tmp_path.glob("figures/*.md"))
     assert tables == ["robust_table_bars_TinyTen.md"]
 
@@ -219,8 +217,7 @@ def test_jobs_share_gpus_out(gpus, jobs_per_gpu, tmp_path):
     snakefile.write_text(PROBES.format(snakefile=REPOSITORY / "Snakefile", root=tmp_path))
     probes = [tmp_path / f"probe_{number}" for number in range(3)]
     flags = ("--snakefile", snakefile, "--cores", 3, "--nolock", "--configfile", preset, "--directory", tmp_path)
-    result = processes.run(sys.executable, "-m", "snakemake", *flags, "--", *probes)
-    assert result.returncode == 0, result.stderr
+    processes.output(sys.executable, "-m", "snakemake", *flags, "--", *probes)
     jobs = sorted((start, int(end), gpu) for gpu, start, end in (probe.read_text().split() for probe in probes))
     assert {gpu for *_, gpu in jobs} == set(map(str, gpus))
     for start, _, gpu in jobs:  # the job that starts, and those that run then
