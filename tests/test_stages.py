@@ -375,9 +375,9 @@ def test_a_curve_of_the_original_code_is_evaluated(small, workspace):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", ["ResNet32", "GoogLeNet"])
-def test_other_architectures(name, shown, workspace, tmp_path):
-    write_image_folder(tmp_path / "bars", train=8, test=4)
+@pytest.mark.parametrize("name, images", [("ResNet32", 8), ("GoogLeNet", 4)])
+def test_other_architectures(name, images, shown, workspace, tmp_path):
+    write_image_folder(tmp_path / "bars", train=images, test=4)
     small = ["--dataset", "bars", "--data_path", tmp_path, "--root", workspace, "--model", name, "--batch_size", "32"]
     for seed in (1, 2):
         run("training/train_model.py", *small, "--epochs", 1, "--seed", seed)
