@@ -13,19 +13,21 @@ from utils.stages import start
 start.quietly()
 
 import json
+import math
 import textwrap
 
 import torch
 
 import models
 from utils.errors import FileError, UserError, first_line
-from utils.permutations import groups_in, moved_share
+from utils.permutations import axis_size, groups_in
 from utils.stages import process
 from utils.stages.files import load_array, write_atomically
 from utils.stages.layout import REPOSITORY, Layout
 from utils.stages.loading import spec_of
 from utils.stages.matches import row_labels
 from utils.stages.parser import Parser, dataset_name, folder_path, name_part, network_name, positive_int, seed_number
+from utils.symmetries.running import has_fractions
 
 WIDTH = 96
 SHOWN = 8  # of a long list
@@ -118,6 +120,21 @@ def describe(state, spec):
         "activations": activations,
         "fixed": reasons(spec),
     }
+
+
+def moved_share(state, spec):
+    """The share of entries of all weights with two or more dimensions that some permutation moves."""
+    moved = total = 0.0
+    for name, tensor in state.items():
+        if isinstance(tensor, torch.Tensor) and tensor.dim() >= 2 and tensor.numel() and has_fractions(tensor):
+            total += tensor.numel()
+            stays = math.prod(map(fixed_share, spec.axes[name])) if name in spec.axes else 1.0
+            moved += (1 - stays) * tensor.numel()
+    return moved / total if total else 0.0
+
+
+def fixed_share(axis):
+    return axis_size(tuple(segment for segment in axis if not groups_in((segment,)))) / axis_size(axis)
 
 
 def members_of(spec, group):

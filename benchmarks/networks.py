@@ -26,11 +26,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from alignment.show_permutations import moved_share
 from models import build
 from utils.activations import TIE, correlation_scores
 from utils.assignment import assign_groups
 from utils.errors import first_line
-from utils.permutations import PermutationSpec, axis_index, compose, moved_share, permute, places_of
+from utils.permutations import PermutationSpec, axis_index, compose, permute, places_of
 from utils.stages.files import write_atomically
 from utils.symmetries.proof import prove, random_like
 from utils.symmetries.running import copy_with, to_meta

@@ -21,7 +21,7 @@ from utils.curves import Curve, FlatParameters, digest
 from utils.devices import set_products
 from utils.ensembles import probabilities
 from utils.measuring import evaluate, reestimate_batch_norm
-from utils.pam import PermutationTask, path_loss, point_between
+from utils.pam import PermutationTask, path_loss
 from utils.stages import process
 from utils.stages.data import load_data
 from utils.stages.files import load_checkpoint, save_checkpoint
@@ -172,10 +172,8 @@ def evaluation():
 
 def rounding():
     task = task_of("permutations", "TinyTen", DEVICE)
-    b, how = task.curve.flat.flatten(task.state_b), {"precision": "fp32"}
-    return lambda images, batch_size: path_loss(
-        task.curve, lambda t: point_between(t, task.curve.row(0), b, task.phi), images, batch_size=batch_size, **how
-    )
+    permutations = task.spec.identity()
+    return lambda images, batch_size: path_loss(task, permutations, images, batch_size=batch_size, precision="fp32")
 
 
 # Kernels that a batch may start, for TinyTen. On CUDA one kernel of the optimizer moves all parameters; here each of

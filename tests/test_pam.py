@@ -198,14 +198,7 @@ def test_a_wrong_tenth_is_mended(data, capsys):
     printed = capsys.readouterr().out.splitlines()[-1]
 
     def loss(permutations):
-        end = curve.flat.flatten(permute(b, spec, permutations))
-        return pam.path_loss(
-            curve,
-            lambda t: pam.point_between(t, curve.row(0), end, phi),
-            data.train,
-            batch_size=32,
-            precision="fp32",
-        )
+        return pam.path_loss(task, permutations, data.train, batch_size=32, precision="fp32")
 
     before, after, best = loss(spec.identity()), loss(found), loss([np.argsort(order) for order in wrong])
     assert best < before

@@ -13,10 +13,11 @@ from networks.kinds import IMAGES, VECTORS, Run, conv
 from torch import nn
 from torch.nn import functional as F
 
+from alignment.show_permutations import moved_share
 from utils.activations import TIE
 from utils.assignment import assign_groups
 from utils.errors import UserError
-from utils.permutations import axis_index, compose, groups_in, moved_share, permute, places_of, soft_permute
+from utils.permutations import axis_index, compose, groups_in, permute, places_of, soft_permute
 from utils.symmetries import rules
 from utils.symmetries.proof import derangements, prove
 from utils.symmetries.recording import Recording

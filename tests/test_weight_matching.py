@@ -39,7 +39,7 @@ def spec_and_states(name):
 
 def searched(spec, a, b, start, seed=0):
     """One search from a start, by its permutations."""
-    pairs = weights.pairs_of(a, b, spec, weights.counted(a, spec))
+    pairs = weights.pairs_of(a, b, spec)
     return last(weights._search(pairs, spec, start, np.random.default_rng(seed)))
 
 
@@ -96,7 +96,7 @@ def test_parts_make_up_the_weights(name):
     """The objective over the parts of permuted B is that of permuted weights."""
     spec, a, b = spec_and_states(name)
     permutations = spec.random(1)
-    pairs = weights.permuted(weights.pairs_of(a, b, spec, weights.counted(a, spec)), permutations)
+    pairs = weights.permuted(weights.pairs_of(a, b, spec), permutations)
     total = sum((pair.a.values * pair.b.values).sum().item() for pair in pairs)
     permuted = permute(b, spec, permutations)
     expected = sum((a[key] * permuted[key]).sum().item() for key in weights.counted(a, spec))

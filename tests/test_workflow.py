@@ -13,6 +13,7 @@ import processes
 import pytest
 
 from benchmarks import cost
+from utils.matching import METHODS
 from utils.stages.files import save_arrays
 from utils.stages.layout import Layout
 
@@ -37,6 +38,11 @@ JOBS = {
         "midpoint": 3 * 3 * 3 * 2 * 2,
     },
 }
+
+
+def test_its_matches_are_by_methods_that_are_registered():
+    (named,) = re.findall(r'\bmatch="(.+)"', (REPOSITORY / "Snakefile").read_text())
+    assert set(named.split("|")) <= METHODS.keys()
 
 
 def snakemake(*flags, python=sys.executable):

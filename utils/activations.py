@@ -1,4 +1,4 @@
-"""What two networks have in common, neuron by neuron: sums over images of their activations, and of products.
+"""How alike two networks' neurons are: sums over images of their activations, and of products.
 
 Two networks see the same images. Of every activation only sums over images and positions are kept, so memory does
 not grow with the number of images: with x_i and y_j the channels of A and B, these are Σx, Σy, Σx², Σy², Σxyᵀ.
@@ -144,7 +144,7 @@ def correlation_scores(
     """The cross-correlations (C_a, C_b) of every row's activation, the logits last, with what breaks ties.
 
     Channels that never fire, or fire for one image only, correlate with each other equally (not at all, or fully).
-    Among those the correlation of what goes into the activations decides, on the first TIE_IMAGES images, in whatever
+    Among those the correlation of the activations' inputs decides, on the first TIE_IMAGES images, in whatever
     batches they come. A network so finds its own shuffled copy exactly.
     """
     batches = map(as_image_pair, batches)
@@ -169,7 +169,7 @@ def cross_moments(
 ) -> list[Moments]:
     """The moments of every row's activation, and of the logits last, over all images (b, 3, H, W).
 
-    Both networks run in eval mode, on the device they are on. before: of what goes into each activation function.
+    Both networks run in eval mode, on the device they are on. before: of the inputs of each activation function.
 
     ValueError if there are no images.
     """

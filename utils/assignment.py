@@ -1,4 +1,4 @@
-"""Assignments: from scores of how alike each two channels are to the best permutations, units in blocks included."""
+"""Assignments: the best permutations for scores of how alike each two channels are, units in blocks included."""
 
 import collections
 import math
@@ -23,7 +23,7 @@ from .permutations import (
 # A score has grown if it did by more than rounding in float64, relative to the sizes of what it sums up.
 SCORE_ROUNDING = 1e-12
 
-Turn = tuple[int, ...]  # a group that is matched, and what stands in its blocks if that is matched with it
+Turn = tuple[int, ...]  # a group, and the groups inside its blocks if they are matched with it
 
 
 def assign(score: np.ndarray) -> np.ndarray:
@@ -89,7 +89,7 @@ def group_scores(
 ) -> dict[int, np.ndarray]:
     """For each group the sum of what its rows say, (blocks of A, blocks of B, size, size).
 
-    scores: for each row how alike each two channels are, (C_a, C_b); what follows the rows (the logits) says nothing.
+    scores: for each row how alike each two channels are, (C_a, C_b); further matrices (the logits') are ignored.
     groups: those that are to be matched, all by default; the others stay as they are.
     Where a row shows the members of blocks in an order of their own, their scores count for the members alone:
     `assign_blocks` adds what they say of the blocks, for the best order of theirs. Where it shows units beside those
@@ -97,24 +97,25 @@ def group_scores(
     are units beside those of their own group if all are to be matched, while else these count as they stand.
     """
     loose = frozenset(range(len(spec.groups)) if groups is None else groups)
-    totals = {}
-    for number in sorted(loose):
-        blocks, size = math.prod(spec.blocks(number)), spec.groups[number].size
-        totals[number] = np.zeros((blocks, blocks, size, size))
+    totals = no_scores(spec, sorted(loose))
     for row, matrix in zip(spec.rows, scores[: len(spec.rows)], strict=True):
         for number in _voters(spec, row, loose):
-            total = totals[number]
             beside = loose if groups is None else loose - {number}
             for places in occurrences(number, row.axis, spec, beside):
-                blocks_and_units = places.reshape(*total.shape[1:3], *places.shape[-2:])
-                for copy in blocks_and_units.transpose(2, 3, 0, 1):  # (loose copies, blocks, size)
+                for copy in places.transpose(2, 3, 0, 1):  # (loose copies, blocks, size)
                     for units in copy:
-                        total += matrix[units[:, None, :, None], copy[:, None, :, None]].max(0)
+                        totals[number] += matrix[units[:, None, :, None], copy[:, None, :, None]].max(0)
     return totals
 
 
+def no_scores(spec: PermutationSpec, groups: Iterable[int]) -> dict[int, np.ndarray]:
+    """For each group zeros, (blocks of A, blocks of B, size, size)."""
+    counts = {group: (math.prod(spec.blocks(group)), spec.groups[group].size) for group in groups}
+    return {group: np.zeros((blocks, blocks, size, size)) for group, (blocks, size) in counts.items()}
+
+
 def undecided(spec: PermutationSpec, scores: Sequence[np.ndarray]) -> list[int]:
-    """The groups of which no row says anything: those that stand between weights alone, as of a learned query."""
+    """The groups of which no row says anything: those between weights alone, e.g. the units of a learned query."""
     decided: set[int] = set()
     for row, matrix in zip(spec.rows, scores[: len(spec.rows)], strict=True):
         for number in row.votes - decided:
@@ -134,7 +135,7 @@ def assigned_score(spec: PermutationSpec, scores: Sequence[np.ndarray], permutat
 
 
 def _voters(spec: PermutationSpec, row: Activation, groups: Set[int]) -> list[int]:
-    """Of some groups those of which the row's scores are counted: not where what stands in their blocks is shown."""
+    """The groups for which a row's scores count: those that vote and whose members, if any, the row does not show."""
     shown = groups & groups_in(row.axis)
     return [number for number in sorted(row.votes & groups) if shown.isdisjoint(dependents(spec, number))]
 
@@ -216,7 +217,7 @@ def _ascended(spec: PermutationSpec, scores: Sequence[np.ndarray], turns: Sequen
         part = replace(spec, rows=tuple(spec.rows[number] for number in here))
         before = [scores[number] for number in here]
         found = assign_blocks(part, group_scores(part, before, turn))
-        if len(turn) > 1:  # their members were matched in any order of what is shown beside them
+        if len(turn) > 1:  # their members were matched in any order of the units beside them
             inside = [(number, *dependents(spec, number)) for number in turn[1:]]
             found = compose(spec, found, _ascended(part, _moved(part, before, found), inside))
         old, new = (assigned_score(part, before, each) for each in (spec.identity(), found))

@@ -12,8 +12,8 @@ POINT_ROUNDING = 1e-6
 def plane_basis(a: torch.Tensor, b: torch.Tensor, bend: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Orthonormal u, v (P,) of the plane through three points: u from A to B, v the bend's part orthogonal to u.
 
-    Where A and B are one point, u is 0, and where the bend lies on the line through them, v is: no direction is told
-    from another.
+    Where A and B are one point, u is 0, and where the bend lies on the line through them, v is: no direction is
+    distinguished.
     """
     a, b, bend = map(_exact, (a, b, bend))
     u = b - a

@@ -24,7 +24,7 @@ from .weights import match_some, match_weights
 
 
 class Distance(NamedTuple):
-    """The L2 distance that a method makes least: of activations, or of what goes into them (`before`).
+    """The L2 distance that a method makes least: of activations, or of their inputs (`before`).
 
     name, words: of its column in tables.
     """
@@ -105,7 +105,7 @@ def align(
     batches: images (b, 3, H, W), or tuples that begin with them, as a DataLoader gives; read once. Only methods that
         compare activations need them.
     method: corr, the greatest correlation of activations (section 3 of the paper); w2_post or w2_pre, the least L2
-        distance of activations or of what goes into the activation functions (and weight for units that no activation
+        distance of activations or of the inputs of activation functions (and weight for units that no activation
         shows, or that never vary); weight, the least L2 distance of weights (`match_weights`);
         identity, B as it is; random, any permutations.
     seed: of the random permutations, and of the orders in which weights are matched.
@@ -141,8 +141,8 @@ def attacked(
 def each_by_itself(spec: PermutationSpec) -> PermutationSpec | None:
     """The spec as if no two activations shared channels, each having groups of its own; None if none share any.
 
-    In a residual stream its permutations differ from activation to activation, so they are nothing that a network can
-    be permuted by: they tell how well the channels of each activation could be matched if nothing tied them.
+    In a residual stream its permutations differ from activation to activation, so that no network can be permuted by
+    them: they show how well the channels of each activation could be matched if nothing tied them.
     """
     groups: list[Group] = []
     rows = []

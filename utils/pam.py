@@ -12,6 +12,7 @@ by a proximal step of strength ν: x ← argmin ½‖x − value‖² + (η/2ν)
 import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -206,7 +207,7 @@ class TurningPointTask(CurveTask):
         turning_point.copy_(proximal(turning_point, self.start, rate))
 
 
-# --- rounding what was learned -----------------------------------------------------------------------------
+# --- rounding ----------------------------------------------------------------------------------------------
 
 
 def learn_permutations(
@@ -221,9 +222,18 @@ def learn_permutations(
     val_freq: int | None = None,
 ) -> Permutations:
     """The permutation phase: learn soft permutations by plain SGD, and round them (keywords as `fit`'s)."""
-    how = {"batch_size": batch_size, "seed": seed, "precision": precision}
-    fit(task, images, saves, rates=rates, momentum=0.0, val_freq=val_freq, **how)
-    order, after, before = round_permutations(task, images, **how)
+    fit(
+        task,
+        images,
+        saves,
+        rates=rates,
+        momentum=0.0,
+        val_freq=val_freq,
+        batch_size=batch_size,
+        seed=seed,
+        precision=precision,
+    )
+    order, after, before = round_permutations(task, images, batch_size=batch_size, seed=seed, precision=precision)
     moved = sum(int((places != np.arange(places.shape[-1])).sum()) for places in order)
     print(f"Rounded: {moved} channels moved; training loss along the path {after:.4f}, before {before:.4f}.")
     return order
@@ -237,18 +247,9 @@ def round_permutations(
     Also the training loss along the curve with them, and with the identity. They are the identity unless others
     have a lower loss. seed: of the draws among candidates.
     """
-    curve = task.curve
 
-    def loss_on(images: Images) -> Callable[[Permutations], float]:
-        def loss(permutations: Permutations) -> float:
-            b = curve.flat.flatten(permute(task.state_b, task.spec, permutations))
-
-            def at(t: float) -> torch.Tensor:
-                return point_between(t, curve.row(0), b, task.phi)
-
-            return path_loss(curve, at, images, batch_size=batch_size, precision=precision)
-
-        return loss
+    def loss(images: Images, permutations: Permutations) -> float:
+        return path_loss(task, permutations, images, batch_size=batch_size, precision=precision)
 
     def propose() -> tuple[list[Permutations], list[list[Terms]]]:
         matrices = [
@@ -261,17 +262,19 @@ def round_permutations(
     # Processes on unlike machines could differ by a rounding error.
     candidates, terms = distributed.from_main(propose)
     screened = images.subset(images.spread(SCREENED_IMAGES)) if isinstance(images, Images) else images
-    return best_rounding(candidates, terms, screen=loss_on(screened), loss=loss_on(images))
+    return best_rounding(candidates, terms, screen=partial(loss, screened), loss=partial(loss, images))
 
 
 @torch.no_grad()
 def path_loss(
-    curve: Curve, point_at: Callable[[float], torch.Tensor], images: Images, *, batch_size: int, precision: str
+    task: PermutationTask, permutations: Permutations, images: Images, *, batch_size: int, precision: str
 ) -> float:
-    """Mean cross-entropy on augmented training images along a path, with batch statistics.
+    """Mean cross-entropy on augmented training images along θ(t) for permuted B, with batch statistics.
 
     Each batch is taken at a t of its own; they are spread evenly over [0, 1], and are the same at every call.
     """
+    curve = task.curve
+    a, b = curve.row(0), curve.flat.flatten(permute(task.state_b, task.spec, permutations))
     generator = torch.Generator().manual_seed(EVALUATION_SEED)
     steps = -(-len(images) // batch_size)
     ts = (torch.randperm(steps, generator=generator).double() + 0.5) / steps
@@ -280,18 +283,16 @@ def path_loss(
     total = torch.zeros((), device=images.device)
     for t, (x, labels) in zip(ts.tolist(), images.augmented(batch_size, generator), strict=True):
         with autocast(images.device, precision):
-            logits = main_output(curve(x, point_at(t)))
+            logits = main_output(curve(x, point_between(t, a, b, task.phi)))
         total += F.cross_entropy(logits.float(), labels, reduction="sum")
     return images.total(total).item() / len(images)
 
 
-def birkhoff(
-    matrix: np.ndarray, tolerance: float = 1e-4, max_terms: int | None = None
-) -> tuple[np.ndarray, np.ndarray]:
+def birkhoff(matrix: np.ndarray, tolerance: float = 1e-4, max_terms: int | None = None) -> Terms:
     """A doubly stochastic matrix (n, n) as Σ_k weights[k] · permutation k: weights (k,) and index arrays (k, n).
 
     Birkhoff and von Neumann: as long as more than `tolerance` of the matrix is left, take the assignment of
-    largest product on what is left, at the weight of its smallest entry. Weights sum to 1.
+    largest product on the rest, at the weight of its smallest entry. Weights sum to 1.
 
     max_terms: stop after so many; large weights are found early, but the sum is the matrix no more.
     """
@@ -333,21 +334,18 @@ def roundings(
 
     matrices: P (*blocks, C, C) of each group; None, and no terms, where it stays.
     """
-    yield identity
-    yield [
-        order if matrix is None else np.array([assign(block) for block in _blocks(matrix, 2)]).reshape(order.shape)
-        for matrix, order in zip(matrices, identity, strict=True)
-    ]
+    nearest = [order.copy() for order in identity]
+    for order, matrix in zip(nearest, matrices, strict=True):
+        for block, soft in zip(_blocks(order, 1), () if matrix is None else _blocks(matrix, 2), strict=False):
+            block[:] = assign(soft)
+    yield from (identity, nearest)
     generator = np.random.default_rng(seed)
     for _ in range(DRAWS):
-        yield [
-            np.array([drawn[generator.choice(len(weights), p=weights)] for weights, drawn in blocks]).reshape(
-                order.shape
-            )
-            if blocks
-            else order
-            for blocks, order in zip(terms, identity, strict=True)
-        ]
+        drawn = [order.copy() for order in identity]
+        for order, blocks in zip(drawn, terms, strict=True):
+            for block, (weights, permutations) in zip(_blocks(order, 1), blocks, strict=False):
+                block[:] = permutations[generator.choice(len(weights), p=weights)]
+        yield drawn
 
 
 def best_rounding(

@@ -160,41 +160,29 @@ class PermutationSpec:
                 for segment in segments
             )
 
-        rows = tuple(
-            Activation(
-                row["label"],
-                call=Tap(*row["call"]),
-                tap=Tap(*row["tap"]),
-                dims=tuple(row["dims"]),
-                axis=axis(row["axis"]),
-                votes=frozenset(row["votes"]),
-                mean=tuple(row["mean"]),
-            )
-            for row in stored["rows"]
-        )
+        rows = []
+        for row in stored["rows"]:
+            call, tap, dims, mean = Tap(*row["call"]), Tap(*row["tap"]), tuple(row["dims"]), tuple(row["mean"])
+            votes = frozenset(row["votes"])
+            rows.append(Activation(row["label"], call, tap, dims, axis(row["axis"]), votes, mean))
         return cls(
             groups=tuple(Group(size, tuple(depends_on)) for size, depends_on in stored["groups"]),
             axes={name: tuple(map(axis, axes)) for name, axes in stored["axes"].items()},
-            rows=rows,
+            rows=tuple(rows),
             fixed=tuple(Fixed(*fixed) for fixed in stored["fixed"]),
             modes=tuple(stored["modes"]),
         )
 
     def expect(self, state: Mapping[str, torch.Tensor]) -> None:
-        """ValueError if this cannot be a spec of the network that has this state dict."""
+        """ValueError if this cannot be the spec of the network that has this state dict."""
         for name, axes in self.axes.items():
             if name not in state or tuple(map(axis_size, axes)) != tuple(state[name].shape):
                 raise ValueError(f"the network has no entry {name} of this shape")
-        sizes = {
-            group: factor.size
-            for axes in self.axes.values()
-            for axis in axes
-            for segment in axis
-            for factor in segment
-            for group in factor.groups
-            if group is not None
-        }
-        if sizes != {number: group.size for number, group in enumerate(self.groups)}:
+        segments = itertools.chain.from_iterable(axis for axes in self.axes.values() for axis in axes)
+        sizes = {(group, factor.size) for segment in segments for factor in segment for group in factor.groups}
+        if {size for size in sizes if size[0] is not None} != {
+            (i, group.size) for i, group in enumerate(self.groups)
+        }:
             raise ValueError("its groups of units are not those of its weights")
 
 
@@ -267,7 +255,7 @@ def _members(values: torch.Tensor, factors: Sequence[tuple[int, Factor]], spec: 
 
 
 def reordered(part: Part, orders: Mapping[int, torch.Tensor]) -> torch.Tensor:
-    """The part's values, reordered: blocks first, then what stands in each, in the order for its new place.
+    """The part's values, reordered: blocks first, then the units in each, in the order for its new place.
 
     orders: an index array (*blocks, size) for each group that moves.
     """
@@ -286,7 +274,7 @@ def reordered(part: Part, orders: Mapping[int, torch.Tensor]) -> torch.Tensor:
 
 
 def by_units(part: Part, k: int, loose: Collection[int] = ()) -> torch.Tensor:
-    """The part's values by the units along its dimension k: (*blocks, size, values, values that `loose` groups move).
+    """The part's values by the units along its dimension k: (blocks, size, values, values that `loose` groups move).
 
     loose: groups beside which the values of a unit stand in no order that is known.
     """
@@ -294,8 +282,14 @@ def by_units(part: Part, k: int, loose: Collection[int] = ()) -> torch.Tensor:
     beside = [d for d, group in enumerate(part.groups) if group in loose and d not in front]
     tied = [d for d in range(part.values.dim()) if d not in front and d not in beside]
     values = part.values.permute(*front, *tied, *beside)
-    at, last = len(front), len(front) + len(tied)
-    return values.reshape(*values.shape[:at], math.prod(values.shape[at:last]), math.prod(values.shape[last:]))
+    blocks, at = len(front) - 1, len(front) + len(tied)
+    sizes = (
+        values.shape[:blocks],
+        values.shape[blocks : blocks + 1],
+        values.shape[blocks + 1 : at],
+        values.shape[at:],
+    )
+    return values.reshape(list(map(math.prod, sizes)))
 
 
 def _changed(
@@ -344,7 +338,7 @@ def axis_index(axis: Segments, spec: PermutationSpec, permutations: Sequence[np.
 def occurrences(
     group: int, axis: Segments, spec: PermutationSpec, loose: Collection[int] = ()
 ) -> Iterator[np.ndarray]:
-    """Where a group's units stand on an axis, for each time that it is there: (*blocks, size, copies, loose copies).
+    """Where a group's units stand on an axis, for each time that it is there: (blocks, size, copies, loose copies).
 
     loose: groups beside which the copies of a unit stand in no order that is known.
     """
@@ -355,9 +349,9 @@ def occurrences(
 
 def places_of(group: int, axis: Segments, spec: PermutationSpec) -> np.ndarray:
     """Where a group's units stand on an axis, (*blocks, size, copies); no copies if it is not there."""
-    found = [np.zeros((*spec.blocks(group), spec.groups[group].size, 0), np.int64)]
-    found += [places.reshape(*places.shape[:-2], -1) for places in occurrences(group, axis, spec)]
-    return np.concatenate(found, -1)
+    shape = (*spec.blocks(group), spec.groups[group].size)
+    found = [places.reshape(*shape, -1) for places in occurrences(group, axis, spec)]
+    return np.concatenate([np.zeros((*shape, 0), np.int64), *found], -1)
 
 
 def soft_permute(
@@ -371,7 +365,7 @@ def soft_permute(
     mixed = dict(parameters)
     for name in (name for name in spec.axes if name in parameters):
         axes = spec.axes[name]
-        # Blocks move first, then what is in them, each in the order of its block's new place.
+        # Blocks move first, then the units in them, each in the order of its block's new place.
         depth = {g: len(spec.groups[g].depends_on) for axis in axes for g in groups_in(axis)}
         for level, (d, axis) in itertools.product(sorted(set(depth.values())), enumerate(axes)):
             here = {g: matrices[g] for g in groups_in(axis) if depth[g] == level and matrices[g] is not None}
@@ -410,7 +404,7 @@ def inverse(spec: PermutationSpec, permutations: Sequence[np.ndarray]) -> Permut
     """The permutations that undo others: `compose` of both, in either order, changes nothing."""
     undone = spec.identity()
     for number in sorted(range(len(spec.groups)), key=lambda number: len(spec.groups[number].depends_on)):
-        # A block goes back to where it was; what is done in it there is undone here.
+        # A block goes back to where it was, and there its units do.
         undone[number] = np.argsort(permutations[number][_blocks_before(spec, number, undone)], axis=-1)
     return undone
 
@@ -419,26 +413,3 @@ def _blocks_before(spec: PermutationSpec, group: int, permutations: Sequence[np.
     """For each new block of a group the places at which it was before, an array (*blocks) for each outer group."""
     depends_on, grid = spec.groups[group].depends_on, np.indices(spec.blocks(group))
     return tuple(permutations[other][tuple(grid[: len(spec.groups[other].depends_on) + 1])] for other in depends_on)
-
-
-# --- shares ------------------------------------------------------------------------------------------------
-
-
-def moved_share(state: Mapping[str, torch.Tensor], spec: PermutationSpec) -> float:
-    """The share of entries of all weights with two or more dimensions that some permutation moves."""
-    moved = total = 0.0
-    for name, tensor in state.items():
-        if isinstance(tensor, torch.Tensor) and tensor.dim() >= 2 and tensor.numel() and has_fractions(tensor):
-            total += tensor.numel()
-            stays = math.prod(map(_fixed_share, spec.axes[name])) if name in spec.axes else 1.0
-            moved += (1 - stays) * tensor.numel()
-    return moved / total if total else 0.0
-
-
-def has_fractions(tensor: torch.Tensor) -> bool:
-    """Whether it holds floating-point numbers, real or complex."""
-    return tensor.is_floating_point() or tensor.is_complex()
-
-
-def _fixed_share(axis: Segments) -> float:
-    return sum(segment_size(segment) for segment in axis if not groups_in((segment,))) / axis_size(axis)

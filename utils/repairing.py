@@ -218,9 +218,9 @@ def _measured(
 
 @contextlib.contextmanager
 def _watched(model: nn.Module, see: Callable[[str, torch.Tensor], None]) -> Iterator[None]:
-    """In this block `see` is told what each layer puts out. The model is in eval mode, and is to be run by `forward`.
+    """In this block `see` is called with the output of each layer. The model is in eval mode; run it by `forward`.
 
-    A compiled model would be compiled anew for what is done here.
+    Called itself, a compiled model would be compiled anew.
     """
     model.eval()
     hooks = [

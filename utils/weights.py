@@ -8,7 +8,6 @@ what it begins with (several orders, and invariants by which a network finds its
 """
 
 import itertools
-import math
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -16,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from .assignment import Move, Turn, ascend, assign, assign_blocks, last
+from .assignment import Move, Turn, ascend, assign, assign_blocks, last, no_scores
 from .devices import send
 from .permutations import (
     Factor,
@@ -90,7 +89,7 @@ def _ascent(
 
 def _assigned(scores: torch.Tensor) -> np.ndarray:
     """The best order of the units in each block, (blocks, size), by scores (blocks, size, size)."""
-    # Less what is common to a row or a column: the assignment is the same, and is found twice as fast.
+    # A constant is taken from each row and column: the assignment is the same, and is found twice as fast.
     scores = scores - scores.amax(-1, keepdim=True)
     scores = (scores - scores.amax(-2, keepdim=True)).cpu().double().numpy()
     return np.stack(list(map(assign, scores)))
@@ -116,7 +115,7 @@ def permuted(pairs: Sequence[WeightPair], permutations: Sequence[np.ndarray]) ->
     return [pair._replace(b=pair.b._replace(values=reordered(pair.b, orders))) for pair in pairs]
 
 
-# --- what makes it fast ------------------------------------------------------------------------------------
+# --- scores kept up to date -------------------------------------------------------------------------------
 
 
 class _State:
@@ -165,7 +164,8 @@ class _State:
                     continue
                 places = send(moved, new.b.values.device)
                 a, b, was = (part.values.index_select(d, places) for part in (new.a, new.b, old.b))
-                known[other] = known[other] + _units(new.a, k, a) @ _units(new.b, k, b - was).mT
+                a, change = new.a._replace(values=a), new.b._replace(values=b - was)
+                known[other] = known[other] + _units(a, k) @ _units(change, k).mT
 
 
 def scores_of(pairs: Iterable[WeightPair], group: int) -> torch.Tensor:
@@ -177,13 +177,12 @@ def scores_of(pairs: Iterable[WeightPair], group: int) -> torch.Tensor:
     return total
 
 
-def _units(part: Part, k: int, values: torch.Tensor | None = None) -> torch.Tensor:
-    """The weights of each unit along dimension k, (blocks, size, weights); values: others than the part's own."""
-    units = by_units(part if values is None else part._replace(values=values), k)
-    return units.reshape(-1, units.shape[-3], units.shape[-2])
+def _units(part: Part, k: int) -> torch.Tensor:
+    """The weights of each unit along dimension k, (blocks, size, weights)."""
+    return by_units(part, k)[..., 0]
 
 
-# --- what it begins with -----------------------------------------------------------------------------------
+# --- starts ----------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
@@ -202,9 +201,9 @@ def match_weights(
         weights and the images, are in units of activations, and are estimated anew between two networks.
     seed: of the random orders.
     start: permutations to begin with, than which the result is no worse. By default searches begin with the identity,
-        and one with what no permutation changes of each unit: so a network finds its own shuffled copy.
+        and one with invariants of each unit under all permutations: so a network finds its own shuffled copy.
     """
-    pairs = pairs_of(weights_a, weights_b, spec, counted(weights_a, spec))
+    pairs = pairs_of(weights_a, weights_b, spec)
     generator = np.random.default_rng(seed)
     sweep = sum(
         b.values.numel() * b.values.shape[k] for _, b in pairs for k, g in enumerate(b.groups) if g is not None
@@ -247,10 +246,7 @@ def match_some(
     """The permutations of B, in which some groups are matched by their weights, given all others as they are."""
     if not groups:
         return list(permutations)
-    names = [
-        name for name in counted(weights_a, spec) if any(groups_in(axis) & set(groups) for axis in spec.axes[name])
-    ]
-    pairs = permuted(pairs_of(weights_a, weights_b, spec, names), permutations)
+    pairs = permuted(pairs_of(weights_a, weights_b, spec, groups), permutations)
     turns = [(group, *(other for other in dependents(spec, group) if other in groups)) for group in groups]
     generator, found = np.random.default_rng(0), []
     for start in (spec.identity(), assign_blocks(spec, _totals(pairs, spec, groups))):
@@ -265,16 +261,13 @@ def _totals(pairs: Sequence[WeightPair], spec: PermutationSpec, loose: Collectio
 
     All other groups stay as they are. A pair counts for its innermost loose groups, in equal parts.
     """
-    totals = {}
-    for group in loose:
-        blocks, size = math.prod(spec.blocks(group)), spec.groups[group].size
-        totals[group] = np.zeros((blocks, blocks, size, size))
+    totals = no_scores(spec, loose)
     for pair in pairs:
         outer = {d for blocks in pair.b.blocks for d in blocks}
         inner = [k for k, group in enumerate(pair.b.groups) if group in totals and k not in outer]
         for k in inner:
             a, b = (_invariants(part, k, loose) for part in pair)
-            # What all units share decides nothing, and would cost precision.
+            # A mean that all units share decides nothing, and would cost precision.
             mean = a.mean((0, 1))
             scores = (a - mean).flatten(0, 1) @ (b - mean).flatten(0, 1).T
             scores = scores.view(*a.shape[:2], *b.shape[:2]).transpose(1, 2)
@@ -283,13 +276,12 @@ def _totals(pairs: Sequence[WeightPair], spec: PermutationSpec, loose: Collectio
 
 
 def _invariants(part: Part, k: int, loose: Collection[int]) -> torch.Tensor:
-    """What no permutation of loose groups changes of the weights of each unit along dimension k, (blocks, size, n).
+    """Numbers of each unit along dimension k that no permutation of loose groups changes, (blocks, size, n).
 
     Of weights that loose groups move, mean and deviation stand for all: so scaled that a product of two units is no
     less than in any order.
     """
     units = by_units(part, k, loose)
-    units = units.reshape(-1, *units.shape[-3:])
     if units.shape[-1] > 1:
         mean = units.mean(-1, keepdim=True)
         deviation = torch.linalg.vector_norm(units - mean, dim=-1)
@@ -297,13 +289,17 @@ def _invariants(part: Part, k: int, loose: Collection[int]) -> torch.Tensor:
     return units.flatten(2)
 
 
-# --- what is compared --------------------------------------------------------------------------------------
+# --- compared weights --------------------------------------------------------------------------------------
 
 
-def pairs_of(weights_a: Weights, weights_b: Weights, spec: PermutationSpec, names: Iterable[str]) -> list[WeightPair]:
-    """The parts of some weights of A and B."""
+def pairs_of(
+    weights_a: Weights, weights_b: Weights, spec: PermutationSpec, groups: Collection[int] | None = None
+) -> list[WeightPair]:
+    """The parts of all weights of A and B that are compared; groups: only of weights that one of these moves."""
     pairs: list[WeightPair] = []
-    for name in names:
+    for name in counted(weights_a, spec):
+        if groups is not None and groups_in(sum(spec.axes[name], ())).isdisjoint(groups):
+            continue
         axes = [*spec.axes[name], *([((Factor(2),),)] if weights_a[name].is_complex() else [])]
         pairs += map(
             WeightPair, *(parts_of(_real(each[name].detach()), axes, spec) for each in (weights_a, weights_b))

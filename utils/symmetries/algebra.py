@@ -11,7 +11,7 @@ MAX_MEMBERS = 64  # a family of more members is not written out
 class Algebra:
     """Makes atoms, looks at them and fixes them; unites, splits and cuts axes, and gives the members of families.
 
-    Nothing is ever undone. `where` is noted as the reason of what is fixed.
+    Nothing is ever undone. `where` is noted as the reason for which an atom is fixed.
     """
 
     def __init__(self):
@@ -196,7 +196,7 @@ class Algebra:
         if over.size > MAX_MEMBERS or atom.reason is not None:
             self.forget(atom, over)
             return
-        depends = None if atom.depends is None else set()  # what is alike everywhere is so in each place
+        depends = None if atom.depends is None else set()  # alike everywhere, and so in each place
         atom.over, atom.members = over, [Atom(atom.size, (*atom.born, i), depends) for i in range(over.size)]
         if depends is None:
             atom.depends = {over}

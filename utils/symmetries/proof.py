@@ -8,8 +8,18 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..permutations import PermutationSpec, has_fractions, permute
-from .running import Deterministic, copy_with, leaves, plain_run, state_of, tensors_in, tree_map_tensors, with_values
+from ..permutations import PermutationSpec, permute
+from .running import (
+    Deterministic,
+    copy_with,
+    has_fractions,
+    leaves,
+    plain_run,
+    state_of,
+    tensors_in,
+    tree_map_tensors,
+    with_values,
+)
 
 # Of the largest output: rounding in float64 stays far below it, a wrong order far above.
 LARGEST_DIFFERENCE = 1e-5
@@ -20,7 +30,7 @@ WIDEST |= dict.fromkeys((torch.complex32, torch.complex64), torch.complex128)
 
 
 class Float64(Deterministic):
-    """Deterministic, and in float64 whatever a network casts to: else casts could not be told from a wrong order."""
+    """Deterministic, and in float64 whatever a network casts to: else casts would look like a wrong order."""
 
     def __torch_dispatch__(self, func, types, operands=(), keywords=None):
         keywords = dict(keywords or {})
@@ -57,7 +67,7 @@ def _is_positive(tensor: torch.Tensor) -> bool:
 
 
 def to_widest(tensor: torch.Tensor) -> torch.Tensor:
-    """A copy on the CPU, in float64 or complex128 if it is of floating point."""
+    """A copy on the CPU, in float64 or complex128 if it has fractions."""
     return with_values(tensor).to(WIDEST.get(tensor.dtype, tensor.dtype))
 
 
@@ -173,7 +183,7 @@ def _largest(before: Sequence[torch.Tensor], after: Sequence[torch.Tensor]) -> f
 
 
 def relative_difference(x: torch.Tensor, y: torch.Tensor) -> float:
-    """max |x − y| / max |x| of what is finite; NaN if what is not finite differs."""
+    """max |x − y| / max |x| over finite entries; NaN if others differ."""
     if x.shape != y.shape:
         return math.inf
     x, y = (tensor.to(torch.complex128 if tensor.is_complex() else torch.float64) for tensor in (x, y))

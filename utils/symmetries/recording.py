@@ -26,7 +26,7 @@ MAX_POSITIONS = 32  # larger maps are subsampled by 2, as published
 class Recording:
     """Runs a network, in evaluation but with its heads for training, and keeps the channels of every row of its spec.
 
-    before: keep what goes into each activation function, and not what comes out.
+    before: keep the input of each activation function, and not its output.
     """
 
     def __init__(self, model: nn.Module, spec: PermutationSpec, before: bool = False):
@@ -93,7 +93,7 @@ class _Recorder(Deterministic):
                 self.found[number] = tensor
 
     def save_from(self, changed: list[torch.Tensor]) -> None:
-        """Copy what is kept, and is now to be changed in place. Most is not, so that nothing else is copied."""
+        """Copy kept tensors that are about to be changed in place. Most are not, so that no others are copied."""
         memories = {tensor.untyped_storage()._cdata for tensor in changed}
         for number, tensor in self.found.items():
             if tensor.untyped_storage()._cdata in memories:
@@ -109,7 +109,7 @@ def samples(tensor: torch.Tensor, dims: tuple[int, ...], channels: int | None = 
     """(samples, channels) in float32, with the dimensions `dims` as channels; maps above 32 × 32 are subsampled.
 
     channels: how many there are, where `dims` begin with samples: the heads of all images are in one dimension.
-    Real and imaginary parts of what is complex are samples of their own.
+    Real and imaginary parts of complex numbers are samples of their own.
     """
     if tensor.dim() == 4 and dims == (1,) and max(tensor.shape[2:]) > MAX_POSITIONS:
         tensor = tensor[:, :, ::2, ::2]

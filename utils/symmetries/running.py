@@ -69,11 +69,16 @@ def to_meta(tensor: torch.Tensor) -> torch.Tensor:
     return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
 
 
+def has_fractions(tensor: torch.Tensor) -> bool:
+    """Whether it holds floating-point numbers, real or complex."""
+    return tensor.is_floating_point() or tensor.is_complex()
+
+
 def with_values(tensor: torch.Tensor) -> torch.Tensor:
     """A copy on the CPU; one without values gets random ones, or zeros for integers."""
     if not tensor.is_meta:
         return tensor.detach().cpu().clone()
-    if tensor.is_floating_point() or tensor.is_complex():
+    if has_fractions(tensor):
         return torch.randn(tensor.shape, dtype=tensor.dtype)
     return torch.zeros(tensor.shape, dtype=tensor.dtype)
 
@@ -82,9 +87,9 @@ def with_values(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def copy_with(model: nn.Module, convert: Callable[[torch.Tensor], torch.Tensor]) -> nn.Module:
-    """A copy of the model whose tensors are `convert` of the original's; what was shared stays shared.
+    """A copy of the model whose tensors are `convert` of the original's; shared ones stay shared.
 
-    So do plain attributes in the memory of a state entry. Entries in the same memory are told apart.
+    So do plain attributes in the memory of a state entry. Entries in the same memory are distinguished.
 
     Raises ValueError, naming the model, if it holds what cannot be copied.
     """
@@ -138,7 +143,7 @@ def _copy_of(value, memo: Mapping[int, object]):
 
 
 def _view_like(tensor: torch.Tensor, owner: torch.Tensor, copied: torch.Tensor) -> torch.Tensor | None:
-    """What `tensor` is of `owner`, of a copy of the owner; None if it reaches beyond it."""
+    """The view of a copy of `owner` that `tensor` is of `owner` itself; None if it reaches beyond it."""
     first, last = extent(tensor)
     begin, end = extent(owner)
     if first < begin or last > end or copied.stride() != owner.stride():
@@ -183,7 +188,7 @@ def plain_run() -> Iterator[None]:
 
 
 class Deterministic(TorchDispatchMode):
-    """Replaces what is drawn by chance by its mean, so that two runs can be compared."""
+    """Replaces random draws by their means, so that two runs can be compared."""
 
     def __torch_dispatch__(self, func, types, operands=(), keywords=None):
         keywords = keywords or {}

@@ -19,11 +19,10 @@ from ..permutations import (
     Tap,
     axis_size,
     groups_in,
-    has_fractions,
 )
 from .axes import Atom, Axis, Product, atoms_of, axis_of, is_fixed, product_size
 from .proof import prove
-from .running import plain_run, tree_map_tensors
+from .running import has_fractions, plain_run, tree_map_tensors
 from .tracing import ONE_IMAGE, Trace, TracedAxes, follow
 
 
@@ -115,7 +114,7 @@ class _Builder:
         return [(id(atom), frozenset(map(id, depends))) for atom, depends in free]
 
     def _write_blocks(self, axis: Axis) -> Axis:
-        """A product whose first factor is fixed and tells the others apart, as a concatenation."""
+        """A product whose first factor is fixed and distinguishes the others, as a concatenation."""
         traced, written = self.traced, ()
         for product in traced.resolve(axis):
             if len(product) > 1 and any(
@@ -207,7 +206,7 @@ class _Builder:
     def rows(self, trace: Trace, aligned_by: Mapping[str, str]) -> tuple[Activation, ...]:
         """Activations that show groups, and the first place where a group is made that none of them shows."""
         taken = {id(call): self._channels(call.axes) for call in trace.activations}
-        for is_fed in (True, False):  # what no input reaches never varies, or only over places
+        for is_fed in (True, False):  # calls that no input reaches never vary, or only over places
             made = [(id(call), self._channels(call.axes)) for call in trace.producers if call.is_fed == is_fed]
             counted = {id(call) for call in trace.order if call.is_fed or not is_fed}
             for groups_shown in (self._alone, groups_in):
@@ -241,7 +240,7 @@ class _Builder:
         return tuple(rows)
 
     def _alone(self, axis: Segments) -> set[int]:
-        """The groups of an axis whose units are told apart without knowing the order of any other group.
+        """The groups of an axis whose units are distinguished whatever the order of any other group.
 
         Where a group stands in a product with one that is neither around it nor in it, or with itself, its units are
         seen only through an unknown order of the other.
