@@ -1,6 +1,7 @@
 """Assignments: the best permutations for scores of how alike each two channels are, units in blocks included."""
 
 import collections
+import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
@@ -28,9 +29,14 @@ Turn = tuple[int, ...]  # a group, and the groups inside its blocks if they are 
 
 def assign(score: np.ndarray) -> np.ndarray:
     """The permutation p that maximizes Σ_i score[i, p[i]]: channel p[i] of B goes to place i of A."""
+    return _solver()(score, maximize=True)[1]
+
+
+@functools.cache
+def _solver() -> Callable[..., tuple[np.ndarray, np.ndarray]]:
     from scipy.optimize import linear_sum_assignment  # takes long to import, and few stages assign anything
 
-    return linear_sum_assignment(score, maximize=True)[1]
+    return linear_sum_assignment
 
 
 def assign_groups(spec: PermutationSpec, scores: Sequence[np.ndarray]) -> Permutations:
