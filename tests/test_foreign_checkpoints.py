@@ -116,8 +116,13 @@ def test_states_in_containers_of_other_kinds(tmp_path, content):
 
 def test_the_network_is_taken_and_not_its_average(tmp_path, capsys):
     ema = {name: value + 1 for name, value in STATE.items()}
-    expect_loaded(saved(tmp_path / "c.pt", {"ema_state_dict": ema, "teacher": 3, "network": STATE}))
-    assert f"{tmp_path / 'c.pt'}: its network is the entry network\n" in capsys.readouterr().out
+    optimizer = {"state": {i: {"momentum_buffer": torch.zeros(3)} for i in range(9)}}
+    criterion = {"weight": torch.ones(4)}
+    content = {"ema_state_dict": ema, "teacher": 3, "network": STATE, "optimizer": optimizer, "criterion": criterion}
+    path = saved(tmp_path / "c.pt", content)
+    expect_loaded(path)
+    words = ("its network is the entry network", "the network in its entry ema_state_dict is left in the file")
+    assert capsys.readouterr().out == "".join(f"{path}: {line}\n" for line in words)
 
 
 # --- how its entries are called ----------------------------------------------------------------------------

@@ -258,7 +258,8 @@ def as_checkpoint(content: object, entry: str | None = None) -> tuple[dict, list
         raise Unusable(f"holds several networks ({', '.join([place, *rivals][:6])}); {SAVED_RIGHT}")
     kept = {name: value for name, value in content.items() if not (isinstance(value, Stub) and not value)}
     notes = [] if place == "model_state" else [f"its network is the entry {place}"]
-    notes += [f"the network in its entry {other} is left in the file" for other in others]
+    left = [other for other in others if len(networks[other]) == len(state)]  # averages, and not criteria
+    notes += [f"the network in its entry {other} is left in the file" for other in left]
     notes += [_aside(name, value) for name, value in content.items() if name not in kept]
     return kept | {"model_state": _tensors(state)}, notes
 
@@ -286,9 +287,9 @@ def _tensors(state: Mapping[str, torch.Tensor | np.ndarray]) -> dict[str, torch.
 def _networks(content: Mapping[str, object], depth: int = DEPTH, path: str = "") -> Iterator[tuple[str, dict]]:
     """The state dicts and whole networks in a dictionary, by their places."""
     for name, value in content.items():
-        if is_state_dict(value) or _is_network(value):
+        if isinstance(name, str) and (is_state_dict(value) or _is_network(value)):
             yield f"{path}{name}", value
-        elif isinstance(value, dict) and depth > 1:
+        elif isinstance(name, str) and isinstance(value, dict) and depth > 1:
             yield from _networks(value, depth - 1, f"{path}{name}.")
 
 
@@ -310,9 +311,8 @@ def _no_state(value: object, place: str = "", content: Mapping[str, object] | No
     beside = f" as its entry {place}" if place else ""
     if _is_network(value):
         return f"holds a whole network{beside} ({value.origin}), which only its own code can read; {SAVED_RIGHT}"
-    held = (
-        f"a {_kind(value)}{beside}" if place or content is None else ", ".join(map(str, [*content][:6])) or "nothing"
-    )
+    names = ", ".join(map(str, [*(content or ())][:6])) or "nothing"
+    held = f"a {_kind(value)}{beside}" if place or content is None else names
     return f"{EXPECTED}; it holds {held}; {SAVED_RIGHT}"
 
 
@@ -399,15 +399,10 @@ def _names(state: State, own: Collection[str]) -> dict[str, str]:
 def _misfit(state: State, own: State) -> str:
     """What a state has too little, too much or otherwise, with the first entry of each; '' if it fits."""
     shared = {name: (state[name], value) for name, value in own.items() if name in state}
-    shapes = {
-        n: (a.shape, b.shape)
-        for n, (a, b) in shared.items()
-        if a.shape != b.shape and (a.numel(), b.numel()) != (1, 1)
-    }
-    if len(shared) == len(own) == len(state) and [*own][-1:] == [*shapes][-1:]:
-        heads = {
-            (*a[:1], *b[:1]) if a[1:] == b[1:] else () for a, b in shapes.values()
-        }  # of the last layer, and alike
+    shapes = {n: (a.shape, b.shape) for n, (a, b) in shared.items() if a.shape != b.shape}
+    shapes = {n: (a, b) for n, (a, b) in shapes.items() if a.numel() != 1 or b.numel() != 1}
+    if len(shared) == len(own) == len(state) and [*own][-1:] == [*shapes][-1:]:  # the last layer, and others like it
+        heads = {(*a[:1], *b[:1]) if a[1:] == b[1:] else () for a, b in shapes.values()}
         if len(heads) == 1 and all(heads):
             return "it has {} classes, and {} are wanted".format(*heads.pop())
     odd = [n for n, (a, b) in shared.items() if a.is_complex() or a.is_floating_point() < b.is_floating_point()]
