@@ -6,7 +6,7 @@
 # make bench         this code against the conventional way, timed in one run; its steps on a GPU, if there is one
 # make networks      what can be permuted in torchvision's and timm's networks, and is found again; an hour or more
 # make test          lint and tests, offline, on the CPU
-# make torture       kills stages, damages their files, fills their disk, and counts what came of it; minutes
+# make torture       kills stages, damages their files, and counts what came of it; minutes
 #
 # All of them install what they need into .venv first, once. TORCH=cpu takes the wheels without GPU support.
 

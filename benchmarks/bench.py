@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -22,13 +23,16 @@ import torch
 
 from benchmarks.bounds import machine, operations, product, shares, speed
 from benchmarks.compared import ATTACK, Conventional, Ours, Work, alignments, sizes
-from benchmarks.processes import by_processes
+from utils import distributed
 from utils.cost import cost
 from utils.devices import keep_memory
+from utils.measuring import evaluate_curve
 from utils.stages.files import write_atomically
 
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "bench"
 MEMORY_IMAGES = (1_000, 10_000, 50_000)
+POINTS = (0.25, 0.75)  # of a curve that processes share
+LAUNCHER = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node")
 
 
 def parse_args(argv=None):
@@ -38,6 +42,7 @@ def parse_args(argv=None):
     add("--out", type=Path, default=RESULTS, help="folder of the results")
     add("--images", type=int, default=6_400, help="training images of an epoch that is timed")
     add("--measure_memory", choices=("ours", "conventional"), help=argparse.SUPPRESS)  # in a process of its own
+    add("--measure_processes", action="store_true", help=argparse.SUPPRESS)  # in one of several, with others
     return parser.parse_args(argv)
 
 
@@ -79,6 +84,41 @@ def measure_memory(which: str, images: int) -> float:
     with cost() as taken:
         work()
     return taken["memory"]
+
+
+def by_processes(counts: Sequence[int], images: int, rounds: int) -> dict[str, dict[str, list[float]]]:
+    """Seconds of each kind of work in each round, by the number of processes of one thread, which take turns."""
+    found: dict[str, dict[str, list[float]]] = {}
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    for count in list(counts) * rounds:
+        command = [sys.executable, *LAUNCHER, str(count), __file__, "--measure_processes", "--images", str(images)]
+        ended = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment, timeout=3600)
+        for name, taken in json.loads(ended.stdout.splitlines()[-1]).items():
+            found.setdefault(name, {}).setdefault(str(count), []).append(taken)
+    return found
+
+
+def measure_processes(images: int) -> None:
+    """Print the seconds of this process, which waits for the others, by kind of work on so many images."""
+    keep_memory()
+    distributed.silence_others()
+    distributed.start(torch.device("cpu"))
+    taken = {}
+    with tempfile.TemporaryDirectory() as folder:
+        few, ours = (Ours(n, Path(folder) / str(n), precision="fp32", compiled=False) for n in (256, images))
+        curve = ours.curve()
+        works = {
+            f"training epoch of {images:,} images, by processes of one thread": (few.train_epoch, ours.train_epoch),
+            f"2 points of a curve, batch norm on {images:,} images, by processes of one thread": (
+                lambda: evaluate_curve(curve, few.data.train, few.data.train, POINTS),
+                lambda: evaluate_curve(curve, ours.data.train, ours.data.test, POINTS),
+            ),
+        }
+        for name, (small, work) in works.items():
+            small()  # what the libraries load at first use does not count
+            taken[name] = seconds(work)
+    print(json.dumps(taken))
+    distributed.stop()
 
 
 # --- the tables --------------------------------------------------------------------------------------------
@@ -189,6 +229,9 @@ def size_table(by_size: dict[str, dict[str, list[float]]]) -> str:
 def main(args):
     if args.measure_memory:
         print(measure_memory(args.measure_memory, args.images))
+        return
+    if args.measure_processes:
+        measure_processes(args.images)
         return
     keep_memory()  # as stages do; both ways have it
     torch._dynamo.config.recompile_limit = 64  # as with --compile

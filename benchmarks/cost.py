@@ -2,48 +2,58 @@
 
 python benchmarks/cost.py presets/paper.yaml --tflops 20
 
-How often a stage takes each kind of step (to train on a batch, attack, evaluate or correlate it) follows from the
-preset's flags and the defaults of the stage's parser; counting.py counts the steps and says what counts.
-For presets/paper.yaml this takes some two minutes, mostly GoogLeNet's.
+The stages, with their flags, are those that Snakemake would run. Each kind of step that they take (to train on a
+batch, attack, evaluate or correlate it) is run once by the stages' own code under torch's flop counter, on fake
+tensors, which have shapes and no numbers. Counted are convolutions and matrix products, a multiply-add as two
+operations. Not counted is what works elementwise: batch norm, activations, pooling, augmentation, the update of the
+weights, the mixing of control points, PAM's projection. For presets/paper.yaml it takes some two minutes.
 """
 
 import argparse
-import functools
+import importlib
 import math
+import re
 import shlex
+import subprocess
 import sys
-from collections import Counter
+import tempfile
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from itertools import product
 from pathlib import Path
-from types import ModuleType
+from types import SimpleNamespace
 from typing import NamedTuple
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+REPOSITORY = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(REPOSITORY))
 
+import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from alignment import align_along_curve, align_models
-from benchmarks.counting import (
-    Dataset,
-    curve_flops,
-    evaluation_flops,
-    fake_curve,
-    fake_network,
-    match_flops,
-    midpoint_flops,
-    network_flops,
-    pam_flops,
-    plane_flops,
-)
-from evaluation import eval_adversarial_curve, eval_curve, eval_plane_with_alignment, eval_plane_with_curve
-from training import train_curve, train_curve_adversarial, train_curve_pam, train_model, train_model_adversarial
+from models import MODELS, build
+from utils import activations, matching, measuring, pam
+from utils.attack import Attack
+from utils.curves import Curve
 from utils.errors import FileError, UserError
-from utils.stages import process
-from utils.stages.data import HELD_OUT_IMAGES, dataset_info
-from utils.stages.folders import decode, list_images
+from utils.stages import data, folders, process
 from utils.stages.parser import positive_float
+from utils.symmetries.spec import permutation_spec
+from utils.training import CurveTask, NetworkTask, Task
+
+# Tensors that claim to be on the CPU. They meet some of the stages' that are real: random draws, PAM's matrices.
+FAKE = FakeTensorMode(allow_non_fake_inputs=True)
+
+Step = Callable[[torch.Tensor, torch.Tensor], object]  # of images (b, 3, H, W) and labels (b,)
+
+
+class Dataset(NamedTuple):
+    train: int  # images
+    test: int
+    size: tuple[int, int]  # height and width
+    classes: int
+
 
 DATASETS = {
     "CIFAR10": Dataset(50_000, 10_000, (32, 32), 10),
@@ -54,180 +64,188 @@ DATASETS = {
     "FashionMNIST10k": Dataset(10_000, 2_000, (32, 32), 10),
 }
 
+# The kinds of stages in the table's order, by script; and those that robust networks have too
+KINDS = {
+    "train_model": "network",
+    "align_models": "match",
+    "train_curve": "curve",
+    "train_curve_pam": "PAM",
+    "eval_curve": "evaluation",
+    "eval_plane_with_curve": "plane",
+    "eval_plane_with_alignment": "aligned plane",
+    "align_along_curve": "midpoint",
+}
+ROBUST = tuple(f"robust {kind}" for kind in ("network", "match", "curve", "evaluation"))
+
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("preset", type=Path, help="YAML file that the Snakefile takes, as presets/paper.yaml")
-    tflops_help = "sustained TFLOP/s, to tell the hours it would take"
-    parser.add_argument("--tflops", type=positive_float, help=tflops_help)
+    parser.add_argument("--tflops", type=positive_float, help="sustained TFLOP/s, to tell the hours it would take")
     return parser.parse_args(argv)
 
 
-# --- what a preset names -----------------------------------------------------------------------------------
+def commands(preset: Path) -> list[str]:
+    """Script and flags of each stage that Snakemake would run if there were no files; UserError for no preset."""
+    with tempfile.TemporaryDirectory() as root:
+        command = [sys.executable, "-m", "snakemake", "--dry-run", "--printshellcmds", "--cores", "1", "--nolock"]
+        command += ["--snakefile", REPOSITORY / "Snakefile", "--directory", root, "--config", f"root={root}"]
+        command += ["--configfile", preset.absolute()]
+        ended = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=600)
+    if "No module named snakemake" in ended.stderr:
+        raise UserError("a preset is read by Snakemake: python -m pip install -r requirements-workflow.txt")
+    if ended.returncode != 0:
+        raise FileError(preset, f"is not a preset: {' '.join(ended.stderr.split())}")
+    return re.findall(r"((?:training|alignment|evaluation)/\w+\.py .*)$", ended.stdout, re.MULTILINE)
 
 
-def read_preset(path: Path) -> dict:
-    """The preset as the Snakefile sees it. UserError if it cannot be read or lacks what every preset has."""
-    try:
-        import yaml
-    except ModuleNotFoundError as error:
-        raise UserError("presets are YAML: python -m pip install -r requirements-workflow.txt") from error
-    try:
-        preset = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise FileError(path, f"is not YAML: {' '.join(str(error).split())}") from error
-    needed = ("root", "datasets", "pairs", "alignments", "epochs_model", "epochs_curve")
-    missing = [key for key in needed if not isinstance(preset, dict) or key not in preset]
-    if missing:
-        raise FileError(path, f"is not a preset: it lacks {', '.join(missing)}")
-    return preset
+def counted(command: str) -> tuple[str, str, str, int]:
+    """The kind, model and dataset of a stage, and its FLOPs."""
+    script, *words = shlex.split(command)
+    stage = importlib.import_module(script.removesuffix(".py").replace("/", "."))
+    args = stage.parse_args([*words, "--device", "cpu"])  # nothing is run: no GPU is waited for
+    is_robust = "_adversarial" in script or "--adversarial" in words
+    kind = KINDS[Path(script).stem.replace("_adversarial", "").removesuffix("_w2")]
+    return "robust " * is_robust + kind, args.model, args.dataset, stage_flops(kind, args)
 
 
-def count_stages(preset: Mapping) -> Counter:
-    """How many stages of each (kind, model, dataset) the Snakefile runs, but for those that prepare images.
-
-    As there, it is from what is evaluated that everything it needs follows, each thing once.
-    """
-    stages = set()
-    usual = preset.get("figure_seed", 1)
-    pairs = list(zip(preset["pairs"], preset.get("table_seeds", [usual] * len(preset["pairs"])), strict=True))
-
-    def add(
-        kind: str, key: str, robust: str = "", *, curves: bool = True, lines: bool = False, for_tables: bool = False
-    ) -> None:
-        """A stage of this kind for every path that the preset has under `key`, and all stages that come before."""
-        for model, tags in preset.get(key, {}).items():
-            for dataset, tag, (pair, table_seed) in product(preset["datasets"], tags, pairs):
-                of_pair = (model, dataset, *pair)
-                is_pam, start = tag.startswith("pam_"), tag.removeprefix("pam_")
-                for seed in {usual, table_seed} if for_tables else {usual if curves else table_seed}:
-                    if curves:
-                        stages.add((robust + kind, *of_pair, tag, seed))
-                    if curves or is_pam:  # which finds the match with the curve
-                        stages.add(("PAM" if is_pam else robust + "curve", *of_pair, start, seed))
-                if lines and not (curves and is_pam):
-                    stages.add((robust + kind, *of_pair, tag, "line"))
-                if start != "null":
-                    stages.add((robust + "match", *of_pair, start))
-                if kind == "plane" and tag == start != "null":
-                    stages.add(("aligned plane", *of_pair, tag))
-                stages.update((robust + "network", model, dataset, seed) for seed in pair)
-
-    add("evaluation", "alignments", lines=True, for_tables=True)
-    add("evaluation", "robust_alignments", "robust ", lines=True, for_tables=True)
-    add("evaluation", "lines", curves=False, lines=True)
-    add("plane", "planes")
-    add("midpoint", "midpoints", lines=True)
-    return Counter(stage[:3] for stage in stages)
-
-
-def epochs_of(preset: Mapping, key: str, kind: str, model: str) -> int:
-    """The epochs of networks (`epochs_model`) or of curves (`epochs_curve`): one number, or one a model."""
-    epochs = preset[key]
-    if kind.startswith("robust "):
-        epochs = preset.get(f"robust_{key}", epochs)
-    return epochs[model] if isinstance(epochs, Mapping) else epochs
-
-
-def stage_flags(preset: Mapping, kind: str, model: str, dataset: str) -> dict[str, object]:
-    """The flags, by name, with which the Snakefile runs a stage of this kind, but for seeds and alignment."""
-    stage = STAGES[kind]
-    name = kind.removeprefix("robust ").removeprefix("aligned ").lower()
-    known, own = preset.get("flags") or {}, preset["datasets"][dataset] or {}
-    words = ["--root", preset["root"], "--dataset", dataset, "--model", model]
-    if "data_path" in preset:
-        words += ["--data_path", preset["data_path"]]
-    for given in (known.get("all"), known.get(name), own.get("all"), own.get(name)):
-        words += shlex.split(given or "")
-    for flag, key in stage.lengths.items():
-        words += [flag, epochs_of(preset, key, kind, model)]
-    if kind == "robust match":
-        words.append("--adversarial")
-    return vars(
-        stage.script.parse_args([*map(str, words), "--device", "cpu"])
-    )  # nothing is run: no GPU is waited for
-
-
-def count_images(
-    name: str, *, folder: Path, transform: str, use_test: bool = True, image_size: int | None = None
-) -> Dataset:
+def count_images(args: argparse.Namespace) -> Dataset:
     """The images that `load_data` would load, counted and not loaded. UserError if nobody knows them."""
-    if (folder / name / "train").is_dir():
-        found = _in_folder(folder / name)
-    elif name in DATASETS:
-        found = DATASETS[name]
+    folder = args.data_folder / args.dataset
+    if (folder / "train").is_dir():
+        files = folders.list_images(folder)
+        train, test = ([path for paths in classes.values() for path in paths] for classes in files.values())
+        found = Dataset(len(train), len(test), folders.decode(train[0]).shape[:2], len(files["train"]))
+    elif args.dataset in DATASETS:
+        found = DATASETS[args.dataset]
     else:
-        raise UserError(f"there is no folder {folder / name}/train, and {name!r} is none of {', '.join(DATASETS)}")
-    if (resized := image_size or dataset_info(name).resized_by(transform)) is not None:
-        found = found._replace(size=(resized, resized))
-    if not use_test:
-        held_out = min(HELD_OUT_IMAGES, found.train // 10)
+        raise UserError(f"there is no folder {folder}/train, and {args.dataset!r} is none of {', '.join(DATASETS)}")
+    if size := args.image_size or data.dataset_info(args.dataset).resized_by(args.transform):
+        found = found._replace(size=(size, size))
+    if not args.use_test:
+        held_out = min(data.HELD_OUT_IMAGES, found.train // 10)
         found = found._replace(train=found.train - held_out, test=held_out)
     return found
 
 
-@functools.cache
-def _in_folder(folder: Path) -> Dataset:
-    files = list_images(folder)
-    train, test = ([path for paths in classes.values() for path in paths] for classes in files.values())
-    return Dataset(len(train), len(test), decode(train[0]).shape[:2], len(files["train"]))
+# In place of the images that an attack asks how they are normalized. What goes into a network is to be computed from
+# what is differentiated by: so the counter's hooks want it.
+PIXELS = SimpleNamespace(share=None, to_pixels=lambda x: x, normalize=lambda pixels: pixels * 1)
 
 
-# --- stages ------------------------------------------------------------------------------------------------
+class Work:
+    """FLOPs of the work of stages with an architecture on a dataset, in batches."""
+
+    def __init__(self, model: str, images: Dataset, batch_size: int):
+        self.images, self.batch_size = images, batch_size
+        with torch.device("meta"):  # initialization that looks at numbers works here, and not on fake tensors
+            network = build(model, images.classes)
+        with FAKE:
+            self.network = network.to_empty(device="cpu")
+        self.spec = permutation_spec(self.network, proof=False)
+
+    def passes(self, step: Step, images: int, *, mixes: bool = False) -> int:
+        """The step on so many images. mixes: it multiplies weights first, once a batch."""
+        two = self.flops(step, 2)
+        an_image = self.flops(step, 3) - two if mixes else two // 2
+        return an_image * images + (two - 2 * an_image) * math.ceil(images / self.batch_size)
+
+    def flops(self, step: Step, images: int) -> int:
+        with FAKE:
+            x, labels = torch.empty(images, 3, *self.images.size), torch.zeros(images, dtype=torch.long)
+        with FlopCounterMode(display=False) as counter:
+            step(x, labels)
+        return counter.get_total_flops()
+
+    def epoch(self, task: Task, *, mixes: bool = False) -> int:
+        """Training on all images; which loss it is that is differentiated is elementwise, and does not count."""
+
+        def step(x, labels):
+            task.module.train()
+            output, _ = task.forward(x, labels, PIXELS, torch.Generator())
+            sum(logits.sum() for logits in (output if isinstance(output, tuple) else (output,))).backward()
+
+        return self.passes(step, self.images.train, mixes=mixes)
+
+    def forward(self, images: int, mode: Callable = nn.Module.eval, attack: Attack | None = None) -> int:
+        """Evaluation; `mode` sets the network's mode, which decides what it computes (GoogLeNet)."""
+
+        @torch.no_grad()
+        def step(x, labels):
+            mode(self.network)
+            self.network(x if attack is None else attack(self.network, x, labels, PIXELS, torch.Generator()))
+
+        return self.passes(step, images)
+
+    def statistics(self, bn_images: int | None = None, attack: Attack | None = None) -> int:
+        """Re-estimating batch norm."""
+        images = min(bn_images or self.images.train, self.images.train)
+        return self.forward(images, measuring.use_batch_statistics, attack)
+
+    def validation(self) -> int:
+        """`measuring.validate_curve`."""
+        return len(measuring.VALIDATION_POINTS) * (self.statistics() + self.forward(self.images.test))
+
+    def correlated(self, images: int, *, before: bool = False) -> int:
+        """Both networks, and the products of their activations."""
+
+        def step(x, labels):
+            activations.cross_moments(self.network, self.network, self.spec, [x], before=before)
+
+        return self.passes(step, images)
+
+    def aligned(self) -> int:
+        """`matching.align`: it sees the alignment images, and the first ones once more (ties)."""
+        images = min(data.ALIGNMENT_IMAGES, self.images.train)
+        return self.correlated(images) + self.correlated(min(activations.TIE_IMAGES, images), before=True)
 
 
-class Stage(NamedTuple):
-    """A kind of stage: its script, and how its FLOPs follow from the script's flags."""
-
-    script: ModuleType
-    lengths: Mapping[str, str]  # the flags for which the Snakefile gives it the preset's epochs, by the preset's key
-    build: Callable[..., nn.Module]  # of a model's name, the number of classes and the flags `shape`
-    shape: Sequence[str]
-    flops: Callable[..., int]  # of what is built, a Dataset and the flags `flags`
-    flags: Sequence[str]
+def validations(epochs: int, frequency: int | None) -> int:
+    """How often `fit` validates: every so many epochs, and after the last."""
+    return math.ceil(epochs / frequency) if frequency else 0
 
 
-MODEL_LENGTH = {"--epochs": "epochs_model"}
-CURVE_LENGTH = {"--epochs_model": "epochs_model", "--epochs": "epochs_curve"}
-PAM_LENGTH = {"--epochs_model": "epochs_model", "--inner_iters_phi": "epochs_curve"}
-PATH_LENGTH = {"--epochs_model": "epochs_model", "--epochs_curve": "epochs_curve"}
-
-SHAPE = ("num_bends", "curve", "fix_start", "fix_end")
-OF_TRAINING = ("epochs", "batch_size", "val_freq", "attack")
-OF_PAM = ("outer_iters", "inner_iters_perm", "inner_iters_phi", "batch_size", "val_freq")
-OF_MATCH = ("batch_size", "attack")
-OF_EVALUATION = ("num_points", "batch_size", "bn_images", "eval_train", "attack")
-
-PLANE = (fake_network, (), plane_flops, ("num_points", "batch_size", "bn_images"))
-MATCH = Stage(align_models, MODEL_LENGTH, fake_network, (), match_flops, OF_MATCH)
-STAGES = {
-    "network": Stage(train_model, MODEL_LENGTH, fake_network, (), network_flops, OF_TRAINING),
-    "match": MATCH,
-    "curve": Stage(train_curve, CURVE_LENGTH, fake_curve, SHAPE, curve_flops, OF_TRAINING),
-    "PAM": Stage(train_curve_pam, PAM_LENGTH, fake_curve, SHAPE, pam_flops, OF_PAM),
-    "evaluation": Stage(eval_curve, PATH_LENGTH, fake_network, (), evaluation_flops, OF_EVALUATION),
-    "plane": Stage(eval_plane_with_curve, PATH_LENGTH, *PLANE),
-    "aligned plane": Stage(eval_plane_with_alignment, {"--epochs_model": "epochs_model"}, *PLANE),
-    "midpoint": Stage(align_along_curve, PATH_LENGTH, fake_network, (), midpoint_flops, ("batch_size", "bn_images")),
-    "robust network": Stage(train_model_adversarial, MODEL_LENGTH, fake_network, (), network_flops, OF_TRAINING),
-    "robust match": MATCH,
-    "robust curve": Stage(train_curve_adversarial, CURVE_LENGTH, fake_curve, SHAPE, curve_flops, OF_TRAINING),
-    "robust evaluation": Stage(
-        eval_adversarial_curve, PATH_LENGTH, fake_network, (), evaluation_flops, OF_EVALUATION
-    ),
-}
-
-
-def stage_flops(preset: Mapping, kind: str, model: str, dataset: str) -> int:
-    """FLOPs of one stage of this kind."""
-    stage, given = STAGES[kind], stage_flags(preset, kind, model, dataset)
-    which = {name: given[name] for name in ("transform", "use_test", "image_size")}
-    images = count_images(dataset, folder=given["data_folder"], **which)
-    built = stage.build(model, images.classes, **{name: given[name] for name in stage.shape})
-    return stage.flops(built, images, **{name: given[name] for name in stage.flags})
+def stage_flops(kind: str, args: argparse.Namespace) -> int:
+    """FLOPs of a stage with these flags."""
+    images = count_images(args)
+    work, compared = Work(args.model, images, args.batch_size), min(data.ALIGNMENT_IMAGES, images.train)
+    match kind:
+        case "network":
+            epoch = work.epoch(NetworkTask(work.network, attack=args.attack))
+            return args.epochs * epoch + validations(args.epochs, args.val_freq) * work.forward(images.test)
+        case "match":  # the alignment images are attacked on each network
+            attacked = 2 * (work.forward(compared, attack=args.attack) - work.forward(compared))
+            return work.aligned() + work.correlated(images.test) + attacked
+        case "curve":
+            with FAKE:
+                curve = Curve(work.network, args.num_bends, args.curve, args.fix_start, args.fix_end)
+            epoch = work.epoch(CurveTask(curve, attack=args.attack)) if curve.learned_rows else 0
+            return args.epochs * epoch + validations(args.epochs, args.val_freq) * work.validation()
+        case "PAM":
+            phases = args.inner_iters_perm, args.inner_iters_phi
+            return args.outer_iters * pam_flops(work, *phases, args.val_freq) + work.correlated(images.test)
+        case "midpoint":  # with statistics of its own, as A and B have; matched to each, in a stream one by one
+            matches = 1 if matching.each_by_itself(work.spec) is None else 2
+            return 3 * work.statistics(args.bn_images) + 2 * (work.correlated(compared) + matches * work.aligned())
+        case "evaluation":  # of straight lines not that of interpolated statistics
+            measured = images.test + (images.train if args.eval_train else 0)
+            met = sum(work.forward(measured, attack=attack) for attack in {None, args.attack})
+            return args.num_points * (work.statistics(args.bn_images, args.attack) + met)
+        case _:  # a plane
+            return args.num_points**2 * (work.statistics(args.bn_images) + work.forward(images.test))
 
 
-# --- the table ---------------------------------------------------------------------------------------------
+def pam_flops(work: Work, permuted: int, turned: int, frequencies: Sequence[int | None]) -> int:
+    """So many epochs of both phases; between them the rounding, of which the most is counted that it may try."""
+    with FAKE:
+        curve = Curve(work.network)
+    phi = torch.zeros_like(curve.row(0))
+    task = pam.PermutationTask(curve, work.spec, curve.base.state_dict(), phi)
+    candidates = 2 + pam.DRAWS + pam.REFINED * sum(map(len, task.soft.groups))
+    rounding = candidates * work.statistics(pam.SCREENED_IMAGES) + 2 * work.statistics()
+    times = validations(permuted, frequencies[0]) + validations(turned, frequencies[-1])
+    epochs = permuted * work.epoch(task, mixes=True) + turned * work.epoch(pam.TurningPointTask(curve, phi, 5e-4))
+    return epochs + rounding + times * work.validation()
 
 
 def digits(value: float) -> str:
@@ -236,35 +254,34 @@ def digits(value: float) -> str:
     return f"{round(value, places):,.{max(places, 0)}f}"
 
 
-def table(counts: Mapping[tuple, int], costs: Mapping[tuple, int]) -> str:
+def table(stages: Mapping[tuple[str, str, str], list[int]]) -> str:
     """Markdown: a line a model and kind of stage; PFLOP of one stage on each dataset, and of all of them.
 
-    counts, costs: the number of stages of each (kind, model, dataset), and the FLOPs of one.
+    stages: the FLOPs of every stage of a kind, model and dataset.
     """
-    models, names = (list(dict.fromkeys(key[i] for key in costs)) for i in (1, 2))
-    lines = [
-        f"| stage | stages | {' | '.join(f'one, {name} (PFLOP)' for name in names)} | all (PFLOP) |",
-        "| --- |" + " --- |" * (len(names) + 2),
-    ]
-    for model, kind in product(models, STAGES):
-        keys = [(kind, model, dataset) for dataset in names if (kind, model, dataset) in counts]
-        if keys:
-            one = " | ".join(digits(costs[key] / 1e15) for key in keys)
-            every = sum(counts[key] * costs[key] for key in keys) / 1e15
-            lines.append(f"| {model}, {kind} | {sum(counts[key] for key in keys)} | {one} | {digits(every)} |")
+    names = sorted({dataset for *_, dataset in stages})
+    lines = [f"| stage | stages | {' | '.join(f'one, {name} (PFLOP)' for name in names)} | all (PFLOP) |"]
+    lines += ["| --- |" + " --- |" * (len(names) + 2)]
+    models = sorted({model for _, model, _ in stages}, key=lambda model: ([*MODELS, model].index(model), model))
+    for model, kind in ((model, kind) for model in models for kind in (*KINDS.values(), *ROBUST)):
+        if columns := [stages[kind, model, name] for name in names if (kind, model, name) in stages]:
+            one = " | ".join(digits(sum(flops) / len(flops) / 1e15) for flops in columns)
+            every = digits(sum(map(sum, columns)) / 1e15)
+            lines.append(f"| {model}, {kind} | {sum(map(len, columns))} | {one} | {every} |")
     return "\n".join(lines)
 
 
 def main(args):
-    preset = read_preset(args.preset)
-    counts = count_stages(preset)
-    models = [model for kind in ("alignments", "lines", "robust_alignments") for model in preset.get(kind, {})]
-    ordered = sorted(counts, key=lambda key: (models.index(key[1]), list(preset["datasets"]).index(key[2])))
-    progress = tqdm(ordered, "counting", disable=None, leave=False)
-    costs = {key: stage_flops(preset, *key) for key in progress}
-    print(table(counts, costs))
-    total = sum(counts[key] * costs[key] for key in counts)
-    words = f"{counts.total()} stages: {digits(total / 1e18)} EFLOP"
+    stages = defaultdict(list)
+    # Stages that differ in seeds and in what they begin with cost the same
+    differing = re.compile(r" --(seed|seed_a|seed_b|alignment|epochs_model|epochs_curve) \S+")
+    alike = Counter(differing.sub("", stage) for stage in commands(args.preset))
+    for stage, number in tqdm(alike.items(), "counting", disable=None, leave=False):
+        *names, flops = counted(stage)
+        stages[*names] += [flops] * number
+    print(table(stages))
+    total = sum(map(sum, stages.values()))
+    words = f"{alike.total()} stages: {digits(total / 1e18)} EFLOP"
     if args.tflops:
         words += f", {digits(total / (args.tflops * 1e12) / 3600)} hours at a sustained {args.tflops:g} TFLOP/s"
     print(f"\n{words}.")

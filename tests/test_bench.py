@@ -1,6 +1,6 @@
 """benchmarks/gpu.py without a GPU: what it makes of a profile and of times, and its steps on an emulated device.
 
-And benchmarks/processes.py: what it makes of what processes say.
+And benchmarks/bench.py: what it makes of what processes say.
 """
 
 import json
@@ -10,7 +10,7 @@ import emulated
 import pytest
 import torch
 
-from benchmarks import bounds, gpu, processes
+from benchmarks import bench, bounds, gpu
 from utils import curves, devices, pam
 from utils.stages.data import REPOSITORY_DATA, load_data
 
@@ -233,6 +233,6 @@ def test_numbers_of_processes_take_turns(monkeypatch):
         return subprocess.CompletedProcess(command, 0, stdout=f"epoch 1/1\n{told}\n")
 
     monkeypatch.setattr(subprocess, "run", run)
-    found = processes.by_processes((1, 2), 640, rounds=2)
+    found = bench.by_processes((1, 2), 640, rounds=2)
     assert turns == [1, 2, 1, 2]
     assert found == {"epoch": {"1": [10, 30], "2": [20, 40]}, "points": {"1": [1, 3], "2": [2, 4]}}

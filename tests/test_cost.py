@@ -1,21 +1,22 @@
 """benchmarks/cost.py: what it counts by torch's counter, counted by hand."""
 
+import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from test_workflow import JOBS
-from torch import nn
 
-from benchmarks import cost, counting
+from alignment import align_models
+from benchmarks import cost
 from models.tinyten import LAYERS
-from utils import measuring, pam
+from utils import pam
 from utils.attack import Attack
 from utils.errors import UserError
 from utils.stages.data import REPOSITORY_DATA
 
 PRESETS = Path(__file__).resolve().parent.parent / "presets"
-IMAGES = counting.Dataset(train=1_000, test=100, size=(32, 32), classes=10)
+TRAIN, TEST = 10_000, 2_000  # images of the embedded dataset
 
 
 def by_hand(classes=10, size=32):
@@ -32,76 +33,86 @@ def by_hand(classes=10, size=32):
     return forward + dense, backward + 2 * dense
 
 
-def preset(name):
-    pytest.importorskip("yaml")
-    return cost.read_preset(PRESETS / f"{name}.yaml")
+FORWARD, BACKWARD = by_hand()
 
 
-@pytest.mark.parametrize("mode", [nn.Module.eval, nn.Module.train, measuring.use_batch_statistics])
-def test_forward_by_hand_and_linear_in_images(mode):
-    step = counting.forward_step(counting.fake_network("TinyTen", 10), mode)
-    assert [counting.flops(step, IMAGES, n) for n in (1, 2, 7)] == [n * by_hand()[0] for n in (1, 2, 7)]
+def correlated():
+    """FLOPs of comparing two TinyTens on an image: both networks, and the products of their activations."""
+    size, samples = 32, []
+    for out, kernel, stride, padding in LAYERS:
+        size = (size + 2 * padding - kernel) // stride + 1
+        samples.append(out**2 * size**2)
+    return 2 * FORWARD + 2 * sum(samples) + 2 * 10**2  # the logits are correlated, too
 
 
-def test_demo_by_hand():
-    """Networks: 8 epochs, each validated. Curves: 6 epochs. Evaluation: 9 points."""
-    forward, backward = by_hand()
-    expected = {
-        "network": 8 * (10_000 * (forward + backward) + 2_000 * forward),
-        "curve": 6 * 10_000 * (forward + backward),
-        "evaluation": 9 * (10_000 + 2_000) * forward,
-    }
-    counted = {kind: cost.stage_flops(preset("demo"), kind, "TinyTen", "FashionMNIST10k") for kind in expected}
-    assert counted == expected
+ALIGNED = (TRAIN + 512) * correlated()  # on all images, and once more on those that break ties
+
+BY_HAND = {
+    "training/train_model.py --epochs 8 --val_freq 1": 8 * (TRAIN * (FORWARD + BACKWARD) + TEST * FORWARD),
+    # A step of an attack is a pass forward and one back to the image, without gradients of weights
+    "training/train_model_adversarial.py --epochs 3 --val_freq 2 --attack_steps 4": (
+        3 * TRAIN * (4 * 2 * FORWARD + FORWARD + BACKWARD) + 2 * TEST * FORWARD
+    ),
+    "training/train_curve.py --epochs_model 8 --epochs 6": 6 * TRAIN * (FORWARD + BACKWARD),
+    "training/train_curve.py --epochs_model 8 --epochs 6 --num_bends 2 --fix_start --fix_end": 0,
+    "alignment/align_models.py --epochs 8": ALIGNED + TEST * correlated(),
+    "alignment/align_models_w2.py --epochs 8": ALIGNED + TEST * correlated(),
+    "alignment/align_models.py --epochs 8 --adversarial": ALIGNED + TEST * correlated(),
+    # Three networks have statistics; the point is correlated with each end and matched to it
+    "alignment/align_along_curve.py --epochs_model 8 --epochs_curve 6 --bn_images 300": (
+        3 * 300 * FORWARD + 2 * (TRAIN * correlated() + ALIGNED)
+    ),
+    "evaluation/eval_curve.py --epochs_model 8 --epochs_curve 6 --num_points 9": 9 * (TRAIN + TEST) * FORWARD,
+    "evaluation/eval_plane_with_curve.py --epochs_model 8 --epochs_curve 6 --num_points 5": (
+        25 * (TRAIN + TEST) * FORWARD
+    ),
+}
 
 
-def test_robust_network_by_hand():
-    """A step of an attack is a pass forward and one back to the image, without gradients of weights."""
-    forward, backward = by_hand()
-    counted = counting.network_flops(
-        counting.fake_network("TinyTen", 10), IMAGES, epochs=3, batch_size=128, val_freq=2, attack=Attack(0.1, 0.1, 4)
-    )
-    assert counted == 3 * 1_000 * (4 * 2 * forward + forward + backward) + 2 * 100 * forward
+@pytest.mark.parametrize("command", BY_HAND)
+def test_by_hand(command):
+    kind, model, dataset, flops = cost.counted(f"{command} --dataset FashionMNIST10k --model TinyTen")
+    assert (model, dataset, flops) == ("TinyTen", "FashionMNIST10k", BY_HAND[command])
+    assert kind.startswith("robust") == ("adversarial" in command)
+
+
+def test_a_match_on_attacked_images():
+    """They are attacked on both networks."""
+    args = align_models.parse_args(["--epochs", "8", "--dataset", "FashionMNIST10k", "--model", "TinyTen"])
+    args.attack = Attack(0.1, 0.1, 4)
+    assert cost.stage_flops("match", args) == ALIGNED + TEST * correlated() + 2 * TRAIN * 4 * 2 * FORWARD
 
 
 def test_pam_costs_more_than_its_two_curves():
-    forward, backward = by_hand()
     candidates = 2 + pam.DRAWS + pam.REFINED * len(LAYERS)  # all 8 convolutions are permuted
-    passes = 5 * (forward + backward) + (candidates + 2) * forward
-    validations = 2 * 3 * 1_100 * forward
-    curve = counting.fake_curve("TinyTen", 10, num_bends=3, curve="Bezier", fix_start=True, fix_end=True)
-    iterations = {"outer_iters": 1, "inner_iters_perm": 2, "inner_iters_phi": 3}
-    counted = counting.pam_flops(curve, IMAGES, **iterations, batch_size=128, val_freq=[None, 2])
-    products = counted - 1_000 * passes - validations
-    assert 0 < products < 0.05 * 1_000 * passes
-
-
-@pytest.mark.parametrize("name", JOBS)
-def test_stages_are_snakemakes(name):
-    counts = {}
-    for (kind, _, _), number in cost.count_stages(preset(name)).items():
-        kind = kind.removeprefix("robust ").lower().replace(" ", "_")
-        counts[kind] = counts.get(kind, 0) + number
-    assert counts == {kind: number for kind, number in JOBS[name].items() if kind != "images"}
+    screened = candidates * min(pam.SCREENED_IMAGES, TRAIN) + 2 * TRAIN
+    passes = 5 * TRAIN * (FORWARD + BACKWARD) + screened * FORWARD
+    command = "training/train_curve_pam.py --epochs_model 8 --inner_iters_perm 2 --inner_iters_phi 3 --alignment ''"
+    *_, flops = cost.counted(f"{command} --dataset FashionMNIST10k --model TinyTen")
+    products = flops - passes - TEST * correlated()
+    assert 0 < products < 0.05 * passes
 
 
 def test_images_are_the_loaded_ones(data_path, load_bars):
+    def counted(name, folder, transform, use_test=True):
+        flags = {"dataset": name, "data_folder": folder, "transform": transform, "use_test": use_test}
+        return cost.count_images(SimpleNamespace(**flags, image_size=None))
+
     for use_test in (True, False):
         data = load_bars(use_test=use_test)
         loaded = (len(data.train), len(data.test), tuple(data.train.size), data.num_classes)
-        assert cost.count_images("bars", folder=data_path, transform="TinyTen", use_test=use_test) == loaded
+        assert counted("bars", data_path, "TinyTen", use_test) == loaded
     with np.load(REPOSITORY_DATA / "FashionMNIST10k.npz") as arrays:
         train, test = arrays["train_labels"], arrays["test_labels"]
-    known = {"folder": REPOSITORY_DATA, "transform": "Adversarial_GoogLeNet"}
-    embedded = cost.count_images("FashionMNIST10k", **known)
+    embedded = counted("FashionMNIST10k", REPOSITORY_DATA, "Adversarial_GoogLeNet")
     assert embedded == (len(train), len(test), (32, 32), train.max() + 1)
-    assert cost.count_images("TINY-IMAGENET-200", **known).size == (32, 32)
+    assert counted("TINY-IMAGENET-200", REPOSITORY_DATA, "Adversarial_GoogLeNet").size == (32, 32)
     with pytest.raises(UserError):
-        cost.count_images("none-such", **known)
+        counted("none-such", REPOSITORY_DATA, "TinyTen")
 
 
 def test_the_table(capsys, monkeypatch):
-    preset("demo")
+    """A line a kind of stage, with as many as Snakemake would run."""
     monkeypatch.setattr(cost, "stage_flops", lambda *_: 2 * 10**15)
     cost.main(cost.parse_args([str(PRESETS / "demo.yaml"), "--tflops", "0.5"]))
     lines = capsys.readouterr().out.splitlines()
@@ -114,36 +125,6 @@ def test_the_table(capsys, monkeypatch):
     assert lines[-1] == "9 stages: 0.0180 EFLOP, 10.0 hours at a sustained 0.5 TFLOP/s."
 
 
-def correlated():
-    """FLOPs of comparing two TinyTens on an image: both networks, and the products of their activations."""
-    size, samples = 32, []
-    for out, kernel, stride, padding in LAYERS:
-        size = (size + 2 * padding - kernel) // stride + 1
-        samples.append(out**2 * size**2)
-    return 2 * by_hand()[0] + 2 * sum(samples) + 2 * 10**2  # the logits are correlated, too
-
-
-@pytest.mark.parametrize("attack", [None, Attack(0.1, 0.1, 4)])
-def test_a_match_by_hand(attack):
-    """On alignment images, on those of them that break ties, and on test images; attacked on both networks."""
-    network = counting.fake_network("TinyTen", 10)
-    counted = counting.match_flops(network, IMAGES, batch_size=512, attack=attack)
-    attacking = 2 * 1_000 * 4 * 2 * by_hand()[0] if attack else 0
-    assert counted == (1_000 + 512 + 100) * correlated() + attacking
-
-
-def test_a_midpoint_by_hand():
-    """Three networks have statistics; the point is correlated with each end and matched to it."""
-    counted = counting.midpoint_flops(counting.fake_network("TinyTen", 10), IMAGES, batch_size=512, bn_images=300)
-    assert counted == 3 * 300 * by_hand()[0] + 2 * (1_000 + 1_000 + 512) * correlated()
-
-
-def test_a_plane_by_hand():
-    network = counting.fake_network("TinyTen", 10)
-    counted = counting.plane_flops(network, IMAGES, num_points=5, batch_size=512, bn_images=None)
-    assert counted == 25 * 1_100 * by_hand()[0]
-
-
 def test_digits():
     assert [cost.digits(value) for value in (12_345, 123.4, 1.234, 0.00012345, 0)] == [
         "12,300",
@@ -154,10 +135,16 @@ def test_digits():
     ]
 
 
-def test_what_is_no_preset_is_a_user_error(tmp_path):
-    pytest.importorskip("yaml")
+@pytest.mark.parametrize("text", ["pairs: [", "pairs: []"])
+def test_what_is_no_preset_is_a_user_error(text, tmp_path):
     path = tmp_path / "some.yaml"
-    for text in ("pairs: [", "pairs: []", "a word"):
-        path.write_text(text)
-        with pytest.raises(UserError):
-            cost.read_preset(path)
+    path.write_text(text)
+    with pytest.raises(UserError, match="some.yaml is not a preset: "):
+        cost.commands(path)
+
+
+def test_without_snakemake(monkeypatch):
+    missing = subprocess.CompletedProcess([], 1, stdout="", stderr="python: No module named snakemake")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: missing)
+    with pytest.raises(UserError, match="-r requirements-workflow.txt"):
+        cost.commands(PRESETS / "demo.yaml")

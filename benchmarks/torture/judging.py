@@ -1,10 +1,11 @@
-"""What a run did to files, and whether it was refused as it should be."""
+"""How a try ended: what a run did to files, and whether it was refused as it should be."""
 
-import filecmp
+import collections
+import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,30 +13,52 @@ import torch
 
 from benchmarks.torture.running import Outcome
 
+# How a try can end. Every try is counted in one of these columns.
+ENDS = {
+    "refused": "one line says what is wrong (of a table or report: what it leaves out), and files are as they were",
+    "healed": "refused like that; then what the line says was done word for word, and the stage ended well",
+    "identical": "after the kills the same command went on to the same results, bit for bit, and left nothing else",
+    "harmless": "the stage ended well, with the results that it has without the damage",
+    "other picture": "a damaged image still decodes; formats of images have no checksum",
+    "failed": "anything else: a traceback, a wrong result, a lost file, one that is left for ever",
+}
+
+# What files record of the work and not of its outcome: seconds, memory, dates; and decoded.npz, of which copies it is
+COSTS = {"taken", "seconds", "memory", "made", "date", "key"}
+
 
 class Failure(Exception):
-    """A try that did not end as it should: why, and the run that shows it."""
-
-    def __init__(self, why: str, outcome: Outcome | None = None):
-        super().__init__(why)
-        self.why, self.outcome = why, outcome
+    """A try that did not end as it should: why, and the run that shows it, if one does."""
 
 
-def expect_refusal(outcome: Outcome) -> None:
-    """Failure unless a run ended with code 1 or 2 and one line, which says what is wrong and proposes no deletion."""
-    if "Traceback" in outcome.out + outcome.err:
-        raise Failure("a traceback", outcome)
-    if outcome.code not in (1, 2):
-        raise Failure(f"exit code {outcome.code}", outcome)
-    lines = error_lines(outcome)
-    if len(lines) != 1:
-        raise Failure(f"{len(lines)} lines of error", outcome)
-    if re.search(r"\b(delete|remove|rm)\b", lines[0]):
-        raise Failure("it proposes to delete something", outcome)
+class Tries:
+    """The counts of how tries ended; what fails is kept under `folder`. trial: the folder in which they happen."""
 
+    def __init__(self, folder: Path, seed: int):
+        self.folder, self.trial, self.seed, self.failures = folder, folder / "trial", seed, 0
+        self.counts: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
 
-def error_lines(outcome: Outcome) -> list[str]:
-    return [line for line in outcome.err.splitlines() if "error:" in line]
+    def count(self, section: str, words: str, judge: Callable[[], str]) -> None:
+        """Count one try, which `judge` calls one of ENDS, or raises a Failure. words: what was tried."""
+        try:
+            end = judge()
+        except Failure as failure:
+            end = "failed"
+            self.failures += 1
+            kept = clone(self.trial, self.folder / f"failure{self.failures}")
+            said = (f"FAILURE {self.failures}, {section}: {words}", *failure.args, f"in {kept}")
+            print("\n  ".join(map(str, said)), flush=True)
+        self.counts[section][end] += 1
+
+    def table(self) -> str:
+        total = sum(self.counts.values(), collections.Counter())
+        width = max(map(len, [*self.counts, "in all"]))
+        lines = [f"{'':<{width}}" + "".join(f"{column:>15}" for column in ("tries", *ENDS))]
+        for section, counter in [*self.counts.items(), ("in all", total)]:
+            numbers = (counter.total(), *(counter[end] for end in ENDS))
+            lines.append(f"{section:<{width}}" + "".join(f"{number or '':>15}" for number in numbers))
+        lines += ["", "Each try is counted once, in the column of how it ended:"]
+        return "\n".join(lines + [f"  {end}: {meaning}" for end, meaning in ENDS.items()])
 
 
 def expect_good_end(outcome: Outcome, why: str) -> None:
@@ -44,71 +67,72 @@ def expect_good_end(outcome: Outcome, why: str) -> None:
         raise Failure(why, outcome)
 
 
-# --- files -------------------------------------------------------------------------------------------------
+def expect_refusal(outcome: Outcome) -> None:
+    """Failure unless a run ended with code 1 or 2 and one line, which says what is wrong and proposes no deletion."""
+    if "Traceback" in outcome.out + outcome.err:
+        raise Failure("a traceback", outcome)
+    if outcome.code not in (1, 2):
+        raise Failure(f"exit code {outcome.code}", outcome)
+    lines = complaints(outcome)
+    if len(lines) != 1:
+        raise Failure(f"{len(lines)} lines of error", outcome)
+    if re.search(r"\b(delete|remove|rm)\b", lines[0]):
+        raise Failure("it proposes to delete something", outcome)
+
+
+def complaints(outcome: Outcome) -> list[str]:
+    """What a run says is wrong: the error that ended it, or else the files that a table or report leaves out."""
+    errors = re.findall(r"error: (.*)", outcome.err)
+    return errors or re.findall(r"^Not in the \w+: (/.*)$", outcome.out, re.MULTILINE)
+
+
+def clone(folder: Path, target: Path) -> Path:
+    """A copy of a folder, of hard links: stages write by renaming, so the original stays as it is."""
+    shutil.rmtree(target, ignore_errors=True)
+    return shutil.copytree(folder, target, copy_function=os.link)
 
 
 def files_of(root: Path) -> dict[str, Path]:
-    """All files under root but hidden ones: locks, and what a killed process was writing."""
-    paths = (path for path in root.rglob("*") if path.is_file() and not path.name.startswith("."))
-    return {str(path.relative_to(root)): path for path in paths}
+    """All files under a folder by name, hidden ones too: locks, and what was being written."""
+    return {str(path.relative_to(root)): path for path in root.rglob("*") if path.is_file()}
 
 
-def inodes(root: Path) -> dict[str, int]:
-    return {name: path.stat().st_ino for name, path in files_of(root).items()}
-
-
-def is_there(path: Path, inode: int) -> bool:
-    return path.exists() and path.stat().st_ino == inode
-
-
-def rubbish(root: Path) -> list[str]:
-    """Files that were being written when it went wrong, and should have been removed."""
-    return [str(path) for path in root.rglob(".*") if path.is_file() and path.suffix != ".lock"]
-
-
-def differences(expected: Path, root: Path, skip: Sequence[str] = (), more: bool = False) -> list[str]:
-    """Where the files under two folders differ; drawn figures count by name only. more: `root` may have more."""
+def differences(expected: Path, root: Path, skip: Sequence[str] = ()) -> list[str]:
+    """Where the results under two folders differ, in words; of pictures only the names count."""
     one, other = files_of(expected), files_of(root)
     found = [f"{name} is missing" for name in one.keys() - other.keys() - set(skip)]
-    if not more:
-        found += [f"{name} is there" for name in other.keys() - one.keys() - set(skip)]
-    for name in sorted((one.keys() & other.keys()) - set(skip)):
-        drawn = name.startswith("figures/") and name.endswith((".png", ".pdf"))
-        if not drawn and not is_same_file(one[name], other[name]):
-            found.append(f"{name} differs")
-    return found
+    found += [f"{name} is left" for name in other.keys() - one.keys() - set(skip)]
+    both = (name for name in sorted((one.keys() & other.keys()) - set(skip)) if not name.endswith((".png", ".pdf")))
+    return found + [f"{name} differs" for name in both if not is_same_result(one[name], other[name])]
 
 
-def is_same_file(one: Path, other: Path) -> bool:
-    if os.path.samefile(one, other) or filecmp.cmp(one, other, shallow=False):
-        return True
+def is_same_result(one: Path, other: Path) -> bool:
+    """Whether two files hold the same, apart from what it cost; a damaged one is like itself alone."""
     try:
-        if one.suffix == ".pt":
-            return _same(torch.load(one, weights_only=True), torch.load(other, weights_only=True))
-        return one.name == "decoded.npz" and _same(_images(one), _images(other))
-    except Exception:  # a damaged one is not the same
+        return os.path.samefile(one, other) or content(one) == content(other)
+    except Exception:
         return False
 
 
-def _images(path: Path) -> dict[str, list]:
-    """The images in decoded.npz, without the key that tells of which files they are: copies have other times."""
-    with np.load(path) as stored:
-        return {name: stored[name].tolist() for name in stored if name != "key"}
+def content(path: Path) -> object:
+    """What a file holds, to be compared: arrays and settings, whatever keeps them; other files whole."""
+    if path.suffix in (".npy", ".npz"):
+        loaded = np.load(path, allow_pickle=False)
+        return plain(loaded if path.suffix == ".npy" else dict(loaded))
+    return plain(torch.load(path, weights_only=True)) if path.suffix == ".pt" else path.read_bytes()
 
 
-def _same(a: object, b: object) -> bool:
-    """Bit-identical, through dictionaries and lists; NaN equals NaN."""
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
-    if isinstance(a, list):
-        return len(a) == len(b) and all(_same(x, y) for x, y in zip(a, b, strict=True))
-    if isinstance(a, torch.Tensor):
-        return a.dtype == b.dtype and torch.equal(a, b)
-    return a == b or (a != a and b != b)
-
-
-def clone(folder: Path, target: Path, copy: Callable = os.link) -> Path:
-    """A copy of a folder, of hard links: all writing here is by renaming, so the original stays as it is."""
-    shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(folder, target, copy_function=copy, ignore=shutil.ignore_patterns(".*"))
-    return target
+def plain(value: object) -> object:
+    """Numbers to the bit, texts that are JSON as what they say, and nothing of COSTS."""
+    if isinstance(value, Mapping):
+        return {name: plain(part) for name, part in value.items() if name not in COSTS}
+    if isinstance(value, list | tuple):
+        return [plain(part) for part in value]
+    if isinstance(value, torch.Tensor | np.ndarray):
+        array = np.asarray(value)
+        if array.dtype.kind != "U":
+            return array.dtype.str, array.shape, array.tobytes()
+        value = array.tolist()
+    if isinstance(value, str) and value.startswith("{"):
+        return plain(json.loads(value))
+    return repr(value)  # in which NaN equals NaN
