@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from . import interrupts
 from .permutations import (
     Activation,
     Permutations,
@@ -181,7 +182,7 @@ def ascend(
     done, waiting = spec.identity(), set(turns)
     while True:
         order = range(len(turns)) if generator is None else generator.permutation(len(turns))
-        for turn in (turns[number] for number in order):
+        for turn in interrupts.checked(turns[number] for number in order):
             if turn not in waiting:
                 continue
             waiting.remove(turn)
