@@ -23,7 +23,7 @@ from utils.matching import correlations_before_and_after
 from utils.measuring import measure
 from utils.permutations import permute
 from utils.progress import track
-from utils.stages import defaults, flags, hints, process
+from utils.stages import flags, hints, process, published
 from utils.stages.data import load_data
 from utils.stages.files import expect, expect_writable, save_array
 from utils.stages.inputs import check_input
@@ -38,7 +38,7 @@ def parse_args(argv=None):
     parser = flags.stage_parser(__doc__, __file__, batch_size=512)
     add = parser.add_argument
     add("--seeds", type=seed_number, nargs="+", default=[1, 2], help="seeds of the networks", outcome=True)
-    epochs_help = f"epochs the networks were trained ({defaults.EPOCHS_HELP})"
+    epochs_help = f"epochs the networks were trained ({published.EPOCHS_HELP})"
     add("--epochs", type=positive_int, help=epochs_help, outcome=True)
     method_help = "what is compared: activations or weights"
     add("--method", choices=METHODS_OF_MANY, default="corr", help=method_help, outcome=True)

@@ -29,7 +29,7 @@ from utils.matching import (
     mean_distances,
 )
 from utils.progress import track
-from utils.stages import defaults, flags, hints, process
+from utils.stages import flags, hints, process, published
 from utils.stages.data import load_data
 from utils.stages.files import expect_writable, save_array
 from utils.stages.inputs import check_input
@@ -52,7 +52,7 @@ from utils.stages.records import behind
 def parse_args(argv=None, description=__doc__, script=__file__, model=None, method="corr"):
     parser = flags.stage_parser(description, script, batch_size=512, model=model)
     flags.add_pair_flags(parser)
-    epochs_help = f"epochs the networks were trained ({defaults.EPOCHS_HELP})"
+    epochs_help = f"epochs the networks were trained ({published.EPOCHS_HELP})"
     parser.add_argument("--epochs", type=positive_int, help=epochs_help, outcome=True)
     flags.add_robust_flag(parser, "align robust networks, in their own folders; GoogLeNets on attacked images")
     parser.add_argument("--align_name", type=new_match, help="name of the match (default: that of the method)")

@@ -12,10 +12,18 @@ from utils.stages import start
 
 start.quietly()
 
-from utils.reports import comparison, figures, paths, results, tables
+import textwrap
+
+from utils.reports import figures, paths, results, tables
+from utils.reports.paths import Selection
 from utils.stages import flags, process
 from utils.stages.files import write_atomically
 from utils.stages.layout import model_folder
+
+SHADES = ("#000000", "#999999", "#8C564B", "#6A3D9A")  # of lines and kinds of curves, as in no other figure
+# The losses whose barriers are drawn, in words, and their symbols
+BARRIERS = {"loss": "", "loss_interpolated": " with interpolated statistics", "loss_repaired": ", repaired"}
+BARRIER_SYMBOLS = {"loss": "o", "loss_interpolated": "x", "loss_repaired": "D"}
 
 
 def parse_args(argv=None):
@@ -26,35 +34,69 @@ def parse_args(argv=None):
 
 
 def main(args):
-    curves = {"curve_seeds": args.curve_seed, "num_bends": args.num_bends, "curves": args.curve}
-    asked_for = paths.Selection(args.dataset, args.model, args.pairs, args.alignment, args.epochs, **curves)
-    table = comparison.build(args.root, asked_for)
+    chosen = args.alignment, args.epochs, args.curve_seed, args.num_bends, args.curve
+    asked_for = Selection(args.dataset, args.model, args.pairs, *chosen)
+    table = tables.compare(args.root, asked_for)
     if not table.rows:
         raise table.missing[0]
-    markdown = tables.to_markdown(table)
-    texts = {"md": markdown, "csv": tables.to_csv(table), "tex": tables.to_latex(table, args.command)}
-    datasets = list(dict.fromkeys(column.dataset for column in table.columns))
-    models = list(dict.fromkeys(row.model for row in table.rows))
-    found = [one for one in paths.evaluated(args.root) if asked_for.includes(one)]
+    datasets = dict.fromkeys(column.dataset for column in table.columns)
+    models = dict.fromkeys(row.model for row in table.rows)
+    stem = "_".join(datasets), "_".join(map(model_folder, models))
     files = []
     try:
-        for suffix, text in texts.items():
-            subjects = ("_".join(datasets), "_".join(map(model_folder, models)))
-            path = results.output_path(args.root, "comparison", suffix, *subjects, name=args.name)
+        for suffix, text in tables.texts(table, args.command).items():
+            path = results.output_path(args.root, "comparison", suffix, *stem, name=args.name)
             write_atomically(path, lambda stream, text=text: stream.write(text.encode()))
             files.append(path)
-        for layout in dict.fromkeys(one.layout for one in found):
-            if (layout.dataset in datasets) and (layout.model in models):
-                pairs = list(dict.fromkeys(one.pair for one in found if one.layout == layout))
-                with figures.style():
-                    drawing = comparison.draw(table, layout.model, layout)
-                    how = {"name": args.name, "titled": not args.no_title}
-                    files += figures.save([drawing], pairs=pairs, command=args.command, **how)
+        with figures.style():
+            for layout, pairs in evaluated(args.root, asked_for).items():
+                if layout.dataset in datasets and layout.model in models:
+                    drawing = draw(table, layout)
+                    files += figures.save(
+                        [drawing], pairs=pairs, command=args.command, name=args.name, titled=not args.no_title
+                    )
     finally:  # as the table is printed whatever becomes of its files
-        print(markdown)
+        print(tables.to_markdown(table))
         for error in table.missing:
             print(f"Not in the comparison: {args.stage.explain(error)}")
     process.closing_words(files)
+
+
+def evaluated(root, asked_for):
+    """The pairs between which any path is evaluated, by layout."""
+    pairs = {}
+    for route, those in asked_for.among(paths.evaluated(root)).items():
+        pairs.setdefault(route.layout, {}).update(dict.fromkeys(those))
+    return {layout: list(those) for layout, those in pairs.items()}
+
+
+def draw(table, layout):
+    """Barriers and lowest accuracies of a model's paths on a dataset: a row an alignment, a shade a kind of path."""
+    rows = [row for row in table.rows if row.model == layout.model and row.route]
+    alignments = list(dict.fromkeys(row.route.alignment for row in rows))
+    figure, axes = figures.panels(2, height=0.5 + 0.32 * len(alignments), sharey=True)
+    kinds = list(dict.fromkeys(row.words.partition(",")[0] for row in rows))
+    for row in rows:
+        kind, height = row.words.partition(",")[0], alignments.index(row.route.alignment)
+        style = {"color": SHADES[kinds.index(kind) % len(SHADES)], "capsize": 2, "clip_on": False}
+        for column, cell in row.cells.items():
+            if column.dataset != layout.dataset:
+                continue
+            mean, deviation = cell.measured
+            bar = {"x": [mean], "y": [height], "xerr": None if deviation is None else [deviation]}
+            if column.statistic == "barrier" and column.quantity in BARRIERS:
+                label, symbol = kind + BARRIERS[column.quantity], BARRIER_SYMBOLS[column.quantity]
+                axes[0, 0].errorbar(**bar, fmt=symbol, label=label, **style)
+            if (column.quantity, column.statistic) == ("accuracy", "minimum"):
+                axes[1, 0].errorbar(**bar, fmt="o", label=kind, **style)
+    words = [textwrap.fill(paths.look(alignment).words, 19) for alignment in alignments]
+    for axis, quantity in zip(axes.flat, ("barrier of the test loss", "lowest test accuracy (%)"), strict=True):
+        axis.set(xlabel=quantity, ylim=(len(alignments) - 0.5, -0.5))
+        axis.set_yticks(range(len(alignments)), words)
+    axes[0, 0].set_xlim(left=0)
+    place = model_folder(layout.model), layout.dataset
+    shown = {path: digest for path, digest in table.files.items() if path.parts[-3:-1] == place}
+    return figures.Drawing(figure, layout, "comparison", "alignments compared", legend_columns=1, shown=shown)
 
 
 if __name__ == "__main__":

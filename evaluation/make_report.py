@@ -4,7 +4,6 @@ python evaluation/make_report.py --root demo
 """
 
 import sys
-from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -13,7 +12,7 @@ from utils.stages import start
 
 start.quietly()
 
-from utils.reports import comparison, report, results, tables
+from utils.reports import page, results, tables
 from utils.reports.paths import Selection, evaluated
 from utils.stages import flags, process
 
@@ -26,11 +25,11 @@ def parse_args(argv=None):
 
 def main(args):
     path = results.output_path(args.root, "report", "html", name=args.name)
-    curves = {"curve_seeds": args.curve_seed, "num_bends": args.num_bends, "curves": args.curve}
-    asked_for = Selection(args.dataset, args.model, args.pairs, args.alignment, args.epochs, **curves)
-    explain, compare = args.stage.explain, partial(comparison.build, args.root)
-    page = {"compare": compare, "command": args.command, "explain": explain}
-    for error in report.write(path, args.root, asked_for, **page):
+    chosen = args.alignment, args.epochs, args.curve_seed, args.num_bends, args.curve
+    asked_for = Selection(args.dataset, args.model, args.pairs, *chosen)
+    explain = args.stage.explain
+    missing = page.write(path, args.root, asked_for, command=args.command, explain=explain)
+    for error in missing:
         print(f"Not in the report: {explain(error)}")
     process.closing_words([path])
     for robust in (robust for robust in (False, True) if evaluated(args.root, robust=robust)):

@@ -28,23 +28,22 @@ def parse_args(argv=None):
 
 
 def main(args):
-    curves = {"curve_seeds": args.curve_seed, "num_bends": args.num_bends, "curves": args.curve}
-    asked_for = Selection(args.dataset, args.model, args.pairs, args.alignment, args.epochs, **curves)
+    chosen = args.alignment, args.epochs, args.curve_seed, args.num_bends, args.curve
+    asked_for = Selection(args.dataset, args.model, args.pairs, *chosen)
     table = tables.build(args.root, asked_for, robust=args.robust)
     if not table.rows:
         raise table.missing[0]
-    markdown = tables.to_markdown(table)
-    texts = {"md": markdown, "csv": tables.to_csv(table), "tex": tables.to_latex(table, args.command)}
-    subjects = ["_".join(dict.fromkeys(column.dataset for column in table.columns))]
-    subjects.append("_".join(dict.fromkeys(model_folder(row.model) for row in table.rows)))
+    datasets = dict.fromkeys(column.dataset for column in table.columns)
+    models = dict.fromkeys(model_folder(row.model) for row in table.rows)
+    stem = "_".join(datasets), "_".join(models)
     files = []
     try:
-        for suffix, text in texts.items():
-            path = results.output_path(args.root, "table", suffix, *subjects, robust=args.robust, name=args.name)
+        for suffix, text in tables.texts(table, args.command).items():
+            path = results.output_path(args.root, "table", suffix, *stem, robust=args.robust, name=args.name)
             write_atomically(path, lambda stream, text=text: stream.write(text.encode()))
             files.append(path)
     finally:  # neither a full disk nor a screen without ± keeps the other from having the table
-        print(markdown)
+        print(tables.to_markdown(table))
         for sentence in tables.headlines(table):
             print(sentence)
         for error in table.missing:

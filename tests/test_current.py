@@ -207,7 +207,7 @@ def test_a_report_of_the_rest(shown, capsys):
     assert "line, aligned" in page
     assert "<th scope=row>curve, aligned</th>" not in page
     assert "eval_curve.py" in page
-    assert re.search("train_curve.py [^<]*--alignment &#x27;&#x27; ", page)
+    assert re.search("train_curve.py [^<]*--alignment &#39;&#39; ", page)
     assert not re.search("train_curve.py [^<]*--alignment corr", page)
 
 

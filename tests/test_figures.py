@@ -15,11 +15,11 @@ from conftest import write_results
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 from PIL import Image
+from stages import fails
 
 from utils.curves import CURVES
 from utils.errors import UserError
-from utils.reports import figures, histories, paths, planes
-from utils.stages import process
+from utils.reports import figures, paths, planes, results
 from utils.stages.files import save_array, save_arrays
 from utils.stages.layout import USUAL, Layout, Variant
 from visualization import viz_curve
@@ -119,7 +119,7 @@ def test_lines_are_the_evaluations(tmp_path, drawn):
             line, table = lines[f"{path}, {words}"], np.load(layout.evaluated(alignment, 1, 2, epochs))
             np.testing.assert_array_equal(line.get_xdata(), table["t"])
             np.testing.assert_array_equal(line.get_ydata(), table[name])
-            assert line.get_color() == paths.ALIGNMENTS[alignment][1]
+            assert line.get_color() == paths.look(alignment).colour
             barrier = (table["loss"] - table["loss"][0]).max()  # of made-up losses that are the same at both ends
             assert line.get_label() == f"{path}, {words} (barrier\u00a0{barrier:.2f})"
     assert not accuracy.collections  # no bars for one pair
@@ -204,9 +204,9 @@ def test_colours_are_for_where_the_paths_run(name, sign, beyond):
     layout = Layout("nowhere", "TinyTen", "CIFAR10")
     x, y = np.meshgrid(np.linspace(0, 10, 5), np.linspace(0, 8, 9))
     on_planes = {}
-    for series, steep in zip(paths.named(layout, paths.combined([9], ["", "corr"])), (1000, 1), strict=True):
+    for route, steep in ((paths.Route(layout, "null", 9), 1000), (paths.Route(layout, "corr", 9), 1)):
         values = sign * (y / 10 + steep * np.maximum(y - 5, 0))
-        on_planes[series] = {"x": x, "y": y, name: values, "paths": np.array([[0, 0], [5, 4], [10, 0]])}
+        on_planes[route] = {"x": x, "y": y, name: values, "paths": np.array([[0, 0], [5, 4], [10, 0]])}
     figure, axes = planes.draw_planes(on_planes, name)
     for axis in axes:
         levels = np.sort(sign * axis.collections[0].levels)
@@ -220,56 +220,56 @@ def test_colours_are_for_where_the_paths_run(name, sign, beyond):
 
 @pytest.mark.parametrize("count, is_coarse", [(7, True), (17, False)])
 def test_points_of_coarse_grids_are_drawn(count, is_coarse):
-    (series,) = paths.named(Layout("nowhere", "TinyTen", "CIFAR10"), paths.combined([9], ["corr"]))
+    route = paths.Route(Layout("nowhere", "TinyTen", "CIFAR10"), "corr", 9)
     x, y = np.meshgrid(np.linspace(0, 10, count), np.linspace(0, 8, count))
     plane = {"x": x, "y": y, "accuracy": y, "loss": x, "paths": np.zeros((1, 2))}
-    for drawing in planes.plane_figures({series: plane}, "plane", "a plane", lambda *_: None):
+    for drawing in planes.plane_figures({route: plane}, "plane", "a plane", lambda *_: None):
         assert ("evaluated" in {line.get_label() for line in drawing.figure.axes[0].lines}) == is_coarse
+
+
+def refused(capsys, script, root, *flags):
+    """The line with which a script ends that refuses to draw, and draws nothing."""
+    path = f"visualization/{script.replace('.', '/')}.py"
+    code, line = fails(capsys, path, "--dataset", "CIFAR10", "--root", root, *flags)
+    assert code == 1
+    assert not list(root.glob("figures/*"))
+    return line
+
+
+TWO_PAIRS = ["--seed_a", 1, 3, "--seed_b", 2, 4]
 
 
 def test_pairs_evaluated_at_other_points(tmp_path, capsys):
     path = write_results(tmp_path).evaluated("corr", 3, 4, 250)
-    np.savez(
-        path, **{name: value[::2] for name, value in np.load(path).items() if name not in ("record", "settings")}
-    )
+    half = {name: value[::2] for name, value in np.load(path).items() if name not in ("record", "settings")}
+    np.savez(path, **half)
     for script in ("viz_curve", "viz_curve_on_plane"):
-        module = importlib.import_module(f"visualization.{script}")
-        flags = ["--dataset", "CIFAR10", "--root", str(tmp_path), "--seed_a", "1", "3", "--seed_b", "2", "4"]
-        with pytest.raises(SystemExit):
-            process.run(lambda module=module, flags=flags: module.parse_args(flags), module.main)
-        (line,) = capsys.readouterr().err.strip().splitlines()
+        line = refused(capsys, script, tmp_path, *TWO_PAIRS)
         assert f"{path} was evaluated unlike that of the first pair, with 5 points (there 9)" in line
         assert line.split("anew with: ")[1].endswith("--overwrite")
         assert "--num_points 9 " in line
-    assert not list(tmp_path.glob("figures/*"))
 
 
 def test_pairs_whose_planes_differ_in_size(tmp_path, capsys):
     path = write_results(tmp_path).plane_with_alignment("corr", 3, 4)
     plane = dict(np.load(path))
     np.savez(path, **plane | {name: plane[name][:4, :4] for name in ("x", "y", "loss", "accuracy")})
-    module = importlib.import_module("visualization.viz_plane")
-    flags = ["--dataset", "CIFAR10", "--root", str(tmp_path), "--seed_a", "1", "3", "--seed_b", "2", "4"]
-    with pytest.raises(SystemExit):
-        process.run(lambda: module.parse_args(flags), module.main)
-    (line,) = capsys.readouterr().err.strip().splitlines()
+    line = refused(capsys, "viz_plane", tmp_path, *TWO_PAIRS)
     assert f"{path} has a grid of another size" in line
-    assert line.endswith("--num_points 6 --overwrite")
+    assert " --num_points 6 " in line and line.endswith(" --overwrite")
 
 
-def test_colours_are_the_same_everywhere():
+def test_alignments_look_the_same_everywhere():
+    """Each known one, and each of the user's own by its name, has its colour, and for grey print its symbol."""
     layout = Layout("nowhere", "TinyTen", "CIFAR10")
-    for alignment in ("", "corr", "w2_post", "mine"):
-        for series in paths.named(layout, paths.combined([0, 9], ["first", alignment, "last"])):
-            assert figures.line_style(series)["color"] == paths.colour(series.alignment)
-    assert len({paths.colour(alignment) for alignment in paths.ALIGNMENTS}) == len(paths.ALIGNMENTS)
-
-
-def test_alignments_are_told_apart_without_colours():
-    symbols = [paths.symbol(alignment) for alignment in paths.ALIGNMENTS]
-    assert len(set(symbols)) == len(symbols)
-    assert paths.symbol("mine") == paths.symbol("mine")
-    assert paths.symbol("mine") not in symbols
+    for alignment in (*paths.ALIGNMENTS, "mine"):
+        look = paths.look(alignment)
+        for epochs in (0, 9):
+            style = figures.line_style(paths.Route(layout, alignment, epochs))
+            assert (style["color"], style["marker"]) == (look.colour, look.symbol)
+    for part in ("words", "colour", "symbol"):
+        assert len({getattr(look, part) for look in paths.ALIGNMENTS.values()}) == len(paths.ALIGNMENTS)
+    assert paths.look("mine").symbol not in {look.symbol for look in paths.ALIGNMENTS.values()}
 
 
 @pytest.mark.parametrize("turned", [1, -1])
@@ -332,25 +332,19 @@ def test_nothing_is_cut_off(tmp_path, drawn):
 
 
 def test_planes_of_another_curve_than_was_evaluated(tmp_path, capsys):
+    """The older of the two is to be made anew, whichever it is, so that both are in the end."""
     layout = write_results(tmp_path, pairs=((1, 2),))
     evaluation, plane = layout.evaluated("corr", 1, 2, 250), layout.plane_with_curve("corr", 1, 2, 250)
     evaluation.write_bytes(layout.evaluated("null", 1, 2, 250).read_bytes())
-    module = importlib.import_module("visualization.viz_curve_on_plane")
-    flags = ["--dataset", "CIFAR10", "--root", str(tmp_path), "--alignment", "corr"]
-    # The older of the two is to be made anew, whichever it is, so that both are in the end.
-    for newer, words in (
-        (evaluation, f"{plane} is of another curve than was evaluated; make it anew with: python"),
-        (plane, f"{evaluation} is of another curve than the plane {plane}; make it anew with: python"),
+    for older, newer, script, words in (
+        (plane, evaluation, "eval_plane_with_curve", "is of another curve than was evaluated"),
+        (evaluation, plane, "eval_curve", f"is of another curve than the plane {plane}"),
     ):
         os.utime(newer, (2**32, 2**32))
-        os.utime(plane if newer == evaluation else evaluation, (2**31, 2**31))
-        with pytest.raises(SystemExit) as caught:
-            process.run(lambda: module.parse_args(flags), module.main)
-        assert caught.value.code == 1
-        (line,) = capsys.readouterr().err.strip().splitlines()
-        assert words in line
-        script = "eval_plane_with_curve.py" if newer == evaluation else "eval_curve.py"
-        assert f"python evaluation/{script} --model TinyTen --dataset CIFAR10 --seed_a 1 --seed_b 2" in line
+        os.utime(older, (2**31, 2**31))
+        line = refused(capsys, "viz_curve_on_plane", tmp_path, "--alignment", "corr")
+        assert f"{older} {words}; make it anew with: python" in line
+        assert f"python evaluation/{script}.py --model TinyTen --dataset CIFAR10 --seed_a 1 --seed_b 2" in line
         assert line.endswith("--overwrite")
 
 
@@ -361,19 +355,6 @@ MISSING = {
     "layerwise_mean_correlation.viz_align_models": ("correlations", "alignment/align_models.py"),
     "layerwise_mean_correlation.viz_align_along_curves": ("correlations", "alignment/align_along_curve.py"),
 }
-
-
-def ends_with(capsys, script, root, *flags):
-    """The line with which a script ends that refuses to draw."""
-    module = importlib.import_module(f"visualization.{script}")
-    argv = ["--dataset", "CIFAR10", "--root", str(root), *SCRIPTS[script], *flags]
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as caught:
-        process.run(lambda: module.parse_args(argv), module.main)
-    assert caught.value.code == 1
-    (line,) = capsys.readouterr().err.strip().splitlines()
-    assert not list(root.glob("figures/*"))
-    return line
 
 
 @pytest.mark.parametrize("script", MISSING)
@@ -403,12 +384,12 @@ def test_what_is_damaged_or_nowhere_is_refused(script, tmp_path, capsys):
     folder = write_results(tmp_path, pairs=((1, 2),)).folder(folder)
     for path in folder.iterdir():
         path.write_bytes(path.read_bytes()[:150])
-    line = ends_with(capsys, script, tmp_path)
+    line = refused(capsys, script, tmp_path, *SCRIPTS[script])
     assert str(folder) in line
     assert f"move it away, and make it anew with: python {command} --model TinyTen --dataset CIFAR10" in line
     for path in folder.iterdir():
         path.unlink()
-    line = ends_with(capsys, script, tmp_path)
+    line = refused(capsys, script, tmp_path, *SCRIPTS[script])
     assert str(folder) in line
     assert f"make it with: python {command} --model TinyTen --dataset CIFAR10" in line
 
@@ -424,7 +405,7 @@ def test_a_history_that_does_not_reach_is_named_with_its_command(history, tmp_pa
     if history == "too short":
         np.savez(path, **arrays)
     if history == "truncated":
-        line = ends_with(capsys, "viz_curve", tmp_path)
+        line = refused(capsys, "viz_curve", tmp_path, *SCRIPTS["viz_curve"])
     else:
         draw("viz_curve", tmp_path, pairs="one")
         (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("Not drawn: "))
@@ -448,12 +429,12 @@ def test_drawing_leaves_the_look_of_other_figures_alone():
     """Nothing is changed by importing, nor after drawing; and pyplot, which looks for windows, is not loaded."""
     code = """
 import sys, matplotlib
-before = dict(matplotlib.rcParams.copy())
-from utils.reports import figures, report
+before = dict(matplotlib.rcParams.copy()), matplotlib.rcParams._get_backend_or_none()
+from utils.reports import figures, page, tables
 with figures.style():
     figures.panels(1)
     assert matplotlib.rcParams["font.size"] == 8
-assert before == dict(matplotlib.rcParams.copy())
+assert before == (dict(matplotlib.rcParams.copy()), matplotlib.rcParams._get_backend_or_none())
 assert "matplotlib.pyplot" not in sys.modules
 """
     processes.output(sys.executable, "-c", code)
@@ -479,16 +460,14 @@ def test_figures_are_shown_where_there_are_windows(tmp_path, monkeypatch, capsys
         ("viz_adversarial_curve", ["--alignment", "pam_corr"], "PAM is for plain networks"),
         ("layerwise_mean_correlation.viz_align_models", ["--alignment", ""], "--alignment names matches"),
         ("viz_plane", ["--alignment", ""], "there is no plane"),
-        ("viz_plane", ["--cmap", "rainbows"], "matplotlib has no colour map 'rainbows'; there is rainbow"),
+        ("viz_plane", ["--cmap", "rainbows"], "matplotlib has no colour map 'rainbows'"),
         ("viz_curve", ["--seed_a", "1", "1", "--seed_b", "2", "2"], "name a pair twice"),
     ],
 )
 def test_bad_arguments(script, flags, message, capsys):
-    module = importlib.import_module(f"visualization.{script}")
-    with pytest.raises(SystemExit) as caught:
-        module.parse_args(flags)
-    assert caught.value.code == 2
-    assert message in capsys.readouterr().err
+    code, line = fails(capsys, f"visualization/{script.replace('.', '/')}.py", *flags)
+    assert code == 2
+    assert message in line
 
 
 def test_curves_of_several_kinds_have_words_and_strokes_of_their_own(tmp_path, drawn):
@@ -576,7 +555,7 @@ def test_the_training_of_the_networks_is_drawn(tmp_path):
     history, missing = layout.model_history(1), []
     for path in history.values():
         save_array(path, np.array([*[np.nan, 50.0] * 2, 70]) if "test" in path.name else np.arange(6.0))
-    trained = histories.load_network_histories(layout, [(1, 2)], missing)
+    trained = results.load_network_histories(layout, [(1, 2)], missing)
     for axis, name in zip(
         viz_curve.networks_by_epoch(layout, trained).figure.axes, ("accuracy", "loss"), strict=True
     ):
@@ -588,13 +567,13 @@ def test_the_training_of_the_networks_is_drawn(tmp_path):
         np.testing.assert_array_equal(lines["B, test images"][:, 1], expected)
     assert not missing
     history["loss_test"].unlink()
-    found = histories.load_network_histories(layout, [(1, 2)], missing)
+    found = results.load_network_histories(layout, [(1, 2)], missing)
     assert set(found) == {("A", "train"), ("B", "train")}
     said = "does not exist, so the figure of the networks' training lacks test images"
     assert [str(error) for error in missing] == [f"{history['loss_test']} {said}"]
     for path in (*history.values(), *layout.model_history(2).values()):
         path.unlink(missing_ok=True)
-    assert histories.load_network_histories(layout, [(1, 2)], missing) == {}
+    assert results.load_network_histories(layout, [(1, 2)], missing) == {}
     assert len(missing) == 1  # networks from elsewhere have none
 
 
@@ -632,7 +611,7 @@ def test_planes_of_another_reach_are_not_averaged(tmp_path, capsys):
     plane = dict(np.load(path))
     settings = json.loads(str(plane["settings"])) | {"height": "midpoint"}
     save_arrays(path, **plane | {"settings": np.array(json.dumps(settings))})
-    with pytest.raises(UserError, match="reaches not as far as that of the first pair"):
+    with pytest.raises(UserError, match="covers another area than that of the first pair"):
         draw("viz_curve_on_plane", tmp_path, "--alignment", "corr")
 
 

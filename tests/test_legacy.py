@@ -13,7 +13,7 @@ from models import MODELS, TinyTen
 from utils.curves import FlatParameters, midpoint
 from utils.errors import FileError
 from utils.permutations import permute
-from utils.reports import histories, paths, results
+from utils.reports import paths, results
 from utils.stages.layout import Layout
 from utils.stages.loading import load_curve, load_pair
 from utils.stages.matches import load_match, permutations_from_rows, rows_from_permutations
@@ -233,8 +233,8 @@ OF_EVALUATED = {
 }
 
 
-def series_of(root, alignment="corr", epochs=250, robust=False, model="TinyTen"):
-    return paths.named(Layout(root, model, "CIFAR10", robust), [paths.Route(epochs, alignment)])[0]
+def route_of(root, alignment="corr", epochs=250, robust=False, model="TinyTen"):
+    return paths.Route(Layout(root, model, "CIFAR10", robust), alignment, epochs)
 
 
 def write_evaluated(root, content, alignment="corr", epochs=250, folder="curves", write=pickled):
@@ -251,26 +251,27 @@ def expect(found, expected):
 @pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
 def test_evaluated_curves(tmp_path, write):
     write_evaluated(tmp_path, EVALUATED, write=write)
-    expect(results.load_path(series_of(tmp_path), (1, 2)), OF_EVALUATED)
+    expect(results.load_path(route_of(tmp_path), (1, 2)), OF_EVALUATED)
 
 
 def test_robust_curves(tmp_path):
     robust = {"test_loss_robust": EVALUATED["test_loss"] + 1, "test_acc_robust": EVALUATED["test_loss"] * 30}
     write_evaluated(tmp_path, EVALUATED | robust, folder="adversarial_curves")
     expected = {"loss_robust": robust["test_loss_robust"], "accuracy_robust": robust["test_acc_robust"]}
-    expect(results.load_path(series_of(tmp_path, robust=True), (1, 2)), OF_EVALUATED | expected)
+    expect(results.load_path(route_of(tmp_path, robust=True), (1, 2)), OF_EVALUATED | expected)
 
 
 @pytest.mark.parametrize("folder", ["curves", "curves_pam", "curve_pam_models", "curves/same_seed"])
 def test_where_curves_of_the_original_are(tmp_path, folder):
     if folder.endswith("same_seed"):
         write_evaluated(tmp_path, EVALUATED, folder=folder)
-        expect(results.load_path(series_of(tmp_path), (1, 2)), OF_EVALUATED)
+        expect(results.load_path(route_of(tmp_path), (1, 2)), OF_EVALUATED)
         return
     write_evaluated(tmp_path, EVALUATED, "pam_", 270, folder)
     for epochs in (270, 250):
-        expect(results.load_path(series_of(tmp_path, "pam_null", epochs), (1, 2)), OF_EVALUATED)
-    assert [(one.alignment, one.epochs, one.pair) for one in paths.evaluated(tmp_path)] == [("pam_null", 270, (1, 2))]
+        expect(results.load_path(route_of(tmp_path, "pam_null", epochs), (1, 2)), OF_EVALUATED)
+    ((route, pairs),) = paths.evaluated(tmp_path).items()
+    assert (route.alignment, route.epochs, pairs) == ("pam_null", 270, [(1, 2)])
 
 
 @pytest.mark.parametrize(
@@ -287,7 +288,7 @@ def test_results_that_are_not_understood(tmp_path, change, words):
     content = {key: value for key, value in (EVALUATED | change).items() if value is not None}
     path = write_evaluated(tmp_path, content)
     with pytest.raises(FileError) as caught:
-        results.load_path(series_of(tmp_path), (1, 2))
+        results.load_path(route_of(tmp_path), (1, 2))
     assert words in caught.value.reason
     assert caught.value.reason.startswith("is of other code and not understood: ")
     assert (caught.value.path, caught.value.mend) == (path, "")
@@ -295,13 +296,13 @@ def test_results_that_are_not_understood(tmp_path, change, words):
 
 def test_results_of_ours_come_first(tmp_path):
     write_evaluated(tmp_path, EVALUATED)
-    path = series_of(tmp_path).layout.evaluated("corr", 1, 2, 250)
+    path = route_of(tmp_path).layout.evaluated("corr", 1, 2, 250)
     ours = OF_EVALUATED | {"loss": EVALUATED["test_loss"] + 1}
     np.savez(path, **ours)
-    expect(results.load_path(series_of(tmp_path), (1, 2)), ours)
+    expect(results.load_path(route_of(tmp_path), (1, 2)), ours)
     path.rename(path.with_name("curve_align_corr_seeds_01_02-250.partial.npz"))
     with pytest.raises(FileError, match="is not finished"):
-        results.load_path(series_of(tmp_path), (1, 2))
+        results.load_path(route_of(tmp_path), (1, 2))
 
 
 X, Y = np.linspace(-1, 21, 5), np.linspace(-0.4, 6, 5)
@@ -321,18 +322,18 @@ def test_planes_with_curves(tmp_path, third, alignment, called, epochs):
     pickled(folder / f"{called}_loss_plane_dict_seeds_01_02-{epochs}.npy", content)
     pickled(folder / "other_loss_plane_dict_seeds_01_02-250.npy", {"of": "another"})
     write_evaluated(tmp_path, EVALUATED, called or "null", epochs)
-    (plane,) = results.load_planes_with_curve(series_of(tmp_path, alignment), [(1, 2)])
+    (plane,) = results.load_planes_with_curve(route_of(tmp_path, alignment), [(1, 2)])
     expect(plane, OF_PLANE | {"curve": PLACES})
 
 
 def test_planes_with_alignments(tmp_path):
     folder = tmp_path / "model_data/loss_planes_with_alignment/TinyTen/CIFAR10"
     path = pickled(folder / "corr_loss_plane_dict_seeds_01_02.npy", PLANE | {"model2_coords": CORNERS[2]})
-    (plane,) = results.load_planes_with_alignment(series_of(tmp_path), [(1, 2)])
+    (plane,) = results.load_planes_with_alignment(route_of(tmp_path), [(1, 2)])
     expect(plane, OF_PLANE)
     pickled(path, PLANE)
     with pytest.raises(FileError, match="it lacks 'model2_coords'; it has the keys t1, t2, loss, acc, model1_coords"):
-        results.load_planes_with_alignment(series_of(tmp_path), [(1, 2)])
+        results.load_planes_with_alignment(route_of(tmp_path), [(1, 2)])
 
 
 def test_correlations_of_networks_and_midpoints(tmp_path):
@@ -347,12 +348,14 @@ def test_correlations_of_networks_and_midpoints(tmp_path):
         (tmp_path / f"model_data/{folder}/TinyTen/CIFAR10").mkdir(parents=True)
         for name, array in arrays.items():
             np.save(tmp_path / f"model_data/{folder}/TinyTen/CIFAR10/{name}.npy", array)
-    np.testing.assert_array_equal(results.load_correlations(series_of(tmp_path), [(1, 2)], "aligned"), [of_networks])
-    (found,) = results.load_along_curve(series_of(tmp_path), [(1, 2)], 0.5)
+    layout = route_of(tmp_path).layout
+    found = results.load_means(layout, layout.correlation("corr", "aligned", 1, 2))
+    np.testing.assert_array_equal(found["means"], of_networks)
+    (found,) = results.load_along_curve(route_of(tmp_path), [(1, 2)], 0.5)
     for way, factor in (("unaligned", 1), ("aligned", -1), ("noid", 2)):
         expect(found, {f"{way}_{end}": factor * row for end, row in zip("ab", of_midpoint, strict=True)})
     with pytest.raises(FileError, match="does not exist"):
-        results.load_along_curve(series_of(tmp_path), [(1, 2)], 0.25)
+        results.load_along_curve(route_of(tmp_path), [(1, 2)], 0.25)
 
 
 def test_histories(tmp_path):
@@ -361,7 +364,7 @@ def test_histories(tmp_path):
     content = {"loss_train": [np.nan, 3.0, 2.0, 1.0], "acc_train": [np.nan, 40.0, 50.0, 60.0], "loss_test": tested}
     content |= {"acc_test": tested, "loss_time": tested, "acc_time": tested, "change_perm": []}
     pickled(tmp_path / "model_data/training/curve_models/TinyTen/CIFAR10/curve_align_corr_seeds_01_02.npy", content)
-    (history,) = histories.load_histories(series_of(tmp_path, epochs=3), [(1, 2)])
+    (history,) = results.load_histories(route_of(tmp_path, epochs=3), [(1, 2)])
     expect(history, {"loss_train": [3, 2, 1], "accuracy_train": [40, 50, 60], "loss_test": tested[1:]})
 
 
@@ -370,5 +373,5 @@ def test_no_results(tmp_path, monkeypatch, content):
     monkeypatch.chdir(tmp_path)
     write_evaluated(tmp_path, content)
     with pytest.raises(FileError, match="is of other code and not understood"):
-        results.load_path(series_of(tmp_path), (1, 2))
+        results.load_path(route_of(tmp_path), (1, 2))
     assert not (tmp_path / "bomb").exists()

@@ -14,7 +14,8 @@ from utils.activations import cross_correlations
 from utils.errors import FileError
 from utils.matching import align
 from utils.permutations import permute
-from utils.reports import figures, matrices, paths, results
+from utils.reports import figures, results
+from utils.reports.paths import Route
 from utils.stages.files import save_arrays
 from utils.stages.layout import Layout
 from utils.stages.matches import load_match, row_labels, rows_from_permutations
@@ -72,9 +73,8 @@ def test_they_are_those_of_the_match_that_is_there(small, workspace):
     run(*command, "--seed", 2)
     assert not path.exists()
     path.write_bytes(kept[0])
-    (match,) = paths.named(layout, paths.combined([0], ["mine"]))
     with pytest.raises(FileError, match="was made with another match than there are now"):
-        matrices.matrix_drawings([match], [(1, 2)])
+        figures.matrix_drawings([Route(layout, "mine", 0)], [(1, 2)])
 
 
 def test_from_alignment_to_the_report(small, workspace, capsys):
@@ -120,14 +120,14 @@ def panels_of(drawing):
 def test_its_figure_is_of_the_first_pair_that_has_them(alignments, tmp_path):
     """A row for B as it is, one for each match; the first layer, a middle one, the last; no more than 64 channels."""
     layout = Layout(tmp_path, "TinyTen", "CIFAR10")
-    matches = paths.named(layout, paths.combined([0], alignments))
+    matches = [Route(layout, alignment, 0) for alignment in alignments]
     pairs = [(1, 2), (3, 4), (5, 6)]
-    assert matrices.matrix_drawings(matches, pairs) == []
+    assert figures.matrix_drawings(matches, pairs) == []
     channels = (3, 5, 64, 7, 70)
     made = {name: written(layout, name, (3, 4), channels) for name in alignments}
     written(layout, "corr", (5, 6), channels, seed=1)
     with figures.style():
-        (drawing,) = matrices.matrix_drawings(matches, pairs)
+        (drawing,) = figures.matrix_drawings(matches, pairs)
         axes, rows = panels_of(drawing)
         figures.save([drawing], pairs=pairs, command="python this.py")
     assert len(rows) == 1 + len(alignments)
@@ -148,9 +148,8 @@ def test_its_figure_is_of_the_first_pair_that_has_them(alignments, tmp_path):
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 50])
 def test_the_first_and_the_last_layer_are_drawn_of_however_many(count, tmp_path):
     layout = Layout(tmp_path, "TinyTen", "CIFAR10")
-    (match,) = paths.named(layout, paths.combined([0], ["corr"]))
     layers = [Layer(str(i), np.eye(2, dtype=np.float16), np.arange(2)) for i in range(count)]
-    figure = matrices.draw_matrices({match: layers})
+    figure = figures.draw_matrices({Route(layout, "corr", 0): layers})
     titles = [axis.get_title().split("\n")[0] for axis in figure.axes if axis.get_title()]
     assert len(titles) == min(count, 3)
     assert (titles[0], titles[-1]) == (f"layer 1 of {count}", f"layer {count} of {count}")
@@ -158,7 +157,7 @@ def test_the_first_and_the_last_layer_are_drawn_of_however_many(count, tmp_path)
 
 def test_in_grey_print_dark_is_positive():
     """The stronger a positive correlation the darker it is, and darker than any negative one of its strength."""
-    colours = matrices.COLOURS(np.linspace(0, 1, 201))[:, :3] @ [0.299, 0.587, 0.114]
+    colours = figures.COLOURS(np.linspace(0, 1, 201))[:, :3] @ [0.299, 0.587, 0.114]
     negative, positive = colours[100::-1], colours[100:]
     assert (np.diff(positive) < 0).all() and (np.diff(negative) < 0).all()
     assert (positive[1:] < negative[1:]).all()

@@ -15,8 +15,8 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from utils.curves import CURVES
-from utils.reports import explorer
-from utils.reports.paths import Series
+from utils.reports import page as pages
+from utils.reports import planes
 from utils.stages.files import save_arrays
 from utils.stages.layout import Layout, Variant
 
@@ -104,7 +104,7 @@ def test_one_alignment_is_compared_with_none(tmp_path):
 
 def test_captions_differ(page):
     """Of figures that a script draws of accuracy and of loss too; they say what is shown."""
-    captions = re.findall(r"<figure><img alt=\"(.*?)\".*?<figcaption>(.*?)<p", page)
+    captions = re.findall(r'<figure><img alt="(.*?)".*?<figcaption>(.*?)<p', page, re.DOTALL)
     assert all(alt == f"TinyTen on CIFAR10: {caption}" for alt, caption in captions)
     assert len(set(captions)) == len(captions)
     names = re.findall("<p class=made>figures/(.*?)_CIFAR10_TinyTen.png</p>", page)
@@ -152,10 +152,10 @@ def test_robust_networks_alone(tmp_path):
     assert "there are no figures yet; draw them with: python visualization/viz_curve.py" in page
 
 
-def plots(page):
-    """What Plotly draws, by the name of each plot, of the first section that there is."""
-    found = re.findall(r'data-plot="(\w+)">(.*?)</script>', page, re.DOTALL)
-    return {name: json.loads(text) for name, text in found}
+def walks_of(page):
+    """What is drawn of each path, by its words, in the first section that there is."""
+    state = json.loads(re.search("data-state>(.*?)</script>", page)[1])
+    return {walk["words"]: walk for walk in state["walks"]}
 
 
 def test_robust_curves_are_marked_where_they_are_worst_and_best(tmp_path):
@@ -165,12 +165,11 @@ def test_robust_curves_are_marked_where_they_are_worst_and_best(tmp_path):
     save_arrays(path, **table)
     run("evaluation.make_report", tmp_path)
     page = (tmp_path / "figures/report.html").read_text()
+    walks = walks_of(page)
+    assert list(walks) == ["line, aligned", "curve, aligned"]
+    assert walks["curve, aligned"]["extremes"] == [4, 6]
     for name in ("accuracy", "accuracy_robust"):
-        marks = [trace for trace in plots(page)[name]["data"] if "highest robust accuracy" in trace.get("text", ())]
-        line, trace = marks
-        assert (line["name"], trace["name"]) == ("line, aligned", "curve, aligned")
-        np.testing.assert_allclose(trace["x"], [0.5, 0.75])
-        np.testing.assert_allclose(trace["y"], table[name][[4, 6]])
+        np.testing.assert_allclose(walks["curve, aligned"]["values"][name], table[name])
     for words in (
         "robust accuracy, maximum",
         "clean accuracy, where robust accuracy is highest",
@@ -189,7 +188,7 @@ def test_curves_of_other_seeds_are_told_apart(tmp_path, capsys):
     run("evaluation.make_report", tmp_path)
     page = (tmp_path / "figures/report.html").read_text()
     curves = {"curve, aligned", "curve of 5 bends, aligned", "curve, aligned, curve seed 3"}
-    assert curves <= {trace["name"] for trace in plots(page)["accuracy"]["data"] if "lines" in trace["mode"]}
+    assert curves <= set(walks_of(page))
     assert "<th scope=row>curve, aligned, curve seed 3 (1 of 2 pairs)</th>" in page
     assert re.search("eval_curve.py [^<]*--num_bends 5", page)
     assert re.search("eval_plane_with_curve.py [^<]*--seed_a 3[^<]*--seed 3", page)
@@ -207,6 +206,21 @@ def test_curves_of_other_seeds_are_told_apart(tmp_path, capsys):
     assert all("no figures yet" in line for line in missing)
 
 
+def test_hostile_names_are_shown_as_they_are_written(tmp_path):
+    """Of datasets, alignments and files: none ends an element, an attribute or a script, or is a template's."""
+    dataset, alignment = "<script>alert(1)<", 'x"<b>{{ 7*7 }}'
+    write_results(tmp_path, dataset, pairs=((1, 2),), alignments=("null", alignment))
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures/<i>.png").write_bytes(b"no picture")
+    run("evaluation.make_report", tmp_path)
+    page = (tmp_path / "figures/report.html").read_text()
+    assert f"line, {alignment}" in walks_of(page)
+    for hostile in ("<script>alert", 'x"<b>', "<i>"):
+        assert hostile not in page.replace("</script>", "")
+    for shown in ("TinyTen on &lt;script&gt;alert(1)&lt;", "line, x&#34;&lt;b&gt;{{ 7*7 }}", "figures/&lt;i&gt;.png"):
+        assert shown in page
+
+
 def test_it_can_be_of_one_dataset(root, tmp_path):
     write_results(tmp_path, dataset="mine")
     write_results(tmp_path, pairs=((1, 2),))
@@ -216,16 +230,10 @@ def test_it_can_be_of_one_dataset(root, tmp_path):
     page = (tmp_path / "figures/report.html").read_text()
     assert "TinyTen on mine" in page
     assert "on CIFAR10" not in page
-    assert re.search("make_tables.py [^<]*--dataset mine --alignment &#x27;&#x27; corr", page)
+    assert re.search("make_tables.py [^<]*--dataset mine --alignment &#39;&#39; corr", page)
 
 
 # --- curves to be walked along -----------------------------------------------------------------------------
-
-
-def walk_of(curve, num_bends, family):
-    """A walk along the plane curve with coordinates `curve` (n, 2) at equally spaced t."""
-    series = Series(Layout("", "TinyTen", "CIFAR10"), "corr", 250, "curve", variant=Variant(1, num_bends, family))
-    return explorer.Walk(series, np.linspace(0, 1, len(curve)), {}, {"curve": curve})
 
 
 @pytest.mark.parametrize(("family", "num_bends"), [("Bezier", 3), ("Bezier", 5), ("PolyChain", 4)])
@@ -234,17 +242,18 @@ def test_curves_are_drawn_as_they_are(family, num_bends):
     control = np.random.default_rng(0).normal(size=(num_bends, 2))
     steps = np.linspace(0, 1, 33)
     true = np.stack([CURVES[family](torch.tensor(t), num_bends).numpy() for t in steps]) @ control
-    drawn = explorer.curve_points(walk_of(true[::4], num_bends, family), steps)
+    plane = {"t": steps[::4], "curve": true[::4]}
+    drawn = planes.curve_on(plane, Variant(1, num_bends, family), steps)
     np.testing.assert_allclose(drawn, true, atol=1e-9)
 
 
 def test_the_slider_stops_at_evaluated_points_and_between_them():
     evaluated = sorted({*np.linspace(0, 1, 9).tolist(), *np.linspace(0, 1, 61).tolist()})
-    stops = explorer.positions(evaluated)
+    stops = pages.positions(evaluated)
     assert set(evaluated) <= set(stops)
     steps = np.diff(stops)
     assert steps.min() > 0
-    assert steps.max() <= explorer.STEP + 1e-9
+    assert steps.max() <= pages.STEP + 1e-9
 
 
 @pytest.fixture(scope="module")
@@ -498,6 +507,21 @@ def test_slider_and_readings_stay_in_sight(shown, request):
         assert plot["bottom"] <= height + 1
         for part in (slider, table):
             assert walk["top"] <= part["top"] <= part["bottom"] <= walk["bottom"]
+
+
+@needs_browser
+def test_the_worst_and_best_robust_accuracies_are_marked(shown):
+    """At points of their paths, on both accuracies and on no loss."""
+    marks = shown.execute_script(
+        """return [...document.querySelectorAll("[id^=robust] [data-name]")].flatMap((plot) => plot.data
+          .filter(({ text }) => text?.includes("highest robust accuracy"))
+          .map(({ x, y, meta }) => [plot.dataset.name, x, y, plot.data.find((line) => line.meta === meta)]))"""
+    )
+    assert [name for name, *_ in marks] == ["accuracy"] * 10 + ["accuracy_robust"] * 10
+    for _, x, y, line in marks:
+        at = [line["x"].index(t) for t in x]
+        assert [line["y"][i] for i in at] == y
+        assert (y[0], y[1]) == (min(line["y"]), max(line["y"]))  # robust accuracy is made up as the clean one
 
 
 @needs_browser

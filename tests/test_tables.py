@@ -10,7 +10,7 @@ import pytest
 from conftest import write_results
 
 from utils.errors import UserError
-from utils.reports.published import load_published
+from utils.reports.tables import load_published
 from utils.stages.files import save_arrays
 from utils.stages.layout import USUAL, Layout, Variant, partial
 
@@ -308,14 +308,6 @@ def test_all_named_and_nothing_there(tmp_path, seeds):
     command = "python evaluation/eval_curve.py --model TinyTen --dataset CIFAR10"
     with pytest.raises(Ended, match=f"make it with: {command}"):
         make(tmp_path, *flags)
-
-
-def test_an_unfinished_evaluation_is_missing(tmp_path, capsys):
-    evaluation(tmp_path, THREE)
-    unfinished = Layout(tmp_path, "TinyTen", "CIFAR10").evaluated("corr", 1, 2, 250)
-    save_arrays(partial(unfinished), t=np.zeros(1))
-    make(tmp_path)
-    assert f"{unfinished} is not finished; go on with" in capsys.readouterr().out
 
 
 def test_datasets_stand_side_by_side(tmp_path):

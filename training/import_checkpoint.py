@@ -14,7 +14,7 @@ start.quietly()
 
 from utils.errors import FileError
 from utils.measuring import evaluate
-from utils.stages import defaults, flags, process
+from utils.stages import flags, process, published
 from utils.stages.data import load_data
 from utils.stages.files import expect_writable, hold, let_go, remove, save_checkpoint
 from utils.stages.inputs import check_input
@@ -31,7 +31,7 @@ def parse_args(argv=None):
     add("file", type=file_path, metavar="FILE", help="a checkpoint: a state dict, or what holds one")
     add("--key", help="where in the file the network is, as model_ema or ema.module (default: it is looked for)")
     add("--seed", type=seed_number, default=1, help="by which the network is to be known")
-    add("--epochs", type=positive_int, help=f"for which it was trained (default: {defaults.EPOCHS})")
+    add("--epochs", type=positive_int, help=f"for which it was trained (default: {published.EPOCHS})")
     add("--overwrite", action="store_true", help="replace a network that is there")
     add_folder_flags(parser, "training/import_checkpoint.py")
     return flags.parse(parser, argv)

@@ -17,7 +17,7 @@ import torch
 
 from utils.curves import Curve, midpoint
 from utils.devices import memory_format
-from utils.stages import defaults, flags, process
+from utils.stages import flags, process, published
 from utils.stages.data import load_data
 from utils.stages.files import expect_writable, save_checkpoint
 from utils.stages.foreign import fitted
@@ -32,7 +32,7 @@ from utils.training import CurveTask, fit, robust_rates, step_rates
 def parse_args(argv=None, description=__doc__, script=__file__, robust=False):
     parser = flags.stage_parser(description, script, batch_size=128)
     flags.add_training_flags(parser)
-    epochs_help = f"epochs in all, those before a resume included ({defaults.CURVE_EPOCHS_HELP})"
+    epochs_help = f"epochs in all, those before a resume included ({published.CURVE_EPOCHS_HELP})"
     parser.add_argument("--epochs", type=positive_int, help=epochs_help, outcome=robust)
     if robust:
         flags.add_attack_flags(parser, training=True)

@@ -23,7 +23,7 @@ from utils.devices import memory_format
 from utils.errors import FileError
 from utils.matching import correlations_before_and_after
 from utils.permutations import compose, permute
-from utils.stages import defaults, flags, process
+from utils.stages import flags, process, published
 from utils.stages.data import load_data
 from utils.stages.files import expect_writable, hold, save_array, save_checkpoint
 from utils.stages.inputs import check_input
@@ -54,7 +54,7 @@ def parse_args(argv=None):
     add("--inner_iters_perm", type=positive_int, default=20, help="epochs of the permutation phase", outcome=True)
     phi_help = "epochs of the curve phase"
     # A later phase depends on where an earlier one ended.
-    of_phi = {"default": defaults.EPOCHS, "outcome": lambda args: args.outer_iters > 1}
+    of_phi = {"default": published.EPOCHS, "outcome": lambda args: args.outer_iters > 1}
     add("--inner_iters_phi", type=positive_int, help=phi_help, **of_phi)
     val_freq_help = "test every so many epochs; a second number is for the curve phase (default: none)"
     add("--val_freq", type=epochs_or_none, nargs="+", help=val_freq_help)

@@ -14,7 +14,7 @@ start.quietly()
 
 import numpy as np
 
-from utils.reports import drawing, figures, histories, paths, results
+from utils.reports import drawing, figures, paths, results
 from utils.stages import flags, process
 
 
@@ -26,64 +26,64 @@ def parse_args(argv=None, script=__file__, description=__doc__, robust=False):
 
 
 def main(args):
-    def draw(layout, missing):
-        lines = paths.combined(args.epochs_of[layout.model], args.alignment, args.variants)
-        lines = paths.named(layout, lines, args.curve_seeds)
-        evaluated = results.load_there(lines, args.pairs, results.load_paths, missing)
-        if not evaluated:
-            return []
-        there = {s._replace(words="") for s in evaluated}
-        curves = [s for s in lines if not s.is_line and s._replace(words="") in there]
-        learned = results.load_there(curves, args.pairs, histories.load_histories, missing)
-        other = figures.say_images(layout, evaluated)
-        drawn = [along_curve(layout, evaluated, other)]
-        if waves := having_spectra(evaluated):
-            drawn.append(loss_spectrum(layout, waves))
-        if learned:
-            drawn.append(by_epoch(layout, learned))
-        if trained := histories.load_network_histories(layout, args.pairs, missing):
-            drawn.append(networks_by_epoch(layout, trained))
-        return drawn
+    drawing.run(args, draw)
 
-    drawing.run(vars(args), draw, process.closing_words)
+
+def draw(layout, asked_for, missing):
+    routes = paths.named(asked_for.by_name(layout))
+    evaluated = results.load_there(routes, asked_for.pairs, results.load_paths, missing)
+    if not evaluated:
+        return []
+    curves = [route for route in routes if not route.is_line and route in evaluated]
+    learned = results.load_there(curves, asked_for.pairs, results.load_histories, missing)
+    drawn = [along_curve(layout, evaluated)]
+    if waves := having_spectra(evaluated):
+        drawn.append(loss_spectrum(layout, waves))
+    if learned:
+        drawn.append(by_epoch(layout, learned))
+    if trained := results.load_network_histories(layout, asked_for.pairs, missing):
+        drawn.append(networks_by_epoch(layout, trained))
+    return figures.showing(drawn, results.files_of(evaluated))
 
 
 def having_spectra(evaluated):
     """The spectra of the paths that have them; a line is printed about those that have none, and why."""
     spectra, without = {}, {}
-    for s, tables in evaluated.items():
+    for route, tables in evaluated.items():
         if reason := next(filter(None, map(results.no_spectrum, tables)), None):
-            without.setdefault(reason, []).append(s)
+            without.setdefault(reason, []).append(route)
         else:
-            spectra[s] = results.spectra(s, tables)
+            spectra[route] = results.spectra(route, tables)
     for reason, those in without.items():
-        print(f"{those[0].model}: no spectrum of {'; '.join(s.words for s in those)}: {reason}.")
+        words = "; ".join(route.words for route in those)
+        print(f"{those[0].layout.model}: no spectrum of {words}: {reason}.")
     return spectra
 
 
-def along_curve(layout, evaluated, other):
+def along_curve(layout, evaluated):
+    other = figures.say_images(layout, evaluated)
     quantities = results.quantities(layout.robust)
     figure, axes = figures.panels(len(quantities), height=1.75 if len(quantities) < 3 else 1.5, sharex=True)
     for axis, (name, words) in zip(axes.flat, quantities.items(), strict=True):
-        for s, tables in evaluated.items():
-            style = figures.line_style(s) | {"label": with_barrier(s, tables)}
+        for route, tables in evaluated.items():
+            style = figures.line_style(route) | {"label": with_barrier(route, tables)}
             figures.draw(axis, tables[0]["t"], [table[name] for table in tables], **style)
         if layout.robust and name.startswith("accuracy"):
             mark_robust(axis, name, evaluated)
         axis.set(ylabel=label(f"test {words}", layout.robust), xlim=(-0.02, 1.02))
-        drawn = {s: figures.reach([table[name] for table in tables]) for s, tables in evaluated.items()}
-        curves = [ends for s, ends in drawn.items() if not s.is_line]
-        figures.press_far_values(axis, curves, [ends for s, ends in drawn.items() if s.is_line])
+        drawn = {route: figures.reach([table[name] for table in tables]) for route, tables in evaluated.items()}
+        curves = [ends for route, ends in drawn.items() if not route.is_line]
+        figures.press_far_values(axis, curves, [ends for route, ends in drawn.items() if route.is_line])
     axes[-1, 0].set_xticks([0, 0.25, 0.5, 0.75, 1], ["0\nA", "0.25", "0.5", "0.75", "1\nB"])
     axes[-1, 0].set(xlabel="position $t$ on the path from network A to B")
     return figures.Drawing(figure, layout, "curve", f"along the path{other}", legend_columns=1)
 
 
-def with_barrier(series, tables):
+def with_barrier(route, tables):
     """A path in words, with the barrier of its loss, the mean over pairs; of robust networks clean and robust."""
-    losses = [name for name in results.quantities(series.robust) if results.is_loss(name)]
+    losses = [name for name in results.quantities(route.layout.robust) if results.is_loss(name)]
     barriers = (np.mean([results.summary(table, name)["barrier"] for table in tables]) for name in losses)
-    return f"{series.words} (barrier\u00a0{', '.join(f'{value:.2f}' for value in barriers)})"
+    return f"{route.words} (barrier\u00a0{', '.join(f'{value:.2f}' for value in barriers)})"
 
 
 def mark_robust(axis, name, evaluated):
@@ -105,9 +105,9 @@ def loss_spectrum(layout, spectra):
     losses = {name: words for name, words in results.quantities(layout.robust).items() if results.is_loss(name)}
     figure, axes = figures.panels(len(losses), height=1.9, sharex=True)
     for axis, (name, words) in zip(axes.flat, losses.items(), strict=True):
-        for s, of_pairs in spectra.items():
+        for route, of_pairs in spectra.items():
             amplitudes = [spectrum[name] for spectrum in of_pairs]
-            figures.draw(axis, np.arange(1, len(amplitudes[0]) + 1), amplitudes, **figures.line_style(s))
+            figures.draw(axis, np.arange(1, len(amplitudes[0]) + 1), amplitudes, **figures.line_style(route))
         axis.set(ylabel=f"{words.removesuffix(' (cross-entropy)')}: amplitude × $k$,\nof unit energy", ylim=(0, None))
         axis.xaxis.get_major_locator().set_params(integer=True)
     axes[-1, 0].set(xlabel="frequency $k$ (cycles on the whole path)")
@@ -116,10 +116,10 @@ def loss_spectrum(layout, spectra):
 
 def by_epoch(layout, learned):
     figure, axes = figures.panels(2, sharex=True)
-    for s, of_pairs in learned.items():
+    for route, of_pairs in learned.items():
         for axis, quantity in zip(axes.flat, ("accuracy_train", "loss_train"), strict=True):
-            values = [history[quantity][: s.epochs] for history in of_pairs]
-            figures.draw(axis, np.arange(1, s.epochs + 1), values, **figures.line_style(s))
+            values = [history[quantity][: route.epochs] for history in of_pairs]
+            figures.draw(axis, np.arange(1, route.epochs + 1), values, **figures.line_style(route))
     words = "robust training" if layout.robust else "training"
     for axis, quantity in zip(axes.flat, ("accuracy (%)", "loss (cross-entropy)"), strict=True):
         axis.set(ylabel=f"{words}\n{quantity}")
@@ -134,7 +134,7 @@ def networks_by_epoch(layout, trained):
     for (end, kind), of_pairs in trained.items():
         colour, symbol = {"A": ("black", "o"), "B": ("#7A7A7A", "s")}[end]
         attacked = "attacked " if layout.robust and kind == "train" else ""
-        style = {"color": colour, "marker": symbol, "label": f"{end}, {attacked}{histories.WORDS[kind]}"}
+        style = {"color": colour, "marker": symbol, "label": f"{end}, {attacked}{results.SPLITS[kind]}"}
         style |= {"linestyle": "--", "markerfacecolor": "white"} if kind == "train" else {}
         for axis, quantity in zip(axes.flat, ("accuracy", "loss"), strict=True):
             values = of_pairs[quantity]

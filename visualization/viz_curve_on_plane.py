@@ -12,6 +12,8 @@ from utils.stages import start
 
 start.quietly()
 
+from functools import partial
+
 from utils.reports import drawing, figures, paths, planes, results
 from utils.stages import flags, process
 
@@ -28,19 +30,20 @@ def parse_args(argv=None):
 
 
 def main(args):
-    def draw(layout, missing):
-        curves = paths.combined(args.epochs_of[layout.model], args.alignment, args.variants)
-        curves = paths.named(layout, curves, args.curve_seeds)
-        of_pairs = results.load_there(curves, args.pairs, results.load_planes_with_curve, missing)
-        of_means = {s: results.mean_plane(found) for s, found in of_pairs.items()}
-        of_means = {s: mean | {"paths": planes.curve_on(mean, s.variant)} for s, mean in of_means.items()}
-        words = ("plane_with_curve", f"the planes of curves{figures.say_images(layout, of_pairs)}")
-        return planes.plane_figures(of_means, *words, paint, cmap=args.cmap, legend_columns=4)
-
-    drawing.run(vars(args), draw, process.closing_words)
+    drawing.run(args, partial(draw, cmap=args.cmap))
 
 
-def paint(axis, _series, plane):
+def draw(layout, asked_for, missing, cmap):
+    curves = paths.named(asked_for.by_name(layout))
+    of_pairs = results.load_there(curves, asked_for.pairs, results.load_planes_with_curve, missing)
+    means = {route: results.mean_plane(found) for route, found in of_pairs.items()}
+    means = {route: mean | {"paths": planes.curve_on(mean, route.variant)} for route, mean in means.items()}
+    title = f"the planes of curves{figures.say_images(layout, of_pairs)}"
+    drawn = planes.plane_figures(means, "plane_with_curve", title, paint, cmap=cmap, legend_columns=4)
+    return figures.showing(drawn, results.files_of(of_pairs))
+
+
+def paint(axis, _route, plane):
     axis.plot(*plane["paths"].T, color="white", label="curve", **planes.OUTLINED)
     planes.mark(axis, results.corners_of_curve(plane))
 

@@ -14,6 +14,9 @@ from utils.stages import start
 
 start.quietly()
 
+from dataclasses import replace
+from functools import partial
+
 import numpy as np
 
 from utils.reports import drawing, figures, paths, planes, results
@@ -40,21 +43,25 @@ def parse_args(argv=None):
 
 
 def main(args):
-    def draw(layout, missing):
-        matches = paths.named(layout, paths.combined([0], args.alignment))
-        before = "" if args.seed_c else "B as it is, and "
-        matches = [s._replace(words=f"{before}{paths.alignment_words(s.alignment)}") for s in matches]
-        of_pairs = results.load_there(matches, args.pairs, results.load_planes_with_alignment, missing)
-        of_means = {s: results.mean_plane(found) for s, found in of_pairs.items()}
-        of_means = {s: mean | {"paths": lines_on(mean, args.seed_c)} for s, mean in of_means.items()}
-        kind, title = (
-            ("plane_of_three", "three networks") if args.seed_c else ("plane_with_alignment", "what alignment does")
-        )
-        title += figures.say_images(layout, of_pairs)
-        what = paint_three if args.seed_c else paint
-        return planes.plane_figures(of_means, kind, title, what, cmap=args.cmap, legend_columns=3)
+    drawing.run(args, partial(draw, of_three=args.seed_c is not None, cmap=args.cmap))
 
-    drawing.run(vars(args), draw, process.closing_words)
+
+def draw(layout, asked_for, missing, of_three, cmap):
+    before = "" if of_three else "B as it is, and "
+    matches = [
+        replace(route, words=f"{before}{paths.look(route.alignment).words}")
+        for route in asked_for.by_name(layout, epochs=[0])
+    ]
+    of_pairs = results.load_there(matches, asked_for.pairs, results.load_planes_with_alignment, missing)
+    means = {route: results.mean_plane(found) for route, found in of_pairs.items()}
+    means = {route: mean | {"paths": lines_on(mean, of_three)} for route, mean in means.items()}
+    kind, title = (
+        ("plane_of_three", "three networks") if of_three else ("plane_with_alignment", "what alignment does")
+    )
+    title += figures.say_images(layout, of_pairs)
+    brush = paint_three if of_three else paint
+    drawn = planes.plane_figures(means, kind, title, brush, cmap=cmap, legend_columns=3)
+    return figures.showing(drawn, results.files_of(of_pairs))
 
 
 def lines_on(plane, of_three):
@@ -64,19 +71,20 @@ def lines_on(plane, of_three):
     return np.concatenate([np.linspace(*line, planes.FINE) for line in ends])
 
 
-def paint(axis, series, plane):
+def paint(axis, route, plane):
     a, b, aligned = plane["corners"]
-    for end, alignment, stroke in ((b, "null", "--"), (aligned, series.alignment, "-")):
-        words = f"line, {paths.alignment_words(alignment)}"
-        style = {"color": paths.colour(alignment), "label": words}
+    for end, alignment, stroke in ((b, "null", "--"), (aligned, route.alignment, "-")):
+        look = paths.look(alignment)
+        style = {"color": look.colour, "label": f"line, {look.words}"}
         axis.plot(*zip(a, end, strict=True), stroke, **style, **planes.OUTLINED)
     planes.mark(axis, {"A": a, "B": b, "aligned B": aligned})
 
 
-def paint_three(axis, series, plane):
+def paint_three(axis, route, plane):
+    look = paths.look(route.alignment)
     places = dict(zip("ABC", plane["corners"], strict=True))
     ring = [*places.values(), places["A"]]
-    style = {"color": paths.colour(series.alignment), "label": f"lines, {paths.alignment_words(series.alignment)}"}
+    style = {"color": look.colour, "label": f"lines, {look.words}"}
     axis.plot(*zip(*ring, strict=True), **style, **planes.OUTLINED)
     planes.mark(axis, places)
 

@@ -1,36 +1,39 @@
-"""What all scripts that draw do: draw, save and show the figures of each model, and name what is missing in them."""
+"""The part that all scripts that draw share: draw, save and show each model's figures, and say what they lack."""
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+import argparse
+from collections.abc import Callable
 
 from ..errors import UserError
+from ..stages import process
 from ..stages.layout import Layout
-from . import figures
+from . import figures, paths
 
-Draw = Callable[[Layout, list[UserError]], list[figures.Drawing]]
+Draw = Callable[[Layout, paths.Selection, list[UserError]], list[figures.Drawing]]
 
 
-def run(flags: Mapping[str, object], draw: Draw, tell: Callable[[Sequence[Path]], None]) -> None:
+def run(args: argparse.Namespace, draw: Draw) -> None:
     """Draw the figures of every model, and say in a line each what is missing in them.
 
-    draw: makes the figures of a model, none if nothing of them is there; it adds what is missing to the list that it
-        is given.
-    tell: says which files were written.
+    draw: makes the figures of a model from the paths that are asked for, none if none of these exists; it adds what
+        is missing to the list that it is given.
 
     Raises the first error of that list if there is nothing to draw at all.
     """
     drawings, files, missing = [], [], []
     with figures.style():
-        for model in flags["model"]:
-            layout = Layout(flags["root"], model, flags["dataset"], flags["robust"], flags["replaced"])
-            drawn = draw(layout, missing)
-            how = {"name": flags["name"], "titled": not flags["no_title"]}
-            files += figures.save(drawn, pairs=flags["pairs"], command=flags["command"], **how)
+        for model in args.model:
+            layout = Layout(args.root, model, args.dataset, robust=args.robust, replaced=args.replaced)
+            chosen = args.alignment, args.epochs_of[model], args.curve_seed, args.num_bends, args.curve
+            asked_for = paths.Selection([args.dataset], args.model, args.pairs, *chosen)
+            drawn = draw(layout, asked_for, missing)
+            files += figures.save(
+                drawn, pairs=args.pairs, command=args.command, name=args.name, titled=not args.no_title
+            )
             drawings += drawn
         if not drawings:
             raise missing[0]
         for error in missing:
-            print(f"Not drawn: {flags['stage'].explain(error)}")
-        tell(files)
-        if flags["show"]:
+            print(f"Not drawn: {args.stage.explain(error)}")
+        process.closing_words(files)
+        if args.show:
             figures.show(drawings)

@@ -1,7 +1,7 @@
 """The look of all figures, and how they are saved. Each is as wide as one column of a two-column page.
 
-What draws, saves or shows them does so within `with figures.style():`, and nothing outside has their look. They are
-made without pyplot, which is for windows: it is loaded by `show` alone.
+They are drawn, saved and shown within `with figures.style():`, and no other figure gets their look. They are made
+without pyplot, which is for windows: only `show` loads it.
 """
 
 import contextlib
@@ -25,12 +25,14 @@ except ValueError as error:
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from ..stages.files import write_atomically
 from ..stages.layout import Layout, model_folder
+from ..stages.matrices import Layer, layers_in
 from . import paths, results
 
 WIDTH = 3.4  # inches
@@ -61,14 +63,15 @@ def style() -> contextlib.AbstractContextManager:
 
 
 class Drawing(NamedTuple):
-    """A figure, and what becomes its name, its title and its legend when it is saved."""
+    """A figure, and its name, title and legend, which it gets when it is saved."""
 
     figure: Figure
     layout: Layout  # of the model and dataset whose results it shows
     kind: str  # the word for it in the file's name
     title: str
     legend_columns: int = 2
-    pairs: Sequence[paths.Pair] = ()  # of which it is, if not of all that are asked for
+    pairs: Sequence[paths.Pair] = ()  # that it shows, if not all that are asked for
+    shown: Mapping[Path, str] = {}  # the results that it shows, with their digests
 
 
 def panels(rows: int, columns: int = 1, height: float = 1.6, **options: object) -> tuple[Figure, np.ndarray]:
@@ -82,14 +85,15 @@ def subplots(rows: int, columns: int, height: float, **options: object) -> tuple
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
-def line_style(series: paths.Series) -> dict[str, object]:
-    """Colour and symbol tell the alignment, dashes the straight line, other strokes other kinds of curves."""
+def line_style(route: paths.Route) -> dict[str, object]:
+    """Colour and symbol show the alignment, dashes a straight line, other strokes further kinds of curves."""
+    look = paths.look(route.alignment)
     return {
-        "color": paths.colour(series.alignment),
-        "linestyle": "--" if series.is_line else ("-", "-.", ":")[series.rank % 3],
-        "marker": paths.symbol(series.alignment),
-        "markerfacecolor": "white" if series.is_line else paths.colour(series.alignment),
-        "label": series.words,
+        "color": look.colour,
+        "linestyle": "--" if route.is_line else ("-", "-.", ":")[route.rank % 3],
+        "marker": look.symbol,
+        "markerfacecolor": "white" if route.is_line else look.colour,
+        "label": route.words,
     }
 
 
@@ -107,25 +111,25 @@ def draw(axis: Axes, x: np.ndarray, values: Sequence[np.ndarray], **style: objec
 
 
 def reach(values: Sequence[np.ndarray]) -> np.ndarray:
-    """What `draw` draws of `values` (pairs, n): the mean, or (2, n), where the bars begin and end."""
+    """The heights that `draw` reaches for `values` (pairs, n): the mean, or where its bars begin and end (2, n)."""
     if len(values) == 1:
         return values[0]
     mean, deviation = np.mean(values, axis=0), np.std(values, axis=0, ddof=1)
     return np.stack([mean - deviation, mean + deviation])
 
 
-NEAR = 2.5  # times as high as curves themselves: so far what is around them still is near
-TICKS_APART = 0.13  # at least, of a panel's height: so high is a number
-PRESSED = 0.4  # the height of what is far on one side, on a panel on which what is near has height 1
+NEAR = 2.5  # times as high as the curves themselves: other paths within this are near
+TICKS_APART = 0.13  # at least, as a part of a panel's height: the height of a number
+PRESSED = 0.4  # the height of far values on one side, on a panel on which near ones have height 1
 
 
 def press_far_values(axis: Axes, curves: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> None:
     """Give values near the learned curves most of a panel's height, and press those far away together, on grey.
 
-    A line that falls by 60 points would leave no room to see which of two curves is the better one. Where all is
-    near, nothing changes.
+    A line that falls by 60 points would leave no room to see which of two curves is the better one. Where all values
+    are near, nothing changes.
 
-    curves, others: what is drawn of curves and of other paths, each of any shape. Without any curve, the path that
+    curves, others: the values drawn of curves and of other paths, each of any shape. Without any curve, the path that
     varies least stands for them.
     """
     low, high = _range_near(curves, others)
@@ -179,7 +183,7 @@ OUTLINE = {"markersize": 5, "markeredgecolor": "black", "markeredgewidth": 0.8, 
 
 
 def draw_places(axis: Axes, x: np.ndarray, values: Sequence[np.ndarray], places: Mapping[str, int]) -> None:
-    """Symbols on a line that `draw` has drawn of `values`, at two of its points, numbered, by what they are."""
+    """Symbols at two points, given by name and index, of a line that `draw` has drawn of `values`."""
     mean = np.mean(values, axis=0)
     for (words, place), symbol in zip(places.items(), "v^", strict=True):
         axis.plot(x[place], mean[place], symbol, color="white", label=words, clip_on=False, **OUTLINE)
@@ -198,12 +202,69 @@ def draw_layers(axis: Axes, values: Sequence[np.ndarray], **style: object) -> No
     axis.set_xticks(range(1, layers + 1), minor=True)
 
 
-def say_images(layout: Layout, measured: Mapping[paths.Series, Sequence[results.Arrays]]) -> str:
-    """Print which paths were measured on other images than the first; returns what the title has of it, or ''."""
-    other = results.on_other_images({series.words: of_pairs for series, of_pairs in measured.items()})
+def say_images(layout: Layout, measured: results.Measured) -> str:
+    """Print which paths were measured on other images than the first; returns words for the title, or ''."""
+    other = results.on_other_images({route.words: of_pairs for route, of_pairs in measured.items()})
     if other:
         print(f"{layout.model}: {other}")
     return ", not all on the same images" if other else ""
+
+
+# --- how the channels of two networks correlate, before and after alignment ---------------------------------
+
+MOST_LAYERS, MOST_CHANNELS = 3, 64  # that are drawn, so that every channel can be seen
+# White is no correlation; in grey print what is positive is dark, and what is negative never is
+COLOURS = LinearSegmentedColormap.from_list("correlation", ["#E69F00", "white", "#08306B"])
+
+
+def matrix_drawings(matches: Sequence[paths.Route], pairs: Sequence[paths.Pair]) -> list[Drawing]:
+    """The figure of the first pair that has correlation matrices of any match; none if no pair has.
+
+    FileError if they are damaged, or belong to other networks or another match than those of now.
+    """
+    for pair in pairs:
+        files = {match: match.layout.matrices(match.alignment, *pair) for match in matches}
+        files = {match: file for match, file in files.items() if file.exists()}
+        if files:
+            arrays = {match: results.load_result(match.layout, file, {}) for match, file in files.items()}
+            rows = {match: layers_in(file, arrays[match]) for match, file in files.items()}
+            layout = next(iter(files)).layout
+            measured = {match: [of_match] for match, of_match in arrays.items()}
+            title = f"correlations of channels{say_images(layout, measured)}"
+            shown = results.files_of(measured)
+            return [
+                Drawing(draw_matrices(rows), layout, "correlation_matrices", title, pairs=[pair], shown=shown),
+            ]
+    return []
+
+
+def draw_matrices(matches: Mapping[paths.Route, Sequence[Layer]]) -> Figure:
+    """A column a layer: the first, the last and those evenly between them. Above is B as it is, below aligned B.
+
+    Of wide layers the first channels of A are drawn, with those of B in the same places.
+    """
+    layers = next(iter(matches.values()))
+    shown = [round(place) for place in np.linspace(0, len(layers) - 1, min(len(layers), MOST_LAYERS))]
+    rows = {"null": [layer.correlations for layer in layers]}  # which are the same with every match
+    rows |= {match.alignment: [layer.aligned for layer in of_match] for match, of_match in matches.items()}
+    side = min((WIDTH - 0.5) / len(shown), 1.2)
+    figure, axes = subplots(len(rows), len(shown), side * len(rows) + 0.95)
+    for row, (alignment, correlations) in zip(axes, rows.items(), strict=True):
+        row[0].set_ylabel(f"{textwrap.fill(paths.look(alignment).words, 14)}\nchannels of A")
+        for axis, number in zip(row, shown, strict=True):
+            corner = correlations[number][:MOST_CHANNELS, :MOST_CHANNELS].astype(np.float32)
+            image = axis.imshow(corner, cmap=COLOURS, vmin=-1, vmax=1, interpolation="nearest")
+            axis.set(xticks=[], yticks=[])
+            axis.spines[:].set_visible(True)
+    for axis, number in zip(axes[0], shown, strict=True):
+        count = len(layers[number].order)
+        channels = f"{count} channels" if count <= MOST_CHANNELS else f"first {MOST_CHANNELS} of {count}"
+        axis.set_title(f"layer {number + 1} of {len(layers)}\n{channels}")
+    for axis in axes[-1]:
+        axis.set_xlabel("channels of B")
+    bar = figure.colorbar(image, ax=axes, location="bottom", aspect=40, pad=0.02, ticks=[-1, -0.5, 0, 0.5, 1])
+    bar.set_label("correlation on the test images")
+    return figure
 
 
 # --- saving and showing ------------------------------------------------------------------------------------
@@ -220,10 +281,9 @@ def save(
     """Add titles and legends, and save all as PNG and PDF under figures/, the command in both; returns the paths.
 
     name: a word for the files' names, to keep them beside others. titled: whether the titles are drawn too; the files
-    tell them in any case.
+    record them in any case.
     """
     files = []
-    shown = {layout: json.dumps(_shown(layout)) for layout in {drawing.layout for drawing in drawings}}
     for drawing in drawings:
         layout, title = drawing.layout, f"{drawing.title} ({_taken_over(drawing.pairs or pairs)})"
         subject = f"{'Robust ' if layout.robust else ''}{layout.model} on {layout.dataset}"
@@ -232,7 +292,7 @@ def save(
             _add_title(drawing.figure, subject, title)
         title = f"{subject}: {title}"
         notes = {
-            "png": {"Title": title, "Description": command, SHOWN: shown[layout]},
+            "png": {"Title": title, "Description": command, SHOWN: json.dumps(_notes(drawing))},
             "pdf": {"Title": title, "Subject": command, "CreationDate": None},  # the same results, the same file
         }
         for suffix, note in notes.items():
@@ -251,14 +311,19 @@ def _taken_over(pairs: Sequence[paths.Pair]) -> str:
     return f"networks {', '.join(map(str, first))} and {last}"
 
 
-SHOWN = "Results"  # under which a PNG tells which results it shows, and digests of what was in them
+SHOWN = "Results"  # the entry of a PNG that lists the results it shows, with digests
 
 
-def _shown(layout: Layout) -> dict[str, str]:
-    """The results under the root of this model and dataset that were read since this was asked: paths, digests."""
-    place = (model_folder(layout.model), layout.dataset)
-    read = [path for path in results.shown if path.is_relative_to(layout.root) and path.parts[-3:-1] == place]
-    return {path.relative_to(layout.root).as_posix(): results.shown.pop(path) for path in read}
+def _notes(drawing: Drawing) -> dict[str, str]:
+    """The results under the root that a drawing shows: their paths from there, and their digests."""
+    root = drawing.layout.root
+    under = {path: digest for path, digest in drawing.shown.items() if path.is_relative_to(root)}
+    return {path.relative_to(root).as_posix(): digest for path, digest in under.items()}
+
+
+def showing(drawings: Sequence[Drawing], files: Mapping[Path, str]) -> list[Drawing]:
+    """The drawings, with these results as those that they show."""
+    return [drawing._replace(shown={**files, **drawing.shown}) for drawing in drawings]
 
 
 LETTERS = 15  # of a legend or a title, on an inch
@@ -277,7 +342,7 @@ def _add_title(figure: Figure, *parts: str) -> None:
 
 
 def _add_legend(figure: Figure, columns: int) -> None:
-    """Below all panels, each label once, in at most so many columns, and no more than there is room for.
+    """Below all panels, each label once, in at most so many columns, and only as many as fit.
 
     The figure grows by its height.
     """
@@ -302,7 +367,7 @@ def show(drawings: Sequence[Drawing]) -> None:
     import matplotlib.pyplot as plt  # which looks for a toolkit for windows
 
     if plt.get_backend().lower() == "agg":
-        print("They are not shown: there is no screen, or no toolkit for windows (as python3-tk).")
+        print("They are not shown: there is no screen, or no toolkit for windows (e.g. python3-tk).")
         return
     for drawing in drawings:
         # pyplot makes the figure of a window by itself, unless it is given one in this way.

@@ -21,15 +21,16 @@ PLANE_COLOURS = {"accuracy": "viridis", "loss": "viridis_r"}  # bright is good
 OUTLINED = {"path_effects": [withStroke(linewidth=2.8, foreground="black")]}  # a line, on any colour
 COARSE = 12  # points a side, up to which a grid's own points are drawn
 FINE = 121  # points a side of the grid that is coloured, and on a curve
+Plane = Mapping[str, np.ndarray]  # arrays of a plane, by name (`results.mean_plane`)
 EVALUATED = {"color": "white", "markersize": 1.6, "markeredgecolor": "black", "markeredgewidth": 0.3, "zorder": 1.9}
 
 
-def curve_on(plane: results.Arrays, variant: Variant) -> np.ndarray:
-    """The curve of a plane, from its points `curve` (n, 2) at `t` (n,) that were evaluated: many more points (m, 2).
+def curve_on(plane: Plane, variant: Variant, ts: np.ndarray | None = None) -> np.ndarray:
+    """Points (m, 2) of a curve in its plane at `ts` (m,), or at many t, from those at `t` (n,): its `curve` (n, 2).
 
-    A curve's projection on a plane is a curve of the same family, with the projections of its control points, which
-    so many points or more tell. Where they do not (too few, or of other code), the curve goes straight from one to
-    the next.
+    A curve's projection on a plane is a curve of the same family, whose control points are the projections of its
+    own; as many evaluated points, or more, determine them. Where they do not (too few, or of other code), the curve
+    goes straight from one to the next.
     """
 
     def coefficients(ts: np.ndarray) -> np.ndarray:
@@ -40,8 +41,10 @@ def curve_on(plane: results.Arrays, variant: Variant) -> np.ndarray:
     known = coefficients(plane["t"])
     points, _, rank, _ = np.linalg.lstsq(known, evaluated)
     if rank < variant.num_bends or not np.allclose(known @ points, evaluated, atol=1e-3 * np.ptp(evaluated)):
-        return evaluated
-    ts = np.union1d(np.linspace(0, 1, FINE), np.linspace(0, 1, variant.num_bends))  # with the corners of a chain
+        straight = [np.interp(plane["t"] if ts is None else ts, plane["t"], along) for along in evaluated.T]
+        return np.stack(straight, axis=1)
+    if ts is None:
+        ts = np.union1d(np.linspace(0, 1, FINE), np.linspace(0, 1, variant.num_bends))  # with the corners of a chain
     return coefficients(ts) @ points
 
 
@@ -57,9 +60,9 @@ def smooth(values: np.ndarray) -> np.ndarray:
 
 
 def draw_planes(
-    planes: Mapping[paths.Series, results.Arrays], name: str, *, cmap: str | None = None
+    planes: Mapping[paths.Route, Plane], name: str, *, cmap: str | None = None
 ) -> tuple[Figure, list[Axes]]:
-    """Planes under the words of their series, coloured by the array `name` on one scale, all to one measure."""
+    """Planes under the words of their routes, coloured by the array `name` on one scale, all to one measure."""
     ranges = {axis: [(plane[axis].min(), plane[axis].max()) for plane in planes.values()] for axis in "xy"}
     x_range = min(low for low, _ in ranges["x"]), max(high for _, high in ranges["x"])
     heights = [(high - low) / (x_range[1] - x_range[0]) for low, high in ranges["y"]]
@@ -72,18 +75,17 @@ def draw_planes(
     axes = list(axes.flat[: len(planes)])
 
     quantity = name.removesuffix("_deviation")
-    shades = {series: {axis: smooth(plane[axis]) for axis in ("x", "y", name)} for series, plane in planes.items()}
-    on_paths = [_nearest(shades[series], name, plane["paths"]) for series, plane in planes.items()]
+    shades = {route: {axis: smooth(plane[axis]) for axis in ("x", "y", name)} for route, plane in planes.items()}
+    on_paths = [_nearest(shades[route], name, plane["paths"]) for route, plane in planes.items()]
     everywhere = [shade[name].ravel() for shade in shades.values()]
     levels, beyond = _levels(np.concatenate(everywhere), np.concatenate(on_paths), high_is_good=name == "accuracy")
     colours = cmap or ("viridis" if quantity != name else PLANE_COLOURS[quantity])
-    how = {"levels": levels, "extend": beyond}
     norm = BoundaryNorm(levels, 256, extend=beyond)
-    for axis, (series, shade), y_range in zip(axes, shades.items(), ranges["y"], strict=True):
+    for axis, (route, shade), y_range in zip(axes, shades.items(), ranges["y"], strict=True):
         grid = [shade[part] for part in ("x", "y", name)]
-        filled = axis.contourf(*grid, cmap=colours, norm=norm, **how)
-        axis.contour(*grid, colors="white", linewidths=0.25, **how)
-        axis.set(title=series.words, aspect="equal", xlim=x_range, ylim=y_range)
+        filled = axis.contourf(*grid, levels=levels, extend=beyond, cmap=colours, norm=norm)
+        axis.contour(*grid, levels=levels, extend=beyond, colors="white", linewidths=0.25)
+        axis.set(title=route.words, aspect="equal", xlim=x_range, ylim=y_range)
         axis.grid(False)
         axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axis.yaxis.set_major_locator(MaxNLocator(3 if columns == 1 else 5, integer=True))
@@ -97,25 +99,25 @@ def draw_planes(
     return figure, axes
 
 
-def _nearest(shade: results.Arrays, name: str, places: np.ndarray) -> np.ndarray:
+def _nearest(shade: Plane, name: str, places: np.ndarray) -> np.ndarray:
     """The array `name` of a fine grid at the points nearest to `places` (n, 2)."""
     x, y, values = (shade[part].ravel() for part in ("x", "y", name))
     return np.array([values[np.hypot(x - place[0], y - place[1]).argmin()] for place in places])
 
 
 def plane_figures(
-    planes: Mapping[paths.Series, results.Arrays],
+    planes: Mapping[paths.Route, Plane],
     kind: str,
     title: str,
-    paint: Callable[[Axes, paths.Series, results.Arrays], None],
+    paint: Callable[[Axes, paths.Route, Plane], None],
     *,
     cmap: str | None = None,
     legend_columns: int = 2,
 ) -> list[Drawing]:
-    """Figures of accuracy and loss on planes, if there are any; of deviations too where all are of several pairs.
+    """Figures of accuracy and loss on planes, if any; of deviations too where all planes are means of several pairs.
 
     planes: each with the array `paths` (n, 2), many points of the paths that run on it.
-    paint: draws what lies on a plane.
+    paint: draws the paths and points on a plane.
     """
     if not planes:
         return []
@@ -124,8 +126,8 @@ def plane_figures(
     names = [*results.PLANE_QUANTITIES, *(f"{name}_deviation" for name in results.PLANE_QUANTITIES)]
     for name in (name for name in names if all(name in plane for plane in planes.values())):
         figure, axes = draw_planes(planes, name, cmap=cmap)
-        for axis, (series, plane) in zip(axes, planes.items(), strict=True):
-            paint(axis, series, plane)
+        for axis, (route, plane) in zip(axes, planes.items(), strict=True):
+            paint(axis, route, plane)
             if min(plane[name].shape) <= COARSE:
                 places = plane["x"].ravel(), plane["y"].ravel()
                 axis.plot(*places, "o", label="evaluated", clip_on=False, **EVALUATED)
@@ -133,12 +135,12 @@ def plane_figures(
     return drawings
 
 
-REACH = 3  # times as far from the best value as paths get: so far colours tell values apart
-STEPS, RATIO = 7, 1.65  # how many levels there are, and how much further from the best each is than the one before
+REACH = 3  # times as far from the best value as paths get: as far as colours distinguish values
+STEPS, RATIO = 7, 1.65  # the number of levels, and how much further from the best each is than the one before
 
 
 def _levels(values: np.ndarray, on_paths: np.ndarray, *, high_is_good: bool) -> tuple[np.ndarray, str]:
-    """Round levels for contours, close to each other near the best of `values`; and whether there are values beyond.
+    """Round levels for contours, close to each other near the best of `values`; and whether values lie beyond them.
 
     They reach further than the worst of `on_paths`, but not as far as what no path comes near; what lies beyond them
     has one colour ("min" or "max", as matplotlib calls it, or "neither").

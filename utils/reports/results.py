@@ -1,8 +1,8 @@
-"""What tables, figures and the report read: the files of results, checked and compared, and the numbers in them."""
+"""The files of results that tables, figures and the report read, checked and compared, and the numbers in them."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
@@ -13,10 +13,15 @@ from ..stages.layout import Layout
 from ..stages.originals import load_arrays
 from ..stages.records import Record, expect_current, load_record, other_flags, record_in
 from ..stages.records import digest_of as digest_of_arrays
-from .paths import Pair, Series
+from .paths import Pair, Route
 
-Arrays = dict[str, np.ndarray]  # what a file of results holds, by name
-Loaded = TypeVar("Loaded")
+
+class Arrays(dict[str, np.ndarray]):
+    """The measurements of one path between one pair, by name; and the files that hold them, with their digests."""
+
+    def __init__(self, arrays: Mapping[str, np.ndarray], files: Mapping[Path, str]):
+        super().__init__(arrays)
+        self.files = dict(files)
 
 
 def output_path(root: Path, kind: str, suffix: str, *subjects: str, robust: bool = False, name: str = "") -> Path:
@@ -27,27 +32,24 @@ def output_path(root: Path, kind: str, suffix: str, *subjects: str, robust: bool
 
 # --- reading results ---------------------------------------------------------------------------------------
 #
-# Each function reads one file of each pair, and raises FileError if it is missing, unfinished, damaged or something
-# else, or was made with other networks than there are now.
-
-shown: dict[Path, str] = {}  # the results that this process has read, and digests of what is in them
+# Each function reads one file of each pair. It raises FileError if one is missing, unfinished, damaged or something
+# else, or was made with other networks than those of now.
 
 
-def load_path(series: Series, pair: Pair, **more_shapes: tuple) -> Arrays:
+def load_path(route: Route, pair: Pair, **more_shapes: tuple) -> Arrays:
     """An evaluated path: arrays t, length (of the path up to there), losses and accuracies, each (n,).
 
     more_shapes: arrays that it must have besides, as `load_arrays` has them.
     """
-    shapes = dict.fromkeys(("t", "length", *quantities(series.robust)), ("n",)) | more_shapes
-    return load_result(series.layout, _evaluation(series, pair), shapes)
+    shapes = dict.fromkeys(("t", "length", *quantities(route.layout.robust)), ("n",)) | more_shapes
+    return load_result(route.layout, route.evaluated(pair), shapes)
 
 
 def load_result(layout: Layout, path: Path, shapes: Mapping[str, tuple]) -> Arrays:
-    """The arrays of a result, if it is of the networks that are there now."""
+    """The arrays of a result, if its networks are those that exist now."""
     arrays = load_arrays(path, **shapes)
     expect_current(layout, path, record_in(arrays))
-    shown[path] = digest_of(arrays)
-    return arrays
+    return Arrays(arrays, {path: digest_of(arrays)})
 
 
 def digest_of(arrays: Mapping[str, np.ndarray]) -> str:
@@ -55,21 +57,17 @@ def digest_of(arrays: Mapping[str, np.ndarray]) -> str:
     return digest_of_arrays((name, arrays[name]) for name in sorted(arrays) if name not in ("record", "settings"))
 
 
-def load_paths(series: Series, pairs: Sequence[Pair], **more_shapes: tuple) -> list[Arrays]:
+def load_paths(route: Route, pairs: Sequence[Pair], **more_shapes: tuple) -> list[Arrays]:
     """The evaluated path of every pair, all at the same points t."""
-    tables = [load_path(series, pair, **more_shapes) for pair in pairs]
+    tables = [load_path(route, pair, **more_shapes) for pair in pairs]
     for pair, table in zip(pairs, tables, strict=True):
-        if error := unlike(series, pair, tables[0], table):
+        if error := _unlike(route, pair, tables[0], table):
             raise error
     return tables
 
 
-def _evaluation(series: Series, pair: Pair) -> Path:
-    return series.layout.evaluated(series.alignment, *pair, series.epochs, series.variant_of(pair))
-
-
-def unlike(series: Series, pair: Pair, first: Arrays, table: Arrays) -> FileError | None:
-    """What forbids to average a pair's evaluated path with the first pair's: other points, or other settings."""
+def _unlike(route: Route, pair: Pair, first: Arrays, table: Arrays) -> FileError | None:
+    """Why a pair's evaluated path cannot be averaged with the first pair's: other points, or other settings."""
     records, count = (record_in(first), record_in(table)), len(first["t"])
     different = other_flags(records[0].flags, records[1].flags)
     images = [record.inputs.get("images") for record in records]
@@ -80,25 +78,26 @@ def unlike(series: Series, pair: Pair, first: Arrays, table: Arrays) -> FileErro
     what = ", ".join(told + ["other images"] * are_others) or f"{len(table['t'])} points (there {count})"
     wanted = {name: there for name, (there, _) in different.items()} | {"num_points": count}
     reason = f"was evaluated unlike that of the first pair, with {what}"
-    return FileError(_evaluation(series, pair), reason, "replace", **wanted)
+    return FileError(route.evaluated(pair), reason, "replace", **wanted)
 
 
-def load_planes_with_curve(series: Series, pairs: Sequence[Pair]) -> list[Arrays]:
+def load_planes_with_curve(route: Route, pairs: Sequence[Pair]) -> list[Arrays]:
     """The plane of a curve for every pair: arrays x, y, loss, accuracy (rows, columns), corners (3, 2), curve (n, 2).
 
     The curve's coordinates are those of its evaluation, at positions t (n,); FileError if that is of another curve,
     UserError if the pair spans no plane.
     """
     planes = []
-    for pair, table in zip(pairs, load_paths(series, pairs, coordinates=("n", 2)), strict=True):
+    for pair, table in zip(pairs, load_paths(route, pairs, coordinates=("n", 2)), strict=True):
         if not table["coordinates"][-1, 0] > 0:
-            raise UserError(f"networks {pair[0]} and {pair[1]} are the same, so no plane goes through {series.words}")
-        path = series.layout.plane_with_curve(series.alignment, *pair, series.epochs, series.variant_of(pair))
-        plane = _load_plane(series.layout, path, planes)
+            raise UserError(f"networks {pair[0]} and {pair[1]} are the same, so no plane goes through {route.words}")
+        path = route.layout.plane_with_curve(route.alignment, *pair, route.epochs, route.variant_of(pair))
+        plane = _load_plane(route.layout, path, planes)
         points = [record_in(arrays).inputs.get("points") for arrays in (plane, table)]
         if None not in points and points[0] != points[1]:
-            raise _of_another_curve(path, _evaluation(series, pair))
-        planes.append(plane | {"t": table["t"], "curve": table["coordinates"]})
+            raise _of_another_curve(path, route.evaluated(pair))
+        plane |= {"t": table["t"], "curve": table["coordinates"]}
+        planes.append(Arrays(plane, table.files | plane.files))
     return planes
 
 
@@ -109,14 +108,14 @@ def _of_another_curve(plane: Path, evaluation: Path) -> FileError:
     return FileError(plane, "is of another curve than was evaluated", "replace")
 
 
-def load_planes_with_alignment(series: Series, seeds: Sequence[tuple[int, ...]]) -> list[Arrays]:
+def load_planes_with_alignment(route: Route, seeds: Sequence[tuple[int, ...]]) -> list[Arrays]:
     """The plane of A, B and aligned B for every pair: arrays x, y, loss, accuracy (rows, columns), corners (3, 2).
 
     seeds: of pairs, or of A, B and C, for the planes of three networks.
     """
     planes = []
     for of in seeds:
-        planes.append(_load_plane(series.layout, series.layout.plane_with_alignment(series.alignment, *of), planes))
+        planes.append(_load_plane(route.layout, route.layout.plane_with_alignment(route.alignment, *of), planes))
     return planes
 
 
@@ -132,51 +131,57 @@ def _load_plane(layout: Layout, path: Path, others: Sequence[Arrays]) -> Arrays:
     if others and size != others[0]["loss"].shape:
         count = len(others[0]["loss"])
         raise FileError(path, "has a grid of another size than that of the first pair", "replace", num_points=count)
-    if others and _differ(plane, others[0], "height"):
-        raise FileError(path, "reaches not as far as that of the first pair: one of them was made before", "replace")
     if others:
-        _expect_same_images(path, record_in(plane), record_in(others[0]))
+        _expect_alike(path, record_in(plane), record_in(others[0]))
     return plane
 
 
-def _expect_same_images(path: Path, record: Record, first: Record) -> None:
+def _expect_alike(path: Path, record: Record, first: Record) -> None:
+    """FileError if a result was measured otherwise than the first pair's; files of other code do not say how."""
     images = {one.inputs["images"] for one in (record, first) if "images" in one.inputs}
-    if len(images) > 1:
+    different = {name for name in ("measured_on", "height") if record.flags.get(name) != first.flags.get(name)}
+    if record and first and "height" in different:
+        raise FileError(path, "covers another area than that of the first pair: one of them is older", "replace")
+    if len(images) > 1 or (record and first and different):
         raise FileError(path, "was measured on other images than that of the first pair", "replace")
 
 
-def load_along_curve(series: Series, pairs: Sequence[Pair], t: float) -> list[Arrays]:
+def load_along_curve(route: Route, pairs: Sequence[Pair], t: float) -> list[Arrays]:
     """Layerwise mean correlations of point t with the ends for every pair: {unaligned,aligned}_{a,b}, each (layers,).
 
     Networks in which activations share their channels have noid_{a,b} besides: each activation matched on its own.
     """
     tables = []
     for pair in pairs:
-        path = series.layout.along_curve(series.alignment, *pair, series.epochs, t, series.variant_of(pair))
+        path = route.layout.along_curve(route.alignment, *pair, route.epochs, t, route.variant_of(pair))
         names = [f"{which}_{end}" for which in ("unaligned", "aligned") for end in "ab"]
-        tables.append(load_result(series.layout, path, dict.fromkeys(names, ("layers",))))
-        _expect_same_images(path, record_in(tables[-1]), record_in(tables[0]))
-        if _differ(tables[-1], tables[0], "measured_on"):
-            raise FileError(path, "was measured on other images than that of the first pair", "replace")
+        tables.append(load_result(route.layout, path, dict.fromkeys(names, ("layers",))))
+        _expect_alike(path, record_in(tables[-1]), record_in(tables[0]))
     return tables
 
 
-def load_correlations(series: Series, pairs: Sequence[Pair], which: str) -> list[np.ndarray]:
-    """Layerwise mean correlation (layers,) of A with B for every pair, `which` being unaligned or aligned."""
-    layout = series.layout
-    files = [layout.correlation(series.alignment, which, *pair, series.variant_of(pair)) for pair in pairs]
-    return load_means(layout, files)
+def load_correlations(route: Route, pairs: Sequence[Pair]) -> list[Arrays]:
+    """Layerwise mean correlations of A with B for every pair: `unaligned` and `aligned`, each (layers,)."""
+    layout, name = route.layout, route.alignment
+    tables = []
+    for pair in pairs:
+        found = Arrays({}, {})
+        for which in ("unaligned", "aligned"):
+            path = layout.correlation(name, which, *pair, route.variant_of(pair))
+            first = next(iter(tables[0].files if tables else [path]))
+            means = load_means(layout, path)
+            _expect_alike(path, load_record(path), load_record(first))
+            found[which] = means["means"]
+            found.files |= means.files
+        tables.append(found)
+    return tables
 
 
-def load_means(layout: Layout, paths: Sequence[Path]) -> list[np.ndarray]:
-    """What the files of several pairs hold, layer by layer (layers,)."""
-    arrays = [load_array(path) for path in paths]
-    for path, array in zip(paths, arrays, strict=True):
-        record = load_record(path)
-        expect_current(layout, path, record)
-        _expect_same_images(path, record, load_record(paths[0]))
-        shown[path] = digest_of({"": array})
-    return arrays
+def load_means(layout: Layout, path: Path) -> Arrays:
+    """The numbers in an .npy file, one a layer: `means` (layers,)."""
+    array = load_array(path)
+    expect_current(layout, path, load_record(path))
+    return Arrays({"means": array}, {path: digest_of({"": array})})
 
 
 def content(path: Path) -> tuple[Record, str]:
@@ -196,50 +201,99 @@ def on_other_images(measured: Mapping[str, Sequence[Arrays]]) -> str:
     return f"Not on the same images as {first}: {'; '.join(other)}." if other else ""
 
 
-def _differ(one: Arrays, other: Arrays, name: str) -> bool:
-    """Whether this was done otherwise for two results, one of which may be older and not say so."""
-    records = [record_in(one), record_in(other)]
-    return all(records) and records[0].flags.get(name) != records[1].flags.get(name)
+# --- how networks and curves were learned ------------------------------------------------------------------
+
+SPLITS = {"train": "training images", "test": "test images"}
 
 
-# --- of what is there --------------------------------------------------------------------------------------
+def load_histories(route: Route, pairs: Sequence[Pair]) -> list[Arrays]:
+    """The training of every pair's curve by epoch: loss_train and accuracy_train, at least as long as the route's."""
+    histories = []
+    for pair in pairs:
+        path = route.layout.curve_history(route.alignment, *pair, route.variant_of(pair))
+        try:
+            history = load_arrays(path, loss_train=("n",), accuracy_train=("n",))
+            if len(history["loss_train"]) < route.epochs:
+                raise FileError(path, f"has fewer than {route.epochs} epochs", "continue")
+        except FileError as error:
+            error.flags["epochs"] = route.epochs  # which the file's name does not say
+            raise
+        histories.append(Arrays(history, {}))
+    return histories
+
+
+def load_network_histories(
+    layout: Layout, pairs: Sequence[Pair], missing: list[UserError]
+) -> dict[tuple[str, str], dict[str, np.ndarray]]:
+    """How networks A and B were trained, by (A or B, train or test): arrays accuracy and loss (pairs, epochs).
+
+    NaN stands where an epoch was not tested. All are as long as the shortest. Histories that some networks lack, as
+    they were never tested, are left out and added to `missing`; networks from elsewhere have none, and lack nothing.
+    """
+    files = {end: [layout.model_history(pair[i]) for pair in pairs] for i, end in enumerate("AB")}
+    if not any(path.exists() for of_end in files.values() for history in of_end for path in history.values()):
+        return {}
+    found = {}
+    for kind in SPLITS:
+        names = {quantity: f"{quantity}_{kind}" for quantity in ("accuracy", "loss")}
+        try:
+            found |= {
+                (end, kind): {
+                    quantity: [load_array(history[name], gaps=True) for history in of_end]
+                    for quantity, name in names.items()
+                }
+                for end, of_end in files.items()
+            }
+        except FileError as error:
+            if error.mend != "make":
+                raise
+            missing.append(UserError(f"{error}, so the figure of the networks' training lacks {SPLITS[kind]}"))
+    shortest = min((len(one) for of in found.values() for arrays in of.values() for one in arrays), default=0)
+    return {
+        line: {quantity: np.stack([one[:shortest] for one in arrays]) for quantity, arrays in of_line.items()}
+        for line, of_line in found.items()
+    }
+
+
+# --- of what exists ----------------------------------------------------------------------------------------
+
+Load = Callable[[Route, Sequence[Pair]], list[Arrays]]  # one of the functions above
+Measured = dict[Route, list[Arrays]]  # by route, what is measured between each pair that has it
 
 
 def load_there(
-    series: Iterable[Series],
-    pairs: Sequence[Pair],
-    load: Callable[[Series, Sequence[Pair]], Loaded],
-    missing: list[UserError],
-) -> dict[Series, Loaded]:
-    """What one of the functions above loads of each series, of those pairs for which it is there.
+    routes: Iterable[Route], pairs: Sequence[Pair], load: Load, missing: list[UserError], *, leave_out: bool = False
+) -> Measured:
+    """The results that `load` reads of each route, for those pairs for which they exist.
 
-    If that is not all pairs, the words of a series say of how many it is. What is not there or not finished is added
-    to `missing`; what is wrong (damaged, or of other networks than there are now) raises FileError as always.
+    Where those are not all pairs, the words of a route say how many they are. Each result that does not exist or is
+    not finished is added to `missing`. One that is damaged, belongs to other networks or was measured unlike the
+    first raises FileError as always, or with `leave_out` is added to `missing` too.
     """
-    found = {}
-    for one in series:
-        having = [pair for pair in pairs if _is_there(one, pair, load, missing)]
+    found: Measured = {}
+    for route in routes:
+        having: list[Pair] = []
+        for pair in pairs:
+            try:
+                load(route, [*having[:1], pair])
+                having.append(pair)
+            except UserError as error:
+                if not leave_out and getattr(error, "mend", "") not in ("make", "continue"):
+                    raise
+                missing.append(error)
         if having:
-            found[one._replace(words=one.words + of_pairs(len(having), pairs))] = load(one, having)
+            found[replace(route, words=route.words + of_pairs(len(having), pairs))] = load(route, having)
     return found
 
 
-def _is_there(series: Series, pair: Pair, load: Callable, missing: list[UserError]) -> bool:
-    before = shown.copy()
-    try:
-        load(series, [pair])
-    except FileError as error:
-        if error.mend not in ("make", "continue"):
-            raise
-        missing.append(error)
-        shown.clear()
-        shown.update(before)
-        return False
-    return True
+def files_of(*measured: Measured) -> dict[Path, str]:
+    """The files behind what is measured, with their digests."""
+    tables = [table for one in measured for of_pairs in one.values() for table in of_pairs]
+    return {path: digest for table in tables for path, digest in table.files.items()}
 
 
 def of_pairs(count: int, pairs: Sequence[Pair]) -> str:
-    """As " (2 of 3 pairs)", where it is not all of them."""
+    """For example " (2 of 3 pairs)"; nothing where they are all."""
     return "" if count == len(pairs) else f" ({count} of {len(pairs)} pairs)"
 
 
@@ -306,7 +360,7 @@ def robust_places(accuracy: np.ndarray) -> dict[str, int]:
 PLANE_QUANTITIES = {"accuracy": "test accuracy (%)", "loss": "test loss (cross-entropy)"}
 
 
-def mean_plane(planes: Sequence[Arrays]) -> Arrays:
+def mean_plane(planes: Sequence[Arrays]) -> dict[str, np.ndarray]:
     """Several planes as one: the mean of every array, and `loss_deviation`, `accuracy_deviation` (ddof 1).
 
     Grid points with the same place among the corners are taken together, so that means of coordinates are theirs.
@@ -319,11 +373,11 @@ def mean_plane(planes: Sequence[Arrays]) -> Arrays:
     return mean
 
 
-def corners_of_curve(plane: Arrays) -> dict[str, np.ndarray]:
-    """What is marked on the plane of a curve: its ends, and its turning point if the grid reaches as far.
+def corners_of_curve(plane: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The points marked on the plane of a curve: its ends, and its turning point if the grid reaches as far.
 
-    A Bézier curve goes but half the way to its turning point, and the published grid one and a half times as far as
-    the curve.
+    A Bézier curve reaches only half the way to its turning point, and the published grid one and a half times as far
+    as the curve.
     """
     corners = dict(zip(("A", "B", "turning point"), plane["corners"], strict=True))
     if corners["turning point"][1] > plane["y"].max():
@@ -346,9 +400,9 @@ def no_spectrum(table: Arrays) -> str | None:
     return None
 
 
-def spectra(series: Series, tables: Sequence[Arrays]) -> list[Arrays]:
+def spectra(route: Route, tables: Sequence[Arrays]) -> list[dict[str, np.ndarray]]:
     """The spectrum of each loss on the path of each pair (`utils.geometry.spectrum`)."""
-    losses = [name for name in quantities(series.robust) if is_loss(name)]
+    losses = [name for name in quantities(route.layout.robust) if is_loss(name)]
     return [{name: spectrum(table[name]) for name in losses} for table in tables]
 
 

@@ -15,12 +15,13 @@ from ..batches import Augmentation, Images, pack
 from ..errors import FileError, UserError, first_line
 from .files import hold, let_go
 from .folders import ANNOTATIONS, Arrays, fitted, image_folder
+from .published import NETWORKS, RESIZING
 
 REPOSITORY_DATA = Path(__file__).resolve().parent.parent.parent / "data"
 
-# How images are varied and normalized. Those named after networks are published; `standard` does what TinyTen's does;
+# How images are varied and normalized. Those named after networks are published; `standard` does what the first does;
 # `none` leaves images as they are, pixels in [0, 1]. Adversarial ones do not normalize.
-TRANSFORMS = ("TinyTen", "ResNet32", "GoogLeNet", "standard", "none", "Adversarial", "Adversarial_GoogLeNet")
+TRANSFORMS = (*NETWORKS, "standard", "none", *dict.fromkeys(one.robust_transform for one in NETWORKS.values()))
 
 # Mean and standard deviation of the three channels of pixels in [0, 1]
 Normalization = Sequence[Sequence[float]]
@@ -55,19 +56,19 @@ class DatasetInfo:
     moments: mean and standard deviation of the channels in [0, 1]; if None, they are those of the training images.
     augmentation: how training images are varied, by their size (height, width).
     attack_radius: the published radius of the attack (Madry et al., 2018), in units of pixels in [0, 1].
-    googlenet_size: the height and width to which GoogLeNet's transforms resize the images, if they do.
+    resized: the height and width to which transforms that resize (`published.RESIZING`) bring the images, if any.
     arrays: makes the images from (name, data folder, threads), if there is no folder of images of this name.
     """
 
     moments: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     augmentation: Callable[[tuple[int, int]], Augmentation] = _as_for_cifar
     attack_radius: float = 8 / 255
-    googlenet_size: int | None = None
+    resized: int | None = None
     arrays: Callable[[str, Path, int], Arrays] | None = None
 
     def resized_by(self, transform: str) -> int | None:
         """The height and width to which a transform resizes the images, or None if they keep theirs."""
-        return self.googlenet_size if transform.endswith("GoogLeNet") else None
+        return self.resized if transform in RESIZING else None
 
 
 # --- those that are downloaded, or part of the repository --------------------------------------------------
@@ -148,7 +149,7 @@ DATASETS = {
         moments=((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
         augmentation=_as_for_tiny_imagenet,
         attack_radius=4 / 255,
-        googlenet_size=32,
+        resized=32,
         arrays=_tiny_imagenet,
     ),
     "FashionMNIST": DatasetInfo(arrays=_from_torchvision),

@@ -11,10 +11,8 @@ from models import FORMS
 
 from ..attack import Attack
 from ..curves import CURVES
-from ..reports.paths import Selection
 from .data import TRANSFORMS, data_folder, dataset_info
-from .defaults import CURVE_EPOCHS_HELP, EPOCHS_HELP, complete_epochs, curve_epochs
-from .hints import Stage, default_transform
+from .hints import Stage
 from .layout import REPOSITORY, USUAL, tag
 from .parser import (
     NEW,
@@ -38,6 +36,7 @@ from .parser import (
     seed_number,
 )
 from .process import choose_device, expect_log, made_on
+from .published import CURVE_EPOCHS_HELP, EPOCHS_HELP, FIRST, curve_epochs, default_transform, model_epochs
 from .records import Record
 
 # --- flags that several stages have ------------------------------------------------------------------------
@@ -80,7 +79,7 @@ def stage_parser(description: str | None, script: str, batch_size: int, model: s
     if model:
         add("--model", choices=[model], default=model, help="the network, which is always this")
     else:
-        add("--model", type=network_name, default="TinyTen", help=f"the network: {FORMS}")
+        add("--model", type=network_name, default=FIRST, help=f"the network: {FORMS}")
     add(
         "--use_test",
         action=argparse.BooleanOptionalAction,
@@ -232,7 +231,7 @@ def parse(parser: Parser, argv: Sequence[str] | None) -> argparse.Namespace:
         if args.std and min(args.std) <= 0:
             parser.error("--std: a deviation is above 0")
         args.moments = [args.mean, args.std] if args.mean else None
-    complete_epochs(parser, args)
+    _complete_epochs(parser, args)
     if args.robust and tag(getattr(args, "alignment", "")).startswith("pam_"):
         parser.error("--alignment: PAM is for plain networks; use corr or ''")
     if args.robust and getattr(args, "repair", False):
@@ -256,6 +255,24 @@ def parse(parser: Parser, argv: Sequence[str] | None) -> argparse.Namespace:
     flags, made = parser.outcome_flags(args), made_on(args.device)
     args.record = Record((parser.script, *parser.lasting(argv)), flags, made=made, new=parser.new_flags())
     return args
+
+
+def _complete_epochs(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Fill in the epochs that are not given. `epochs` are the networks' in a stage that has no others."""
+    is_of_path = hasattr(args, "epochs_curve")
+    epochs = args.epochs if is_of_path else None
+    if epochs is not None and None not in (given := {args.epochs_model, args.epochs_curve}) and epochs not in given:
+        parser.error(
+            f"--epochs {epochs} stands for nothing: --epochs_model {args.epochs_model} and "
+            f"--epochs_curve {args.epochs_curve} are both given"
+        )
+    of_networks, of_curves = model_epochs(args.robust), curve_epochs(args.model, args.robust)
+    usual = {"epochs_model": epochs or of_networks, "epochs_curve": epochs or of_curves}
+    if not is_of_path:
+        usual["epochs"] = of_curves if hasattr(args, "epochs_model") else of_networks
+    for name, value in usual.items():
+        if getattr(args, name, value) is None:
+            setattr(args, name, value)
 
 
 def _without_effect(flags: Mapping[str, object], default: Callable[[str], object]) -> list[str]:
@@ -310,7 +327,7 @@ def results_parser(description: str | None, *, robust: bool = False, of_all: boo
         add("--dataset", type=name, nargs="+", help=dataset_help)
     else:
         add("--dataset", type=name, default="FashionMNIST10k", help=dataset_help)
-    add("--model", nargs="+", type=network_name, default=usual("TinyTen"), help=f"networks: {FORMS}")
+    add("--model", nargs="+", type=network_name, default=usual(FIRST), help=f"networks: {FORMS}")
     add("--seed_a", nargs="+", type=seed_number, default=usual(1), help="networks A, one a pair")
     add("--seed_b", nargs="+", type=seed_number, default=usual(2), help="networks B, one a pair")
     add("--alignment", nargs="+", type=name_part, default=usual("", "corr"), help="names of matches; '' for none")
@@ -360,8 +377,6 @@ def parse_results(
 ) -> argparse.Namespace:
     """Parse, and add `pairs` (None for all there are) and `command`, which goes with what is written.
 
-    And, of curves, `variants` that are asked for, and `curve_seeds` by pair where each has its own.
-
     script: the file of the script. of_curves: whether what it draws is of curves, which have epochs.
 
     Scripts that draw have also `epochs_of`, the epochs for each model, and `replaced`, as stages have.
@@ -391,8 +406,6 @@ def parse_results(
     args.pairs = pairs or None
     if pairs and len(args.curve_seed or [1]) not in (1, len(pairs)):
         parser.error(f"--curve_seed names {len(args.curve_seed)} for {len(pairs)} pairs; give one, or one a pair")
-    kinds = Selection(None, None, args.pairs, None, None, args.curve_seed, args.num_bends, args.curve)
-    args.variants, args.curve_seeds = kinds.variants, kinds.seeds
     return args
 
 

@@ -11,12 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from models import MODELS
-
 from ..errors import FileError, UserError
 from ..many import METHODS_OF_MANY, TO
 from ..matching import METHODS
-from .defaults import EPOCHS
 from .layout import (
     REPOSITORY,
     Layout,
@@ -31,6 +28,7 @@ from .layout import (
     tag,
 )
 from .parser import DECLARED, PASSING, ROBUST_SCRIPTS, Declared, Parser, folder_flags
+from .published import EPOCHS, NETWORKS, OTHER, default_transform
 from .records import Record, behind, load_record
 
 # The scripts that make each kind of file
@@ -50,7 +48,7 @@ MAKERS = {
 MAKERS |= {"model_history": MAKERS["endpoint"], "curve_history": MAKERS["curve"]}
 MAKERS |= {"correlation": MAKERS["match"], "matrices": MAKERS["match"][:3]}
 
-# The names under which scripts save matches by themselves, and the scripts; GoogLeNet's is a twin
+# The names under which scripts save matches by themselves, and the scripts; some networks have a twin
 MATCHERS = {name: f"alignment/align_models{'_w2' if one.distance else ''}.py" for name, one in METHODS.items()}
 MATCHERS |= {f"{to}_{method}": "alignment/align_many.py" for to in TO for method in METHODS_OF_MANY}
 
@@ -63,12 +61,6 @@ def is_free(name: str, method: str) -> bool:
     for prefix in TO:  # of matches of many networks
         lower = lower.removeprefix(f"{prefix}_")
     return name == method or lower not in METHODS
-
-
-def default_transform(model: str | None, robust: bool) -> str:
-    if robust:
-        return "Adversarial_GoogLeNet" if model == "GoogLeNet" else "Adversarial"
-    return model if model is None or model in MODELS else "standard"
 
 
 def declared(script: str) -> Parser | None:
@@ -331,7 +323,7 @@ def _aligner(name: str, flags: dict[str, object]) -> tuple[str, dict[str, object
         flags["to"], flags["method"] = name.split("_")
         flags["seeds"] = flags.pop("seed_a"), flags.pop("seed_b")
     elif script == "alignment/align_models.py":
-        script = "alignment/align_googlenet.py" if flags["model"] == "GoogLeNet" else script
+        script = NETWORKS.get(flags["model"], OTHER).twin or script
         flags |= {} if name == "corr" else {"method": name}
     elif name == "w2_post":
         flags["pre_act"] = True

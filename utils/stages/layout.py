@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote, unquote
 
-from models import MODELS
+from .published import NETWORKS
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 NAMED = ("torchvision", "timm")  # libraries whose networks go by LIBRARY:NAME
@@ -61,7 +61,7 @@ def model_of(folder: str) -> str:
 def is_network(model: str) -> bool:
     """Whether what `model_of` tells can be a network, and not any folder that somebody has put there."""
     source, _, name = model.rpartition(":")
-    return model in MODELS or (bool(name) and (source in NAMED or source.endswith(".py")))
+    return model in NETWORKS or (bool(name) and (source in NAMED or source.endswith(".py")))
 
 
 def tag(alignment: str) -> str:
@@ -125,7 +125,7 @@ class Layout:
         return kept(self.endpoint_stem(seed), epoch)
 
     def curve(self, alignment: str, seed_a: int, seed_b: int, epoch: int, variant: Variant = USUAL) -> Path:
-        return kept(self.curve_stem(alignment, seed_a, seed_b, _of_path(alignment, epoch, variant)), epoch)
+        return kept(self.curve_stem(alignment, seed_a, seed_b, of_path(alignment, epoch, variant)), epoch)
 
     def match(self, name: str, seed_a: int, seed_b: int, variant: Variant = USUAL) -> Path:
         """variant: of a curve; a match that PAM found with it has its seed in the name, and others have none."""
@@ -165,18 +165,18 @@ class Layout:
         self, alignment: str, seed_a: int, seed_b: int, epoch: int, t: float, variant: Variant = USUAL
     ) -> Path:
         """Layerwise mean correlation of point t of a path with the path's ends."""
-        name = _path_name(alignment, seed_a, seed_b, _of_path(alignment, epoch, variant))
+        name = _path_name(alignment, seed_a, seed_b, of_path(alignment, epoch, variant))
         return self.folder("correlations") / f"curve_{name}-{epoch}_t_{t:g}.npz"
 
     def evaluated(self, alignment: str, seed_a: int, seed_b: int, epoch: int, variant: Variant = USUAL) -> Path:
-        name = _path_name(alignment, seed_a, seed_b, _of_path(alignment, epoch, variant))
+        name = _path_name(alignment, seed_a, seed_b, of_path(alignment, epoch, variant))
         return self.folder("evaluated") / f"curve_{name}-{epoch}.npz"
 
     def ensemble(
         self, alignment: str, seed_a: int, seed_b: int, epoch: int, members: int, variant: Variant = USUAL
     ) -> Path:
         """The evaluated ensemble of so many points of a path."""
-        name = _path_name(alignment, seed_a, seed_b, _of_path(alignment, epoch, variant))
+        name = _path_name(alignment, seed_a, seed_b, of_path(alignment, epoch, variant))
         return self.folder("evaluated") / f"ensemble_{name}-{epoch}_of_{members}.npz"
 
     def plane_with_curve(
@@ -195,7 +195,8 @@ def _path_name(alignment: str, seed_a: int, seed_b: int, variant: Variant = USUA
     return f"align_{tag(alignment)}_seeds_{seed_a:02d}_{seed_b:02d}{variant.suffix}"
 
 
-def _of_path(alignment: str, epoch: int, variant: Variant) -> Variant:
+def of_path(alignment: str, epoch: int, variant: Variant) -> Variant:
+    """The variant of a path: that of a learned curve, and for most straight lines the usual one."""
     return variant if epoch else _of_line(alignment, variant)
 
 

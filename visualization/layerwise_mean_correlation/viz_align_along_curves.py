@@ -34,31 +34,30 @@ def parse_args(argv=None):
 
 
 def main(args):
-    point = "midpoint" if args.point_t == 0.5 else f"t = {args.point_t:g}"
+    drawing.run(args, partial(draw, t=args.point_t))
 
-    def draw(layout, missing):
-        epochs = args.epochs_of[layout.model]
-        lines = paths.named(layout, paths.combined(epochs, args.alignment, args.variants), args.curve_seeds)
-        if 0 not in epochs:  # drawn too, as published, if there
-            lines += paths.named(layout, paths.combined([0], args.alignment))
-        load = partial(results.load_along_curve, t=args.point_t)
-        tables = results.load_there(lines, args.pairs, load, missing)
-        if not tables:
-            return []
-        figure, title = with_ends(tables), f"{point} of the path{figures.say_images(layout, tables)}"
-        return [figures.Drawing(figure, layout, "correlation_along_curve", title)]
 
-    drawing.run(vars(args), draw, process.closing_words)
+def draw(layout, asked_for, missing, t):
+    routes = paths.named(asked_for.by_name(layout))
+    if 0 not in asked_for.epochs:  # drawn too, as published, if there
+        routes += paths.named(asked_for.by_name(layout, epochs=[0]))
+    tables = results.load_there(routes, asked_for.pairs, partial(results.load_along_curve, t=t), missing)
+    if not tables:
+        return []
+    point = "midpoint" if t == 0.5 else f"t = {t:g}"
+    title = f"{point} of the path{figures.say_images(layout, tables)}"
+    drawn = [figures.Drawing(with_ends(tables), layout, "correlation_along_curve", title)]
+    return figures.showing(drawn, results.files_of(tables))
 
 
 def with_ends(tables):
     names = [which for which in WHICH if all(f"{which}_a" in table for of in tables.values() for table in of)]
     figure, axes = figures.panels(len(names), 2, height=1.7, sharex=True, sharey=True)
-    for s, of_pairs in tables.items():
+    for route, of_pairs in tables.items():
         for row, which in zip(axes, names, strict=True):
             for axis, end in zip(row, "ab", strict=True):
                 values = [table[f"{which}_{end}"] for table in of_pairs]
-                figures.draw_layers(axis, values, **figures.line_style(s))
+                figures.draw_layers(axis, values, **figures.line_style(route))
     for axis, end in zip(axes[0], "AB", strict=True):
         axis.set_title(f"with network {end}")
     for axis, which in zip(axes[:, 0], names, strict=True):

@@ -15,9 +15,10 @@ from utils.stages import start
 
 start.quietly()
 
+from dataclasses import replace
 from functools import partial
 
-from utils.reports import drawing, figures, matrices, paths, results
+from utils.reports import drawing, figures, paths, results
 from utils.stages import flags, process
 from utils.stages.layout import tag
 
@@ -35,40 +36,40 @@ def parse_args(argv=None):
 
 
 def main(args):
-    def draw(layout, missing):
-        matches = paths.named(layout, paths.combined([0], args.alignment))
-        matches = [s._replace(words=paths.alignment_words(s.alignment)) for s in matches]
-        of_matches = results.load_there(matches, args.pairs, load_both, missing)
-        if not of_matches:
-            return []
-        curves = paths.midpoints(layout, args.pairs, ["null", *(s.alignment for s in of_matches)])
-        along = results.load_there(curves, args.pairs, partial(results.load_along_curve, t=0.5), missing)
-        figure = layerwise(of_matches, along, args.pairs)
-        drawings = [figures.Drawing(figure, layout, "correlation", "activations of A and B")]
-        return drawings + matrices.matrix_drawings(list(of_matches), args.pairs)
-
-    drawing.run(vars(args), draw, process.closing_words)
+    drawing.run(args, draw)
 
 
-def load_both(series, pairs):
-    """Correlations before and after alignment, of every pair; those before are with every match, and the same."""
-    return [results.load_correlations(series, pairs, which) for which in ("unaligned", "aligned")]
+def draw(layout, asked_for, missing):
+    pairs = asked_for.pairs
+    matches = asked_for.by_name(layout, epochs=[0])
+    matches = [replace(route, words=paths.look(route.alignment).words) for route in matches]
+    of_matches = results.load_there(matches, pairs, results.load_correlations, missing)
+    if not of_matches:
+        return []
+    curves = paths.midpoints(layout, pairs, ["null", *(route.alignment for route in of_matches)])
+    along = results.load_there(curves, pairs, partial(results.load_along_curve, t=0.5), missing)
+    figure = layerwise(of_matches, along, pairs)
+    drawn = [figures.Drawing(figure, layout, "correlation", "activations of A and B")]
+    drawn += figures.matrix_drawings(list(of_matches), pairs)
+    return figures.showing(drawn, results.files_of(of_matches, along))
 
 
 def layerwise(of_matches, along, pairs):
     figure, axes = figures.panels(1, height=2.1)
     axis = axes[0, 0]
-    before = max((unaligned for unaligned, _ in of_matches.values()), key=len)
-    words = paths.alignment_words("null") + results.of_pairs(len(before), pairs)
-    lines = [("null", words, "--", before)]
-    lines += [(s.alignment, s.words, "-", aligned) for s, (_, aligned) in of_matches.items()]
+    before = max(of_matches.values(), key=len)
+    words = paths.look("null").words + results.of_pairs(len(before), pairs)
+    lines = [("null", words, "--", [table["unaligned"] for table in before])]
+    for route, of_pairs in of_matches.items():
+        lines.append((route.alignment, route.words, "-", [table["aligned"] for table in of_pairs]))
     for alignment, words, stroke, values in lines:
-        style = {"color": paths.colour(alignment), "marker": paths.symbol(alignment), "linestyle": stroke}
+        look = paths.look(alignment)
+        style = {"color": look.colour, "marker": look.symbol, "linestyle": stroke}
         figures.draw_layers(axis, values, label=words, **style)
-    for s, of_pairs in along.items():
+    for route, of_pairs in along.items():
         values = [(table["unaligned_a"] + table["unaligned_b"]) / 2 for table in of_pairs]
-        style = figures.line_style(s) | {"linestyle": ":", "markerfacecolor": "white"}
-        words = f"midpoint of the {s.words}, with its ends (alignment images)"
+        style = figures.line_style(route) | {"linestyle": ":", "markerfacecolor": "white"}
+        words = f"midpoint of the {route.words}, with its ends (alignment images)"
         figures.draw_layers(axis, values, **style | {"label": words})
     axis.set(ylabel="mean correlation of\nmatched channels", xlabel="layer", ylim=(min(0, axis.get_ylim()[0]), None))
     return figure
