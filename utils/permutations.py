@@ -229,7 +229,8 @@ def parts_of(tensor: torch.Tensor, axes: Sequence[Segments], spec: PermutationSp
         values, factors = tensor, []
         for d, number in enumerate(numbers):
             segment = axes[d][number]
-            values = values.narrow(d, axis_size(axes[d][:number]), segment_size(segment))
+            if len(axes[d]) > 1:
+                values = values.narrow(d, axis_size(axes[d][:number]), segment_size(segment))
             factors += [(d, factor) for factor in segment]
         yield from _members(values.view([factor.size for _, factor in factors]), factors, spec)
 
@@ -239,12 +240,12 @@ def _members(values: torch.Tensor, factors: Sequence[tuple[int, Factor]], spec: 
     over = next((factor.over for _, factor in factors if factor.over is not None), None)
     if over is None:
         dims, groups = tuple(d for d, _ in factors), tuple(factor.groups[0] for _, factor in factors)
-        blocks = []
-        for d, group in zip(dims, groups, strict=True):
-            # Blocks are looked for on the group's own dimension of the tensor first.
-            places = sorted(range(len(groups)), key=lambda k, d=d: dims[k] != d)
-            outer = spec.groups[group].depends_on if group is not None else ()
-            blocks.append(tuple(next(k for k in places if groups[k] == other) for other in outer))
+        blocks = [()] * len(groups)
+        for place, group in enumerate(groups):
+            if group is not None and (outer := spec.groups[group].depends_on):
+                # Blocks are looked for on the group's own dimension of the tensor first.
+                found = sorted(range(len(groups)), key=lambda k, place=place: dims[k] != dims[place])
+                blocks[place] = tuple(next(k for k in found if groups[k] == other) for other in outer)
         yield Part(values, dims, groups, tuple(blocks))
         return
     place = [k for k, (d, _) in enumerate(factors) if d == over[0]][over[1]]
