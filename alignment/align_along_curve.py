@@ -38,7 +38,7 @@ def parse_args(argv=None):
     add_folder_flags(parser, "alignment/align_along_curve.py")
     flags.add_evaluation_flags(parser)
     point_help = "the point, from 0 at A to 1 at B"
-    parser.add_argument("--point_t", type=fraction, default=0.5, help=point_help, outcome=True)
+    parser.networks("--point_t", type=fraction, default=0.5, help=point_help, outcome=True)
     return flags.parse(parser, argv)
 
 

@@ -36,25 +36,26 @@ from utils.stages.records import behind
 
 def parse_args(argv=None):
     parser = flags.stage_parser(__doc__, __file__, batch_size=512)
-    add = parser.add_argument
-    add("--seeds", type=seed_number, nargs="+", default=[1, 2], help="seeds of the networks", outcome=True)
+    parser.networks(
+        "--seeds", type=seed_number, nargs="+", default=[1, 2], help="seeds of the networks", outcome=True
+    )
     epochs_help = f"epochs the networks were trained ({published.EPOCHS_HELP})"
-    add("--epochs", type=positive_int, help=epochs_help, outcome=True)
+    parser.networks("--epochs", type=positive_int, help=epochs_help, outcome=True)
     method_help = "what is compared: activations or weights"
-    add("--method", choices=METHODS_OF_MANY, default="corr", help=method_help, outcome=True)
+    parser.alignment("--method", choices=METHODS_OF_MANY, default="corr", help=method_help, outcome=True)
     to_help = "match each network to the first, or to what all have in common"
-    add("--to", choices=TO, default="universe", help=to_help, outcome=True)
+    parser.alignment("--to", choices=TO, default="universe", help=to_help, outcome=True)
     name_help = "name of the matches (default: that of --to and of the method, as universe_corr)"
-    add("--align_name", type=new_match, help=name_help)
+    parser.alignment("--align_name", type=new_match, help=name_help)
     flags.add_robust_flag(parser, "align robust networks, in their own folders")
-    add("--seed", type=seed_number, default=1, help="of random orders", outcome=True)
-    add(
+    parser.networks("--seed", type=seed_number, default=1, help="of random orders", outcome=True)
+    parser.evaluation(
         "--bn_images",
         type=positive_int,
         help="re-estimate batch norm on so many training images (default: all)",
     )
     add_folder_flags(parser, "alignment/align_many.py")
-    add("--overwrite", action="store_true", help="replace matches that are there and are others")
+    parser.files("--overwrite", action="store_true", help="replace matches that are there and are others")
     args = flags.parse(parser, argv)
     if len(args.seeds) < 2 or len(set(args.seeds)) < len(args.seeds):
         parser.error("--seeds names too few networks, or one twice: at least two different ones are aligned")

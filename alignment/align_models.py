@@ -53,25 +53,25 @@ def parse_args(argv=None, description=__doc__, script=__file__, model=None, meth
     parser = flags.stage_parser(description, script, batch_size=512, model=model)
     flags.add_pair_flags(parser)
     epochs_help = f"epochs the networks were trained ({published.EPOCHS_HELP})"
-    parser.add_argument("--epochs", type=positive_int, help=epochs_help, outcome=True)
+    parser.networks("--epochs", type=positive_int, help=epochs_help, outcome=True)
     flags.add_robust_flag(parser, "align robust networks, in their own folders; GoogLeNets on attacked images")
-    parser.add_argument("--align_name", type=new_match, help="name of the match (default: that of the method)")
+    parser.alignment("--align_name", type=new_match, help="name of the match (default: that of the method)")
     parser.set_defaults(init=None)
     if method == "corr":
-        parser.add_argument("--method", choices=METHODS, default=method, help="what is compared", outcome=True)
+        parser.alignment("--method", choices=METHODS, default=method, help="what is compared", outcome=True)
         init_help = "name of a match with which --method weight begins (default: none)"
-        parser.add_argument("--init", type=name_part, help=init_help, outcome=True)
+        parser.alignment("--init", type=name_part, help=init_help, outcome=True)
     else:
         # Published so: what the flag does is the opposite of what it says.
         help_text = "compare activations themselves, and not what goes into the activation functions"
-        parser.add_argument("--pre_act", action="store_false", help=help_text, outcome=True)
+        parser.alignment("--pre_act", action="store_false", help=help_text, outcome=True)
     seed_help = "of random orders and permutations"
-    parser.add_argument("--seed", type=seed_number, default=1, help=seed_help, outcome=True)
+    parser.networks("--seed", type=seed_number, default=1, help=seed_help, outcome=True)
     matrices_help = "also keep how every two channels correlate, which viz_align_models.py draws"
-    parser.add_argument("--matrices", action="store_true", help=matrices_help)
+    parser.alignment("--matrices", action="store_true", help=matrices_help)
     add_folder_flags(parser, "alignment/align_models.py")
     parser.add_alias("--adv_flag", "robust", type=true_or_false, nargs="?", const=True)
-    parser.add_argument("--overwrite", action="store_true", help="replace a match that is there and is another")
+    parser.files("--overwrite", action="store_true", help="replace a match that is there and is another")
     args = flags.parse(parser, argv)
     if args.robust and args.model == "GoogLeNet":  # as published, for this network alone
         args.attack = flags.published_attack(args.dataset)

@@ -35,18 +35,17 @@ SHOWN = 8  # of a long list
 
 def parse_args(argv=None):
     parser = Parser(__doc__)
-    add = parser.add_argument
-    add("--model", type=network_name, default="TinyTen", help=f"architecture: {models.FORMS}")
-    add("--num_classes", type=positive_int, default=10, help="classes for which the network is built")
+    parser.networks("--model", type=network_name, default="TinyTen", help=f"architecture: {models.FORMS}")
+    parser.networks("--num_classes", type=positive_int, default=10, help="classes for which the network is built")
     size_help = "side of the images on which the network is run"
-    add("--image_size", dest="side", type=positive_int, default=32, help=size_help)
-    add("--json", type=Path, metavar="FILE", help="write all of it there too (default: nowhere)")
+    parser.networks("--image_size", dest="side", type=positive_int, default=32, help=size_help)
+    parser.files("--json", type=Path, metavar="FILE", help="write all of it there too (default: nowhere)")
     pair = "also show the correlations by layer of a match: "
-    add("--seed_a", type=seed_number, help=pair + "network A (default: none)")
-    add("--seed_b", type=seed_number, help=pair + "network B (default: none)")
-    add("--dataset", type=dataset_name, default="FashionMNIST10k", help="on which they were measured")
-    add("--alignment", type=name_part, default="corr", help="name of the match")
-    add("--root", type=folder_path, default=REPOSITORY, help="folder under which results are found")
+    parser.networks("--seed_a", type=seed_number, help=pair + "network A (default: none)")
+    parser.networks("--seed_b", type=seed_number, help=pair + "network B (default: none)")
+    parser.images("--dataset", type=dataset_name, default="FashionMNIST10k", help="on which they were measured")
+    parser.networks("--alignment", type=name_part, default="corr", help="name of the match")
+    parser.files("--root", type=folder_path, default=REPOSITORY, help="folder under which results are found")
     args = parser.parse_args(argv)
     if (args.seed_a is None) != (args.seed_b is None):
         parser.error("--seed_a and --seed_b name a pair of networks together; one of them is missing")

@@ -38,13 +38,13 @@ def parse_args(argv=None, description=__doc__, script=__file__, robust=False):
     add_folder_flags(parser, "evaluation/eval_curve.py")
     flags.add_evaluation_flags(parser)
     points_help = "points evaluated, the two ends included"
-    parser.add_argument("--num_points", type=at_least_two, default=65, help=points_help, outcome=True)
+    parser.evaluation("--num_points", type=at_least_two, default=65, help=points_help, outcome=True)
     parser.set_defaults(ensemble=None)
     if not robust:
         ensemble_help = "evaluate the ensemble of so many equally spaced points too (default: none)"
-        parser.add_argument("--ensemble", type=at_least_two, metavar="POINTS", help=ensemble_help)
+        parser.evaluation("--ensemble", type=at_least_two, metavar="POINTS", help=ensemble_help)
     train_help = "on training images too, without augmentation"
-    parser.add_argument("--eval_train", action="store_true", help=train_help, outcome=True)
+    parser.evaluation("--eval_train", action="store_true", help=train_help, outcome=True)
     return flags.parse(parser, argv)
 
 

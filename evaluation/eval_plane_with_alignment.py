@@ -36,14 +36,14 @@ def parse_args(argv=None):
     parser = flags.stage_parser(__doc__, __file__, batch_size=512)
     flags.add_pair_flags(parser)
     seed_c_help = "the plane of three networks: B and this one, both aligned to A, instead of B and aligned B"
-    parser.add_argument("--seed_c", type=seed_number, help=seed_c_help)
+    parser.networks("--seed_c", type=seed_number, help=seed_c_help)
     flags.add_alignment_flag(parser)
     add_folder_flags(parser, "evaluation/eval_plane_with_alignment.py")
     parser.add_alias("--epochs", "epochs_model", type=positive_int)
     parser.add_alias("--alignment_type", "alignment", type=name_part)
     flags.add_evaluation_flags(parser)
     points_help = "points along each side of the grid"
-    parser.add_argument("--num_points", type=at_least_two, default=17, help=points_help, outcome=True)
+    parser.evaluation("--num_points", type=at_least_two, default=17, help=points_help, outcome=True)
     parser.set_defaults(alignment="corr")
     args = flags.parse(parser, argv)
     if args.seed_c in (args.seed_a, args.seed_b):

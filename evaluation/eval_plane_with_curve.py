@@ -36,7 +36,7 @@ def parse_args(argv=None):
     add_folder_flags(parser, "evaluation/eval_plane_with_curve.py")
     flags.add_evaluation_flags(parser)
     points_help = "points along each side of the grid"
-    parser.add_argument("--num_points", type=at_least_two, default=17, help=points_help, outcome=True)
+    parser.evaluation("--num_points", type=at_least_two, default=17, help=points_help, outcome=True)
     return flags.parse(parser, argv)
 
 

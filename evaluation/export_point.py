@@ -34,8 +34,8 @@ def parse_args(argv=None):
     flags.add_path_flags(parser)
     add_folder_flags(parser, "evaluation/export_point.py")
     flags.add_evaluation_flags(parser)
-    parser.add_argument("--t", type=fraction, default=0.5, help="the point, from 0 at A to 1 at B", outcome=True)
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the checkpoint that is written")
+    parser.networks("--t", type=fraction, default=0.5, help="the point, from 0 at A to 1 at B", outcome=True)
+    parser.files("--out", type=Path, required=True, metavar="FILE", help="the checkpoint that is written")
     return flags.parse(parser, argv)
 
 

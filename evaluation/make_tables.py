@@ -23,7 +23,7 @@ def parse_args(argv=None):
     parser = flags.results_parser(__doc__, of_all=True)
     flags.add_variant_flags(parser, of_all=True)
     robust_help = "robust networks: clean and robust accuracy"
-    parser.add_argument("--adversarial", dest="robust", action="store_true", help=robust_help)
+    parser.networks("--adversarial", dest="robust", action="store_true", help=robust_help)
     return flags.parse_results(parser, argv, script=__file__)
 
 

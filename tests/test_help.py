@@ -9,7 +9,7 @@ import pytest
 from stages import REPOSITORY, STAGES, fails, stage
 
 from utils.stages.layout import Layout
-from utils.stages.parser import GROUPS, Parser
+from utils.stages.parser import TITLES, Parser
 
 NEEDED = {"training/import_checkpoint.py": [__file__], "evaluation/export_point.py": ["--out", "merged.pt"]}
 
@@ -36,7 +36,7 @@ def test_every_flag_is_explained_in_its_group(script, monkeypatch):
     for action in parser._actions:
         if action.help == argparse.SUPPRESS or action.dest == "help":
             continue
-        assert groups[action] in GROUPS, action.dest
+        assert groups[action] in TITLES.values(), action.dest
         assert len(action.help.split()) > 1, action.dest
         telling = "default: " in action.help or "instead of" in action.help or "everything" in (parser.epilog or "")
         assert action.default is not None or action.required or telling, action.dest
@@ -79,11 +79,6 @@ def test_every_flag_of_a_benchmark_is_explained(path, monkeypatch):
 
 def test_the_benchmarks_are_some():
     assert {path.name for path in BENCHMARKS} >= {"bench.py", "cost.py", "gpu.py", "networks.py", "repair.py"}
-
-
-def test_groups_name_each_flag_once():
-    names = [name for group in GROUPS.values() for name in group]
-    assert len(names) == len(set(names))
 
 
 def epochs_by_default(script, *flags):

@@ -9,12 +9,16 @@ from pathlib import Path
 import processes
 import pytest
 
+from utils.stages import hints
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 PATHS = sorted((REPOSITORY / "utils").rglob("*.py"))
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 
 # Who knows flags; all others are given arguments
-ROOF = {f"utils.stages.{name}" for name in ("flags", "parser", "process", "start")} | {"utils.reports.drawing"}
+ROOF = {f"utils.stages.{name}" for name in ("flags", "hints", "parser", "process", "start")} | {
+    "utils.reports.drawing"
+}
 LINES_OF_A_FUNCTION, PARAMETERS, FLOORS = 80, 8, 9
 # What may be said of learning is many things.
 MANY_PARAMETERS = {"utils.training.fit"}
@@ -118,6 +122,21 @@ def test_imports_go_one_way():
     assert height <= FLOORS, sorted(floors.items(), key=lambda item: -item[1])[:5]
     up = {(module, below) for module in MODULES for below in graph[module] if storey(below) > storey(module)}
     assert not up
+
+
+def test_what_decides_an_outcome_is_declared_once():
+    """At the flags: nowhere is there a second list of those that decide what is in a file."""
+    scripts = {script for makers in hints.MAKERS.values() for script in makers}
+    decide = {name for script in scripts for name in hints.declared(script).outcome}
+    assert {"lr", "repair", "image_size", "transform", "use_test", "fix_end", "inner_iters_phi", "epsilon"} <= decide
+    stages = [
+        path for folder in ("training", "alignment", "evaluation") for path in (REPOSITORY / folder).glob("*.py")
+    ]
+    for path in [*PATHS, *stages]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, (ast.Tuple, ast.List, ast.Set)):
+                names = {part.value for part in node.elts if isinstance(part, ast.Constant)} & decide
+                assert len(names) < 4, f"{path}:{node.lineno} lists {names}"
 
 
 # --- how large its parts are -------------------------------------------------------------------------------

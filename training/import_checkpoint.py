@@ -27,12 +27,13 @@ def parse_args(argv=None):
     parser = flags.stage_parser(__doc__, __file__, batch_size=512)
     for name in ("batch_size", "precision"):  # of the test alone
         del parser.outcome[name]
-    add = parser.add_argument
-    add("file", type=file_path, metavar="FILE", help="a checkpoint: a state dict, or what holds one")
-    add("--key", help="where in the file the network is, as model_ema or ema.module (default: it is looked for)")
-    add("--seed", type=seed_number, default=1, help="by which the network is to be known")
-    add("--epochs", type=positive_int, help=f"for which it was trained (default: {published.EPOCHS})")
-    add("--overwrite", action="store_true", help="replace a network that is there")
+    parser.files("file", type=file_path, metavar="FILE", help="a checkpoint: a state dict, or what holds one")
+    parser.files(
+        "--key", help="where in the file the network is, as model_ema or ema.module (default: it is looked for)"
+    )
+    parser.networks("--seed", type=seed_number, default=1, help="by which the network is to be known")
+    parser.networks("--epochs", type=positive_int, help=f"for which it was trained (default: {published.EPOCHS})")
+    parser.files("--overwrite", action="store_true", help="replace a network that is there")
     add_folder_flags(parser, "training/import_checkpoint.py")
     return flags.parse(parser, argv)
 

@@ -33,13 +33,13 @@ def parse_args(argv=None, description=__doc__, script=__file__, robust=False):
     parser = flags.stage_parser(description, script, batch_size=128)
     flags.add_training_flags(parser)
     epochs_help = f"epochs in all, those before a resume included ({published.CURVE_EPOCHS_HELP})"
-    parser.add_argument("--epochs", type=positive_int, help=epochs_help, outcome=robust)
+    parser.networks("--epochs", type=positive_int, help=epochs_help, outcome=robust)
     if robust:
         flags.add_attack_flags(parser, training=True)
     flags.add_pair_flags(parser)
     flags.add_curve_flags(parser)
     flags.add_alignment_flag(parser)
-    parser.add_argument("--val_freq", type=epochs_or_none, help="test every so many epochs (default: none)")
+    parser.optimization("--val_freq", type=epochs_or_none, help="test every so many epochs (default: none)")
     add_folder_flags(parser, "training/train_curve.py")
     args = flags.parse(parser, argv)
     if args.init_linear_off and args.num_bends == 2:

@@ -41,23 +41,26 @@ def parse_args(argv=None):
     flags.add_training_flags(parser)
     flags.add_pair_flags(parser)
     flags.add_alignment_flag(parser)
-    add = parser.add_argument
     # The flags of train_curve.py, at the values for which PAM is defined
-    add("--curve", choices=("Bezier",), default="Bezier", help="PAM's curve is the quadratic Bézier curve")
-    add("--num_bends", type=int, choices=(3,), default=3, help="with its one turning point")
-    add("--fix_start", action="store_true", default=True, help="A is fixed always")
-    add("--fix_end", action="store_true", default=True, help="B is fixed but for its permutation always")
+    parser.networks(
+        "--curve", choices=("Bezier",), default="Bezier", help="PAM's curve is the quadratic Bézier curve"
+    )
+    parser.networks("--num_bends", type=int, choices=(3,), default=3, help="with its one turning point")
+    parser.networks("--fix_start", action="store_true", default=True, help="A is fixed always")
+    parser.networks("--fix_end", action="store_true", default=True, help="B is fixed but for its permutation always")
     parser.add_alias("--curve_type", "curve", choices=("Bezier",))
-    add("--init_linear_off", action="store_true", help=argparse.SUPPRESS, outcome=NEW)
+    parser.networks("--init_linear_off", action="store_true", help=argparse.SUPPRESS, outcome=NEW)
     outer_help = "outer iterations (permutation phase + curve phase)"
-    add("--outer_iters", type=positive_int, default=1, help=outer_help, outcome=True)
-    add("--inner_iters_perm", type=positive_int, default=20, help="epochs of the permutation phase", outcome=True)
+    parser.optimization("--outer_iters", type=positive_int, default=1, help=outer_help, outcome=True)
+    parser.optimization(
+        "--inner_iters_perm", type=positive_int, default=20, help="epochs of the permutation phase", outcome=True
+    )
     phi_help = "epochs of the curve phase"
     # A later phase depends on where an earlier one ended.
     of_phi = {"default": published.EPOCHS, "outcome": lambda args: args.outer_iters > 1}
-    add("--inner_iters_phi", type=positive_int, help=phi_help, **of_phi)
+    parser.optimization("--inner_iters_phi", type=positive_int, help=phi_help, **of_phi)
     val_freq_help = "test every so many epochs; a second number is for the curve phase (default: none)"
-    add("--val_freq", type=epochs_or_none, nargs="+", help=val_freq_help)
+    parser.optimization("--val_freq", type=epochs_or_none, nargs="+", help=val_freq_help)
     add_folder_flags(parser, "training/train_curve_pam.py")
     args = flags.parse(parser, argv)
     args.val_freq = args.val_freq or [None]

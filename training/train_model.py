@@ -32,12 +32,12 @@ def parse_args(argv=None, description=__doc__, script=__file__, robust=False):
     parser = flags.stage_parser(description, script, batch_size=128)
     flags.add_training_flags(parser)
     epochs_help = f"epochs in all, those before a resume included ({published.EPOCHS_HELP})"
-    parser.add_argument("--epochs", type=positive_int, help=epochs_help, outcome=robust)
+    parser.networks("--epochs", type=positive_int, help=epochs_help, outcome=robust)
     if robust:
         flags.add_attack_flags(parser, training=True)
     pretrained_help = "begin with torchvision's or timm's published weights, which are downloaded"
-    parser.add_argument("--pretrained", action="store_true", help=pretrained_help, outcome=NEW)
-    parser.add_argument("--val_freq", type=epochs_or_none, default=1, help="test every so many epochs, or none")
+    parser.optimization("--pretrained", action="store_true", help=pretrained_help, outcome=NEW)
+    parser.optimization("--val_freq", type=epochs_or_none, default=1, help="test every so many epochs, or none")
     add_folder_flags(parser, "training/train_model.py")
     return flags.parse(parser, argv)
 

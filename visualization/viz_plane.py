@@ -30,7 +30,7 @@ def parse_args(argv=None):
     flags.add_figure_flags(parser)
     flags.add_plane_flags(parser)
     seed_c_help = "third networks, one a pair: the planes of three networks, instead of those with aligned B"
-    parser.add_argument("--seed_c", nargs="+", type=seed_number, help=seed_c_help)
+    parser.networks("--seed_c", nargs="+", type=seed_number, help=seed_c_help)
     parser.set_defaults(alignment=["corr"])
     args = flags.parse_results(parser, argv, script=__file__, of_curves=False)
     if args.seed_c is not None:

@@ -42,20 +42,23 @@ from .records import Record
 # --- flags that several stages have ------------------------------------------------------------------------
 
 
-def add_dataset_flags(parser: argparse.ArgumentParser) -> None:
+def add_dataset_flags(parser: Parser) -> None:
     """The flags that say which images, and where things are."""
-    add = parser.add_argument
     dataset_help = "a known name, or that of a folder of images data/NAME/{train,test}"
-    add("--dataset", type=dataset_name, default="FashionMNIST10k", help=dataset_help)
+    parser.images("--dataset", type=dataset_name, default="FashionMNIST10k", help=dataset_help)
     size_help = "make images square: shorter side to this size, and the middle of it (default: as they are)"
-    add("--image_size", type=positive_int, help=size_help, outcome=NEW)
-    add("--num-workers", "--num_workers", type=nonnegative_int, default=4, help="threads that decode images")
-    add(
+    parser.images("--image_size", type=positive_int, help=size_help, outcome=NEW)
+    parser.computation(
+        "--num-workers", "--num_workers", type=nonnegative_int, default=4, help="threads that decode images"
+    )
+    parser.images(
         "--data_path",
         type=folder_path,
         help="folder that holds the datasets (default: ROOT/data, else the repository's)",
     )
-    add("--root", type=folder_path, default=REPOSITORY, help="folder under which all results are written and found")
+    parser.files(
+        "--root", type=folder_path, default=REPOSITORY, help="folder under which all results are written and found"
+    )
 
 
 def stage_parser(description: str | None, script: str, batch_size: int, model: str | None = None) -> Parser:
@@ -65,55 +68,63 @@ def stage_parser(description: str | None, script: str, batch_size: int, model: s
     """
     parser = Parser(description, script=script)
     add_dataset_flags(parser)
-    add = parser.add_argument
-    add(
+    parser.images(
         "--transform",
         choices=TRANSFORMS,
         outcome=True,
         help="augmentation and normalization (default: the model's, standard, or Adversarial)",
     )
     moments = {"nargs": 3, "type": finite_float, "metavar": ("R", "G", "B"), "outcome": NEW}
-    add("--mean", help="of pixels in [0, 1], by which images are normalized (default: the dataset's)", **moments)
-    add("--std", help="the deviations that go with it (default: the dataset's)", **moments)
-    add("--batch_size", type=positive_int, default=batch_size, help="images in a batch", outcome=True)
+    parser.images(
+        "--mean", help="of pixels in [0, 1], by which images are normalized (default: the dataset's)", **moments
+    )
+    parser.images("--std", help="the deviations that go with it (default: the dataset's)", **moments)
+    parser.computation("--batch_size", type=positive_int, default=batch_size, help="images in a batch", outcome=True)
     if model:
-        add("--model", choices=[model], default=model, help="the network, which is always this")
+        parser.networks("--model", choices=[model], default=model, help="the network, which is always this")
     else:
-        add("--model", type=network_name, default=FIRST, help=f"the network: {FORMS}")
-    add(
+        parser.networks("--model", type=network_name, default=FIRST, help=f"the network: {FORMS}")
+    parser.images(
         "--use_test",
         action=argparse.BooleanOptionalAction,
         default=True,
         outcome=True,
         help="evaluate on the test set; otherwise on training images held out for it",
     )
-    add("--device", help="what computes: cuda, cuda:1, mps, cpu (default: the first that is available)")
+    parser.computation(
+        "--device", help="what computes: cuda, cuda:1, mps, cpu (default: the first that is available)"
+    )
     precision_help = "tf32: faster, less exact convolutions on CUDA; bf16: run the networks under autocast"
-    add("--precision", choices=("fp32", "tf32", "bf16"), default="fp32", help=precision_help, outcome=True)
+    parser.computation(
+        "--precision", choices=("fp32", "tf32", "bf16"), default="fp32", help=precision_help, outcome=True
+    )
     parser.set_defaults(robust=False, momentum=0.9)
     return parser
 
 
-def add_training_flags(parser: argparse.ArgumentParser) -> None:
+def add_training_flags(parser: Parser) -> None:
     """The flags of SGD and of a run that can be resumed."""
-    add = parser.add_argument
-    add(
+    parser.files(
         "--save_freq",
         type=positive_int,
         default=200,
         help="keep a checkpoint every so many epochs, and the last",
     )
-    add("--lr", type=positive_float, default=0.1, help="learning rate of the first epoch", outcome=True)
-    add("--wd", type=nonnegative_float, default=5e-4, help="weight decay", outcome=True)
+    parser.optimization(
+        "--lr", type=positive_float, default=0.1, help="learning rate of the first epoch", outcome=True
+    )
+    parser.optimization("--wd", type=nonnegative_float, default=5e-4, help="weight decay", outcome=True)
     decay_help = "factor on the learning rate, every epoch"
-    add("--lr_decay", type=positive_float, default=0.9996, help=decay_help, outcome=True)
+    parser.optimization("--lr_decay", type=positive_float, default=0.9996, help=decay_help, outcome=True)
     drop_help = "the learning rate is halved every so many epochs"
-    add("--lr_drop", type=positive_int, default=20, help=drop_help, outcome=True)
-    add("--seed", type=seed_number, default=1, help="of the initial weights and all random draws", outcome=True)
+    parser.optimization("--lr_drop", type=positive_int, default=20, help=drop_help, outcome=True)
+    parser.networks(
+        "--seed", type=seed_number, default=1, help="of the initial weights and all random draws", outcome=True
+    )
     log_help = "write loss, accuracy and learning rate of every epoch there, for TensorBoard (default: nowhere)"
-    add("--log_dir", type=folder_path, metavar="DIR", help=log_help)
+    parser.files("--log_dir", type=folder_path, metavar="DIR", help=log_help)
     add_compile_flag(parser)
-    again = parser.add_mutually_exclusive_group()
+    again = parser.groups["files"].add_mutually_exclusive_group()
     resume_help = "go on from the newest checkpoint, if there is one, or from the checkpoint in this file"
     resumed = {"nargs": "?", "type": file_path, "const": True, "default": False, "metavar": "FILE"}
     again.add_argument("--resume", help=resume_help, **resumed)
@@ -121,97 +132,96 @@ def add_training_flags(parser: argparse.ArgumentParser) -> None:
     again.add_argument("--overwrite", action="store_true", help="delete the run's checkpoints and start anew")
 
 
-def add_compile_flag(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
+def add_compile_flag(parser: Parser) -> None:
+    parser.computation(
         "--compile", action="store_true", help="compile the networks (torch.compile); pays in long runs"
     )
 
 
-def add_pair_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--seed_a", type=seed_number, default=1, help="seed of network A, the target")
-    parser.add_argument("--seed_b", type=seed_number, default=2, help="seed of network B, which is permuted")
+def add_pair_flags(parser: Parser) -> None:
+    parser.networks("--seed_a", type=seed_number, default=1, help="seed of network A, the target")
+    parser.networks("--seed_b", type=seed_number, default=2, help="seed of network B, which is permuted")
 
 
 ATTACK_STEPS = 5  # as published
 
 
-def add_attack_flags(parser: argparse.ArgumentParser, training: bool = False) -> None:
+def add_attack_flags(parser: Parser, training: bool = False) -> None:
     """The flags that make a stage one of robust networks."""
-    add = parser.add_argument
     parser.set_defaults(robust=True)
-    add(
+    parser.attack(
         "--epsilon",
         type=intensity,
         outcome=True,
         help="radius of the attack, as 8/255 (default: 4/255 on Tiny ImageNet, else 8/255)",
     )
-    add(
+    parser.attack(
         "--attack_step",
         type=intensity,
         outcome=True,
         help="length of a step of the attack (default: a quarter of 8/255 or 4/255)",
     )
     steps_help = "number of steps of the attack"
-    add("--attack_steps", type=nonnegative_int, default=ATTACK_STEPS, help=steps_help, outcome=True)
+    parser.attack("--attack_steps", type=nonnegative_int, default=ATTACK_STEPS, help=steps_help, outcome=True)
     if training:
-        add("--momentum", type=nonnegative_float, default=0.9, help="of SGD (Nesterov)", outcome=True)
+        parser.optimization("--momentum", type=nonnegative_float, default=0.9, help="of SGD (Nesterov)", outcome=True)
 
 
-def add_robust_flag(parser: argparse.ArgumentParser, help_text: str) -> None:
-    parser.add_argument("--adversarial", dest="robust", action="store_true", help=help_text)
+def add_robust_flag(parser: Parser, help_text: str) -> None:
+    parser.networks("--adversarial", dest="robust", action="store_true", help=help_text)
 
 
 def add_curve_flags(parser: Parser) -> None:
-    add = parser.add_argument
-    add("--curve", choices=CURVES, default="Bezier", help="family of the curve", outcome=True)
+    parser.networks("--curve", choices=CURVES, default="Bezier", help="family of the curve", outcome=True)
     parser.add_alias("--curve_type", "curve", choices=CURVES)
     bends_help = "control points, the two ends included"
-    add("--num_bends", type=at_least_two, default=3, help=bends_help, outcome=True)
+    parser.networks("--num_bends", type=at_least_two, default=3, help=bends_help, outcome=True)
     fixed = {"action": argparse.BooleanOptionalAction, "default": True, "outcome": True}
-    add("--fix_start", help="keep A where it is", **fixed)
-    add("--fix_end", help="keep B where it is", **fixed)
+    parser.networks("--fix_start", help="keep A where it is", **fixed)
+    parser.networks("--fix_end", help="keep B where it is", **fixed)
     off_help = "begin at random networks, not on the line from A to B"
-    add("--init_linear_off", action="store_true", help=off_help, outcome=NEW)
+    parser.networks("--init_linear_off", action="store_true", help=off_help, outcome=NEW)
 
 
-def add_alignment_flag(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--alignment", type=name_part, default="", help="name of the match that permutes B, as corr; '' for none")
+def add_alignment_flag(parser: Parser) -> None:
+    parser.networks(
+        "--alignment", type=name_part, default="", help="name of the match that permutes B, as corr; '' for none"
+    )
     epochs_help = f"epochs for which the two networks were trained ({EPOCHS_HELP})"
-    add("--epochs_model", type=positive_int, help=epochs_help, outcome=True)
+    parser.networks("--epochs_model", type=positive_int, help=epochs_help, outcome=True)
 
 
-def add_evaluation_flags(parser: argparse.ArgumentParser) -> None:
+def add_evaluation_flags(parser: Parser) -> None:
     """The flags of stages that evaluate networks with batch-norm statistics re-estimated for them."""
-    add = parser.add_argument
     add_compile_flag(parser)
-    add(
+    parser.evaluation(
         "--bn_images",
         type=positive_int,
         outcome=True,
         help="re-estimate batch norm on so many training images (default: all)",
     )
     repair_help = "let activations vary as between the ends (REPAIR), in networks without batch norm"
-    add("--repair", action="store_true", help=repair_help, outcome=NEW)
-    add("--overwrite", action="store_true", help="evaluate again what has been evaluated otherwise")
+    parser.evaluation("--repair", action="store_true", help=repair_help, outcome=NEW)
+    parser.files("--overwrite", action="store_true", help="evaluate again what has been evaluated otherwise")
 
 
-def add_path_flags(parser: argparse.ArgumentParser) -> None:
+def add_path_flags(parser: Parser) -> None:
     """The flags that name a path between two networks: a learned curve, or the straight line."""
     add_pair_flags(parser)
     add_alignment_flag(parser)
-    add = parser.add_argument
-    add(
+    parser.networks(
         "--epochs_curve",
         type=nonnegative_int,
         help=f"epochs of the curve; 0 is the straight line ({CURVE_EPOCHS_HELP})",
     )
-    add("--seed", type=seed_number, default=1, help="seed with which the curve was learned")
-    add("--num_bends", type=at_least_two, default=3, help="control points of the curve, the two ends included")
-    add("--curve", choices=CURVES, default="Bezier", help="family of the curve")
+    parser.networks("--seed", type=seed_number, default=1, help="seed with which the curve was learned")
+    parser.networks(
+        "--num_bends", type=at_least_two, default=3, help="control points of the curve, the two ends included"
+    )
+    parser.networks("--curve", choices=CURVES, default="Bezier", help="family of the curve")
     parser.add_alias("--curve_type", "curve", choices=CURVES)
     epochs_help = "whichever of --epochs_model and --epochs_curve is not given (default: theirs)"
-    add("--epochs", type=positive_int, help=epochs_help)
+    parser.networks("--epochs", type=positive_int, help=epochs_help)
 
 
 def parse(parser: Parser, argv: Sequence[str] | None) -> argparse.Namespace:
@@ -257,7 +267,7 @@ def parse(parser: Parser, argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
-def _complete_epochs(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+def _complete_epochs(parser: Parser, args: argparse.Namespace) -> None:
     """Fill in the epochs that are not given. `epochs` are the networks' in a stage that has no others."""
     is_of_path = hasattr(args, "epochs_curve")
     epochs = args.epochs if is_of_path else None
@@ -316,7 +326,6 @@ def results_parser(description: str | None, *, robust: bool = False, of_all: boo
     """
     epilog = "What is not asked for by a flag is everything that has been evaluated." if of_all else None
     parser = Parser(description, epilog)
-    add = parser.add_argument
 
     def usual(*values: object) -> list[object] | None:
         return None if of_all else list(values)
@@ -324,18 +333,22 @@ def results_parser(description: str | None, *, robust: bool = False, of_all: boo
     name = partial(dataset_name, with_folder=False)
     dataset_help = "on which the networks were trained"
     if of_all:
-        add("--dataset", type=name, nargs="+", help=dataset_help)
+        parser.images("--dataset", type=name, nargs="+", help=dataset_help)
     else:
-        add("--dataset", type=name, default="FashionMNIST10k", help=dataset_help)
-    add("--model", nargs="+", type=network_name, default=usual(FIRST), help=f"networks: {FORMS}")
-    add("--seed_a", nargs="+", type=seed_number, default=usual(1), help="networks A, one a pair")
-    add("--seed_b", nargs="+", type=seed_number, default=usual(2), help="networks B, one a pair")
-    add("--alignment", nargs="+", type=name_part, default=usual("", "corr"), help="names of matches; '' for none")
+        parser.images("--dataset", type=name, default="FashionMNIST10k", help=dataset_help)
+    parser.networks("--model", nargs="+", type=network_name, default=usual(FIRST), help=f"networks: {FORMS}")
+    parser.networks("--seed_a", nargs="+", type=seed_number, default=usual(1), help="networks A, one a pair")
+    parser.networks("--seed_b", nargs="+", type=seed_number, default=usual(2), help="networks B, one a pair")
+    parser.networks(
+        "--alignment", nargs="+", type=name_part, default=usual("", "corr"), help="names of matches; '' for none"
+    )
     epochs_help = "epochs of the curves, where there are any; 0: straight lines"
     epochs_help += "" if of_all else f"; as many as models (2 or more): one for each model ({CURVE_EPOCHS_HELP})"
-    add("--epochs", nargs="+", type=nonnegative_int, help=epochs_help)
-    add("--root", type=folder_path, default=REPOSITORY, help="folder under which results are found and written")
-    add(
+    parser.networks("--epochs", nargs="+", type=nonnegative_int, help=epochs_help)
+    parser.files(
+        "--root", type=folder_path, default=REPOSITORY, help="folder under which results are found and written"
+    )
+    parser.files(
         "--name",
         type=name_part,
         default="",
@@ -345,35 +358,34 @@ def results_parser(description: str | None, *, robust: bool = False, of_all: boo
     return parser
 
 
-def add_variant_flags(parser: argparse.ArgumentParser, *, of_all: bool = False) -> None:
+def add_variant_flags(parser: Parser, *, of_all: bool = False) -> None:
     """The flags that tell curves between the same networks apart; of_all as in `results_parser`."""
-    add = parser.add_argument
     usual = {name: None if of_all else [value] for name, value in USUAL._asdict().items()}
     seed_help = "seed of the curves: one for all pairs, or one a pair"
-    add("--curve_seed", nargs="+", type=seed_number, default=usual["seed"], help=seed_help)
+    parser.networks("--curve_seed", nargs="+", type=seed_number, default=usual["seed"], help=seed_help)
     bends_help = "control points of the curves, the two ends included"
-    add("--num_bends", nargs="+", type=at_least_two, default=usual["num_bends"], help=bends_help)
-    add("--curve", nargs="+", choices=CURVES, default=usual["curve"], help="families of the curves")
+    parser.networks("--num_bends", nargs="+", type=at_least_two, default=usual["num_bends"], help=bends_help)
+    parser.networks("--curve", nargs="+", choices=CURVES, default=usual["curve"], help="families of the curves")
     parser.add_alias("--curve_type", "curve", nargs="+", choices=CURVES)
 
 
-def add_figure_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--show", action="store_true", help="open the figures in a window too")
+def add_figure_flags(parser: Parser) -> None:
+    parser.figures("--show", action="store_true", help="open the figures in a window too")
     add_title_flag(parser)
 
 
-def add_title_flag(parser: argparse.ArgumentParser) -> None:
+def add_title_flag(parser: Parser) -> None:
     help_text = "draw no titles above figures, as for a paper, which has captions"
-    parser.add_argument("--no_title", action="store_true", help=help_text)
+    parser.figures("--no_title", action="store_true", help=help_text)
 
 
-def add_plane_flags(parser: argparse.ArgumentParser) -> None:
+def add_plane_flags(parser: Parser) -> None:
     help_text = "colour map of matplotlib (default: viridis; reversed for losses, so that bright is good)"
-    parser.add_argument("--cmap", type=colour_map, metavar="NAME", help=help_text)
+    parser.figures("--cmap", type=colour_map, metavar="NAME", help=help_text)
 
 
 def parse_results(
-    parser: argparse.ArgumentParser, argv: Sequence[str] | None, script: str, of_curves: bool = True
+    parser: Parser, argv: Sequence[str] | None, script: str, of_curves: bool = True
 ) -> argparse.Namespace:
     """Parse, and add `pairs` (None for all there are) and `command`, which goes with what is written.
 
@@ -409,7 +421,7 @@ def parse_results(
     return args
 
 
-def _complete_for_figures(parser: argparse.ArgumentParser, args: argparse.Namespace, of_curves: bool) -> None:
+def _complete_for_figures(parser: Parser, args: argparse.Namespace, of_curves: bool) -> None:
     try:
         args.replaced = replaced_folders(vars(args))
     except ValueError as error:

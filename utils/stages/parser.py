@@ -7,6 +7,7 @@ import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 from models import check_name
@@ -15,28 +16,11 @@ from .data import why_no_name
 from .folders import TEST_FOLDERS
 from .layout import FOLDERS, REPOSITORY, ROBUST_FOLDERS
 
-# How a help divides the flags, by the names under which the parser returns them
-GROUPS = {
-    "images": ("dataset", "data_path", "image_size", "transform", "mean", "std", "use_test"),
-    "networks and curves": (
-        *("model", "num_classes", "side", "seed_a", "seed_b", "seed_c", "seeds", "seed", "epochs", "epochs_model"),
-        *("robust", "alignment", "epochs_curve", "curve_seed", "curve", "num_bends", "fix_start", "fix_end"),
-        *("init_linear_off", "t", "point_t"),
-    ),
-    "alignment": ("method", "init", "to", "pre_act", "align_name", "matrices"),
-    "optimization": (
-        *("pretrained", "outer_iters", "inner_iters_perm", "inner_iters_phi"),
-        *("lr", "lr_drop", "lr_decay", "wd", "momentum", "val_freq"),
-    ),
-    "attack": ("epsilon", "attack_step", "attack_steps"),
-    "evaluation": ("num_points", "bn_images", "repair", "ensemble", "eval_train"),
-    "computation": ("batch_size", "num_workers", "device", "precision", "compile"),
-    "figures": ("cmap", "no_title", "show"),
-    "files": ("file", "key", "root", "dir", "name", "out", "json", "save_freq", "resume", "overwrite", "log_dir"),
-}
+# The titles under which a help has the flags, in order, by the parser's method that adds one there
+TITLES = {name: name for name in ("images", "networks", "alignment", "optimization", "attack", "evaluation")}
+TITLES |= {"networks": "networks and curves", "computation": "computation", "figures": "figures", "files": "files"}
 NEW = "new"  # the outcome of a flag that older files lack
 PASSING = ("root", "device", "resume", "overwrite")  # flags that may be others when a command is run again
-GROUP_OF = {name: title for title, names in GROUPS.items() for name in names}
 
 
 class HelpFormatter(argparse.HelpFormatter):
@@ -79,7 +63,8 @@ DECLARED: list[str] = []  # known by its identity: an empty command line is anot
 class Parser(argparse.ArgumentParser):
     """An argparse parser of long flags that are never shortened: --epochs must not be taken for --epochs_model.
 
-    Its help shows flags in GROUPS, in whatever order they were added, and an example.
+    Its help shows flags under TITLES, in whatever order they were added, and an example. Each title has a method that
+    adds a flag there, as `add_argument` does: parser.images("--dataset", …).
     """
 
     def __init__(self, description: str | None, epilog: str | None = None, script: str = ""):
@@ -93,15 +78,19 @@ class Parser(argparse.ArgumentParser):
         example = [f"\n\nexample:\n  {line}" for line in rest.splitlines() if line.startswith("python ")]
         description = "".join([words, *example]) or None
         super().__init__(description=description, epilog=epilog, formatter_class=HelpFormatter, allow_abbrev=False)
-        self._groups = {title: self.add_argument_group(title) for title in GROUPS}
+        self.groups = {name: self.add_argument_group(title) for name, title in TITLES.items()}
+        for name, group in self.groups.items():
+            setattr(self, name, partial(self.add_argument, group=group))
 
-    def add_argument(self, *names: str, outcome: Outcome = False, **options: object) -> argparse.Action:
+    def add_argument(
+        self, *names: str, outcome: Outcome = False, group: argparse._ArgumentGroup | None = None, **options: object
+    ) -> argparse.Action:
         """As argparse's, and whether the flag decides what is in the files that the script writes.
 
         outcome: True, or when (given the parsed flags); NEW where older files lack the flag and had its default.
             What a file's name says (networks, match, kind of curve) need not be declared.
         """
-        action = super().add_argument(*names, **options)
+        action = group.add_argument(*names, **options) if group else super().add_argument(*names, **options)
         if outcome:
             self.outcome[action.dest] = outcome
         return action
@@ -158,10 +147,6 @@ class Parser(argparse.ArgumentParser):
         if action.nargs == 0:
             return (said or action.option_strings)[:1]
         return [action.option_strings[0], *map(str, value if isinstance(value, (list, tuple)) else [value])]
-
-    def _add_action(self, action: argparse.Action) -> argparse.Action:
-        title = GROUP_OF.get("dir" if action.dest.startswith("dir") else action.dest)
-        return self._groups[title]._add_action(action) if title else super()._add_action(action)
 
     def add_alias(self, flag: str, means: str, **options: object) -> None:
         """A name that the original code has for a flag, in no help; means: the name under which it is returned."""
@@ -365,7 +350,7 @@ def add_folder_flags(parser: Parser, script: str, argv: Sequence[str] = ()) -> N
         shown = script.startswith("training/") or (flag.startswith("--dir_") and script[:3] != "vis")
         content = {"models": "networks", "model_history": "histories", "curve_history": "histories"}.get(kind, kind)
         words = f"folder of {content} instead of {FOLDERS[kind]}" if shown else argparse.SUPPRESS
-        parser.add_argument(flag, type=folder_path, help=words)
+        parser.files(flag, type=folder_path, help=words)
         for other in others:
             parser.add_alias(other, _dest(flag), type=folder_path)
     for flag in dict.fromkeys(re.match(r"(--dir\w*)?", word)[0] for word in argv):

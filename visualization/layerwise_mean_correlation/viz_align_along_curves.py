@@ -29,7 +29,7 @@ def parse_args(argv=None):
     parser = flags.results_parser(__doc__)
     flags.add_figure_flags(parser)
     flags.add_variant_flags(parser)
-    parser.add_argument("--point_t", type=fraction, default=0.5, help="the point, from 0 at A to 1 at B")
+    parser.networks("--point_t", type=fraction, default=0.5, help="the point, from 0 at A to 1 at B")
     return flags.parse_results(parser, argv, script=__file__)
 
 

@@ -27,7 +27,7 @@ def parse_args(argv=None):
     parser = flags.results_parser(__doc__)
     flags.add_figure_flags(parser)
     robust_help = "robust networks, from their own folders"
-    parser.add_argument("--adversarial", dest="robust", action="store_true", help=robust_help)
+    parser.networks("--adversarial", dest="robust", action="store_true", help=robust_help)
     parser.set_defaults(alignment=["corr"])
     args = flags.parse_results(parser, argv, script=__file__, of_curves=False)
     if "null" in map(tag, args.alignment):
