@@ -140,17 +140,6 @@ def made(tmp_path):
             "--epochs_model 3 --alignment corr",
             "there is one of 2 epochs: --epochs_curve 2, ",
         ),
-        (
-            "evaluation/eval_curve.py",
-            "--epochs_model 3 --seed 5",
-            "there is one with --epochs_curve 4 --seed 1 or --al",
-        ),
-        (
-            "evaluation/eval_curve.py",
-            "--epochs_model 3 --epochs_curve 2 --seed_a 3 --seed_b 4 --alignment ''",
-            "there is one with --alignment corr or --seed_a 1 --seed_b 2 --alignment corr or --seed_a 1 ",
-        ),
-        ("visualization/viz_curve.py", "--epochs 6", "there is one with --epochs 0, or make it with: "),
     ],
 )
 def test_what_is_missing_and_what_there_is(script, flags, says, made, capsys):

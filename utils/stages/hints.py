@@ -257,9 +257,15 @@ class Stage:
         flag = named if named in self.told else "epochs"
         under_way = re.compile(r"-resume\.|\.partial\.|_(perm|phi)\d+-")
         finished = [file for file in path.parent.glob(f"*-*{path.suffix}") if not under_way.search(file.name)]
-        there = [other for other in map(read_name, finished) if other and other._replace(epoch=name.epoch) == name]
-        epochs = sorted({other.epoch for other in there} - {None, 0, name.epoch})
-        return [f"there is one of {number} epochs: --{flag} {number}" for number in epochs]
+        there = [other for other in map(read_name, finished) if other and other.kind == name.kind]
+        epochs = {other.epoch for other in there if other._replace(epoch=name.epoch) == name} - {None, 0, name.epoch}
+        if epochs or name.kind != "endpoint":
+            return [f"there is one of {number} epochs: --{flag} {number}" for number in sorted(epochs)]
+        seeds: dict[int, list[int]] = {}
+        for one in sorted(there, key=lambda one: (one.epoch, one.seeds)):
+            seeds.setdefault(one.epoch, []).extend(one.seeds)
+        words = [f"seed {', '.join(map(str, those))} (of {number} epochs)" for number, those in seeds.items()]
+        return [f"there is {' and '.join(words)}"] if words else []
 
     def _maker(self, name: Name, record: Record | None = None) -> tuple[str, dict[str, object]] | None:
         """The script and flags that make a file of this name, and with this record; None if no script alone does."""
