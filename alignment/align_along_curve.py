@@ -13,19 +13,14 @@ from utils.stages import start
 
 start.quietly()
 
-from utils.devices import memory_format
 from utils.matching import align, cross_correlations, each_by_itself, mean_correlations
 from utils.progress import track
 from utils.repairing import renormalizer
 from utils.stages import flags, process
-from utils.stages.data import load_data
-from utils.stages.files import expect_writable
-from utils.stages.inputs import check_input
-from utils.stages.layout import Layout, Variant
-from utils.stages.loading import expect_curve, load_curve, spec_of
+from utils.stages.evaluation import NamedPath
+from utils.stages.loading import spec_of
 from utils.stages.matches import padded_rows, row_labels, rows_from_permutations
 from utils.stages.parser import add_folder_flags, fraction
-from utils.stages.records import behind
 from utils.stages.runs import GrowingTable
 
 # As the point is; permuted to match the end; and with each activation matched on its own, where some share a stream
@@ -39,27 +34,14 @@ def parse_args(argv=None):
     flags.add_evaluation_flags(parser)
     point_help = "the point, from 0 at A to 1 at B"
     parser.networks("--point_t", type=fraction, default=0.5, help=point_help, outcome=True)
-    return flags.parse(parser, argv)
+    return flags.parse(parser, argv, fp32_only=True)
 
 
 def main(args):
-    process.require_fp32(args.precision)
-    layout = Layout(args.root, args.model, args.dataset, args.robust, args.replaced)
-    seeds, variant = (args.seed_a, args.seed_b), Variant(args.seed, args.num_bends, args.curve)
-    path = layout.along_curve(args.alignment, *seeds, args.epochs_curve, args.point_t, variant)
-    expect_curve(layout, seeds, args.epochs_model, args.epochs_curve, args.alignment, variant)
-    if args.overwrite or not path.exists():
-        expect_writable(path.parent)
-    data = load_data(args.dataset, **flags.of_images(args))
-    curve = load_curve(
-        layout, data, seeds, args.epochs_model, args.epochs_curve, alignment=args.alignment, variant=variant
-    ).to(args.device, memory_format=memory_format(args.device))
-    check_input(curve.base, data.for_batch_norm(args.bn_images), args.batch_size)
-    if args.compile:
-        curve.compile()
+    named = NamedPath(args)
+    path = named.layout.along_curve(*named.names, args.epochs_curve, args.point_t, named.variant)
+    data, curve, record = named.load(path)
     spec = spec_of(curve.base, data.example)
-    made_from = behind(layout, seeds, args.epochs_model, args.alignment, args.epochs_curve, variant)
-    record = args.record.of(args.model, made_from, images=data.digest, points=curve.digests())
     # Correlations along curves were measured on other images before.
     record = record.having(before={"measured_on": "test images"}, measured_on="alignment images")
     table = GrowingTable(path, record, overwrite=args.overwrite)
@@ -85,10 +67,8 @@ def main(args):
     which = [name for name in WHICH if f"{name}_a" in table.arrays]
     columns = {f"{name} with {end.upper()}": table.arrays[f"{name}_{end}"] for end in "ab" for name in which}
     process.print_table(row_labels(spec), columns)
-    drawn = {"seed_a": args.seed_a, "seed_b": args.seed_b, "alignment": args.alignment, "epochs": args.epochs_curve}
     script = "visualization/layerwise_mean_correlation/viz_align_along_curves.py"
-    next_command = args.stage.command(script, **drawn, point_t=args.point_t, **variant.drawn)
-    process.closing_words([path], next_command)
+    process.closing_words([path], args.stage.command(script, **named.drawn, point_t=args.point_t))
 
 
 def compare(end, point, spec, images, batch_size):

@@ -26,7 +26,6 @@ from utils.progress import track
 from utils.stages import flags, hints, process, published
 from utils.stages.data import load_data
 from utils.stages.files import expect, expect_writable, save_array
-from utils.stages.inputs import check_input
 from utils.stages.layout import Layout
 from utils.stages.loading import load_endpoint, spec_of
 from utils.stages.matches import save_match
@@ -56,7 +55,7 @@ def parse_args(argv=None):
     )
     add_folder_flags(parser, "alignment/align_many.py")
     parser.files("--overwrite", action="store_true", help="replace matches that are there and are others")
-    args = flags.parse(parser, argv)
+    args = flags.parse(parser, argv, fp32_only=True)
     if len(args.seeds) < 2 or len(set(args.seeds)) < len(args.seeds):
         parser.error("--seeds names too few networks, or one twice: at least two different ones are aligned")
     if args.robust and args.model == "GoogLeNet" and args.method == "corr":
@@ -69,17 +68,15 @@ def parse_args(argv=None):
 
 
 def main(args):
-    process.require_fp32(args.precision)
     layout = Layout(args.root, args.model, args.dataset, args.robust, args.replaced)
     expect(*(layout.endpoint(seed, args.epochs) for seed in args.seeds))
     expect_writable(layout.folder("matches"), layout.folder("correlations"))
-    data = load_data(args.dataset, **flags.of_images(args))
+    data = load_data(args.dataset, **args.images)
     networks, made_for = {}, {}
     for seed in args.seeds:
         networks[seed] = network = load_endpoint(layout, data, seed, args.epochs)
         made_for[seed] = network_digest(network)
         network.to(args.device, memory_format=memory_format(args.device))
-    check_input(network, data.for_batch_norm(args.bn_images), args.batch_size)
     spec = spec_of(network, data.example)
 
     def batches(images, purpose):

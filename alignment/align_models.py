@@ -32,7 +32,6 @@ from utils.progress import track
 from utils.stages import flags, hints, process, published
 from utils.stages.data import load_data
 from utils.stages.files import expect_writable, save_array
-from utils.stages.inputs import check_input
 from utils.stages.layout import Layout
 from utils.stages.loading import expect_pair, load_endpoint, load_permutations, spec_of
 from utils.stages.matches import row_labels, rows_from_permutations, save_match
@@ -72,7 +71,7 @@ def parse_args(argv=None, description=__doc__, script=__file__, model=None, meth
     add_folder_flags(parser, "alignment/align_models.py")
     parser.add_alias("--adv_flag", "robust", type=true_or_false, nargs="?", const=True)
     parser.files("--overwrite", action="store_true", help="replace a match that is there and is another")
-    args = flags.parse(parser, argv)
+    args = flags.parse(parser, argv, fp32_only=True)
     if args.robust and args.model == "GoogLeNet":  # as published, for this network alone
         args.attack = flags.published_attack(args.dataset)
     if method == "w2_pre":
@@ -86,18 +85,16 @@ def parse_args(argv=None, description=__doc__, script=__file__, model=None, meth
 
 
 def main(args):
-    process.require_fp32(args.precision)
     torch.manual_seed(args.seed)
     layout = Layout(args.root, args.model, args.dataset, args.robust, args.replaced)
     seeds = (args.seed_a, args.seed_b)
     expect_pair(layout, seeds, args.epochs, args.init or "")
     expect_writable(layout.folder("matches"), layout.folder("correlations"))
-    data = load_data(args.dataset, **flags.of_images(args))
+    data = load_data(args.dataset, **args.images)
     networks = [load_endpoint(layout, data, seed, args.epochs) for seed in seeds]
     made_for = [network_digest(network) for network in networks]
     for network in networks:
         network.to(args.device, memory_format=memory_format(args.device))
-    check_input(networks[1], data.train)
     spec, start = spec_of(networks[1], data.example), None
     if args.init:
         start = load_permutations(stand_in(layout.match(args.init, *seeds)), spec, networks)

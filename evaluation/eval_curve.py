@@ -14,19 +14,13 @@ start.quietly()
 
 import numpy as np
 
-from utils.devices import memory_format
 from utils.ensembles import evaluate_ensemble
 from utils.measuring import batch_norm_layers, evaluate_path, measure, measure_as_it_is
 from utils.repairing import renormalizer
 from utils.reports.results import is_loss, summary
 from utils.stages import flags, process
-from utils.stages.data import load_data
-from utils.stages.files import expect_writable
-from utils.stages.inputs import check_input
-from utils.stages.layout import Layout, Variant
-from utils.stages.loading import expect_curve, load_curve
+from utils.stages.evaluation import NamedPath
 from utils.stages.parser import add_folder_flags, at_least_two
-from utils.stages.records import behind
 from utils.stages.runs import GrowingTable, write_csv
 
 
@@ -49,22 +43,10 @@ def parse_args(argv=None, description=__doc__, script=__file__, robust=False):
 
 
 def main(args):
-    layout = Layout(args.root, args.model, args.dataset, args.robust, args.replaced)
-    seeds, variant = (args.seed_a, args.seed_b), Variant(args.seed, args.num_bends, args.curve)
-    path = layout.evaluated(args.alignment, *seeds, args.epochs_curve, variant)
-    expect_curve(layout, seeds, args.epochs_model, args.epochs_curve, args.alignment, variant)
-    if args.overwrite or args.ensemble or not path.exists():
-        expect_writable(path.parent)
-    data = load_data(args.dataset, **flags.of_images(args))
-    curve = load_curve(
-        layout, data, seeds, args.epochs_model, args.epochs_curve, alignment=args.alignment, variant=variant
-    ).to(args.device, memory_format=memory_format(args.device))
+    named = NamedPath(args)
+    path = named.layout.evaluated(*named.names, args.epochs_curve, named.variant)
+    data, curve, record = named.load(path, writes=bool(args.ensemble))
     images = data.for_batch_norm(args.bn_images)
-    check_input(curve.base, images, args.batch_size)
-    if args.compile:
-        curve.compile()
-    made_from = behind(layout, seeds, args.epochs_model, args.alignment, args.epochs_curve, variant)
-    record = args.record.of(args.model, made_from, images=data.digest, points=curve.digests())
     table = GrowingTable(path, record, overwrite=args.overwrite)
     how = {"batch_size": args.batch_size, "precision": args.precision}
     if not table.finished:
@@ -79,7 +61,7 @@ def main(args):
     write_csv(files[-1], table.arrays)
     print_summary(table.arrays, args.robust)
     if args.ensemble:
-        path = layout.ensemble(args.alignment, *seeds, args.epochs_curve, args.ensemble, variant)
+        path = named.layout.ensemble(*named.names, args.epochs_curve, args.ensemble, named.variant)
         together = GrowingTable(path, record.without("num_points", "eval_train"), overwrite=args.overwrite)
         if not together.finished:
             renormalize = renormalizer(curve, images, repaired=args.repair, **how)
@@ -88,9 +70,7 @@ def main(args):
         files += [path, path.with_suffix(".csv")]
         write_csv(files[-1], together.arrays)
         print_ensemble(together.arrays)
-    drawn = {"seed_a": args.seed_a, "seed_b": args.seed_b, "alignment": args.alignment, "epochs": args.epochs_curve}
-    next_command = args.stage.command("visualization/viz_curve.py", **drawn, **variant.drawn)
-    process.closing_words(files, next_command)
+    process.closing_words(files, args.stage.command("visualization/viz_curve.py", **named.drawn))
 
 
 def measuring(curve, images, splits, *, repaired, attack, **how):

@@ -21,7 +21,6 @@ from utils.repairing import repairer
 from utils.stages import flags, process
 from utils.stages.data import load_data
 from utils.stages.files import expect_writable
-from utils.stages.inputs import check_input
 from utils.stages.layout import Layout, tag
 from utils.stages.loading import expect_pair, load_endpoint, load_pair, new_network
 from utils.stages.parser import add_folder_flags, at_least_two, name_part, positive_int, seed_number
@@ -61,7 +60,7 @@ def main(args):
         expect_pair(layout, (args.seed_a, other), args.epochs_model, args.alignment)
     if args.overwrite or not path.exists():
         expect_writable(path.parent)
-    data = load_data(args.dataset, **flags.of_images(args))
+    data = load_data(args.dataset, **args.images)
     a, aligned = load_pair(layout, data, seeds[:2], args.epochs_model, alignment=args.alignment)
     if args.seed_c is None:
         second, third = load_endpoint(layout, data, args.seed_b, args.epochs_model), aligned
@@ -73,7 +72,6 @@ def main(args):
     corners.set_point(1, third.state_dict())
     corners.to(args.device, memory_format=memory_format(args.device))
     coordinates, *_ = plane_of(corners)
-    check_input(corners.base, data.for_batch_norm(args.bn_images), args.batch_size)
     if args.compile:
         corners.compile()
     made_from = behind(layout, seeds, args.epochs_model, args.alignment)

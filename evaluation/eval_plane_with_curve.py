@@ -12,18 +12,12 @@ from utils.stages import start
 
 start.quietly()
 
-from utils.devices import memory_format
 from utils.errors import UserError
 from utils.measuring import evaluate_plane, measure_as_it_is, midpoint_height, plane_of
 from utils.repairing import renormalizer
 from utils.stages import flags, process
-from utils.stages.data import load_data
-from utils.stages.files import expect_writable
-from utils.stages.inputs import check_input
-from utils.stages.layout import Layout, Variant
-from utils.stages.loading import expect_curve, load_curve
+from utils.stages.evaluation import NamedPath
 from utils.stages.parser import add_folder_flags, at_least_two
-from utils.stages.records import behind
 from utils.stages.runs import GrowingTable
 
 # As fractions of the way from A to B, and of the height above it of the curve's point t = ½
@@ -43,22 +37,10 @@ def parse_args(argv=None):
 def main(args):
     if args.epochs_curve == 0:
         raise UserError("a straight line spans no plane; name a learned curve with --epochs_curve", exit_code=2)
-    layout = Layout(args.root, args.model, args.dataset, args.robust, args.replaced)
-    seeds, variant = (args.seed_a, args.seed_b), Variant(args.seed, args.num_bends, args.curve)
-    path = layout.plane_with_curve(args.alignment, *seeds, args.epochs_curve, variant)
-    expect_curve(layout, seeds, args.epochs_model, args.epochs_curve, args.alignment, variant)
-    if args.overwrite or not path.exists():
-        expect_writable(path.parent)
-    data = load_data(args.dataset, **flags.of_images(args))
-    curve = load_curve(
-        layout, data, seeds, args.epochs_model, args.epochs_curve, alignment=args.alignment, variant=variant
-    ).to(args.device, memory_format=memory_format(args.device))
+    named = NamedPath(args)
+    path = named.layout.plane_with_curve(*named.names, args.epochs_curve, named.variant)
+    data, curve, record = named.load(path)
     height = midpoint_height(curve)
-    check_input(curve.base, data.for_batch_norm(args.bn_images), args.batch_size)
-    if args.compile:
-        curve.compile()
-    made_from = behind(layout, seeds, args.epochs_model, args.alignment, args.epochs_curve, variant)
-    record = args.record.of(args.model, made_from, images=data.digest, points=curve.digests())
     # Planes reached twice as far before.
     record = record.having(before={"height": "turning point"}, height="midpoint")
     table = GrowingTable(path, record, overwrite=args.overwrite)
@@ -76,9 +58,7 @@ def main(args):
         table.finish(corners=plane_of(curve)[0])
     if curve.num_bends > 3:
         print("A curve of more than three control points leaves this plane; its projection lies in it.")
-    drawn = {"seed_a": args.seed_a, "seed_b": args.seed_b, "alignment": args.alignment, "epochs": args.epochs_curve}
-    next_command = args.stage.command("visualization/viz_curve_on_plane.py", **drawn, **variant.drawn)
-    process.closing_words([path], next_command)
+    process.closing_words([path], args.stage.command("visualization/viz_curve_on_plane.py", **named.drawn))
 
 
 if __name__ == "__main__":

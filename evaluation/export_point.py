@@ -15,18 +15,13 @@ start.quietly()
 import torch
 
 from utils import distributed
-from utils.devices import memory_format
 from utils.errors import UserError
 from utils.measuring import evaluate
 from utils.repairing import renormalizer
 from utils.stages import flags, process
-from utils.stages.data import load_data
-from utils.stages.files import expect_writable, hold, save_checkpoint
-from utils.stages.inputs import check_input
-from utils.stages.layout import Layout, Variant
-from utils.stages.loading import expect_curve, load_curve
+from utils.stages.evaluation import NamedPath
+from utils.stages.files import hold, save_checkpoint
 from utils.stages.parser import add_folder_flags, fraction
-from utils.stages.records import behind
 
 
 def parse_args(argv=None):
@@ -42,27 +37,15 @@ def parse_args(argv=None):
 def main(args):
     if args.out.exists() and not args.overwrite:
         raise UserError(f"{args.out} is there already; name another file, or add --overwrite", exit_code=2)
-    layout = Layout(args.root, args.model, args.dataset, args.robust, args.replaced)
-    seeds, variant = (args.seed_a, args.seed_b), Variant(args.seed, args.num_bends, args.curve)
-    expect_curve(layout, seeds, args.epochs_model, args.epochs_curve, args.alignment, variant)
-    expect_writable(args.out.parent)
+    data, curve, record = NamedPath(args).load(args.out)
     distributed.from_main(lambda: hold(args.out))
-    data = load_data(args.dataset, **flags.of_images(args))
-    curve = load_curve(
-        layout, data, seeds, args.epochs_model, args.epochs_curve, alignment=args.alignment, variant=variant
-    ).to(args.device, memory_format=memory_format(args.device))
     images, how = data.for_batch_norm(args.bn_images), {"batch_size": args.batch_size, "precision": args.precision}
-    check_input(curve.base, images, args.batch_size)
-    if args.compile:
-        curve.compile()
     renormalize = renormalizer(curve, images, repaired=args.repair, **how)
     network = curve.place(args.t)
     renormalize(network, args.t)
-    state = {name: value.clone(memory_format=torch.contiguous_format) for name, value in network.state_dict().items()}
-    made_from = behind(layout, seeds, args.epochs_model, args.alignment, args.epochs_curve, variant)
-    record = args.record.of(args.model, made_from, images=data.digest, points=curve.digests())
-    save_checkpoint(args.out, {"model_state": state, "record": record.stored()})
     loss, accuracy = evaluate(network, data.test, **how)
+    state = {name: value.clone(memory_format=torch.contiguous_format) for name, value in network.state_dict().items()}
+    save_checkpoint(args.out, {"model_state": state, "record": record.stored()})
     print(f"At t = {args.t:g}: loss {loss:.4f}, accuracy {accuracy:.1f} % on test images")
     process.closing_words([args.out])
 

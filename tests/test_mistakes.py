@@ -243,13 +243,6 @@ def test_a_learning_rate_beyond_all_numbers(capsys, flags):
     assert "the learning rate of epoch 1 would be 1e+39" in message
 
 
-def test_a_folder_that_cannot_be_written(capsys, flags, tmp_path):
-    (tmp_path / "model_dicts").write_text("a file where a folder should be")
-    code, line = fails(capsys, "training/train_model.py", *flags, "--epochs", 1)
-    assert code == 1
-    assert "model_dicts" in line
-
-
 def test_compiling_without_a_compiler(tmp_path, data_path):
     command = [sys.executable, REPOSITORY / "training/train_model.py", "--dataset", "bars", "--data_path", data_path]
     command += ["--root", tmp_path, "--device", "cpu", "--compile"]

@@ -100,8 +100,13 @@ def test_images_smaller_than_a_network_takes(capsys, tmp_path):
     flags = ["--dataset", "tiny", "--root", tmp_path, "--epochs", 1]
     code, line = fails(capsys, "training/train_model.py", *flags)
     assert code == 1
-    assert line.endswith("TinyTen cannot take images of 8×8; the smallest image size that it takes is 9×9")
+    assert "TinyTen cannot take images of 8×8: " in line
     run("training/train_model.py", *flags, "--image_size", 9)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("[!.]*seed_01*")}
+    assert len(before) > 1
+    code, line = fails(capsys, "training/train_model.py", *flags, "--overwrite")
+    assert "TinyTen cannot take images of 8×8: " in line
+    assert {path: path.read_bytes() for path in tmp_path.rglob("[!.]*seed_01*")} == before
 
 
 def test_few_images_and_large_batches(capsys, tmp_path):
@@ -109,20 +114,24 @@ def test_few_images_and_large_batches(capsys, tmp_path):
     flags = ["--dataset", "few", "--root", tmp_path]
     code, line = fails(capsys, "training/train_model.py", *flags, "--epochs", 1, "--batch_size", 7)
     assert code == 1
-    assert line.endswith("needs two at least; a batch size of 6 leaves none alone")
+    alone = "TinyTen needs at least two images in a batch, and the last one has one; use another --batch_size, or"
+    assert alone in line
+    assert not list(tmp_path.rglob("*.pt"))
     for seed in (1, 2):
         run("training/train_model.py", *flags, "--epochs", 1, "--seed", seed)
     run("alignment/align_models.py", *flags, "--epochs", 1)
     pair = [*flags, "--epochs_model", 1, "--alignment", "corr"]
     run("training/train_curve.py", *pair, "--epochs", 1)
     run("evaluation/eval_curve.py", *pair, "--epochs_curve", 1, "--num_points", 3)
+    before = {path: path.read_bytes() for path in (tmp_path / "model_data").rglob("[!.]*.*")}
     for script in (
         "evaluation/eval_curve.py",
         "evaluation/eval_plane_with_curve.py",
         "alignment/align_along_curve.py",
     ):
-        code, line = fails(capsys, script, *pair, "--epochs_curve", 1, "--batch_size", 7)
-        assert "the last of 8 images is alone in its batch" in line
+        code, line = fails(capsys, script, *pair, "--epochs_curve", 1, "--batch_size", 7, "--overwrite")
+        assert alone in line
+    assert {path: path.read_bytes() for path in (tmp_path / "model_data").rglob("[!.]*.*")} == before
     code, line = fails(capsys, "training/train_model.py", *flags, "--epochs", 1, "--no-use_test")
     assert code == 1
     assert "a tenth, to be held out for testing, is none" in line

@@ -11,10 +11,15 @@ from pathlib import Path
 
 import processes
 import pytest
+import torch
 from stages import REPOSITORY, STAGES, fails, run, run_as_process, stage
+from torch import nn
 
+from models import MODELS, build
 from utils import training
 from utils.errors import FileError
+from utils.losses import cross_entropy
+from utils.stages import evaluation, process
 from utils.stages.files import expect, expect_writable
 
 TRAIN = [sys.executable, str(REPOSITORY / "training/train_model.py")]
@@ -153,6 +158,47 @@ def test_a_python_without_torch(tmp_path):
     )
 
 
+# --- networks and images that do not suit each other -------------------------------------------------------
+
+
+def raises_for(network, shape):
+    """What a network, or its loss, raises for images of this shape, of class 3."""
+    with pytest.raises(Exception) as caught:  # noqa: PT011 (of any kind)
+        cross_entropy(network(torch.zeros(shape)), torch.full(shape[:1], 3), shape[0])
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    "network, shape, says",
+    [
+        (
+            MODELS["TinyTen"](4),
+            (2, 3, 8, 40),
+            "TinyTen cannot take images of 40×8: Calculated padded .*tinyten",
+        ),
+        (build("torchvision:vit_b_16", 4), (2, 3, 32, 32), "VisionTransformer cannot .* 32×32: Wrong image height!"),
+        (nn.Linear(3, 4), (2, 5), r"Linear cannot take samples of \(5,\): mat1 and mat2 shapes"),
+        (MODELS["TinyTen"](4).train(), (1, 3, 9, 9), "the batch normalization of TinyTen needs at least two images"),
+        (nn.Conv2d(3, 4, 1), (2, 3, 8, 8), r"puts out \(4, 8, 8\) for an image, where a logit for each of 4 classes"),
+        (MODELS["TinyTen"](3), (2, 3, 16, 16), r"puts out \(3,\) for an image, where a logit for each of 4 classes"),
+        (lambda x: None, (2, 3), "the network is no classifier: the network puts out no logits"),
+    ],
+)
+def test_a_network_that_does_not_suit_the_images(network, shape, says):
+    assert re.search(says, process.misfit(raises_for(network, shape)))
+
+
+def test_errors_that_are_of_no_network():
+    """Nor of its loss: those of this code, and of a network's own that have nothing to do with images."""
+
+    class Broken(nn.Module):
+        def forward(self, x):
+            return self.layers[x]
+
+    for error in (RuntimeError("something"), KeyError("x"), raises_for(Broken(), (2, 3))):
+        assert process.misfit(error) is None
+
+
 # --- before the work starts --------------------------------------------------------------------------------
 
 
@@ -162,9 +208,12 @@ def refuse_to_load(monkeypatch):
     def load(*_, **__):
         raise AssertionError("images were loaded")
 
+    monkeypatch.setattr(evaluation, "load_data", load)
     for script in WRITES:
         stage(script)
-        monkeypatch.setattr(sys.modules[script.removesuffix(".py").replace("/", ".")], "load_data", load)
+        monkeypatch.setattr(
+            sys.modules[script.removesuffix(".py").replace("/", ".")], "load_data", load, raising=False
+        )
 
 
 PAIR = ["--epochs_model", 3, "--alignment", "corr"]

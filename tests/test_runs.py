@@ -99,8 +99,11 @@ def test_a_run_is_gone_on_with_when_asked(tmp_path):
     assert a_run(tmp_path, resume=True).open()["epoch"] == 3
     rolling(tmp_path / "c").unlink()
     assert a_run(tmp_path, resume=True).open()["epoch"] == 2
-    assert a_run(tmp_path, overwrite=True).open() is None
-    assert names(tmp_path) == []
+    anew = a_run(tmp_path, overwrite=True)
+    assert anew.open() is None
+    assert names(tmp_path) == ["c-2.pt"]  # until there is something in its place
+    go(anew, 1)
+    assert names(tmp_path) == ["c-resume.pt"]
 
 
 def test_a_run_made_with_other_settings_is_refused(tmp_path):

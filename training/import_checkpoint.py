@@ -17,7 +17,6 @@ from utils.measuring import evaluate
 from utils.stages import flags, process, published
 from utils.stages.data import load_data
 from utils.stages.files import expect_writable, hold, let_go, remove, save_checkpoint
-from utils.stages.inputs import check_input
 from utils.stages.layout import Layout
 from utils.stages.loading import import_network, new_network
 from utils.stages.parser import add_folder_flags, file_path, partner, positive_int, seed_number
@@ -45,12 +44,11 @@ def main(args):
     if path.exists() and not args.overwrite:
         raise FileError(path, "is there already", "replace")
     expect_writable(layout.folder("models"))
-    data = load_data(args.dataset, **flags.of_images(args))
+    data = load_data(args.dataset, **args.images)
     network = new_network(layout, data)
     for words in import_network(args.file, network, entry=args.key):
         print(f"{args.file}: {words}.")
     network.to(args.device)
-    check_input(network, data.test)
     loss, accuracy = evaluate(network, data.test, batch_size=args.batch_size, precision=args.precision)
     print(f"On the test set: loss {loss:.4f}, accuracy {accuracy:.2f} %.")
     if accuracy < 2 * 100 / data.num_classes:

@@ -21,21 +21,15 @@ from utils.stages import flags, process, published
 from utils.stages.data import load_data
 from utils.stages.files import expect_writable, save_checkpoint
 from utils.stages.foreign import fitted
-from utils.stages.inputs import check_input
 from utils.stages.layout import Layout, Variant
 from utils.stages.loading import expect_pair, load_pair, new_network
-from utils.stages.parser import add_folder_flags, epochs_or_none, positive_int
+from utils.stages.parser import add_folder_flags, epochs_or_none
 from utils.stages.runs import Run
 from utils.training import CurveTask, fit, robust_rates, step_rates
 
 
 def parse_args(argv=None, description=__doc__, script=__file__, robust=False):
-    parser = flags.stage_parser(description, script, batch_size=128)
-    flags.add_training_flags(parser)
-    epochs_help = f"epochs in all, those before a resume included ({published.CURVE_EPOCHS_HELP})"
-    parser.networks("--epochs", type=positive_int, help=epochs_help, outcome=robust)
-    if robust:
-        flags.add_attack_flags(parser, training=True)
+    parser = flags.training_parser(description, script, published.CURVE_EPOCHS_HELP, robust=robust)
     flags.add_pair_flags(parser)
     flags.add_curve_flags(parser)
     flags.add_alignment_flag(parser)
@@ -53,7 +47,7 @@ def main(args):
     variant = Variant(args.seed, args.num_bends, args.curve)
     expect_pair(layout, (args.seed_a, args.seed_b), args.epochs_model, args.alignment, variant)
     expect_writable(layout.folder("curves"), layout.folder("curve_history"))
-    data = load_data(args.dataset, **flags.of_images(args))
+    data = load_data(args.dataset, **args.images)
     network_a, network_b = load_pair(
         layout, data, (args.seed_a, args.seed_b), args.epochs_model, alignment=args.alignment, variant=variant
     )
@@ -61,7 +55,6 @@ def main(args):
 
     torch.manual_seed(args.seed)
     base = new_network(layout, data).to(args.device, memory_format=memory_format(args.device))
-    check_input(base, data.train, args.batch_size)
     curve = Curve.between(base, state_a, state_b, args.num_bends, args.curve, args.fix_start, args.fix_end)
     linear = layout.curve(*names, 0, variant)
     record = args.record.of(args.model, images=data.digest, ends=curve.fixed_ends())

@@ -26,7 +26,6 @@ from utils.permutations import compose, permute
 from utils.stages import flags, process, published
 from utils.stages.data import load_data
 from utils.stages.files import expect_writable, hold, save_array, save_checkpoint
-from utils.stages.inputs import check_input
 from utils.stages.layout import Layout, Variant, kept_epochs, rolling, tag
 from utils.stages.loading import expect_pair, load_alignment, load_pair, load_permutations, new_network, spec_of
 from utils.stages.matches import save_match
@@ -76,7 +75,7 @@ def main(args):
     seeds, start_name, variant = (args.seed_a, args.seed_b), tag(args.alignment), Variant(args.seed)
     expect_pair(layout, seeds, args.epochs_model, args.alignment, variant)
     expect_writable(*(layout.folder(kind) for kind in ("matches", "correlations", "curves", "curve_history")))
-    data = load_data(args.dataset, **flags.of_images(args))
+    data = load_data(args.dataset, **args.images)
     networks = load_pair(layout, data, seeds, args.epochs_model)
     state_a, state_b = (network.state_dict() for network in networks)
     if start_name == "null":
@@ -86,7 +85,6 @@ def main(args):
         spec, permutations = load_alignment(layout.match(start_name, *seeds, variant), networks, data.example)
     torch.manual_seed(args.seed)
     curve = Curve(new_network(layout, data).to(args.device, memory_format=memory_format(args.device)))
-    check_input(curve.base, data.train, args.batch_size)
     if args.compile:
         curve.compile()
     curve.set_point(0, state_a)

@@ -20,21 +20,15 @@ from utils.stages import flags, process, published
 from utils.stages.data import load_data
 from utils.stages.files import expect_writable
 from utils.stages.foreign import fitted
-from utils.stages.inputs import check_input
 from utils.stages.layout import Layout
 from utils.stages.loading import new_network
-from utils.stages.parser import NEW, add_folder_flags, epochs_or_none, partner, positive_int
+from utils.stages.parser import NEW, add_folder_flags, epochs_or_none, partner
 from utils.stages.runs import Run
 from utils.training import NetworkTask, fit, robust_rates, step_rates
 
 
 def parse_args(argv=None, description=__doc__, script=__file__, robust=False):
-    parser = flags.stage_parser(description, script, batch_size=128)
-    flags.add_training_flags(parser)
-    epochs_help = f"epochs in all, those before a resume included ({published.EPOCHS_HELP})"
-    parser.networks("--epochs", type=positive_int, help=epochs_help, outcome=robust)
-    if robust:
-        flags.add_attack_flags(parser, training=True)
+    parser = flags.training_parser(description, script, published.EPOCHS_HELP, robust=robust)
     pretrained_help = "begin with torchvision's or timm's published weights, which are downloaded"
     parser.optimization("--pretrained", action="store_true", help=pretrained_help, outcome=NEW)
     parser.optimization("--val_freq", type=epochs_or_none, default=1, help="test every so many epochs, or none")
@@ -46,12 +40,11 @@ def main(args):
     layout = Layout(args.root, args.model, args.dataset, args.robust, args.replaced)
     if args.overwrite or not layout.endpoint(args.seed, args.epochs).exists():
         expect_writable(layout.folder("models"), layout.folder("model_history"))
-    data = load_data(args.dataset, **flags.of_images(args))
+    data = load_data(args.dataset, **args.images)
     torch.manual_seed(args.seed)
     model = new_network(layout, data, pretrained=args.pretrained).to(
         args.device, memory_format=memory_format(args.device)
     )
-    check_input(model, data.train, args.batch_size)
     if args.compile:
         model.compile(**compile_options(args.device))
     run = Run(

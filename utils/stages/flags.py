@@ -132,6 +132,17 @@ def add_training_flags(parser: Parser) -> None:
     again.add_argument("--overwrite", action="store_true", help="delete the run's checkpoints and start anew")
 
 
+def training_parser(description: str | None, script: str, epochs_help: str, *, robust: bool) -> Parser:
+    """A parser with the flags of a stage that learns a network or a curve, robust or not, for --epochs epochs."""
+    parser = stage_parser(description, script, batch_size=128)
+    add_training_flags(parser)
+    words = f"epochs in all, those before a resume included ({epochs_help})"
+    parser.networks("--epochs", type=positive_int, help=words, outcome=robust)
+    if robust:
+        add_attack_flags(parser, training=True)
+    return parser
+
+
 def add_compile_flag(parser: Parser) -> None:
     parser.computation(
         "--compile", action="store_true", help="compile the networks (torch.compile); pays in long runs"
@@ -224,15 +235,20 @@ def add_path_flags(parser: Parser) -> None:
     parser.networks("--epochs", type=positive_int, help=epochs_help)
 
 
-def parse(parser: Parser, argv: Sequence[str] | None) -> argparse.Namespace:
+def parse(parser: Parser, argv: Sequence[str] | None, *, fp32_only: bool = False) -> argparse.Namespace:
     """Parse, and fill in what depends on other flags or on the machine.
 
-    And add `record`, which goes with what is written, and `stage`, which advises commands.
+    And add `images`, the keywords of `load_data`, `record`, which goes with what is written, and `stage`, which
+    advises commands.
+
+    fp32_only: for stages that align. A rounded activation correlates with others than the activation itself does.
     """
     argv = sys.argv[1:] if argv is None else argv
     args = parser.parse_args(argv)
     if hasattr(args, "seed_a") and args.seed_a == args.seed_b:
         parser.error(f"--seed_a and --seed_b are both {args.seed_a}: a pair needs two networks")
+    if fp32_only and args.precision != "fp32":
+        parser.error(f"--precision {args.precision}: activations are compared in fp32 only")
     if getattr(args, "transform", "") is None:
         args.transform = default_transform(args.model, args.robust)
     if hasattr(args, "mean"):
@@ -261,6 +277,9 @@ def parse(parser: Parser, argv: Sequence[str] | None) -> argparse.Namespace:
         expect_log(parser, args.log_dir)
     args.notes = _without_effect(vars(args), parser.get_default)
     args.asked_device, args.device = args.device, choose_device(parser, args.device)
+    args.images = {"transform": args.transform, "moments": args.moments, "image_size": args.image_size}
+    args.images |= {"use_test": args.use_test, "device": args.device}
+    args.images |= {"folder": args.data_folder, "threads": args.num_workers}
     args.stage = Stage(vars(args))
     flags, made = parser.outcome_flags(args), made_on(args.device)
     args.record = Record((parser.script, *parser.lasting(argv)), flags, made=made, new=parser.new_flags())
@@ -307,13 +326,6 @@ def published_attack(dataset: str) -> Attack:
     """The attack with the published budget."""
     radius = dataset_info(dataset).attack_radius
     return Attack(radius, radius / 4, ATTACK_STEPS)
-
-
-def of_images(args: argparse.Namespace) -> dict[str, object]:
-    """What `load_data` is told besides the dataset's name."""
-    how = {"transform": args.transform, "moments": args.moments, "image_size": args.image_size}
-    how |= {"use_test": args.use_test, "device": args.device}
-    return how | {"folder": args.data_folder, "threads": args.num_workers}
 
 
 # --- scripts that read results -----------------------------------------------------------------------------

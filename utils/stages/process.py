@@ -99,7 +99,8 @@ def misfit(error: Exception) -> str | None:
         if frame.f_code is F.cross_entropy.__code__:
             shape, classes = tuple(names["input"].shape[1:]), int(names["target"].max()) + 1
             return f"the network puts out {shape} for an image, where a logit for each of {classes} classes is wanted"
-        if frame.f_code is nn.Module._wrapped_call_impl.__code__ and not isinstance(names["self"], Curve):
+        is_call = frame.f_code is nn.Module._wrapped_call_impl.__code__ and not isinstance(names["self"], Curve)
+        if is_call and names["args"] and isinstance(names["args"][0], torch.Tensor):
             return _unsuited(names["self"], names["args"][0], error, frames[depth:])
     return None
 
@@ -224,12 +225,6 @@ def _expect_compiler(device: torch.device) -> None:
             "(on Debian and Ubuntu: apt install g++), for GPUs also triton (pip install triton), or omit --compile",
             exit_code=2,
         ) from error
-
-
-def require_fp32(precision: str) -> None:
-    """Called by stages that align: a rounded activation correlates with others than the activation itself does."""
-    if precision != "fp32":
-        raise UserError(f"--precision {precision}: activations are compared in fp32 only", exit_code=2)
 
 
 def expect_log(parser: Parser, folder: Path) -> None:

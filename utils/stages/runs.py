@@ -52,6 +52,7 @@ class Run:
     adapted: Callable[[Mapping[str, torch.Tensor]], Mapping[str, torch.Tensor]] = dict
     path: Path = field(init=False)
     _writer: object = field(default=None, init=False)
+    _replaced: list[Path] = field(default_factory=list, init=False)  # to be deleted when there is something to save
 
     def open(self) -> dict | None:
         """The checkpoint to go on from, or None to begin. One at `epochs` says that the run is finished.
@@ -80,8 +81,7 @@ class Run:
         if self.overwrite:
             # Histories first: none is to be left of a run whose checkpoints are gone.
             histories = [self.history] if isinstance(self.history, Path) else self.history.values()
-            for path in [*histories, *paths, newest]:
-                path.unlink(missing_ok=True)
+            self._replaced = [*histories, *paths, newest]
             return None
         finished = kept(self.stem, self.epochs)
         if finished in paths:
@@ -136,6 +136,8 @@ class Run:
 
     def save(self, epoch: int, state: Mapping[str, object]) -> None:
         """Save the state after `epoch`, with the run's record."""
+        while self._replaced:
+            self._replaced.pop(0).unlink(missing_ok=True)
         if self.log:
             self._write_scalars(epoch, state)
         state = {**state, "record": self.record.stored()}
@@ -207,19 +209,17 @@ class GrowingTable:
     def __init__(self, path: Path, record: Record, *, overwrite: bool = False):
         self.path, self.record = path, record
         self.partial = partial(path)
-        self.arrays, self.finished = distributed.from_main(lambda: self._open(overwrite))
+        # Deleted when the first row is there
+        self._replaced = [self.path.with_suffix(".csv"), self.path, self.partial] if overwrite else []
+        self.arrays, self.finished = distributed.from_main(self._open)
         if self.finished:
             print(f"This is done already: {self.path}")
 
-    def _open(self, overwrite: bool) -> tuple[dict[str, np.ndarray], bool]:
+    def _open(self) -> tuple[dict[str, np.ndarray], bool]:
         """The rows that are there, and whether they are all."""
         hold(self.path)
-        if overwrite:
-            self.path.with_suffix(".csv").unlink(missing_ok=True)
         for candidate in (self.path, self.partial):
-            if overwrite:
-                candidate.unlink(missing_ok=True)
-            elif candidate.exists():
+            if candidate.exists() and candidate not in self._replaced:
                 arrays = load_arrays(candidate)
                 if why := unlike(record_in(arrays), self.record):
                     raise FileError(candidate, why, "replace")
@@ -238,12 +238,17 @@ class GrowingTable:
         for name, value in row.items():
             known = self.arrays.get(name, np.empty((0, *np.shape(value))))
             self.arrays[name] = np.concatenate([known, np.asarray(value)[None]])
-        save_arrays(self.partial, record=self.record.as_array(), **self.arrays)
+        self._save(self.partial)
+
+    def _save(self, path: Path) -> None:
+        while self._replaced:
+            remove(self._replaced.pop(0))
+        save_arrays(path, record=self.record.as_array(), **self.arrays)
 
     def finish(self, **whole: np.ndarray) -> None:
         """Give the table its own name; `whole` are further arrays, which are not made of rows."""
         self.arrays |= whole
-        save_arrays(self.path, record=self.record.as_array(), **self.arrays)
+        self._save(self.path)
         remove(self.partial)
         let_go(self.path)
         self.finished = True
