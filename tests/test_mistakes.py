@@ -217,7 +217,7 @@ def test_a_curve_between_other_networks(capsys, small, workspace):
     assert line.endswith(" --overwrite")
     curve = ["--epochs_model", 3, "--epochs", 4, "--resume"]
     code, line = fails(capsys, "training/train_curve.py", *small, *curve)
-    assert "other networks at its ends" in line
+    assert "was made from other networks" in line
 
 
 def test_planes_that_are_none(capsys, small):

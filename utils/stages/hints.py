@@ -128,6 +128,10 @@ class Stage:
     def _twin(self, script: str) -> str:
         return ROBUST_SCRIPTS.get(script, script) if self.told.get("robust") else script
 
+    def _is_for(self, script: str) -> bool:
+        """Whether a script that has a twin is the one for networks as these."""
+        return script not in (ROBUST_SCRIPTS if self.told.get("robust") else ROBUST_SCRIPTS.values())
+
     def _images(self, script: str, values: Mapping[str, object]) -> dict[str, object]:
         """The flags of a script that say how images are read, where they are not the usual and not in `values`."""
         told, computes = self.told, script.startswith(("training/", "alignment/", "evaluation/eval_"))
@@ -199,7 +203,8 @@ class Stage:
             recorded: the command that their names and the flags recorded amount to; None where these do not suffice.
         """
         record = load_record(path if path.exists() else partial(path))
-        parser = declared(record.command[0]) if record.command else None
+        script = record.command[0] if record.command else ""
+        parser = declared(script) if script in MAKERS[name.kind] and self._is_for(script) else None
         typed = parser.chunks(record.command[1:]) if parser else None
         where = {"model": self._model(name), "dataset": name.dataset}
         if typed is None:
