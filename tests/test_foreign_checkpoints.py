@@ -86,6 +86,12 @@ def test_states_wherever_they_are(tmp_path, content, legacy):
     expect_loaded(saved(tmp_path / "c.pt", content, _use_new_zipfile_serialization=not legacy))
 
 
+def test_states_where_torch_is_told_to_read_weights_only(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "1")
+    expect_loaded(saved(tmp_path / "c.pt", {"state_dict": STATE}))
+    assert os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] == "1"
+
+
 def test_a_state_pickled_without_torch(tmp_path):
     (tmp_path / "c.pt").write_bytes(pickle.dumps({"state_dict": STATE}))
     expect_loaded(tmp_path / "c.pt")

