@@ -35,33 +35,33 @@ torch.backends.mps.is_available = functools.wraps(torch.backends.mps.is_availabl
 CLASSES, SIZE = 4, 16
 
 
-# --- sharing out -------------------------------------------------------------------------------------------
+# --- the suite as a whole -----------------------------------------------------------------------------------
 
 BEGUN = time.monotonic()
-WANTED = 12  # minutes that all tests may take on two cores
+GOAL = 12  # minutes for all tests on two cores
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "long: takes so long that it is begun before all others")
+    config.addinivalue_line("markers", "long: a test that takes long and is started before the others")
 
 
 def pytest_collection_modifyitems(items):
-    """Begin with what takes long, so that no process works alone at the end."""
+    """Start with the long tests, so that no process works alone at the end."""
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 
 def pytest_xdist_auto_num_workers():
-    """Of `-n auto`: a process a core that there is, and 1 GB each; two where one core is all."""
+    """What `-n auto` means: one process per usable core, at least two and (at 1 GB each) at most eight."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return min(max(cores, 2), 8)
 
 
 def pytest_terminal_summary(terminalreporter, config):
-    """Say what all tests took, where they were shared out."""
+    """Print how long all tests took together, where several processes shared them."""
     if workers := getattr(config.option, "numprocesses", None):
         minutes, limit = (time.monotonic() - BEGUN) / 60, float(config.getini("session_timeout")) / 60
-        wanted = f"at most {WANTED} are wanted on two cores; after {limit:.0f} no test is begun"
-        terminalreporter.write_line(f"{minutes:.1f} minutes by {workers} processes ({wanted})")
+        goal = f"goal: {GOAL} on two cores; after {limit:.0f} no more tests are started"
+        terminalreporter.write_line(f"The tests took {minutes:.1f} minutes in {workers} processes ({goal}).")
 
 
 # --- data and workspaces -----------------------------------------------------------------------------------

@@ -73,19 +73,6 @@ def test_networks_by_name(tmp_path):
     assert not any(map(is_network, ("TinyTen_old", "", "notes.txt:a")))
 
 
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("Nope", "there is no network 'Nope'"),
-        ("torchvision:nope", "torchvision has no network 'nope'"),
-        ("nowhere.py:net", "there is no file nowhere.py"),
-    ],
-)
-def test_networks_that_are_none_are_refused(name, message):
-    with pytest.raises(ValueError, match=message):
-        build(name, 3)
-
-
 def test_a_network_that_asks_for_the_version_of_a_state():
     """torchvision's MNASNet refuses a state dict without it; states lose it in files and in arithmetic."""
     network = build("torchvision:mnasnet0_5", 3).eval()
