@@ -32,7 +32,7 @@ def test_a_short_form():
 def test_results_are_compared_and_not_what_they_cost(tmp_path):
     def write(folder, rate=0.1, seconds=1.0, weight=1.0, loss=(0.5, np.nan)):
         folder.mkdir()
-        settings = {"lr": rate, "taken": {"seconds": seconds, "memory": 2 * seconds}}
+        settings = {"lr": rate, "cost": {"seconds": seconds, "memory": 2 * seconds}}
         np.savez(folder / "t.npz", loss=np.array(loss), settings=np.array(json.dumps(settings)))
         torch.save({"w": torch.full((2,), weight), "settings": settings, "history": list(loss)}, folder / "c.pt")
         np.save(folder / "s.npy", np.array(loss))

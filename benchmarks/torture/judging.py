@@ -24,7 +24,7 @@ ENDS = {
 }
 
 # What files record of the work and not of its outcome: seconds, memory, dates; and decoded.npz, of which copies it is
-COSTS = {"taken", "seconds", "memory", "made", "date", "key"}
+COSTS = {"cost", "taken", "seconds", "memory", "made", "date", "key"}
 
 
 class Failure(Exception):
@@ -92,14 +92,10 @@ def clone(folder: Path, target: Path) -> Path:
     return shutil.copytree(folder, target, copy_function=os.link)
 
 
-def files_of(root: Path) -> dict[str, Path]:
-    """All files under a folder by name, hidden ones too: locks, and what was being written."""
-    return {str(path.relative_to(root)): path for path in root.rglob("*") if path.is_file()}
-
-
 def differences(expected: Path, root: Path, skip: Sequence[str] = ()) -> list[str]:
-    """Where the results under two folders differ, in words; of pictures only the names count."""
-    one, other = files_of(expected), files_of(root)
+    """Where the files under two folders differ, in words, hidden ones too; of pictures only the names count."""
+    folders = ((folder, filter(Path.is_file, folder.rglob("*"))) for folder in (expected, root))
+    one, other = ({str(path.relative_to(folder)): path for path in paths} for folder, paths in folders)
     found = [f"{name} is missing" for name in one.keys() - other.keys() - set(skip)]
     found += [f"{name} is left" for name in other.keys() - one.keys() - set(skip)]
     both = (name for name in sorted((one.keys() & other.keys()) - set(skip)) if not name.endswith((".png", ".pdf")))
