@@ -151,6 +151,7 @@ def z_scored(values):
     return np.where(deviation > 0, (values - values.mean(axis=0)) / np.where(deviation > 0, deviation, 1), 0)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["TinyTen", "ResNet32", "GoogLeNet"])
 def test_equals_the_plain_definition(name):
     batches = [torch.randn(count, 3, 16, 16, generator=torch.Generator().manual_seed(3)) for count in (50, 33)]
