@@ -68,7 +68,7 @@ class Widget(tqdm):
 def test_a_notebook_shows_one_bar(monkeypatch, capsys):
     """Which stays, with the last line beside it; a log file has the lines."""
     for bar in (Widget, tqdm):
-        monkeypatch.setattr(progress, "tqdm", bar)
+        monkeypatch.setattr("tqdm.auto.tqdm", bar)
         with progress.Progress(30, "step") as shown:
             for epoch in range(3):
                 for _ in range(10):

@@ -15,16 +15,16 @@ start.quietly()
 
 import torch
 
-from utils.curves import Curve, midpoint
+from utils.curves import Curve
 from utils.devices import memory_format
 from utils.stages import flags, process, published
 from utils.stages.data import load_data
-from utils.stages.files import expect_writable, save_checkpoint
+from utils.stages.files import expect_writable
 from utils.stages.foreign import fitted
 from utils.stages.layout import Layout, Variant
 from utils.stages.loading import expect_pair, load_pair, new_network
 from utils.stages.parser import add_folder_flags, epochs_or_none
-from utils.stages.runs import Run
+from utils.stages.runs import Run, save_line
 from utils.training import CurveTask, fit, robust_rates, step_rates
 
 
@@ -99,11 +99,6 @@ def main(args):
     save_line(linear, state_a, state_b, record)
     next_command = args.stage.command("evaluation/eval_curve.py", **path, epochs_curve=args.epochs)
     process.closing_words([linear, *run.files(history)], next_command)
-
-
-def save_line(file, state_a, state_b, record):
-    """The midpoint of the straight line, as a curve of no epochs."""
-    save_checkpoint(file, {"epoch": 0, "model_state": midpoint(state_a, state_b), "record": record.stored()})
 
 
 if __name__ == "__main__":

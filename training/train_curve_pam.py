@@ -18,20 +18,20 @@ import torch
 
 from utils import distributed, pam
 from utils.cost import cost
-from utils.curves import Curve, midpoint, network_digest
+from utils.curves import Curve, network_digest
 from utils.devices import memory_format
 from utils.errors import FileError
 from utils.matching import correlations_before_and_after
 from utils.permutations import compose, permute
 from utils.stages import flags, process, published
 from utils.stages.data import load_data
-from utils.stages.files import expect_writable, hold, save_array, save_checkpoint
+from utils.stages.files import expect_writable, hold, save_array
 from utils.stages.layout import Layout, Variant, kept_epochs, rolling, tag
 from utils.stages.loading import expect_pair, load_alignment, load_pair, load_permutations, new_network, spec_of
 from utils.stages.matches import save_match
 from utils.stages.parser import NEW, add_folder_flags, epochs_or_none, positive_int
 from utils.stages.records import behind, load_record, other_inputs
-from utils.stages.runs import Run
+from utils.stages.runs import Run, save_line
 from utils.training import fit, step_rates
 
 
@@ -144,7 +144,7 @@ def main(args):
         previous = phase.checkpoint
 
     linear = layout.curve(name, *seeds, 0, variant)
-    save_checkpoint(linear, {"epoch": 0, "model_state": midpoint(state_a, aligned), "record": record.stored()})
+    save_line(linear, state_a, aligned, record)
     path = {"seed_a": args.seed_a, "seed_b": args.seed_b, "epochs_model": args.epochs_model, "alignment": name}
     path |= {"epochs_curve": args.inner_iters_phi, **variant.differing}
     next_command = args.stage.command("evaluation/eval_curve.py", **path)

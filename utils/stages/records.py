@@ -149,7 +149,11 @@ WORDS = {
 def other_inputs(before: Record, inputs: Mapping[str, object]) -> str:
     """In words, what is known of both and is not the same, as "other networks and another match"; or nothing."""
     both = before.inputs.keys() & inputs.keys()
-    both -= {"points"} if {"a", "b"} <= both else set()  # a point may be another because a match or a curve is
+    files = {"a", "b", "c", "match", "match_c", "curve"}
+    if "points" in both and before.inputs["points"] == inputs["points"]:
+        both -= files  # whichever files they are in, and in whatever form
+    elif {"a", "b"} <= both:
+        both -= {"points"}  # a point may be another because a match or a curve is
     return " and ".join(
         dict.fromkeys(WORDS[name] for name in WORDS if name in both and before.inputs[name] != inputs[name])
     )
