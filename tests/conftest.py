@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -27,6 +28,11 @@ from utils.stages.layout import Layout
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
 
 os.environ.pop("MAKELEVEL", None)  # stages that make starts do not say what comes next
+
+# torch's cache of compiled kernels does not know for which instructions they are where this variable names others
+if "ATEN_CPU_CAPABILITY" in os.environ:
+    cache = Path(tempfile.gettempdir(), f"torchinductor_{os.environ['ATEN_CPU_CAPABILITY']}_{os.getuid()}")
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))
 
 # Tests are of the CPU, whose numbers they know, on every machine
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
