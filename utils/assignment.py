@@ -35,7 +35,7 @@ def assign(score: np.ndarray) -> np.ndarray:
 
 @functools.cache
 def _solver() -> Callable[..., tuple[np.ndarray, np.ndarray]]:
-    from scipy.optimize import linear_sum_assignment  # takes long to import, and few stages assign anything
+    from scipy.optimize import linear_sum_assignment  # slow to import, and often not needed
 
     return linear_sum_assignment
 
