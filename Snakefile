@@ -16,6 +16,15 @@ if not config:
     raise WorkflowError("name a preset, as in: snakemake --configfile presets/demo.yaml --cores all")
 if lacking := {"root", "datasets", "pairs", "alignments", "epochs_model", "epochs_curve"} - config.keys():
     raise WorkflowError(f"the preset lacks {', '.join(sorted(lacking))}")
+# Of a large preset, a part: --config only_models=TinyTen 'only_datasets=[CIFAR10, CIFAR100]'
+OF_MODELS = ("alignments", "robust_alignments", "lines", "planes", "midpoints")
+for only, kinds in (("only_models", OF_MODELS), ("only_datasets", ("datasets",))):
+    if wanted := config.get(only):
+        wanted = [wanted] if isinstance(wanted, str) else wanted
+        if unknown := set(wanted).difference(*(config.get(kind, ()) for kind in kinds)):
+            raise WorkflowError(f"{only}: the preset has no {', '.join(sorted(unknown))}")
+        for kind in config.keys() & kinds:
+            config[kind] = {name: config[kind][name] for name in wanted if name in config[kind]}
 ROOT = config["root"]
 PAIRS = config["pairs"]
 # Of the curves that figures show, which is the same for all pairs; and of those in tables, which may be one a pair
@@ -25,15 +34,32 @@ if len(TABLE_SEEDS) != len(PAIRS):
     raise WorkflowError(f"table_seeds has {len(TABLE_SEEDS)} seeds for {len(PAIRS)} pairs")
 PYTHON = shlex.quote(sys.executable)
 
+# What a stage prints goes to its log, and to the terminal behind the log's name. Ctrl-C is the stage's to answer.
+LOGGED = "2>&1 | logged {log:q}"
+setup = """set -euo pipefail
+logged() {{
+    trap '' INT TERM
+    tee -a "$1" | while IFS= read -r line; do printf '[%s] %s\\n' "$(basename "$1" .log)" "$line"; done
+}}
+"""
+THREADS = config.get("threads", 1)
 if "gpus" in config:
     # Each job takes a place on one of these GPUs that no other job has, or waits; an empty GPU before a second place
-    # on another. The system frees a lock when its holder ends.
+    # on another. The system frees a lock when its holder ends. Cores are shared out so that no place stays empty.
     locks, jobs_per_gpu = shlex.quote(str(Path(ROOT, ".gpu").absolute())), config.get("jobs_per_gpu", 1)
-    places = " ".join(f"{gpu}.{place}" for place in range(jobs_per_gpu) for gpu in config["gpus"])
-    shell.prefix(
-        f"set -euo pipefail; mkdir -p {locks}; for place in {places}; do exec 9> {locks}/$place; "
+    places = [f"{gpu}.{place}" for place in range(jobs_per_gpu) for gpu in config["gpus"]]
+    THREADS = max(1, (workflow.cores or 1) // len(places))
+    setup += (
+        f"mkdir -p {locks}; for place in {' '.join(places)}; do exec 9> {locks}/$place; "
         "export CUDA_VISIBLE_DEVICES=${{place%.*}}; flock --nonblock 9 && break; done; flock 9; "
     )
+shell.prefix(setup)
+
+
+localrules:
+    all,
+    images,
+    report,
 
 
 wildcard_constraints:
@@ -64,6 +90,8 @@ PAM_CURVE = CURVE.replace("{robust}", "").replace("{tag}", "pam_{start}").replac
 PLANE = ROOT + "/model_data/loss_planes_with_curve" + PATH.replace("{what}", "plane") + ".npz"
 MIDPOINT = ROOT + "/model_data/paired_models" + PATH.replace("{what}", "curve") + "_t_0.5.npz"
 ALIGNED_PLANE = ROOT + "/model_data/loss_planes_with_alignment/{model}/{dataset}/plane_align_{match}_seeds_{a}_{b}.npz"
+LOG = ROOT + "/logs/{rule}_{model}_{dataset}_"
+PATH_LOG = LOG + "{tag}_seeds_{a}_{b}{variant}-{epoch}.log"
 
 
 def variant(seed):
@@ -218,11 +246,13 @@ rule images:
     # So that stages which start together do not download or decode one dataset together.
     output:
         touch(ROOT + "/images/{dataset}.ready"),
+    log:
+        ROOT + "/logs/images_{dataset}.log",
     params:
         dataset=dataset_flags,
-    threads: config.get("threads", 1)
+    threads: THREADS
     shell:
-        "{PYTHON} data/prepare.py {params.dataset} --num_workers {threads}"
+        "{PYTHON} data/prepare.py {params.dataset} --num_workers {threads} " + LOGGED
 
 
 rule network:
@@ -230,18 +260,20 @@ rule network:
         images_for,
     output:
         NETWORK,
+    log:
+        LOG.replace("{rule}", "{kind}_network") + "seed_{seed}-{epoch}.log",
     params:
         flags=flags("network"),
         twin=twin,
         seed=lambda wildcards: int(wildcards.seed),
     wildcard_constraints:
         epoch=r"[1-9]\d*",
-    threads: config.get("threads", 1)
+    threads: THREADS
     resources:
         **config.get("resources", {}).get("network", {}),
     shell:
         "{PYTHON} training/train_model{params.twin}.py {params.flags} --seed {params.seed} --epochs {wildcards.epoch}"
-        " --resume"
+        " --resume " + LOGGED
 
 
 rule match:
@@ -250,6 +282,8 @@ rule match:
     output:
         match=MATCH,
         means=MEANS,
+    log:
+        LOG.replace("{rule}", "{robust}match") + "{match}_seeds_{a}_{b}.log",
     params:
         flags=flags("match"),
         seeds=seeds,
@@ -258,12 +292,12 @@ rule match:
         # Published so: --pre_act is of the match that is not by what goes into the activations
         method=lambda wildcards: {"w2_post": "--pre_act", "weight": "--method weight"}.get(wildcards.match, ""),
         robust=lambda wildcards: "--adversarial" if wildcards.robust else "",
-    threads: config.get("threads", 1)
+    threads: THREADS
     resources:
         **config.get("resources", {}).get("match", {}),
     shell:
         "{PYTHON} alignment/{params.script}.py {params.flags} {params.seeds} --epochs {params.epochs} {params.method}"
-        " {params.robust}"
+        " {params.robust} " + LOGGED
 
 
 rule curve:
@@ -272,6 +306,8 @@ rule curve:
         lambda wildcards: match_of(wildcards, wildcards.tag),
     output:
         CURVE,
+    log:
+        PATH_LOG.replace("{rule}", "{robust}curve"),
     wildcard_constraints:
         tag="null|corr|w2_post|w2_pre|weight",
         epoch=r"[1-9]\d*",
@@ -281,12 +317,12 @@ rule curve:
         epochs=epochs_model,
         alignment=alignment,
         twin=twin,
-    threads: config.get("threads", 1)
+    threads: THREADS
     resources:
         **config.get("resources", {}).get("curve", {}),
     shell:
         "{PYTHON} training/train_curve{params.twin}.py {params.flags} {params.seeds} --epochs_model {params.epochs}"
-        " --epochs {wildcards.epoch} {params.alignment} --resume"
+        " --epochs {wildcards.epoch} {params.alignment} --resume " + LOGGED
 
 
 rule pam:
@@ -296,6 +332,8 @@ rule pam:
     output:
         curve=PAM_CURVE,
         match=PAM_MATCH,
+    log:
+        LOG.replace("{rule}", "pam") + "{start}_seeds_{a}_{b}{variant}.log",
     wildcard_constraints:
         start="null|corr",
     params:
@@ -303,11 +341,12 @@ rule pam:
         seeds=seeds,
         epochs=f"--epochs_model {config['epochs_model']} --inner_iters_phi {config['epochs_curve']}",
         alignment=alignment,
-    threads: config.get("threads", 1)
+    threads: THREADS
     resources:
         **config.get("resources", {}).get("pam", {}),
     shell:
-        "{PYTHON} training/train_curve_pam.py {params.flags} {params.seeds} {params.epochs} {params.alignment} --resume"
+        "{PYTHON} training/train_curve_pam.py {params.flags} {params.seeds} {params.epochs} {params.alignment}"
+        " --resume " + LOGGED
 
 
 rule evaluation:
@@ -315,18 +354,20 @@ rule evaluation:
         for_evaluation,
     output:
         EVALUATED,
+    log:
+        PATH_LOG.replace("{rule}", "{robust}evaluation"),
     params:
         flags=flags("evaluation"),
         seeds=seeds,
         epochs=epochs_model,
         alignment=alignment,
         name=lambda wildcards: "eval_adversarial_curve" if wildcards.robust else "eval_curve",
-    threads: config.get("threads", 1)
+    threads: THREADS
     resources:
         **config.get("resources", {}).get("evaluation", {}),
     shell:
         "{PYTHON} evaluation/{params.name}.py {params.flags} {params.seeds} --epochs_model {params.epochs}"
-        " --epochs_curve {wildcards.epoch} {params.alignment}"
+        " --epochs_curve {wildcards.epoch} {params.alignment} " + LOGGED
 
 
 rule plane:
@@ -334,17 +375,19 @@ rule plane:
         for_evaluation,
     output:
         PLANE,
+    log:
+        PATH_LOG.replace("{rule}", "plane"),
     params:
         flags=flags("plane"),
         seeds=seeds,
         epochs=epochs_model,
         alignment=alignment,
-    threads: config.get("threads", 1)
+    threads: THREADS
     resources:
         **config.get("resources", {}).get("plane", {}),
     shell:
         "{PYTHON} evaluation/eval_plane_with_curve.py {params.flags} {params.seeds} --epochs_model {params.epochs}"
-        " --epochs_curve {wildcards.epoch} {params.alignment}"
+        " --epochs_curve {wildcards.epoch} {params.alignment} " + LOGGED
 
 
 rule aligned_plane:
@@ -353,16 +396,18 @@ rule aligned_plane:
         lambda wildcards: match_of(wildcards, wildcards.match),
     output:
         ALIGNED_PLANE,
+    log:
+        LOG.replace("{rule}", "aligned_plane") + "{match}_seeds_{a}_{b}.log",
     params:
         flags=flags("plane"),
         seeds=seeds,
         epochs=epochs_model,
-    threads: config.get("threads", 1)
+    threads: THREADS
     resources:
         **config.get("resources", {}).get("plane", {}),
     shell:
         "{PYTHON} evaluation/eval_plane_with_alignment.py {params.flags} {params.seeds} --epochs_model {params.epochs}"
-        " --alignment {wildcards.match}"
+        " --alignment {wildcards.match} " + LOGGED
 
 
 rule midpoint:
@@ -370,17 +415,19 @@ rule midpoint:
         for_evaluation,
     output:
         MIDPOINT,
+    log:
+        PATH_LOG.replace("{rule}", "midpoint"),
     params:
         flags=flags("midpoint"),
         seeds=seeds,
         epochs=epochs_model,
         alignment=alignment,
-    threads: config.get("threads", 1)
+    threads: THREADS
     resources:
         **config.get("resources", {}).get("midpoint", {}),
     shell:
         "{PYTHON} alignment/align_along_curve.py {params.flags} {params.seeds} --epochs_model {params.epochs}"
-        " --epochs_curve {wildcards.epoch} {params.alignment}"
+        " --epochs_curve {wildcards.epoch} {params.alignment} " + LOGGED
 
 
 rule report:
@@ -388,7 +435,10 @@ rule report:
         ALL,
     output:
         ROOT + "/figures/report.html",
+    log:
+        ROOT + "/logs/report.log",
     run:
+        logged = f"2>&1 | logged {shlex.quote(str(log))}"
         root = f"--root {shlex.quote(ROOT)}"
         ab = "--seed_a {} --seed_b {}".format(*(" ".join(map(str, seeds)) for seeds in zip(*PAIRS)))
         figures = f"{root} {ab}" + ("" if FIGURE_SEED == 1 else f" --curve_seed {FIGURE_SEED}")
@@ -400,7 +450,7 @@ rule report:
                 epochs = epochs_of_curves(robust, model)
                 for dataset in config["datasets"] if words else ():
                     subject = f"--model {shlex.quote(model)} --dataset {shlex.quote(dataset)} --alignment {words}"
-                    shell(f"{{PYTHON}} visualization/{script}.py {of} {subject} {flags.format(epochs=epochs)}")
+                    shell(f"{{PYTHON}} visualization/{script}.py {of} {subject} {flags.format(epochs=epochs)} {logged}")
 
         def not_pam(tags):
             return [tag for tag in tags if not tag.startswith("pam_")]
@@ -419,8 +469,8 @@ rule report:
         draw("layerwise_mean_correlation/viz_align_along_curves", "midpoints", flags="--epochs {epochs}")
         told = "" if set(TABLE_SEEDS) == {1} else f"{ab} --curve_seed {' '.join(map(str, TABLE_SEEDS))}"
         if config["alignments"] or config.get("lines"):  # and not robust networks alone
-            shell("{PYTHON} evaluation/make_tables.py {root} {told}")
-            shell("{PYTHON} evaluation/compare_alignments.py {root} {told}")
+            shell("{PYTHON} evaluation/make_tables.py {root} {told} {logged}")
+            shell("{PYTHON} evaluation/compare_alignments.py {root} {told} {logged}")
         if "robust_alignments" in config:
-            shell("{PYTHON} evaluation/make_tables.py {root} {told} --adversarial")
-        shell("{PYTHON} evaluation/make_report.py {root}")
+            shell("{PYTHON} evaluation/make_tables.py {root} {told} --adversarial {logged}")
+        shell("{PYTHON} evaluation/make_report.py {root} {logged}")

@@ -58,7 +58,7 @@ def test_dry_runs(preset, tmp_path):
     counts = {words[0]: int(words[1]) for words in table if len(words) == 2 and words[1].isdigit()}
     assert {name: counts.get(name) for name in JOBS[preset]} == JOBS[preset]
     commands = [
-        shlex.split(line.removeprefix("Shell command: "))
+        shlex.split(line.removeprefix("Shell command: ").partition(" 2>&1 | ")[0])
         for line in lines
         if line.startswith(f"Shell command: {sys.executable}")
     ]
@@ -141,6 +141,25 @@ def test_a_small_experiment(tmp_path, data_path, warm_python):
     dry = snakemake("-n", "--configfile", preset)
     assert "evaluation" in dry
     assert "network" not in dry
+
+
+def test_a_failed_stage_is_found_in_its_log(tmp_path):
+    """Also on the terminal, behind the log's name; the whole run fails as the stage did."""
+    preset = tmp_path / "small.yaml"
+    preset.write_text(CONFIG.format(root=tmp_path, data_path=tmp_path / "nothing"))
+    ended = processes.run(sys.executable, *SNAKEMAKE, "--cores", 1, "--nolock", "--configfile", preset)
+    assert ended.returncode == 1
+    (message,) = [line for line in (tmp_path / "logs/images_bars.log").read_text().splitlines() if "error:" in line]
+    assert f"[images_bars] {message}" in ended.stdout + ended.stderr
+
+
+@pytest.mark.parametrize("kind, wanted, jobs", [("models", "TinyTen", 36), ("datasets", "[CIFAR100, CIFAR10]", 72)])
+def test_a_part_of_a_preset(kind, wanted, jobs, tmp_path):
+    """36 networks a model and 36 a dataset, plain and robust."""
+    paper = ("-n", "--quiet", "host", "--configfile", REPOSITORY / "presets/paper.yaml", "--config", f"root={tmp_path}")
+    assert re.search(rf"^network +{jobs}$", snakemake(*paper, f"only_{kind}={wanted}"), re.MULTILINE)
+    with pytest.raises(AssertionError, match=f"only_{kind}: the preset has no nothing"):
+        snakemake(*paper, f"only_{kind}=nothing")
 
 
 LINES = """
