@@ -147,18 +147,19 @@ test: .venv/installed-dev
 torture: .venv/installed-dev
 	$(RUN) benchmarks/torture
 
-# The virtual environment; made anew when the requirements change.
+# The virtual environment, of the versions with which the tests ran; filled anew when the requirements change
 NEEDS := about 3 GB to download and 6 GB on disk (TORCH=cpu: without 4 GB that are for GPUs)
 WHEELS := $(if $(filter cpu,$(TORCH)),--extra-index-url https://download.pytorch.org/whl/cpu)
-.venv/installed: requirements.txt requirements-report.txt
+INSTALL := $(RUN) -m pip install --disable-pip-version-check --constraint .venv/versions.txt
+.venv/installed: requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
 		"Python 3.11 or newer is needed; name one with: make demo PYTHON=python3.12")'
-	$(PYTHON) -m venv .venv
+	test -x $(RUN) || $(PYTHON) -m venv .venv
+	@sed -n 's/^\([a-z][^\\]*==[^\\]*\) \\$$/\1/p' requirements.lock > .venv/versions.txt
 	@echo 'Installing into .venv: $(NEEDS), a few minutes.'
-	$(RUN) -m pip install --disable-pip-version-check $(WHEELS) -r requirements.txt -r requirements-report.txt
+	$(INSTALL) $(WHEELS) -r requirements.txt -r requirements-report.txt
 	@touch $@
 
 .venv/installed-dev: requirements-dev.txt .venv/installed
-	$(RUN) -m pip install --quiet --disable-pip-version-check -r $<
+	$(INSTALL) --quiet -r $<
 	@touch $@
-
