@@ -151,15 +151,18 @@ torture: .venv/installed-dev
 NEEDS := about 3 GB to download and 6 GB on disk (TORCH=cpu: without 4 GB that are for GPUs)
 WHEELS := $(if $(filter cpu,$(TORCH)),--extra-index-url https://download.pytorch.org/whl/cpu)
 INSTALL := $(RUN) -m pip install --disable-pip-version-check --constraint .venv/versions.txt
-.venv/installed: requirements.lock
+.venv/versions.txt: requirements.lock
+	@mkdir -p .venv
+	@sed -n 's/^\([a-z][^\\]*==[^\\]*\) \\$$/\1/p' $< > $@
+
+.venv/installed: .venv/versions.txt requirements.txt requirements-report.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
 		"Python 3.11 or newer is needed; name one with: make demo PYTHON=python3.12")'
 	test -x $(RUN) || $(PYTHON) -m venv .venv
-	@sed -n 's/^\([a-z][^\\]*==[^\\]*\) \\$$/\1/p' requirements.lock > .venv/versions.txt
 	@echo 'Installing into .venv: $(NEEDS), a few minutes.'
 	$(INSTALL) $(WHEELS) -r requirements.txt -r requirements-report.txt
 	@touch $@
 
-.venv/installed-dev: requirements-dev.txt .venv/installed
+.venv/installed-dev: requirements-dev.txt .venv/versions.txt .venv/installed
 	$(INSTALL) --quiet -r $<
 	@touch $@
