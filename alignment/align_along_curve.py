@@ -13,6 +13,7 @@ from utils.stages import start
 
 start.quietly()
 
+import models
 from utils.matching import align, cross_correlations, each_by_itself, mean_correlations
 from utils.progress import track
 from utils.repairing import renormalizer
@@ -28,7 +29,7 @@ WHICH = ("unaligned", "aligned", "noid")
 
 
 def parse_args(argv=None):
-    parser = flags.stage_parser(__doc__, __file__, batch_size=512)
+    parser = flags.stage_parser(__doc__, __file__, models, batch_size=512)
     flags.add_path_flags(parser)
     add_folder_flags(parser, "alignment/align_along_curve.py")
     flags.add_evaluation_flags(parser)

@@ -16,6 +16,7 @@ from utils.stages import start
 
 start.quietly()
 
+import models
 from utils.curves import network_digest
 from utils.devices import memory_format
 from utils.many import METHODS_OF_MANY, TO, align_many, mean_state, pairwise
@@ -34,7 +35,7 @@ from utils.stages.records import behind
 
 
 def parse_args(argv=None):
-    parser = flags.stage_parser(__doc__, __file__, batch_size=512)
+    parser = flags.stage_parser(__doc__, __file__, models, batch_size=512)
     parser.networks(
         "--seeds", type=seed_number, nargs="+", default=[1, 2], help="seeds of the networks", outcome=True
     )
@@ -74,7 +75,7 @@ def main(args):
     data = load_data(args.dataset, **args.images)
     networks, made_for = {}, {}
     for seed in args.seeds:
-        networks[seed] = network = load_endpoint(layout, data, seed, args.epochs)
+        networks[seed] = network = load_endpoint(args.build, layout, data, seed, args.epochs)
         made_for[seed] = network_digest(network)
         network.to(args.device, memory_format=memory_format(args.device))
     spec = spec_of(network, data.example)

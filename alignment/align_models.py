@@ -16,6 +16,7 @@ start.quietly()
 
 import torch
 
+import models
 from utils.cost import cost
 from utils.curves import network_digest
 from utils.devices import memory_format
@@ -49,7 +50,7 @@ from utils.stages.records import behind
 
 
 def parse_args(argv=None, description=__doc__, script=__file__, model=None, method="corr"):
-    parser = flags.stage_parser(description, script, batch_size=512, model=model)
+    parser = flags.stage_parser(description, script, models, batch_size=512, model=model)
     flags.add_pair_flags(parser)
     epochs_help = f"epochs the networks were trained ({published.EPOCHS_HELP})"
     parser.networks("--epochs", type=positive_int, help=epochs_help, outcome=True)
@@ -91,7 +92,7 @@ def main(args):
     expect_pair(layout, seeds, args.epochs, args.init or "")
     expect_writable(layout.folder("matches"), layout.folder("correlations"))
     data = load_data(args.dataset, **args.images)
-    networks = [load_endpoint(layout, data, seed, args.epochs) for seed in seeds]
+    networks = [load_endpoint(args.build, layout, data, seed, args.epochs) for seed in seeds]
     made_for = [network_digest(network) for network in networks]
     for network in networks:
         network.to(args.device, memory_format=memory_format(args.device))

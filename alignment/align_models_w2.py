@@ -10,15 +10,4 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from utils.stages import start
 
-start.quietly()
-
-from alignment import align_models
-from utils.stages import process
-
-
-def parse_args(argv=None):
-    return align_models.parse_args(argv, __doc__, __file__, method="w2_pre")
-
-
-if __name__ == "__main__":
-    process.run(parse_args, align_models.main)
+parse_args, main = start.twin(__name__, "alignment.align_models", __doc__, __file__, method="w2_pre")

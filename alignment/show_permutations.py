@@ -26,7 +26,15 @@ from utils.stages.files import load_array, write_atomically
 from utils.stages.layout import REPOSITORY, Layout
 from utils.stages.loading import spec_of
 from utils.stages.matches import row_labels
-from utils.stages.parser import Parser, dataset_name, folder_path, name_part, network_name, positive_int, seed_number
+from utils.stages.parser import (
+    Parser,
+    dataset_name,
+    folder_path,
+    name_part,
+    network_options,
+    positive_int,
+    seed_number,
+)
 from utils.symmetries.running import has_fractions
 
 WIDTH = 96
@@ -35,7 +43,7 @@ SHOWN = 8  # of a long list
 
 def parse_args(argv=None):
     parser = Parser(__doc__)
-    parser.networks("--model", type=network_name, default="TinyTen", help=f"architecture: {models.FORMS}")
+    parser.networks("--model", default="TinyTen", **network_options(models, "architecture"))
     parser.networks("--num_classes", type=positive_int, default=10, help="classes for which the network is built")
     size_help = "side of the images on which the network is run"
     parser.networks("--image_size", dest="side", type=positive_int, default=32, help=size_help)
@@ -54,10 +62,7 @@ def parse_args(argv=None):
 
 
 def main(args):
-    try:
-        model = models.build(args.model, args.num_classes)
-    except ValueError as error:
-        raise UserError(f"--model: {error}", exit_code=2) from error
+    model = models.build(args.model, args.num_classes)
     example = torch.zeros(2, 3, args.side, args.side)
     try:
         with torch.no_grad():

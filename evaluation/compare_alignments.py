@@ -14,6 +14,7 @@ start.quietly()
 
 import textwrap
 
+import models
 from utils.reports import figures, paths, results, tables
 from utils.reports.paths import Selection
 from utils.stages import flags, process
@@ -27,7 +28,7 @@ BARRIER_SYMBOLS = {"loss": "o", "loss_interpolated": "x", "loss_repaired": "D"}
 
 
 def parse_args(argv=None):
-    parser = flags.results_parser(__doc__, of_all=True)
+    parser = flags.results_parser(__doc__, models, of_all=True)
     flags.add_variant_flags(parser, of_all=True)
     flags.add_title_flag(parser)
     return flags.parse_results(parser, argv, script=__file__)

@@ -10,15 +10,4 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from utils.stages import start
 
-start.quietly()
-
-from evaluation import eval_curve
-from utils.stages import process
-
-
-def parse_args(argv=None):
-    return eval_curve.parse_args(argv, __doc__, __file__, robust=True)
-
-
-if __name__ == "__main__":
-    process.run(parse_args, eval_curve.main)
+parse_args, main = start.twin(__name__, "evaluation.eval_curve", __doc__, __file__, robust=True)

@@ -14,6 +14,7 @@ start.quietly()
 
 import numpy as np
 
+import models
 from utils.ensembles import evaluate_ensemble
 from utils.measuring import batch_norm_layers, evaluate_path, measure, measure_as_it_is
 from utils.repairing import renormalizer
@@ -25,7 +26,7 @@ from utils.stages.runs import GrowingTable, write_csv
 
 
 def parse_args(argv=None, description=__doc__, script=__file__, robust=False):
-    parser = flags.stage_parser(description, script, batch_size=512)
+    parser = flags.stage_parser(description, script, models, batch_size=512)
     if robust:
         flags.add_attack_flags(parser)
     flags.add_path_flags(parser)

@@ -6,6 +6,7 @@ python evaluation/eval_plane_with_alignment.py --dataset CIFAR100 --alignment co
 """
 
 import sys
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -14,6 +15,7 @@ from utils.stages import start
 
 start.quietly()
 
+import models
 from utils.curves import Curve
 from utils.devices import memory_format
 from utils.measuring import evaluate_plane, measure, plane_of
@@ -22,7 +24,7 @@ from utils.stages import flags, process
 from utils.stages.data import load_data
 from utils.stages.files import expect_writable
 from utils.stages.layout import Layout, tag
-from utils.stages.loading import expect_pair, load_endpoint, load_pair, new_network
+from utils.stages.loading import expect_pair, load_endpoint, load_pair
 from utils.stages.parser import add_folder_flags, at_least_two, name_part, positive_int, seed_number
 from utils.stages.records import behind
 from utils.stages.runs import GrowingTable
@@ -32,7 +34,7 @@ GRID = ((-0.05, 1.05), (-0.05, 1.05))
 
 
 def parse_args(argv=None):
-    parser = flags.stage_parser(__doc__, __file__, batch_size=512)
+    parser = flags.stage_parser(__doc__, __file__, models, batch_size=512)
     flags.add_pair_flags(parser)
     seed_c_help = "the plane of three networks: B and this one, both aligned to A, instead of B and aligned B"
     parser.networks("--seed_c", type=seed_number, help=seed_c_help)
@@ -61,14 +63,14 @@ def main(args):
     if args.overwrite or not path.exists():
         expect_writable(path.parent)
     data = load_data(args.dataset, **args.images)
-    a, aligned = load_pair(layout, data, seeds[:2], args.epochs_model, alignment=args.alignment)
+    load = partial(load_pair, args.build, layout, data, epochs=args.epochs_model, alignment=args.alignment)
+    a, aligned = load(seeds[:2])
     if args.seed_c is None:
-        second, third = load_endpoint(layout, data, args.seed_b, args.epochs_model), aligned
+        second, third = load_endpoint(args.build, layout, data, args.seed_b, args.epochs_model), aligned
     else:
-        with_c = (args.seed_a, args.seed_c)
-        second, third = aligned, load_pair(layout, data, with_c, args.epochs_model, alignment=args.alignment)[1]
+        second, third = aligned, load((args.seed_a, args.seed_c))[1]
     # Of the three points that span a plane, the third is the middle control point.
-    corners = Curve.between(new_network(layout, data), a.state_dict(), second.state_dict())
+    corners = Curve.between(args.build(data.num_classes), a.state_dict(), second.state_dict())
     corners.set_point(1, third.state_dict())
     corners.to(args.device, memory_format=memory_format(args.device))
     coordinates, *_ = plane_of(corners)

@@ -12,6 +12,7 @@ from utils.stages import start
 
 start.quietly()
 
+import models
 from utils.errors import UserError
 from utils.measuring import evaluate_plane, measure_as_it_is, midpoint_height, plane_of
 from utils.repairing import renormalizer
@@ -25,7 +26,7 @@ GRID = ((-0.05, 1.05), (-0.10, 1.5))
 
 
 def parse_args(argv=None):
-    parser = flags.stage_parser(__doc__, __file__, batch_size=512)
+    parser = flags.stage_parser(__doc__, __file__, models, batch_size=512)
     flags.add_path_flags(parser)
     add_folder_flags(parser, "evaluation/eval_plane_with_curve.py")
     flags.add_evaluation_flags(parser)

@@ -14,6 +14,7 @@ start.quietly()
 
 import torch
 
+import models
 from utils import distributed
 from utils.errors import UserError
 from utils.measuring import evaluate
@@ -25,7 +26,7 @@ from utils.stages.parser import add_folder_flags, fraction
 
 
 def parse_args(argv=None):
-    parser = flags.stage_parser(__doc__, __file__, batch_size=512)
+    parser = flags.stage_parser(__doc__, __file__, models, batch_size=512)
     flags.add_path_flags(parser)
     add_folder_flags(parser, "evaluation/export_point.py")
     flags.add_evaluation_flags(parser)

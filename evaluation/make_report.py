@@ -12,13 +12,14 @@ from utils.stages import start
 
 start.quietly()
 
+import models
 from utils.reports import page, results, tables
 from utils.reports.paths import Selection, evaluated
 from utils.stages import flags, process
 
 
 def parse_args(argv=None):
-    parser = flags.results_parser(__doc__, of_all=True)
+    parser = flags.results_parser(__doc__, models, of_all=True)
     flags.add_variant_flags(parser, of_all=True)
     return flags.parse_results(parser, argv, script=__file__)
 

@@ -12,6 +12,7 @@ from utils.stages import start
 
 start.quietly()
 
+import models
 from utils.reports import results, tables
 from utils.reports.paths import Selection
 from utils.stages import flags, process
@@ -20,7 +21,7 @@ from utils.stages.layout import model_folder
 
 
 def parse_args(argv=None):
-    parser = flags.results_parser(__doc__, of_all=True)
+    parser = flags.results_parser(__doc__, models, of_all=True)
     flags.add_variant_flags(parser, of_all=True)
     robust_help = "robust networks: clean and robust accuracy"
     parser.networks("--adversarial", dest="robust", action="store_true", help=robust_help)

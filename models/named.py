@@ -14,8 +14,17 @@ from torch import nn
 from models.googlenet import GoogLeNet
 from models.resnet32 import ResNet32
 from models.tinyten import TinyTen
+from utils.errors import UserError
 
 MODELS = {model.__name__: model for model in (TinyTen, ResNet32, GoogLeNet)}
+
+
+class NoNetwork(UserError):
+    """Why there is no network of a name here, in one line."""
+
+    def __init__(self, message: str):
+        super().__init__(message, exit_code=2)
+
 
 FORMS = "TinyTen, ResNet32, GoogLeNet, torchvision:NAME, timm:NAME, or FILE.py:FACTORY"
 
@@ -27,8 +36,10 @@ def build(name: str, num_classes: int, *, pretrained: bool = False) -> nn.Module
     pretrained: torchvision's or timm's published weights, which are downloaded; a classifier of other classes than
         theirs begins anew.
 
-    Raises ValueError, in one line, if there is no such network or it cannot be built so.
+    Raises NoNetwork, in one line, if there is no such network or it cannot be built so.
     """
+    if name in MODELS and not pretrained:
+        return MODELS[name](num_classes)
     check_name(name)
     source, _, rest = name.rpartition(":")
     if source == "torchvision":
@@ -36,9 +47,7 @@ def build(name: str, num_classes: int, *, pretrained: bool = False) -> nn.Module
     if source == "timm":
         return _timm().create_model(rest, pretrained=pretrained, num_classes=num_classes)
     if pretrained:
-        raise ValueError(f"{name} has no published weights; pretrained networks are torchvision's or timm's")
-    if not source:
-        return MODELS[name](num_classes)
+        raise NoNetwork(f"{name} has no published weights; pretrained networks are torchvision's or timm's")
     factory = _factory(Path(source), rest)
     known = inspect.signature(factory).parameters
     takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in known.values())
@@ -46,19 +55,19 @@ def build(name: str, num_classes: int, *, pretrained: bool = False) -> nn.Module
     try:
         network = factory(num_classes=num_classes, **keywords)
     except TypeError as error:
-        raise ValueError(f"{name} cannot be called with num_classes={num_classes}: {error}") from error
+        raise NoNetwork(f"{name} cannot be called with num_classes={num_classes}: {error}") from error
     if not isinstance(network, nn.Module):
-        raise ValueError(f"{name} makes a {type(network).__name__}, not a torch.nn.Module")
+        raise NoNetwork(f"{name} makes a {type(network).__name__}, not a torch.nn.Module")
     return network
 
 
 def check_name(name: str) -> None:
-    """Raises ValueError, in one line, if there is no network of this name; nothing is built, and no file is run."""
+    """Raises NoNetwork, in one line, if there is no network of this name; nothing is built, and no file is run."""
     source, _, rest = name.rpartition(":")
     if not source and name not in MODELS:
         close = difflib.get_close_matches(name, MODELS)
         meant = f"{close[0]} may be meant" if close else f"it is one of {FORMS}"
-        raise ValueError(f"there is no network {name!r}; {meant}")
+        raise NoNetwork(f"there is no network {name!r}; {meant}")
     if source == "torchvision":
         from torchvision import models  # slow to import, and most runs do without
 
@@ -68,38 +77,16 @@ def check_name(name: str) -> None:
     elif source:
         path = Path(source).expanduser()
         if path.suffix != ".py" or not rest.isidentifier():
-            raise ValueError(f"there is no network {name!r}; it is one of {FORMS}")
+            raise NoNetwork(f"there is no network {name!r}; it is one of {FORMS}")
         if not path.is_file():
-            raise ValueError(f"there is no file {source}; a network is one of {FORMS}")
-
-
-def code(name: str) -> str:
-    """The code that defines a network: a file of ours or the user's, or the classes beside a library's factory.
-
-    '' if there is no such network here.
-    """
-    source, _, rest = name.rpartition(":")
-    if source not in ("torchvision", "timm"):
-        own = MODELS.get(name)
-        path = Path(inspect.getsourcefile(own)) if own else Path(source).expanduser()
-        path = Path(__file__).parent.parent / path  # no change to one that is absolute
-        return path.read_text() if path.suffix == ".py" and path.is_file() else ""
-    try:
-        from torchvision import models  # slow to import, and most runs do without
-
-        factory = models.get_model_builder(rest) if source == "torchvision" else _timm().model_entrypoint(rest)
-    except (ValueError, RuntimeError):
-        return ""
-    beside = vars(sys.modules[factory.__module__]).values()
-    own = [one for one in beside if isinstance(one, type) and one.__module__ == factory.__module__]
-    return "\n".join(inspect.getsource(one) for one in own if issubclass(one, nn.Module))
+            raise NoNetwork(f"there is no file {source}; a network is one of {FORMS}")
 
 
 def _expect_among(name: str, names: Sequence[str], message: str) -> None:
     if name not in names:
         close = difflib.get_close_matches(name, names)
         meant = f"; {', '.join(close)} may be meant" if close else ""
-        raise ValueError(message.format(repr(name)) + meant)
+        raise NoNetwork(message.format(repr(name)) + meant)
 
 
 def _torchvision(name: str, num_classes: int, pretrained: bool) -> nn.Module:
@@ -122,7 +109,7 @@ def _timm() -> ModuleType:
     try:
         return importlib.import_module("timm")
     except ModuleNotFoundError as error:
-        raise ValueError("timm is not installed; install it with: python -m pip install timm") from error
+        raise NoNetwork("timm is not installed; install it with: python -m pip install timm") from error
 
 
 def _factory(path: Path, name: str) -> Callable[..., nn.Module]:
@@ -138,10 +125,10 @@ def _factory(path: Path, name: str) -> Callable[..., nn.Module]:
             spec.loader.exec_module(module)
         except Exception as error:
             del sys.modules[module_name]
-            raise ValueError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
+            raise NoNetwork(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
         finally:
             sys.path.remove(str(path.parent))
     factory = getattr(sys.modules[module_name], name, None)
     if not callable(factory):
-        raise ValueError(f"{path} has no function or class {name!r}")
+        raise NoNetwork(f"{path} has no function or class {name!r}")
     return factory

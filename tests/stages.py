@@ -18,11 +18,8 @@ STAGES = [
 
 
 def stage(script):
-    """parse_args and main of a stage; a thin twin has the main of its plain stage."""
+    """parse_args and main of a stage."""
     module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
-    for name in ("align_models", "train_model", "train_curve", "eval_curve", "viz_curve"):
-        if not hasattr(module, "main") and hasattr(module, name):
-            return module.parse_args, getattr(module, name).main
     return module.parse_args, module.main
 
 

@@ -1,12 +1,14 @@
 """Networks of the user's own through the stages: made in a file, with attention and layer norm; a library's."""
 
 import shlex
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from stages import fails, run
 
+from models import build
 from utils.losses import cross_entropy, main_output
 from utils.permutations import permute
 from utils.stages.layout import Layout
@@ -66,7 +68,7 @@ def test_the_match_keeps_what_it_computes(own, load_bars):
     model, root, _ = own
     data = load_bars(transform="standard", moments=[[0.5] * 3, [0.25] * 3])
     layout = Layout(root, model, "bars")
-    a, b = (load_endpoint(layout, data, seed, 2) for seed in (1, 2))
+    a, b = (load_endpoint(partial(build, model), layout, data, seed, 2) for seed in (1, 2))
     spec = permutation_spec(b, data.example)
     rows = load_match(layout.match("corr", 1, 2)).rows
     permutations = permutations_from_rows(spec, rows)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from stages import REPOSITORY, STAGES, fails, run, run_as_process, stage
 
+import models as architectures
 from utils.stages.flags import parse_results, results_parser
 from utils.stages.layout import Layout
 from utils.stages.parser import LARGEST_SEED, seed_number
@@ -159,7 +160,7 @@ def test_epochs_of_several_models(models, epochs, of):
     assert args.epochs_of == of
     assert ("Epochs: TinyTen 0, ResNet32 6" in args.notes) == (of == {"TinyTen": [0], "ResNet32": [6]})
     table = parse_results(
-        results_parser("", of_all=True),
+        results_parser("", architectures, of_all=True),
         ["--model", *models.split(), "--epochs", *epochs.split()],
         str(REPOSITORY / "evaluation/make_tables.py"),
     )

@@ -505,7 +505,7 @@ def layout(tmp_path):
 
 
 def the_curve(layout, epochs=7):
-    return load_curve(layout, data_of(4), (1, 2), 3, epochs)
+    return load_curve(TinyTen, layout, data_of(4), (1, 2), 3, epochs)
 
 
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.base.", "net."])

@@ -123,6 +123,15 @@ def test_imports_go_one_way():
     assert not up
 
 
+def test_architectures_are_imported_by_scripts_alone():
+    """What builds a network is passed in."""
+    for module in MODULES:
+        for node in ast.walk(tree(module)):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
+            assert not any(name.split(".")[0] == "models" for name in names), module
+
+
 def test_what_decides_an_outcome_is_declared_once():
     """At the flags: nowhere is there a second list of those that decide what is in a file."""
     scripts = {script for makers in hints.MAKERS.values() for script in makers}

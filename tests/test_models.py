@@ -1,3 +1,6 @@
+import inspect
+import sys
+
 import pytest
 import torch
 
@@ -5,6 +8,7 @@ from models import MODELS, GoogLeNet, build
 from utils.permutations import permute
 from utils.stages.foreign import load_state
 from utils.stages.layout import is_network, model_folder, model_of
+from utils.stages.published import definition
 from utils.symmetries.spec import permutation_spec
 
 PARAMETERS = {
@@ -71,6 +75,13 @@ def test_networks_by_name(tmp_path):
     assert [model_of(folder) for folder in folders] == names
     assert all(map(is_network, names))
     assert not any(map(is_network, ("TinyTen_old", "", "notes.txt:a")))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_definition_of_a_network_is_its_module(name):
+    assert definition(name) == inspect.getsource(sys.modules[MODELS[name].__module__])
+    assert "class ResNet" in definition("torchvision:resnet18")
+    assert definition("Nothing") == definition("torchvision:nothing") == ""
 
 
 def test_a_network_that_asks_for_the_version_of_a_state():

@@ -12,18 +12,19 @@ from utils.stages import start
 
 start.quietly()
 
+import models
 from utils.errors import FileError
 from utils.measuring import evaluate
 from utils.stages import flags, process, published
 from utils.stages.data import load_data
 from utils.stages.files import expect_writable, hold, let_go, remove, save_checkpoint
 from utils.stages.layout import Layout
-from utils.stages.loading import import_network, new_network
+from utils.stages.loading import import_network
 from utils.stages.parser import add_folder_flags, file_path, partner, positive_int, seed_number
 
 
 def parse_args(argv=None):
-    parser = flags.stage_parser(__doc__, __file__, batch_size=512)
+    parser = flags.stage_parser(__doc__, __file__, models, batch_size=512)
     for name in ("batch_size", "precision"):  # of the test alone
         del parser.outcome[name]
     parser.files("file", type=file_path, metavar="FILE", help="a checkpoint: a state dict, or what holds one")
@@ -45,7 +46,7 @@ def main(args):
         raise FileError(path, "is there already", "replace")
     expect_writable(layout.folder("models"))
     data = load_data(args.dataset, **args.images)
-    network = new_network(layout, data)
+    network = args.build(data.num_classes)
     for words in import_network(args.file, network, entry=args.key):
         print(f"{args.file}: {words}.")
     network.to(args.device)

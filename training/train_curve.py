@@ -15,6 +15,7 @@ start.quietly()
 
 import torch
 
+import models
 from utils.curves import Curve
 from utils.devices import memory_format
 from utils.stages import flags, process, published
@@ -22,14 +23,14 @@ from utils.stages.data import load_data
 from utils.stages.files import expect_writable
 from utils.stages.foreign import fitted
 from utils.stages.layout import Layout, Variant
-from utils.stages.loading import expect_pair, load_pair, new_network
+from utils.stages.loading import expect_pair, load_pair
 from utils.stages.parser import add_folder_flags, epochs_or_none
 from utils.stages.runs import Run, save_line
 from utils.training import CurveTask, fit, robust_rates, step_rates
 
 
 def parse_args(argv=None, description=__doc__, script=__file__, robust=False):
-    parser = flags.training_parser(description, script, published.CURVE_EPOCHS_HELP, robust=robust)
+    parser = flags.training_parser(description, script, models, published.CURVE_EPOCHS_HELP, robust=robust)
     flags.add_pair_flags(parser)
     flags.add_curve_flags(parser)
     flags.add_alignment_flag(parser)
@@ -48,13 +49,12 @@ def main(args):
     expect_pair(layout, (args.seed_a, args.seed_b), args.epochs_model, args.alignment, variant)
     expect_writable(layout.folder("curves"), layout.folder("curve_history"))
     data = load_data(args.dataset, **args.images)
-    network_a, network_b = load_pair(
-        layout, data, (args.seed_a, args.seed_b), args.epochs_model, alignment=args.alignment, variant=variant
-    )
-    state_a, state_b = network_a.state_dict(), network_b.state_dict()
+    of_path = {"alignment": args.alignment, "variant": variant}
+    networks = load_pair(args.build, layout, data, (args.seed_a, args.seed_b), args.epochs_model, **of_path)
+    state_a, state_b = (network.state_dict() for network in networks)
 
     torch.manual_seed(args.seed)
-    base = new_network(layout, data).to(args.device, memory_format=memory_format(args.device))
+    base = args.build(data.num_classes).to(args.device, memory_format=memory_format(args.device))
     curve = Curve.between(base, state_a, state_b, args.num_bends, args.curve, args.fix_start, args.fix_end)
     linear = layout.curve(*names, 0, variant)
     record = args.record.of(args.model, images=data.digest, ends=curve.fixed_ends())
@@ -70,7 +70,7 @@ def main(args):
         curve.compile()
     if args.init_linear_off:
         for index in range(1, args.num_bends - 1):
-            curve.set_point(index, new_network(layout, data).state_dict())
+            curve.set_point(index, args.build(data.num_classes).state_dict())
 
     run = Run(
         layout.curve_stem(*names, variant),

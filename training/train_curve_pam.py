@@ -16,6 +16,7 @@ start.quietly()
 
 import torch
 
+import models
 from utils import distributed, pam
 from utils.cost import cost
 from utils.curves import Curve, network_digest
@@ -27,7 +28,7 @@ from utils.stages import flags, process, published
 from utils.stages.data import load_data
 from utils.stages.files import expect_writable, hold, save_array
 from utils.stages.layout import Layout, Variant, kept_epochs, rolling, tag
-from utils.stages.loading import expect_pair, load_alignment, load_pair, load_permutations, new_network, spec_of
+from utils.stages.loading import expect_pair, load_alignment, load_pair, load_permutations, spec_of
 from utils.stages.matches import save_match
 from utils.stages.parser import NEW, add_folder_flags, epochs_or_none, positive_int
 from utils.stages.records import behind, load_record, other_inputs
@@ -36,7 +37,7 @@ from utils.training import fit, step_rates
 
 
 def parse_args(argv=None):
-    parser = flags.stage_parser(__doc__, __file__, batch_size=128)
+    parser = flags.stage_parser(__doc__, __file__, models, batch_size=128)
     flags.add_training_flags(parser)
     flags.add_pair_flags(parser)
     flags.add_alignment_flag(parser)
@@ -76,7 +77,7 @@ def main(args):
     expect_pair(layout, seeds, args.epochs_model, args.alignment, variant)
     expect_writable(*(layout.folder(kind) for kind in ("matches", "correlations", "curves", "curve_history")))
     data = load_data(args.dataset, **args.images)
-    networks = load_pair(layout, data, seeds, args.epochs_model)
+    networks = load_pair(args.build, layout, data, seeds, args.epochs_model)
     state_a, state_b = (network.state_dict() for network in networks)
     if start_name == "null":
         spec = spec_of(networks[1], data.example)
@@ -84,7 +85,7 @@ def main(args):
     else:
         spec, permutations = load_alignment(layout.match(start_name, *seeds, variant), networks, data.example)
     torch.manual_seed(args.seed)
-    curve = Curve(new_network(layout, data).to(args.device, memory_format=memory_format(args.device)))
+    curve = Curve(args.build(data.num_classes).to(args.device, memory_format=memory_format(args.device)))
     if args.compile:
         curve.compile()
     curve.set_point(0, state_a)
@@ -111,7 +112,7 @@ def main(args):
     how = {"batch_size": args.batch_size, "seed": args.seed, "precision": args.precision}
     phi, previous, taken = torch.zeros_like(curve.row(0)), None, []
     if args.init_linear_off:
-        phi = off_the_line(curve, permute(state_b, spec, permutations), new_network(layout, data).state_dict())
+        phi = off_the_line(curve, permute(state_b, spec, permutations), args.build(data.num_classes).state_dict())
     for i, match in enumerate(matches):
         start = permute(state_b, spec, permutations)
         put_end(curve, start)

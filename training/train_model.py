@@ -15,20 +15,20 @@ start.quietly()
 
 import torch
 
+import models
 from utils.devices import compile_options, memory_format
 from utils.stages import flags, process, published
 from utils.stages.data import load_data
 from utils.stages.files import expect_writable
 from utils.stages.foreign import fitted
 from utils.stages.layout import Layout
-from utils.stages.loading import new_network
 from utils.stages.parser import NEW, add_folder_flags, epochs_or_none, partner
 from utils.stages.runs import Run
 from utils.training import NetworkTask, fit, robust_rates, step_rates
 
 
 def parse_args(argv=None, description=__doc__, script=__file__, robust=False):
-    parser = flags.training_parser(description, script, published.EPOCHS_HELP, robust=robust)
+    parser = flags.training_parser(description, script, models, published.EPOCHS_HELP, robust=robust)
     pretrained_help = "begin with torchvision's or timm's published weights, which are downloaded"
     parser.optimization("--pretrained", action="store_true", help=pretrained_help, outcome=NEW)
     parser.optimization("--val_freq", type=epochs_or_none, default=1, help="test every so many epochs, or none")
@@ -42,7 +42,7 @@ def main(args):
         expect_writable(layout.folder("models"), layout.folder("model_history"))
     data = load_data(args.dataset, **args.images)
     torch.manual_seed(args.seed)
-    model = new_network(layout, data, pretrained=args.pretrained).to(
+    model = args.build(data.num_classes, pretrained=args.pretrained).to(
         args.device, memory_format=memory_format(args.device)
     )
     if args.compile:

@@ -10,15 +10,4 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from utils.stages import start
 
-start.quietly()
-
-from training import train_model
-from utils.stages import process
-
-
-def parse_args(argv=None):
-    return train_model.parse_args(argv, __doc__, __file__, robust=True)
-
-
-if __name__ == "__main__":
-    process.run(parse_args, train_model.main)
+parse_args, main = start.twin(__name__, "training.train_model", __doc__, __file__, robust=True)

@@ -10,15 +10,4 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from utils.stages import start
 
-start.quietly()
-
-from utils.stages import process
-from visualization import viz_curve
-
-
-def parse_args(argv=None):
-    return viz_curve.parse_args(argv, __file__, __doc__, robust=True)
-
-
-if __name__ == "__main__":
-    process.run(parse_args, viz_curve.main)
+parse_args, main = start.twin(__name__, "visualization.viz_curve", __doc__, __file__, robust=True)

@@ -14,12 +14,13 @@ start.quietly()
 
 import numpy as np
 
+import models
 from utils.reports import drawing, figures, paths, results
 from utils.stages import flags, process
 
 
-def parse_args(argv=None, script=__file__, description=__doc__, robust=False):
-    parser = flags.results_parser(description, robust=robust)
+def parse_args(argv=None, description=__doc__, script=__file__, robust=False):
+    parser = flags.results_parser(description, models, robust=robust)
     flags.add_figure_flags(parser)
     flags.add_variant_flags(parser)
     return flags.parse_results(parser, argv, script=script)

@@ -14,12 +14,13 @@ start.quietly()
 
 from functools import partial
 
+import models
 from utils.reports import drawing, figures, paths, planes, results
 from utils.stages import flags, process
 
 
 def parse_args(argv=None):
-    parser = flags.results_parser(__doc__)
+    parser = flags.results_parser(__doc__, models)
     flags.add_figure_flags(parser)
     flags.add_plane_flags(parser)
     flags.add_variant_flags(parser)

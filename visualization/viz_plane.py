@@ -19,6 +19,7 @@ from functools import partial
 
 import numpy as np
 
+import models
 from utils.reports import drawing, figures, paths, planes, results
 from utils.stages import flags, process
 from utils.stages.layout import tag
@@ -26,7 +27,7 @@ from utils.stages.parser import seed_number
 
 
 def parse_args(argv=None):
-    parser = flags.results_parser(__doc__)
+    parser = flags.results_parser(__doc__, models)
     flags.add_figure_flags(parser)
     flags.add_plane_flags(parser)
     seed_c_help = "third networks, one a pair: the planes of three networks, instead of those with aligned B"

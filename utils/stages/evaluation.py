@@ -38,7 +38,8 @@ class NamedPath:
         if writes or args.overwrite or not file.exists():
             expect_writable(file.parent)
         data = load_data(args.dataset, **args.images)
-        curve = load_curve(layout, data, self.seeds, *epochs, alignment=args.alignment, variant=self.variant)
+        of_path = {"alignment": args.alignment, "variant": self.variant}
+        curve = load_curve(args.build, layout, data, self.seeds, *epochs, **of_path)
         curve.to(args.device, memory_format=memory_format(args.device))
         if args.compile:
             curve.compile()

@@ -6,8 +6,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-
-from models import FORMS
+from types import ModuleType
 
 from ..attack import Attack
 from ..curves import CURVES
@@ -27,7 +26,7 @@ from .parser import (
     folder_path,
     intensity,
     name_part,
-    network_name,
+    network_options,
     nonnegative_float,
     nonnegative_int,
     positive_float,
@@ -61,12 +60,15 @@ def add_dataset_flags(parser: Parser) -> None:
     )
 
 
-def stage_parser(description: str | None, script: str, batch_size: int, model: str | None = None) -> Parser:
+def stage_parser(
+    description: str | None, script: str, models: ModuleType, *, batch_size: int, model: str | None = None
+) -> Parser:
     """A parser with the flags of every stage that runs networks on data; `model` is for a script of one model.
 
-    script: the stage's own file.
+    script: the stage's own file. models: what knows networks by name, as the package of this name does.
     """
     parser = Parser(description, script=script)
+    parser.set_defaults(build=models.build)
     add_dataset_flags(parser)
     parser.images(
         "--transform",
@@ -83,7 +85,7 @@ def stage_parser(description: str | None, script: str, batch_size: int, model: s
     if model:
         parser.networks("--model", choices=[model], default=model, help="the network, which is always this")
     else:
-        parser.networks("--model", type=network_name, default=FIRST, help=f"the network: {FORMS}")
+        parser.networks("--model", default=FIRST, **network_options(models, "the network"))
     parser.images(
         "--use_test",
         action=argparse.BooleanOptionalAction,
@@ -132,9 +134,11 @@ def add_training_flags(parser: Parser) -> None:
     again.add_argument("--overwrite", action="store_true", help="delete the run's checkpoints and start anew")
 
 
-def training_parser(description: str | None, script: str, epochs_help: str, *, robust: bool) -> Parser:
+def training_parser(
+    description: str | None, script: str, models: ModuleType, epochs_help: str, *, robust: bool
+) -> Parser:
     """A parser with the flags of a stage that learns a network or a curve, robust or not, for --epochs epochs."""
-    parser = stage_parser(description, script, batch_size=128)
+    parser = stage_parser(description, script, models, batch_size=128)
     add_training_flags(parser)
     words = f"epochs in all, those before a resume included ({epochs_help})"
     parser.networks("--epochs", type=positive_int, help=words, outcome=robust)
@@ -238,8 +242,8 @@ def add_path_flags(parser: Parser) -> None:
 def parse(parser: Parser, argv: Sequence[str] | None, *, fp32_only: bool = False) -> argparse.Namespace:
     """Parse, and fill in what depends on other flags or on the machine.
 
-    And add `images`, the keywords of `load_data`, `record`, which goes with what is written, and `stage`, which
-    advises commands.
+    And add `images`, the keywords of `load_data`, `build`, which makes the network for so many classes, `record`,
+    which goes with what is written, and `stage`, which advises commands.
 
     fp32_only: for stages that align. A rounded activation correlates with others than the activation itself does.
     """
@@ -280,6 +284,7 @@ def parse(parser: Parser, argv: Sequence[str] | None, *, fp32_only: bool = False
     args.images = {"transform": args.transform, "moments": args.moments, "image_size": args.image_size}
     args.images |= {"use_test": args.use_test, "device": args.device}
     args.images |= {"folder": args.data_folder, "threads": args.num_workers}
+    args.build = partial(args.build, args.model)
     args.stage = Stage(vars(args))
     flags, made = parser.outcome_flags(args), made_on(args.device)
     args.record = Record((parser.script, *parser.lasting(argv)), flags, made=made, new=parser.new_flags())
@@ -331,7 +336,9 @@ def published_attack(dataset: str) -> Attack:
 # --- scripts that read results -----------------------------------------------------------------------------
 
 
-def results_parser(description: str | None, *, robust: bool = False, of_all: bool = False) -> Parser:
+def results_parser(
+    description: str | None, models: ModuleType, *, robust: bool = False, of_all: bool = False
+) -> Parser:
     """A parser with the flags of scripts that read results, each of which takes several values.
 
     of_all: whether a flag that is not given stands for all there is (and is None); otherwise for one usual value.
@@ -348,7 +355,7 @@ def results_parser(description: str | None, *, robust: bool = False, of_all: boo
         parser.images("--dataset", type=name, nargs="+", help=dataset_help)
     else:
         parser.images("--dataset", type=name, default="FashionMNIST10k", help=dataset_help)
-    parser.networks("--model", nargs="+", type=network_name, default=usual(FIRST), help=f"networks: {FORMS}")
+    parser.networks("--model", nargs="+", default=usual(FIRST), **network_options(models, "networks"))
     parser.networks("--seed_a", nargs="+", type=seed_number, default=usual(1), help="networks A, one a pair")
     parser.networks("--seed_b", nargs="+", type=seed_number, default=usual(2), help="networks B, one a pair")
     parser.networks(

@@ -1,12 +1,10 @@
 """Networks, matches and curves from their files, each checked against what it is to be used with."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from torch import nn
-
-from models import build
 
 from ..curves import Curve, network_digest
 from ..errors import FileError, UserError
@@ -20,13 +18,7 @@ from .matches import Match, load_match, permutations_from_rows
 from .originals import stand_in
 from .records import Record, load_record, other_inputs, record_in
 
-
-def new_network(layout: Layout, data: Data, *, pretrained: bool = False) -> nn.Module:
-    """An untrained network for the classes of a dataset (`models.build`). UserError if it cannot be built."""
-    try:
-        return build(layout.model, data.num_classes, pretrained=pretrained)
-    except ValueError as error:
-        raise UserError(str(error), exit_code=2) from error
+Build = Callable[[int], nn.Module]  # makes an untrained network for so many classes
 
 
 def load_network(
@@ -136,10 +128,10 @@ def expect_pair(
     expect(*([] if name == "null" else [stand_in(layout.match(name, *seeds, variant))]))
 
 
-def load_endpoint(layout: Layout, data: Data, seed: int, epochs: int) -> nn.Module:
+def load_endpoint(build: Build, layout: Layout, data: Data, seed: int, epochs: int) -> nn.Module:
     """The network of a seed after `epochs`, in eval mode (`load_network`)."""
     path, how = layout.endpoint(seed, epochs), {"transform": data.transform, "moments": data.moments}
-    network = load_network(path, new_network(layout, data), robust=layout.robust, **how)
+    network = load_network(path, build(data.num_classes), robust=layout.robust, **how)
     is_of_user = ".py:" in layout.model  # ours and libraries' stay what they are
     if is_of_user and other_inputs(load_record(path), Record().of(layout.model).inputs):
         raise FileError(path, "was trained with another definition of the network than there is now", "replace")
@@ -147,6 +139,7 @@ def load_endpoint(layout: Layout, data: Data, seed: int, epochs: int) -> nn.Modu
 
 
 def load_pair(
+    build: Build,
     layout: Layout,
     data: Data,
     seeds: tuple[int, int],
@@ -159,7 +152,7 @@ def load_pair(
 
     data: the images on which they are to work. variant: of the curve with which PAM found the match, if PAM did.
     """
-    a, b = (load_endpoint(layout, data, seed, epochs) for seed in seeds)
+    a, b = (load_endpoint(build, layout, data, seed, epochs) for seed in seeds)
     name = tag(alignment)
     if name != "null":
         spec, permutations = load_alignment(stand_in(layout.match(name, *seeds, variant)), (a, b), data.example)
@@ -182,6 +175,7 @@ def expect_curve(
 
 
 def load_curve(
+    build: Build,
     layout: Layout,
     data: Data,
     seeds: tuple[int, int],
@@ -195,8 +189,8 @@ def load_curve(
 
     FileError if a file is missing, or the curve was learned between other networks.
     """
-    a, b = load_pair(layout, data, seeds, epochs_model, alignment=alignment, variant=variant)
-    base = new_network(layout, data)
+    a, b = load_pair(build, layout, data, seeds, epochs_model, alignment=alignment, variant=variant)
+    base = build(data.num_classes)
     if epochs_curve == 0:
         return Curve.between(base, a.state_dict(), b.state_dict(), num_bends=2)
     path = stand_in(layout.curve(alignment, *seeds, epochs_curve, variant))

@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 
-from models import check_name
-
+from ..errors import UserError
 from .data import why_no_name
 from .folders import TEST_FOLDERS
 from .layout import FOLDERS, REPOSITORY, ROBUST_FOLDERS
@@ -235,13 +235,17 @@ def colour_map(text: str) -> str:
 # --- names -------------------------------------------------------------------------------------------------
 
 
-def network_name(text: str) -> str:
-    """The name of a network: ours, a library's, or a file and what makes the network in it (`models.build`)."""
-    try:
-        check_name(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-    return text
+def network_options(models: ModuleType, words: str) -> dict[str, object]:
+    """Type and help of a flag for networks; `models` knows their names and forms."""
+
+    def network_name(text: str) -> str:
+        try:
+            models.check_name(text)
+        except UserError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+        return text
+
+    return {"type": network_name, "help": f"{words}: {models.FORMS}"}
 
 
 def dataset_name(text: str, with_folder: bool = True) -> str:

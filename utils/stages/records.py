@@ -16,13 +16,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from models import code
-
 from ..errors import FileError, UserError
 from .files import load_arrays, load_checkpoint, load_note
 from .layout import USUAL, Layout, Variant, model_folder, model_of, read_name, tag
 from .matches import load_match
 from .originals import stand_in
+from .published import definition
 
 
 @dataclass(frozen=True)
@@ -253,7 +252,7 @@ def _code_digest(model: str) -> dict[str, str]:
     """The digest of the code that defines a network, but for comments, blank lines and documentation."""
     words, begins = [], True
     try:
-        for token in tokenize.generate_tokens(io.StringIO(code(model_of(model_folder(model)))).readline):
+        for token in tokenize.generate_tokens(io.StringIO(definition(model_of(model_folder(model)))).readline):
             if token.type not in (tokenize.COMMENT, tokenize.NL):
                 is_documentation = token.type == tokenize.STRING and begins
                 words += [] if is_documentation else [token.string]

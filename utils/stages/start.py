@@ -1,8 +1,11 @@
 """What a script does before its slow imports."""
 
+import importlib
 import os
 import signal
 import sys
+from collections.abc import Callable
+from functools import partial
 from types import TracebackType
 
 NEEDED = {"torch", "torchvision", "numpy", "scipy", "matplotlib", "tqdm", "PIL"}
@@ -18,6 +21,23 @@ def quietly() -> None:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell's background jobs ignore it
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     sys.excepthook = _in_one_line
+
+
+def twin(
+    name: str, plain: str, description: str, script: str, **differing: object
+) -> tuple[Callable[..., object], Callable[[object], None]]:
+    """`parse_args` and `main` of a script that is another one with something given; if it is started, it runs.
+
+    name: its `__name__`. plain: the module of the other one. differing: arguments of the other one's `parse_args`.
+    """
+    quietly()
+    module = importlib.import_module(plain)
+    parse_args = partial(module.parse_args, description=description, script=script, **differing)
+    if name == "__main__":
+        from .process import run
+
+        run(parse_args, module.main)
+    return parse_args, module.main
 
 
 def _in_one_line(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:

@@ -14,6 +14,7 @@ start.quietly()
 
 from functools import partial
 
+import models
 from utils.reports import drawing, figures, paths, results
 from utils.stages import flags, process
 from utils.stages.parser import fraction
@@ -26,7 +27,7 @@ WHICH = {
 
 
 def parse_args(argv=None):
-    parser = flags.results_parser(__doc__)
+    parser = flags.results_parser(__doc__, models)
     flags.add_figure_flags(parser)
     flags.add_variant_flags(parser)
     parser.networks("--point_t", type=fraction, default=0.5, help="the point, from 0 at A to 1 at B")

@@ -18,13 +18,14 @@ start.quietly()
 from dataclasses import replace
 from functools import partial
 
+import models
 from utils.reports import drawing, figures, paths, results
 from utils.stages import flags, process
 from utils.stages.layout import tag
 
 
 def parse_args(argv=None):
-    parser = flags.results_parser(__doc__)
+    parser = flags.results_parser(__doc__, models)
     flags.add_figure_flags(parser)
     robust_help = "robust networks, from their own folders"
     parser.networks("--adversarial", dest="robust", action="store_true", help=robust_help)
