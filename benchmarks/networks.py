@@ -49,7 +49,7 @@ DISTINCT = 10 * TIE  # two channels differ if their correlation is so far from 1
 
 FIELDS = ("network", "parameters", "image_size", "moved_share", "groups", "groups_in_blocks", "activations")
 FIELDS += ("trace_s", "difference", "proof_s", "units", "distinct", "recovered", "recovery_s", "by_weights")
-FIELDS += ("by_weights_s", "remark")
+FIELDS += ("by_weights_s", "remark", "log10_orders")
 
 Row = dict[str, str]
 
@@ -150,6 +150,7 @@ def _steps(name: str, recovery: bool) -> Iterator[dict[str, object]]:
         "groups": len(spec.groups),
         "groups_in_blocks": sum(bool(group.depends_on) for group in spec.groups),
         "activations": len(spec.rows),
+        "log10_orders": f"{spec.log10_orders:.0f}",
         "trace_s": seconds,
     }
     if _parameters(network) > TRACED_ONLY:
@@ -263,7 +264,7 @@ def write(path: Path, rows: Mapping[str, Row]) -> None:
         write_atomically(name, lambda stream, content=content: stream.write(content.encode()))
 
 
-HEAD = ("network", "parameters", "moved", "groups (in blocks)", "activations", "function kept")
+HEAD = ("network", "parameters", "moved", "permutations", "groups (in blocks)", "activations", "function kept")
 HEAD += ("found by corr", "found by weight", "trace", "proof")
 
 
@@ -276,7 +277,7 @@ def cells(row: Row) -> list[str]:
     """A network's row in the table."""
     name = row["network"].partition(":")[2]
     if not row["moved_share"]:
-        return [name, _millions(row), *[""] * 3, row["remark"], *[""] * 4]
+        return [name, _millions(row), *[""] * 4, row["remark"], *[""] * 4]
     kept = f"yes, to {row['difference']}" if row["difference"] else row["remark"]
     by_corr = f"{int(row['recovered']):,} of {int(row['distinct']):,}" if row["distinct"] else ""
     by_weight = f"{int(row['by_weights']):,} of {int(row['units']):,}" if row["by_weights"] else ""
@@ -284,6 +285,7 @@ def cells(row: Row) -> list[str]:
         name,
         _millions(row),
         f"{100 * float(row['moved_share']):.1f} %",
+        f"10^{row['log10_orders']}" if row.get("log10_orders") else "",
         f"{row['groups']} ({row['groups_in_blocks']})",
         row["activations"],
         kept,

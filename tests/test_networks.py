@@ -60,6 +60,7 @@ def test_a_network_that_is_measured(tmp_path):
     networks.main(networks.parse_args(flags))
     (row,) = networks.read_rows(tmp_path / "torchvision.csv").values()
     assert (float(row["moved_share"]), row["remark"]) == (1, "") and float(row["difference"]) <= 1e-5
+    assert float(row["log10_orders"]) > 1000 and f"| 10^{row['log10_orders']} |" in networks.table([row])
     assert networks.is_done(row, recovery=False) and not networks.is_done(row, recovery=True)
     assert "1 of 1 networks are proved" in (tmp_path / "torchvision.md").read_text()
     assert "| torchvision, 1 networks | 100.0 % | 1 of 1 |" in (tmp_path / "summary.md").read_text()

@@ -1,5 +1,6 @@
 import doctest
 import json
+import math
 from dataclasses import replace
 
 import networks
@@ -37,6 +38,55 @@ def test_a_spec_of_another_network_is_refused():
         spec.expect(MODELS["ResNet32"](5).state_dict())
     with pytest.raises(ValueError, match="groups of units are not those of its weights"):
         replace(spec, groups=spec.groups[:-1]).expect(MODELS["TinyTen"](5).state_dict())
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda state: {f"module.{name}": value for name, value in state.items()}, "no entry layers.0.conv.weight"),
+        (lambda state: {f"_orig_mod.{name}": value for name, value in state.items()}, "nor layers.0.conv.bias"),
+        (lambda state: dict(list(state.items())[: len(state) // 2]), "no entry layers.4"),
+        (lambda state: {name: value for name, value in state.items() if "bn.running" not in name}, "running_mean"),
+        (lambda state: {name: value[None] for name, value in state.items()}, "of this shape"),
+        (lambda state: state | {"head.weight": torch.ones(4, 4)}, "without an entry head.weight"),
+    ],
+)
+def test_a_state_of_another_network_is_not_permuted(damage, words):
+    model = MODELS["TinyTen"](5)
+    spec = permutation_spec(model, proof=False)
+    with pytest.raises(ValueError, match=words):
+        permute(damage(model.state_dict()), spec, spec.random(1))
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda orders: orders[1:], "there are 7 permutations of 8 groups"),
+        (lambda orders: [orders[0] * 0, *orders[1:]], r"group 0: not every number from 0 to \d+ is there once"),
+        (lambda orders: [*orders[:3], orders[3] + 1, *orders[4:]], "group 3: not every"),
+        (lambda orders: [orders[0].astype(float), *orders[1:]], "group 0: not every"),
+        (lambda orders: [orders[0] - len(orders[0]), *orders[1:]], "group 0: not every"),
+        (lambda orders: [orders[0][:-1], *orders[1:]], "group 0: an array"),
+    ],
+)
+def test_what_is_no_permutation_is_refused(damage, words):
+    model = MODELS["TinyTen"](5)
+    spec = permutation_spec(model, proof=False)
+    with pytest.raises(ValueError, match=words):
+        permute(model.state_dict(), spec, damage(spec.random(1)))
+    as_lists = permute(model.state_dict(), spec, [order.tolist() for order in spec.random(1)])
+    assert all(map(torch.equal, as_lists.values(), permute(model.state_dict(), spec, spec.random(1)).values()))
+
+
+def test_a_spec_is_shown_in_five_lines():
+    """With the number of its permutations: of two streams of 8, of heads, and in each of two kinds of 4 channels."""
+    spec = permutation_spec(*(lambda net, example: (net, *example))(*networks.build("attention_packed")))
+    lines = repr(spec).splitlines()
+    assert len(lines) == 5
+    assert max(map(len, lines)) <= 160
+    orders = math.factorial(8) ** 2 * 2 * math.factorial(4) ** 4
+    assert spec.log10_orders == pytest.approx(math.log10(orders))
+    assert "10^15.0 permutations" in lines[0]
 
 
 class Unseen(nn.Module):

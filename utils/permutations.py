@@ -33,8 +33,8 @@ A second permutation that swaps the heads again brings head 0 back to place 0, i
 
 import itertools
 import math
-from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -113,7 +113,7 @@ class Fixed(NamedTuple):
     reason: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PermutationSpec:
     """What may be permuted in a model.
 
@@ -173,17 +173,66 @@ class PermutationSpec:
             modes=tuple(stored["modes"]),
         )
 
-    def expect(self, state: Mapping[str, torch.Tensor]) -> None:
-        """ValueError if this cannot be the spec of the network that has this state dict."""
-        for name, axes in self.axes.items():
-            if name not in state or tuple(map(axis_size, axes)) != tuple(state[name].shape):
-                raise ValueError(f"the network has no entry {name} of this shape")
+    def expect(self, state: Mapping[str, torch.Tensor], *, whole: bool = False) -> None:
+        """ValueError, with the names, if this cannot be the spec of the network that has this state dict.
+
+        whole: nor may the state have entries that the spec does not know.
+        """
+        if strange := [n for n, axes in self.axes.items() if n not in state or _shape(axes) != state[n].shape]:
+            others = f", nor {_some(strange[1:])}" if strange[1:] else ""
+            raise ValueError(f"the network has no entry {strange[0]} of this shape{others}")
+        known = {*self.axes, *(fixed.entry for fixed in self.fixed)}
+        tensors = (name for name, value in state.items() if isinstance(value, torch.Tensor) and value.dim())
+        if whole and (strange := [name for name in tensors if name not in known]):
+            raise ValueError(f"the spec is of a network without an entry {_some(strange)}")
         segments = itertools.chain.from_iterable(axis for axes in self.axes.values() for axis in axes)
         sizes = {(group, factor.size) for segment in segments for factor in segment for group in factor.groups}
         if {size for size in sizes if size[0] is not None} != {
             (i, group.size) for i, group in enumerate(self.groups)
         }:
             raise ValueError("its groups of units are not those of its weights")
+
+    def checked(self, permutations: Sequence[Sequence | np.ndarray]) -> Permutations:
+        """Index arrays, one a group; ValueError, with the group, if one is no permutation of its units."""
+        if len(permutations) != len(self.groups):
+            raise ValueError(f"there are {len(permutations)} permutations of {len(self.groups)} groups")
+        arrays = list(map(np.asarray, permutations))
+        for number, (array, identity) in enumerate(zip(arrays, self.identity(), strict=True)):
+            if array.shape != identity.shape:
+                raise ValueError(f"group {number}: an array {array.shape} where {identity.shape} is needed")
+            if array.dtype.kind not in "iu" or not np.array_equal(np.sort(array, -1), np.sort(identity, -1)):
+                raise ValueError(f"group {number}: not every number from 0 to {array.shape[-1] - 1} is there once")
+        return arrays
+
+    @property
+    def log10_orders(self) -> float:
+        """The decimal logarithm of the number of permutations that keep the function."""
+        sizes = ((math.prod(self.blocks(number)), group.size) for number, group in enumerate(self.groups))
+        return sum(blocks * math.lgamma(size + 1) for blocks, size in sizes) / math.log(10)
+
+    def __repr__(self) -> str:
+        """Five lines; `to_json` has all of it."""
+        units = sum(map(np.size, self.identity()))
+        moved = sum(bool(groups_in(axis)) for axes in self.axes.values() for axis in axes)
+        inside = [" × ".join(map(str, [*self.blocks(i), g.size])) for i, g in enumerate(self.groups)]
+        reasons = Counter(fixed.reason.partition(" in ")[0] for fixed in self.fixed).most_common()
+        return "\n".join([
+            f"PermutationSpec: {len(self.groups)} groups of {units:,} units, 10^{self.log10_orders:.1f} permutations",
+            f"  sizes: {_some(inside, 12)}",
+            f"  on {moved} dimensions of {len(self.axes)} entries: {_some(self.axes)}",
+            f"  measured at {len(self.rows)} activations: {_some(row.label for row in self.rows)}",
+            f"  fixed: {_some(f'{count} by {reason}' for reason, count in reasons)}",
+        ])  # fmt: skip
+
+
+def _some(words: Iterable[str], count: int = 4) -> str:
+    """The first of some words."""
+    words = list(words)
+    return ", ".join([*words[:count], *(["…"] if len(words) > count else [])]) or "none"
+
+
+def _shape(axes: Sequence[Segments]) -> tuple[int, ...]:
+    return tuple(map(axis_size, axes))
 
 
 def axis_size(axis: Segments) -> int:
@@ -315,25 +364,31 @@ def permute(
     """The state dict with its channels reordered: a network that computes the same function.
 
     permutations: an index array (*blocks, size) for each group; new channel i is old channel permutations[g][i].
+
+    Raises ValueError, with the names, if the state is not that of the spec's whole network, or with the group, if its
+    permutation is none.
     """
+    spec.expect(state, whole=True)
+    permutations = spec.checked(permutations)
     permuted = OrderedDict(state)
     if hasattr(state, "_metadata"):  # the versions of modules, without which some refuse a state dict
         permuted._metadata = state._metadata
-    for name in (name for name in state if name in spec.axes):
-        permuted[name] = _permuted(state[name], spec.axes[name], spec, permutations)
+    for name, axes in spec.axes.items():
+        permuted[name] = permute_entry(state[name], axes, spec, permutations)
     return permuted
 
 
-def _permuted(
-    tensor: torch.Tensor, axes: Sequence[Segments], spec, permutations: Sequence[np.ndarray]
+def permute_entry(
+    tensor: torch.Tensor, axes: Sequence[Segments], spec: PermutationSpec, permutations: Sequence[np.ndarray]
 ) -> torch.Tensor:
+    """`permute` of one entry, whose axes these are."""
     orders = {group: torch.as_tensor(permutations[group]) for axis in axes for group in groups_in(axis)}
     return _changed(tensor, axes, spec, partial(reordered, orders=orders))
 
 
 def axis_index(axis: Segments, spec: PermutationSpec, permutations: Sequence[np.ndarray]) -> np.ndarray:
     """The permutations of the groups of one axis as one index array (entries,): for each new place the old one."""
-    return _permuted(torch.arange(axis_size(axis)), (axis,), spec, permutations).numpy()
+    return permute_entry(torch.arange(axis_size(axis)), (axis,), spec, permutations).numpy()
 
 
 def occurrences(

@@ -27,7 +27,7 @@ from .permutations import (
     dependents,
     groups_in,
     parts_of,
-    permute,
+    permute_entry,
     reordered,
 )
 
@@ -312,8 +312,10 @@ def weight_similarity(
 ) -> float:
     """⟨θ_A, π(θ_B)⟩ over what `match_weights` counts: the objective, which grows as the distance falls."""
     names = counted(weights_a, spec)
-    moved = permute({name: weights_b[name].detach() for name in names}, spec, permutations)
-    return sum(_product(_real(weights_a[name].detach()), _real(moved[name])) for name in names)
+    moved = (permute_entry(weights_b[name].detach(), spec.axes[name], spec, permutations) for name in names)
+    return sum(
+        _product(_real(weights_a[name].detach()), _real(values)) for name, values in zip(names, moved, strict=True)
+    )
 
 
 def counted(weights: Weights, spec: PermutationSpec) -> list[str]:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..permutations import PermutationSpec, permute
+from ..permutations import PermutationSpec, permute_entry
 from .running import (
     Deterministic,
     copy_with,
@@ -136,12 +136,15 @@ def prove(model: nn.Module, spec: PermutationSpec, *example, seed: int = 0, **ke
     """
     name, permutations, state = type(model).__name__, derangements(spec, seed), state_of(model)
 
+    def reordered(entry: str, values: torch.Tensor) -> torch.Tensor:
+        return permute_entry(values, spec.axes[entry], spec, permutations) if entry in spec.axes else values
+
     def differences(copied: nn.Module, modes: Sequence[str], example: tuple, keywords: dict) -> dict[str, float]:
         before, after = (
             outputs(copied, modes, lambda reorder=reorder: randomize(copied, state, reorder, seed), example, keywords)
             for reorder in (
                 lambda name, values: values,
-                lambda name, values: permute({name: values}, spec, permutations)[name],
+                reordered,
             )
         )
         return {mode: _largest(before[mode], after[mode]) for mode in modes}
