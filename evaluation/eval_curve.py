@@ -21,7 +21,7 @@ from utils.repairing import renormalizer
 from utils.reports.results import is_loss, summary
 from utils.stages import flags, process
 from utils.stages.evaluation import NamedPath
-from utils.stages.parser import add_folder_flags, at_least_two
+from utils.stages.parser import add_folder_flags, at_least_two, true_or_false
 from utils.stages.runs import GrowingTable, write_csv
 
 
@@ -39,7 +39,9 @@ def parse_args(argv=None, description=__doc__, script=__file__, robust=False):
         ensemble_help = "evaluate the ensemble of so many equally spaced points too (default: none)"
         parser.evaluation("--ensemble", type=at_least_two, metavar="POINTS", help=ensemble_help)
     train_help = "on training images too, without augmentation"
-    parser.evaluation("--eval_train", action="store_true", help=train_help, outcome=True)
+    taken = {"type": true_or_false, "nargs": "?", "const": True, "default": False, "metavar": "True"}
+    parser.evaluation("--eval_train", help=train_help, outcome=True, **taken)
+    parser.add_unused("--lr", "nothing is learned here")
     return flags.parse(parser, argv)
 
 

@@ -21,6 +21,7 @@ from utils.symmetries import spec as spec_module
 from utils.symmetries.spec import permutation_spec
 
 DATA = data_of(4)
+OF_TWO_KINDS = "the two kinds have stages and folders of their own"
 
 
 def swaps(spec):
@@ -71,7 +72,7 @@ def test_networks_that_do_not_fit(tmp_path):
     error = refused(load, TinyTen(4))
     fits = "does not fit TinyTen: it has 3 classes, and 4 are wanted"
     assert error.reason == f"{fits}; use the model and dataset it was trained with"
-    assert error.mend == "remake"  # which moves it away: it may be a good network of something else
+    assert error.mend == ""  # it may be a good network of something else, and stays where it is
     broken = TinyTen(4).state_dict()
     broken["dense.bias"][0] = float("nan")
     stored(path, broken, transform="TinyTen")
@@ -85,9 +86,9 @@ def test_robust_networks_are_not_mistaken_for_plain_ones(tmp_path):
     load_network(plain, TinyTen(4), transform="Adversarial")
     load_network(robust, TinyTen(4), transform="Adversarial", robust=True)
     error = refused(load_network, plain, TinyTen(4), transform="Adversarial", robust=True)
-    assert (error.reason, error.mend) == ("is a plain network, not a robust one", "remake")
+    assert (error.reason, error.mend) == (f"is a plain network, not a robust one; {OF_TWO_KINDS}", "")
     error = refused(load_network, robust, TinyTen(4), transform="Adversarial")
-    assert (error.reason, error.mend) == ("is a robust network, not a plain one", "remake")
+    assert (error.reason, error.mend) == (f"is a robust network, not a plain one; {OF_TWO_KINDS}", "")
 
 
 def test_a_network_sees_images_normalized_as_those_it_was_trained_on(tmp_path):
@@ -134,7 +135,7 @@ def test_a_match_is_for_its_networks(layout):
     other = permutation_spec(MODELS["ResNet32"](4))
     error = refused(load_permutations, path, other, [MODELS["ResNet32"](4)] * 2)
     assert error.reason.startswith("is not a match for ResNet32: has 8 rows of ")
-    assert error.mend == "remake"
+    assert error.mend == ""
 
 
 def test_groups_that_no_row_shows_are_kept_in_a_match(tmp_path):
@@ -244,7 +245,7 @@ def test_curves_that_do_not_fit(layout):
     error = refused(load, layout, alignment="")
     lacks = "it lacks layers.0.conv.weight and 57 more, has layers.0.0."
     assert error.reason.startswith(f"is not a curve of TinyTen: {lacks}")
-    assert error.mend == "remake"
+    assert error.mend == ""
     save_checkpoint(path, {"model_state": TinyTen(4).state_dict(), "settings": {"num_bends": 4}})
     assert "control points [2] and not [1, 2]" in str(refused(load, layout, alignment=""))
 

@@ -118,7 +118,8 @@ def test_networks_that_cannot_be_used(capsys, small, workspace, content):
     code, line = fails(capsys, "alignment/align_models.py", *small, "--epochs", 3)
     assert code == 1
     assert str(path) in line
-    assert "move it away, and make it anew with: python training/train_model.py" in line
+    is_whole = content in ("ResNet32", "classes")  # and stays where it is
+    assert ("move it away, and make it anew with: python training/train_model.py" in line) != is_whole
 
 
 @pytest.mark.parametrize("content", [b"", b"no image", b"\x89PNG\r\n\x1a\n" + bytes(99)])
@@ -137,8 +138,7 @@ def test_robust_networks_are_not_mistaken_for_plain_ones(capsys, small, workspac
     shutil.copytree(dicts / "basic_models", dicts / "adversarial_models")
     code, line = fails(capsys, "alignment/align_models.py", *small, "--epochs", 3, "--adversarial")
     assert code == 1
-    assert "is a plain network, not a robust one; move it away, and make it anew with: python training/" in line
-    assert "python training/train_model_adversarial.py" in line
+    assert line.endswith("is a plain network, not a robust one; the two kinds have stages and folders of their own")
     code, line = fails(capsys, "alignment/align_models.py", *small, "--epochs", 3, "--transform", "Adversarial")
     assert "the transform TinyTen, which normalizes images unlike the transform Adversarial; use the same" in line
 
@@ -159,7 +159,8 @@ def test_a_match_that_is_none(capsys, small, workspace, kind):
     code, line = fails(capsys, "training/train_curve.py", *small, *curve)
     assert code == 1
     assert str(path) in line
-    assert "move it away, and make it anew with: python alignment/align_models.py" in line
+    is_whole = kind == "other model"  # and stays where it is
+    assert ("move it away, and make it anew with: python alignment/align_models.py" in line) != is_whole
 
 
 def test_a_match_for_other_networks_is_refused(capsys, small, workspace):

@@ -11,6 +11,7 @@ from conftest import same
 from stages import fails, run, stage
 
 from models import MODELS
+from utils.stages import hints
 from utils.stages.layout import Layout
 
 SEEDS = "--seed_a 1 --seed_b 2"
@@ -136,6 +137,18 @@ COMMANDS = [
             },
         },
     ),
+    *(
+        (
+            "alignment/align_models.py",
+            f"{ROBUST} {SEEDS} --epochs 200 {folders}",
+            {"robust": True, "transform": "Adversarial", "attack": None},
+        )
+        for folders in (
+            "--model_path model_dicts/adversarial_models/ --dir model_dicts/adversarial_paired_models/",
+            "--model_path=model_dicts/adversarial_models",
+            "--dir2 model_data/adversarial_paired_models/",
+        )
+    ),
     (
         "alignment/align_models_w2.py",
         f"{DATA} {SEEDS} --epochs 250 --model_path model_dicts/basic_models/",
@@ -174,6 +187,8 @@ COMMANDS = [
         for script, kind, more in (
             ("evaluation/eval_curve.py", "evaluated", "--curve_type Bezier"),
             ("evaluation/eval_adversarial_curve.py", "evaluated", "--eval_train"),
+            ("evaluation/eval_adversarial_curve.py", "evaluated", "--eval_train True"),
+            ("evaluation/eval_curve.py", "evaluated", "--lr 0.1 --eval_train False"),
             ("evaluation/eval_plane_with_curve.py", "planes_with_curve", ""),
         )
     ),
@@ -211,7 +226,7 @@ COMMANDS = [
             (
                 "viz_curve_on_plane",
                 "planes",
-                "--dir_curves model_data/curves",
+                "--dir_curves model_data/curves --interp bicubic",
                 {"planes_with_curve": Path("planes"), "evaluated": Path("model_data/curves")},
             ),
             ("layerwise_mean_correlation/viz_align_along_curves", "means", "", {"correlations": Path("means")}),
@@ -219,7 +234,8 @@ COMMANDS = [
     ),
     (
         "visualization/viz_plane.py",
-        "--dataset CIFAR100 --model TinyTen --seed_a 1 --seed_b 2 --alignment_type corr --epochs 200 --dir planes",
+        "--dataset CIFAR100 --model TinyTen --seed_a 1 --seed_b 2 --alignment_type corr --epochs 200 --dir planes"
+        " --interp bicubic",
         {"alignment": ["corr"], "replaced": {"planes_with_alignment": Path("planes")}},
     ),
     (
@@ -258,6 +274,24 @@ def test_defaults(script, dataset, batch_size):
         assert (args["model"], args["pairs"]) == (["TinyTen"], [(1, 2)])
     else:
         assert args["model"] == "TinyTen"
+
+
+def test_what_is_said_of_those_that_change_nothing():
+    for script, flag, words in (
+        ("evaluation/eval_curve.py", ["--lr", "0.1"], "--lr: nothing is learned here."),
+        ("visualization/viz_plane.py", ["--interp", "bicubic"], "--interp: planes are drawn by contours"),
+    ):
+        parse_args, _ = stage(script)
+        assert any(note.startswith(words) for note in parse_args(flag).notes)
+        assert not parse_args([]).notes
+
+
+@pytest.mark.parametrize("told", [["--eval_train"], ["--eval_train", "True"]])
+def test_a_flag_with_a_value_is_advised_without(told):
+    parser = hints.declared("evaluation/eval_curve.py")
+    assert parser.parse_args(told).eval_train is True
+    assert parser.words("eval_train", True) == ["--eval_train"]
+    assert parser.words("eval_train", False) == []
 
 
 def test_no_help_shows_them(capsys):

@@ -1,6 +1,6 @@
 """Draw robust curves: viz_curve.py for robust networks, clean and robust accuracy and loss.
 
-python visualization/viz_adversarial_curve.py --dataset CIFAR100 --seed_a 1 3 5 --seed_b 2 4 6 --epochs 0 250
+python visualization/viz_adversarial_curve.py --dataset CIFAR100 --seed_a 1 3 5 --seed_b 2 4 6 --epochs 0 200
 """
 
 import sys

@@ -24,6 +24,7 @@ from .parser import (
     file_path,
     finite_float,
     folder_path,
+    in_robust_folders,
     intensity,
     name_part,
     network_options,
@@ -249,6 +250,7 @@ def parse(parser: Parser, argv: Sequence[str] | None, *, fp32_only: bool = False
     """
     argv = sys.argv[1:] if argv is None else argv
     args = parser.parse_args(argv)
+    _replace_folders(parser, args)
     if hasattr(args, "seed_a") and args.seed_a == args.seed_b:
         parser.error(f"--seed_a and --seed_b are both {args.seed_a}: a pair needs two networks")
     if fp32_only and args.precision != "fp32":
@@ -273,13 +275,9 @@ def parse(parser: Parser, argv: Sequence[str] | None, *, fp32_only: bool = False
         args.epsilon = published.epsilon if args.epsilon is None else args.epsilon
         args.attack_step = published.step if args.attack_step is None else args.attack_step
         args.attack = Attack(args.epsilon, args.attack_step, args.attack_steps)
-    try:
-        args.replaced = replaced_folders(vars(args))
-    except ValueError as error:
-        parser.error(str(error))
     if getattr(args, "log_dir", None):
         expect_log(parser, args.log_dir)
-    args.notes = _without_effect(vars(args), parser.get_default)
+    args.notes = [*_without_effect(vars(args), parser.get_default), *parser.unused_notes(args)]
     args.asked_device, args.device = args.device, choose_device(parser, args.device)
     args.images = {"transform": args.transform, "moments": args.moments, "image_size": args.image_size}
     args.images |= {"use_test": args.use_test, "device": args.device}
@@ -289,6 +287,16 @@ def parse(parser: Parser, argv: Sequence[str] | None, *, fp32_only: bool = False
     flags, made = parser.outcome_flags(args), made_on(args.device)
     args.record = Record((parser.script, *parser.lasting(argv)), flags, made=made, new=parser.new_flags())
     return args
+
+
+def _replace_folders(parser: Parser, args: argparse.Namespace) -> None:
+    """Fill in which folders replace others, and whether they are those of robust networks, if the stage has both."""
+    try:
+        args.replaced = replaced_folders(vars(args))
+    except ValueError as error:
+        parser.error(str(error))
+    if parser.has("--adversarial"):
+        args.robust |= in_robust_folders(args.replaced)
 
 
 def _complete_epochs(parser: Parser, args: argparse.Namespace) -> None:
@@ -399,6 +407,7 @@ def add_title_flag(parser: Parser) -> None:
 
 
 def add_plane_flags(parser: Parser) -> None:
+    parser.add_unused("--interp", "planes are drawn by contours, and not interpolated as images")
     help_text = "colour map of matplotlib (default: viridis; reversed for losses, so that bright is good)"
     parser.figures("--cmap", type=colour_map, metavar="NAME", help=help_text)
 
@@ -421,7 +430,7 @@ def parse_results(
     args = parser.parse_args(argv)
     args.command = shlex.join(["python", name, *argv])
     args.stage = Stage(vars(args))
-    args.notes = []
+    args.notes = parser.unused_notes(args)
     if draws:
         _complete_for_figures(parser, args, of_curves)
     seeds_a, seeds_b = args.seed_a or [], args.seed_b or []
@@ -441,10 +450,7 @@ def parse_results(
 
 
 def _complete_for_figures(parser: Parser, args: argparse.Namespace, of_curves: bool) -> None:
-    try:
-        args.replaced = replaced_folders(vars(args))
-    except ValueError as error:
-        parser.error(str(error))
+    _replace_folders(parser, args)
     if args.epochs is None:
         args.epochs_of = {model: [curve_epochs(model, args.robust)] for model in args.model}
         args.epochs = sorted({epochs for [epochs] in args.epochs_of.values()})

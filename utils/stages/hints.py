@@ -28,7 +28,7 @@ from .layout import (
     tag,
 )
 from .parser import DECLARED, PASSING, ROBUST_SCRIPTS, Declared, Parser, folder_flags
-from .published import EPOCHS, NETWORKS, OTHER, default_transform
+from .published import NETWORKS, OTHER, curve_epochs, default_transform, model_epochs
 from .records import Record, behind, load_record
 
 # The scripts that make each kind of file
@@ -324,7 +324,10 @@ class Stage:
         """The epochs of the networks: as the flags say, or of those that are there, or those of the curve."""
         said = self.told["epochs"] if "align_name" in self.told else self.told.get("epochs_model")
         newest = kept_epochs(self._layout(name).endpoint_stem(name.seeds[0]))[-1:]
-        return said if isinstance(said, int) else newest[0] if newest else name.epoch or EPOCHS
+        if isinstance(said, int) or newest:
+            return said if isinstance(said, int) else newest[0]
+        is_usual = name.epoch in (None, 0, curve_epochs(name.model, name.robust))
+        return model_epochs(name.robust) if is_usual else name.epoch
 
 
 def _aligner(name: str, flags: dict[str, object]) -> tuple[str, dict[str, object]]:

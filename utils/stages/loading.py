@@ -34,7 +34,7 @@ def load_network(
         load_state(network, stored["model_state"])
     except ValueError as error:
         reason = f"does not fit {type(network).__name__}: {error}"
-        raise FileError(path, f"{reason}; use the model and dataset it was trained with", "remake") from error
+        raise FileError(path, f"{reason}; use the model and dataset it was trained with") from error
     if not all(value.isfinite().all() for value in network.state_dict().values()):
         raise FileError(path, "holds weights that are not finite numbers", "remake")
     flags = record_in(stored).flags
@@ -42,7 +42,8 @@ def load_network(
         return network.eval()
     if ("epsilon" in flags) != robust:
         kind, wanted = ("plain", "robust") if robust else ("robust", "plain")
-        raise FileError(path, f"is a {kind} network, not a {wanted} one", "remake")
+        reason = f"is a {kind} network, not a {wanted} one; the two kinds have stages and folders of their own"
+        raise FileError(path, reason)
     before = flags["transform"], [flags["mean"], flags["std"]] if flags.get("mean") else None
     if _normalized_by(*before) != _normalized_by(transform, moments):
         raise FileError(
@@ -116,7 +117,9 @@ def _permutations(path: Path, match: Match, spec: PermutationSpec, network: nn.M
         spec.expect(network.state_dict())
         return permutations_from_rows(spec, match.rows, match.unseen)
     except ValueError as error:
-        raise FileError(path, f"is not a match for {type(network).__name__}: {error}", "remake") from error
+        is_whole = [len(row) for row in match.rows] != [row.channels for row in spec.rows]  # and of another network
+        reason = f"is not a match for {type(network).__name__}: {error}"
+        raise FileError(path, reason, "" if is_whole else "remake") from error
 
 
 def expect_pair(
@@ -201,7 +204,7 @@ def load_curve(
     try:
         curve = Curve.between(base, a.state_dict(), b.state_dict(), **shape)
     except (TypeError, ValueError, KeyError) as error:  # settings of other code
-        raise FileError(path, f"is of a kind of curve that is not known ({shape})", "remake") from error
+        raise FileError(path, f"is of a kind of curve that is not known ({shape})") from error
     if record.inputs.get("ends", curve.fixed_ends()) != curve.fixed_ends():
         raise FileError(
             path, "was learned between other networks, or with another match, than there are now", "replace"
@@ -209,7 +212,7 @@ def load_curve(
     try:
         load_points(curve, learned)
     except ValueError as error:
-        raise FileError(path, f"is not a curve of {type(base).__name__}: {error}", "remake") from error
+        raise FileError(path, f"is not a curve of {type(base).__name__}: {error}") from error
     if not curve.learned.isfinite().all():
         raise FileError(path, "holds weights that are not finite numbers", "remake")
     return curve

@@ -74,6 +74,7 @@ class Parser(argparse.ArgumentParser):
         """
         self.script = Path(script).resolve().relative_to(REPOSITORY).as_posix() if script else ""
         self.outcome: dict[str, Outcome] = {}
+        self.unused: dict[str, str] = {}
         words, _, rest = (description or "").strip().partition("\n")
         example = [f"\n\nexample:\n  {line}" for line in rest.splitlines() if line.startswith("python ")]
         description = "".join([words, *example]) or None
@@ -141,16 +142,28 @@ class Parser(argparse.ArgumentParser):
     def words(self, name: str, value: object) -> list[str]:
         """A flag as one types it for a value; none where the parser has no such flag, or where it is off or None."""
         action = next((one for one in self._actions if one.dest == name and one.option_strings), None)
-        if action is None or value is None or (action.nargs == 0 and value == action.default):
+        if action is None or value is None or (isinstance(value, bool) and value == action.default):
             return []
         said = [flag for flag in action.option_strings if flag.startswith("--no-") == (value is False)]
-        if action.nargs == 0:
+        if isinstance(value, bool):
             return (said or action.option_strings)[:1]
         return [action.option_strings[0], *map(str, value if isinstance(value, (list, tuple)) else [value])]
 
     def add_alias(self, flag: str, means: str, **options: object) -> None:
         """A name that the original code has for a flag, in no help; means: the name under which it is returned."""
         self.add_argument(flag, dest=means, default=argparse.SUPPRESS, help=argparse.SUPPRESS, **options)
+
+    def add_unused(self, flag: str, why: str) -> None:
+        """A flag of the original code, in no help, that changes nothing; `why` is said where it is given."""
+        self.add_argument(flag, help=argparse.SUPPRESS)
+        self.unused[flag] = why
+
+    def unused_notes(self, args: argparse.Namespace) -> list[str]:
+        given = (flag for flag in self.unused if getattr(args, _dest(flag)) is not None)
+        return [f"{flag}: {self.unused[flag]}." for flag in given]
+
+    def has(self, flag: str) -> bool:
+        return flag in self._option_string_actions
 
     def format_help(self) -> str:
         needed = (action for action in self._actions if action.required)
@@ -384,6 +397,12 @@ def replaced_folders(flags: Mapping[str, object]) -> dict[str, Path]:
             raise ValueError(f"--{name} {folder} is not in the place of a folder that this script uses: {here}")
         folders[kind] = folder
     return folders
+
+
+def in_robust_folders(folders: Mapping[str, Path]) -> bool:
+    """Whether one of these folders is under the published name of one for robust networks."""
+    paths = [f"{folder.resolve()}/" for folder in folders.values()]
+    return any(f"/{published}/" in path for published in ROBUST_FOLDERS.values() for path in paths)
 
 
 def folder_flags(script: str, folders: Mapping[str, Path]) -> dict[str, Path]:

@@ -96,7 +96,7 @@ class Run:
         if not (record_in(state) and isinstance(state.get("epoch"), int)):
             # Written by other code, which may count epochs otherwise.
             if newest != finished:
-                raise FileError(newest, "does not hold what a resumed run needs", "remake")
+                raise FileError(newest, "does not hold what a resumed run needs; use another seed, or another root")
             return {"epoch": self.epochs, "model_state": state["model_state"]}
         self._check(state, newest)
         return self._from(self.resume) if isinstance(self.resume, Path) and newest != finished else state
