@@ -17,7 +17,7 @@ import models
 from utils.matching import align, cross_correlations, each_by_itself, mean_correlations
 from utils.progress import track
 from utils.repairing import renormalizer
-from utils.stages import flags, process
+from utils.stages import flags, hints, process
 from utils.stages.evaluation import NamedPath
 from utils.stages.loading import spec_of
 from utils.stages.matches import padded_rows, row_labels, rows_from_permutations
@@ -69,7 +69,7 @@ def main(args):
     columns = {f"{name} with {end.upper()}": table.arrays[f"{name}_{end}"] for end in "ab" for name in which}
     process.print_table(row_labels(spec), columns)
     script = "visualization/layerwise_mean_correlation/viz_align_along_curves.py"
-    process.closing_words([path], args.stage.command(script, **named.drawn, point_t=args.point_t))
+    hints.closing_words(args, [path], hints.command(args, script, **named.drawn, point_t=args.point_t))
 
 
 def compare(end, point, spec, images, batch_size):

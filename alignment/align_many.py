@@ -20,7 +20,7 @@ import models
 from utils.curves import network_digest
 from utils.devices import memory_format
 from utils.many import METHODS_OF_MANY, TO, align_many, mean_state, pairwise
-from utils.matching import correlations_before_and_after
+from utils.matching import METHODS, correlations_before_and_after
 from utils.measuring import measure
 from utils.permutations import permute
 from utils.progress import track
@@ -30,7 +30,7 @@ from utils.stages.files import expect, expect_writable, save_array
 from utils.stages.layout import Layout
 from utils.stages.loading import load_endpoint, spec_of
 from utils.stages.matches import save_match
-from utils.stages.parser import add_folder_flags, new_match, positive_int, seed_number
+from utils.stages.parser import add_folder_flags, is_free, new_match, positive_int, seed_number
 from utils.stages.records import behind
 
 
@@ -63,7 +63,7 @@ def parse_args(argv=None):
         parser.error("--adversarial: robust GoogLeNets are aligned in pairs, on images attacked for each of the two")
     usual = f"{args.to}_{args.method}"
     args.align_name = args.align_name or usual
-    if not hints.is_free(args.align_name, usual):
+    if not is_free(args.align_name, usual, METHODS, TO):
         parser.error(f"--align_name {args.align_name} is the name of a match of another kind than {usual}")
     return args
 
@@ -119,7 +119,7 @@ def main(args):
     print_rows(evaluated, of="network")
     a, b = sorted(args.seeds)[:2]
     follows = {"seed_a": a, "seed_b": b, "epochs_model": args.epochs, "alignment": args.align_name}
-    process.closing_words(written, args.stage.command("training/train_curve.py", **follows))
+    hints.closing_words(args, written, hints.command(args, "training/train_curve.py", **follows))
 
 
 def print_rows(rows, of):

@@ -20,6 +20,7 @@ import models
 from utils.cost import cost
 from utils.curves import network_digest
 from utils.devices import memory_format
+from utils.many import TO
 from utils.matching import (
     METHODS,
     align,
@@ -40,6 +41,7 @@ from utils.stages.matrices import save_matrices
 from utils.stages.originals import stand_in
 from utils.stages.parser import (
     add_folder_flags,
+    is_free,
     name_part,
     new_match,
     positive_int,
@@ -80,7 +82,7 @@ def parse_args(argv=None, description=__doc__, script=__file__, model=None, meth
     if args.init and not METHODS[args.method].begins_with_a_match:
         parser.error(f"--init {args.init} is for --method weight; {args.method} does not begin with a match")
     args.align_name = args.align_name or args.method
-    if not hints.is_free(args.align_name, args.method):
+    if not is_free(args.align_name, args.method, METHODS, TO):
         parser.error(f"--align_name {args.align_name} is the name of a match of another kind than {args.method}")
     return args
 
@@ -131,8 +133,8 @@ def main(args):
     print("Mean correlation of matched channels on the test set:")
     process.print_table(row_labels(spec), {"unaligned": before, "aligned": after})
     pair = {"seed_a": args.seed_a, "seed_b": args.seed_b, "epochs_model": args.epochs}
-    next_command = args.stage.command("training/train_curve.py", **pair, alignment=args.align_name)
-    process.closing_words([path, *measured, *([of_channels] if args.matrices else [])], next_command)
+    next_command = hints.command(args, "training/train_curve.py", **pair, alignment=args.align_name)
+    hints.closing_words(args, [path, *measured, *([of_channels] if args.matrices else [])], next_command)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import torch
 import models
 from utils.errors import FileError, UserError, first_line
 from utils.permutations import axis_size, groups_in
-from utils.stages import process
+from utils.stages import hints, process
 from utils.stages.files import load_array, write_atomically
 from utils.stages.layout import REPOSITORY, Layout
 from utils.stages.loading import spec_of
@@ -90,7 +90,7 @@ def main(args):
     if args.json:
         text = json.dumps(description, indent=1)
         write_atomically(args.json, lambda stream: stream.write(text.encode()))
-        process.closing_words([args.json])
+        hints.closing_words(args, [args.json])
 
 
 def describe(state, spec):

@@ -170,7 +170,7 @@ def main(args):
     with figures.style():
         figure = draw(rows)
         write_atomically(files[-1], lambda stream: figure.savefig(stream, format="png", dpi=300))
-    process.closing_words(files)
+    print("\n  ".join(["Wrote:", *map(str, files)]))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import textwrap
 import models
 from utils.reports import figures, paths, results, tables
 from utils.reports.paths import Selection
-from utils.stages import flags, process
+from utils.stages import flags, hints, process
 from utils.stages.files import write_atomically
 from utils.stages.layout import model_folder
 
@@ -59,8 +59,8 @@ def main(args):
     finally:  # as the table is printed whatever becomes of its files
         print(tables.to_markdown(table))
         for error in table.missing:
-            print(f"Not in the comparison: {args.stage.explain(error)}")
-    process.closing_words(files)
+            print(f"Not in the comparison: {hints.explain(error, args)}")
+    hints.closing_words(args, files)
 
 
 def evaluated(root, asked_for):

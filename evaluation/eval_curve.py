@@ -19,7 +19,7 @@ from utils.ensembles import evaluate_ensemble
 from utils.measuring import batch_norm_layers, evaluate_path, measure, measure_as_it_is
 from utils.repairing import renormalizer
 from utils.reports.results import is_loss, summary
-from utils.stages import flags, process
+from utils.stages import flags, hints, process
 from utils.stages.evaluation import NamedPath
 from utils.stages.parser import add_folder_flags, at_least_two, true_or_false
 from utils.stages.runs import GrowingTable, write_csv
@@ -73,7 +73,7 @@ def main(args):
         files += [path, path.with_suffix(".csv")]
         write_csv(files[-1], together.arrays)
         print_ensemble(together.arrays)
-    process.closing_words(files, args.stage.command("visualization/viz_curve.py", **named.drawn))
+    hints.closing_words(args, files, hints.command(args, "visualization/viz_curve.py", **named.drawn))
 
 
 def measuring(curve, images, splits, *, repaired, attack, **how):

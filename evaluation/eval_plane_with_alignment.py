@@ -20,7 +20,7 @@ from utils.curves import Curve
 from utils.devices import memory_format
 from utils.measuring import evaluate_plane, measure, plane_of
 from utils.repairing import repairer
-from utils.stages import flags, process
+from utils.stages import flags, hints, process
 from utils.stages.data import load_data
 from utils.stages.files import expect_writable
 from utils.stages.layout import Layout, tag
@@ -96,8 +96,8 @@ def main(args):
             table.add(**row)
         table.finish(corners=coordinates)
     drawn = {"seed_a": args.seed_a, "seed_b": args.seed_b, "alignment": args.alignment, "seed_c": args.seed_c}
-    next_command = args.stage.command("visualization/viz_plane.py", **drawn)
-    process.closing_words([path], next_command)
+    next_command = hints.command(args, "visualization/viz_plane.py", **drawn)
+    hints.closing_words(args, [path], next_command)
 
 
 if __name__ == "__main__":

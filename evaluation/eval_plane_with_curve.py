@@ -16,7 +16,7 @@ import models
 from utils.errors import UserError
 from utils.measuring import evaluate_plane, measure_as_it_is, midpoint_height, plane_of
 from utils.repairing import renormalizer
-from utils.stages import flags, process
+from utils.stages import flags, hints, process
 from utils.stages.evaluation import NamedPath
 from utils.stages.parser import add_folder_flags, at_least_two
 from utils.stages.runs import GrowingTable
@@ -59,7 +59,7 @@ def main(args):
         table.finish(corners=plane_of(curve)[0])
     if curve.num_bends > 3:
         print("A curve of more than three control points leaves this plane; its projection lies in it.")
-    process.closing_words([path], args.stage.command("visualization/viz_curve_on_plane.py", **named.drawn))
+    hints.closing_words(args, [path], hints.command(args, "visualization/viz_curve_on_plane.py", **named.drawn))
 
 
 if __name__ == "__main__":

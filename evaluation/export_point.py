@@ -19,7 +19,7 @@ from utils import distributed
 from utils.errors import UserError
 from utils.measuring import evaluate
 from utils.repairing import renormalizer
-from utils.stages import flags, process
+from utils.stages import flags, hints, process
 from utils.stages.evaluation import NamedPath
 from utils.stages.files import hold, save_checkpoint
 from utils.stages.parser import add_folder_flags, fraction
@@ -48,7 +48,7 @@ def main(args):
     state = {name: value.clone(memory_format=torch.contiguous_format) for name, value in network.state_dict().items()}
     save_checkpoint(args.out, {"model_state": state, "record": record.stored()})
     print(f"At t = {args.t:g}: loss {loss:.4f}, accuracy {accuracy:.1f} % on test images")
-    process.closing_words([args.out])
+    hints.closing_words(args, [args.out])
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ python evaluation/make_report.py --root demo
 """
 
 import sys
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -15,7 +16,7 @@ start.quietly()
 import models
 from utils.reports import page, results, tables
 from utils.reports.paths import Selection, evaluated
-from utils.stages import flags, process
+from utils.stages import flags, hints, process
 
 
 def parse_args(argv=None):
@@ -28,11 +29,10 @@ def main(args):
     path = results.output_path(args.root, "report", "html", name=args.name)
     chosen = args.alignment, args.epochs, args.curve_seed, args.num_bends, args.curve
     asked_for = Selection(args.dataset, args.model, args.pairs, *chosen)
-    explain = args.stage.explain
-    missing = page.write(path, args.root, asked_for, command=args.command, explain=explain)
+    missing = page.write(path, args.root, asked_for, command=args.command, explain=partial(hints.explain, args=args))
     for error in missing:
-        print(f"Not in the report: {explain(error)}")
-    process.closing_words([path])
+        print(f"Not in the report: {hints.explain(error, args)}")
+    hints.closing_words(args, [path])
     for robust in (robust for robust in (False, True) if evaluated(args.root, robust=robust)):
         for sentence in tables.headlines(tables.build(args.root, asked_for, robust=robust)):
             print(sentence)

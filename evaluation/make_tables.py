@@ -15,7 +15,7 @@ start.quietly()
 import models
 from utils.reports import results, tables
 from utils.reports.paths import Selection
-from utils.stages import flags, process
+from utils.stages import flags, hints, process
 from utils.stages.files import write_atomically
 from utils.stages.layout import model_folder
 
@@ -48,8 +48,8 @@ def main(args):
         for sentence in tables.headlines(table):
             print(sentence)
         for error in table.missing:
-            print(f"Not in the table: {args.stage.explain(error)}")
-    process.closing_words(files)
+            print(f"Not in the table: {hints.explain(error, args)}")
+    hints.closing_words(args, files)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from stages import REPOSITORY, fails, stage
 from models import TinyTen
 from utils.errors import FileError, UserError
 from utils.stages.files import load_checkpoint, save_array, save_checkpoint
-from utils.stages.hints import documented
+from utils.stages.hints import align_command, command, documented, explain
 from utils.stages.layout import USUAL, Layout, Name, Variant, kept, partial, read_name, rolling, tag
 from utils.stages.matches import load_match, padded_rows
 
@@ -111,11 +111,7 @@ def test_other_names_tell_nothing(path):
 def running(script, *flags):
     """The script that runs, as errors are explained for it."""
     parse_args, _ = stage(script)
-    return parse_args([str(flag) for flag in flags]).stage
-
-
-def explain(error, running, script=""):
-    return running.explain(error, script)
+    return parse_args([str(flag) for flag in flags])
 
 
 def parsed(said):
@@ -178,7 +174,7 @@ def test_commands_make_what_is_missing(script, variant, tmp_path):
         made, args = parsed(said)
         assert written_by(made, args) == path, said
         assert args.root == tmp_path
-        if hasattr(args, "epochs_model") and "epochs_model" in flags.told:
+        if hasattr(args, "epochs_model") and "epochs_model" in flags:
             assert args.epochs_model == 9
 
 
@@ -266,10 +262,10 @@ def test_the_repository_is_no_root_to_speak_of():
     said = explain(FileError(Layout(REPOSITORY, "TinyTen", "X").endpoint(1, 9), "does not exist", "make"), flags)
     expected = "python training/train_model.py --model TinyTen --dataset X --seed 1 --epochs 9"
     assert said.endswith(f"make it with: {expected}")
-    assert flags.command("training/train_model.py", seed=1) == (
+    assert command(flags, "training/train_model.py", seed=1) == (
         "python training/train_model.py --model TinyTen --dataset FashionMNIST10k --seed 1"
     )
-    assert flags.align_command(epochs=3).startswith("python alignment/align_models.py --model TinyTen")
+    assert align_command(flags, epochs=3).startswith("python alignment/align_models.py --model TinyTen")
 
 
 def test_commands_of_documents():
@@ -361,7 +357,7 @@ def test_what_mends_the_file_of_another_stage(mend, tmp_path):
     error = FileError(layout.curve("corr", 1, 2, 250), "is so and so", mend)
     made = "python training/train_curve.py --model TinyTen --dataset bars --seed_a 1 --seed_b 2 --epochs_model 9"
     made += f" --alignment corr --epochs 250 --root {tmp_path}"
-    assert explain(error, flags, "evaluation/eval_curve.py") == f"{error}; {RUN[mend].format(command=made)}"
+    assert explain(error, flags) == f"{error}; {RUN[mend].format(command=made)}"
 
 
 def test_going_on_with_what_another_stage_left_unfinished(tmp_path):
@@ -390,7 +386,7 @@ def test_what_mends_a_stages_own_file(kind, tmp_path):
     flags = running(script, "--root", tmp_path)
 
     def said(mend):
-        return explain(FileError(path, "is so", mend), flags, f"/any/where/{script}").removeprefix(f"{path} is so; ")
+        return explain(FileError(path, "is so", mend), flags).removeprefix(f"{path} is so; ")
 
     assert said("resume") == "add --resume to go on, or --overwrite to begin anew"
     assert said("remake") == "move it away, and run the same command again"
@@ -405,7 +401,7 @@ def test_pam_makes_no_matches_but_its_own(tmp_path):
     layout = Layout(tmp_path, "TinyTen", "bars")
     flags = running("training/train_curve_pam.py", "--root", tmp_path, "--alignment", "corr")
     error = FileError(layout.match("corr", 1, 2), "does not exist", "make")
-    made, args = parsed(explain(error, flags, "training/train_curve_pam.py"))
+    made, args = parsed(explain(error, flags))
     assert written_by(made, args) == error.path
 
 
@@ -456,14 +452,14 @@ def test_files_that_cannot_be_used_are_never_proposed_for_deletion(tmp_path):
     match.write_text("1 2 3")
     errors.append(refused(load_match, match))
     for error in errors:
-        said = explain(error, flags, "training/train_curve.py")
+        said = explain(error, flags)
         assert f"{error}; move it away, and make it anew with: python " in said
         made, args = parsed(said)
         assert written_by(made, args) == error.path
     save_array(match, padded_rows([np.arange(3)]))
     match.with_suffix(".json").write_text("{")
     errors.append(refused(load_match, match))
-    said = explain(errors[-1], flags, "training/train_curve.py")
+    said = explain(errors[-1], flags)
     assert f"{match.with_suffix('.json')} is not a note on a match, or it is damaged" in said
     assert "; move it away, and make it anew with: python alignment/align_models.py" in said
     odd = FileError(layout.match("mine", 1, 2), "is not a match", "remake")
@@ -471,8 +467,8 @@ def test_files_that_cannot_be_used_are_never_proposed_for_deletion(tmp_path):
     for error in (*errors, odd):
         for mend in ("make", "continue", "remake", "replace", "resume", ""):
             other = FileError(error.path, error.reason, mend)
-            for script in ("", "training/train_curve.py", "alignment/align_models.py", "training/train_model.py"):
-                assert "delete" not in explain(other, flags, script).lower()
+            for script in ("training/train_curve.py", "alignment/align_models.py", "training/train_model.py"):
+                assert "delete" not in explain(other, running(script, "--root", tmp_path)).lower()
 
 
 @pytest.mark.parametrize("content", ["a state dict", "a pickle of an array", "a text"])

@@ -12,6 +12,7 @@ from conftest import write_results
 from utils.errors import UserError
 from utils.reports.tables import load_published
 from utils.stages.files import save_arrays
+from utils.stages.hints import explain
 from utils.stages.layout import USUAL, Layout, Variant, partial
 
 PAIRS = ((1, 2), (3, 4), (5, 6))
@@ -41,7 +42,7 @@ def run(script, flags):
     try:
         module.main(args)
     except UserError as error:
-        raise Ended(args.stage.explain(error, script)) from error
+        raise Ended(explain(error, args)) from error
 
 
 def make(root, *flags):

@@ -15,7 +15,7 @@ start.quietly()
 import models
 from utils.errors import FileError
 from utils.measuring import evaluate
-from utils.stages import flags, process, published
+from utils.stages import flags, hints, process, published
 from utils.stages.data import load_data
 from utils.stages.files import expect_writable, hold, let_go, remove, save_checkpoint
 from utils.stages.layout import Layout
@@ -65,8 +65,8 @@ def main(args):
     seed_a, seed_b = sorted((args.seed, other))
     next_command = None
     if layout.endpoint(other, args.epochs).exists():
-        next_command = args.stage.align_command(epochs=args.epochs, seed_a=seed_a, seed_b=seed_b)
-    process.closing_words([path], next_command)
+        next_command = hints.align_command(args, epochs=args.epochs, seed_a=seed_a, seed_b=seed_b)
+    hints.closing_words(args, [path], next_command)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import torch
 import models
 from utils.curves import Curve
 from utils.devices import memory_format
-from utils.stages import flags, process, published
+from utils.stages import flags, hints, process, published
 from utils.stages.data import load_data
 from utils.stages.files import expect_writable
 from utils.stages.foreign import fitted
@@ -63,8 +63,8 @@ def main(args):
     if not curve.learned_rows:
         save_line(linear, state_a, state_b, record)
         print("With two fixed ends and nothing between them there is nothing to learn: the curve is a line.")
-        next_command = args.stage.command("evaluation/eval_curve.py", **path, epochs_curve=0)
-        process.closing_words([linear], next_command)
+        next_command = hints.command(args, "evaluation/eval_curve.py", **path, epochs_curve=0)
+        hints.closing_words(args, [linear], next_command)
         return
     if args.compile:
         curve.compile()
@@ -97,8 +97,8 @@ def main(args):
         val_freq=args.val_freq,
     )
     save_line(linear, state_a, state_b, record)
-    next_command = args.stage.command("evaluation/eval_curve.py", **path, epochs_curve=args.epochs)
-    process.closing_words([linear, *run.files(history)], next_command)
+    next_command = hints.command(args, "evaluation/eval_curve.py", **path, epochs_curve=args.epochs)
+    hints.closing_words(args, [linear, *run.files(history)], next_command)
 
 
 if __name__ == "__main__":

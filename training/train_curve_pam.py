@@ -24,7 +24,7 @@ from utils.devices import memory_format
 from utils.errors import FileError
 from utils.matching import correlations_before_and_after
 from utils.permutations import compose, permute
-from utils.stages import flags, process, published
+from utils.stages import flags, hints, process, published
 from utils.stages.data import load_data
 from utils.stages.files import expect_writable, hold, save_array
 from utils.stages.layout import Layout, Variant, kept_epochs, rolling, tag
@@ -148,8 +148,8 @@ def main(args):
     save_line(linear, state_a, aligned, record)
     path = {"seed_a": args.seed_a, "seed_b": args.seed_b, "epochs_model": args.epochs_model, "alignment": name}
     path |= {"epochs_curve": args.inner_iters_phi, **variant.differing}
-    next_command = args.stage.command("evaluation/eval_curve.py", **path)
-    process.closing_words([matches[-1], *means, linear, *phase.files(history)], next_command)
+    next_command = hints.command(args, "evaluation/eval_curve.py", **path)
+    hints.closing_words(args, [matches[-1], *means, linear, *phase.files(history)], next_command)
 
 
 def put_end(curve, state):

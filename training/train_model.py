@@ -17,7 +17,7 @@ import torch
 
 import models
 from utils.devices import compile_options, memory_format
-from utils.stages import flags, process, published
+from utils.stages import flags, hints, process, published
 from utils.stages.data import load_data
 from utils.stages.files import expect_writable
 from utils.stages.foreign import fitted
@@ -76,10 +76,10 @@ def main(args):
     other = partner(args.seed)
     if layout.endpoint(other, args.epochs).exists():
         seed_a, seed_b = sorted((args.seed, other))
-        next_command = args.stage.align_command(epochs=args.epochs, seed_a=seed_a, seed_b=seed_b)
+        next_command = hints.align_command(args, epochs=args.epochs, seed_a=seed_a, seed_b=seed_b)
     else:
-        next_command = args.stage.again(args.record, seed=other)
-    process.closing_words(run.files(history), next_command)
+        next_command = hints.again(args, seed=other)
+    hints.closing_words(args, run.files(history), next_command)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable
 
 from ..errors import UserError
-from ..stages import process
+from ..stages import hints
 from ..stages.layout import Layout
 from . import figures, paths
 
@@ -33,7 +33,7 @@ def run(args: argparse.Namespace, draw: Draw) -> None:
         if not drawings:
             raise missing[0]
         for error in missing:
-            print(f"Not drawn: {args.stage.explain(error)}")
-        process.closing_words(files)
+            print(f"Not drawn: {hints.explain(error, args)}")
+        hints.closing_words(args, files)
         if args.show:
             figures.show(drawings)

@@ -33,8 +33,6 @@ Content = TypeVar("Content")
 
 # --- writing -----------------------------------------------------------------------------------------------
 
-written: set[Path] = set()  # what this process has written
-
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
     """Let `write` fill a temporary file beside `path`, bring it to the disk, then give it its name.
@@ -57,7 +55,6 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(path)
-        written.add(path)
     except OSError as error:
         error.filename = str(path)
         raise

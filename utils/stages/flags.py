@@ -11,7 +11,6 @@ from types import ModuleType
 from ..attack import Attack
 from ..curves import CURVES
 from .data import TRANSFORMS, data_folder, dataset_info
-from .hints import Stage
 from .layout import REPOSITORY, USUAL, tag
 from .parser import (
     NEW,
@@ -243,8 +242,8 @@ def add_path_flags(parser: Parser) -> None:
 def parse(parser: Parser, argv: Sequence[str] | None, *, fp32_only: bool = False) -> argparse.Namespace:
     """Parse, and fill in what depends on other flags or on the machine.
 
-    And add `images`, the keywords of `load_data`, `build`, which makes the network for so many classes, `record`,
-    which goes with what is written, and `stage`, which advises commands.
+    And add `images`, the keywords of `load_data`, `build`, which makes the network for so many classes, and
+    `record`, which goes with what is written.
 
     fp32_only: for stages that align. A rounded activation correlates with others than the activation itself does.
     """
@@ -283,7 +282,6 @@ def parse(parser: Parser, argv: Sequence[str] | None, *, fp32_only: bool = False
     args.images |= {"use_test": args.use_test, "device": args.device}
     args.images |= {"folder": args.data_folder, "threads": args.num_workers}
     args.build = partial(args.build, args.model)
-    args.stage = Stage(vars(args))
     flags, made = parser.outcome_flags(args), made_on(args.device)
     args.record = Record((parser.script, *parser.lasting(argv)), flags, made=made, new=parser.new_flags())
     return args
@@ -429,7 +427,6 @@ def parse_results(
         add_folder_flags(parser, TWINS.get(name, name), argv)
     args = parser.parse_args(argv)
     args.command = shlex.join(["python", name, *argv])
-    args.stage = Stage(vars(args))
     args.notes = parser.unused_notes(args)
     if draws:
         _complete_for_figures(parser, args, of_curves)

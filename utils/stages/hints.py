@@ -1,4 +1,8 @@
-"""Command lines that scripts advise: what comes next, what makes a missing file, and what mends one."""
+"""Command lines that scripts advise: what comes next, what makes a missing file, and what mends one.
+
+A file's record says by which command it was made. Of a file without one, its name says which stage makes it, with
+which flags; those by which the user named images and device are added.
+"""
 
 import importlib
 import os
@@ -6,30 +10,16 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from argparse import Namespace
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import FileError, UserError
-from ..many import METHODS_OF_MANY, TO
-from ..matching import METHODS
-from .layout import (
-    REPOSITORY,
-    Layout,
-    Name,
-    Variant,
-    kept,
-    kept_epochs,
-    model_folder,
-    partial,
-    read_name,
-    rolling,
-    tag,
-)
+from .layout import REPOSITORY, Layout, Name, Variant, kept, kept_epochs, model_folder, partial, read_name
 from .parser import DECLARED, PASSING, ROBUST_SCRIPTS, Declared, Parser, folder_flags
-from .published import NETWORKS, OTHER, curve_epochs, default_transform, model_epochs
-from .records import Record, behind, load_record
+from .published import NETWORKS, OTHER, curve_epochs, model_epochs
+from .records import behind, load_record
 
 # The scripts that make each kind of file
 MAKERS = {
@@ -48,29 +38,88 @@ MAKERS = {
 MAKERS |= {"model_history": MAKERS["endpoint"], "curve_history": MAKERS["curve"]}
 MAKERS |= {"correlation": MAKERS["match"], "matrices": MAKERS["match"][:3]}
 
-# The names under which scripts save matches by themselves, and the scripts; some networks have a twin
-MATCHERS = {name: f"alignment/align_models{'_w2' if one.distance else ''}.py" for name, one in METHODS.items()}
-MATCHERS |= {f"{to}_{method}": "alignment/align_many.py" for to in TO for method in METHODS_OF_MANY}
+Here = Namespace | Layout  # where things are: the flags of the running stage; or a layout, for commands on a page
+Flags = Mapping[str, object]
+COMPUTING = ("training/", "alignment/", "evaluation/eval_")  # scripts that have the flags of images and devices
 
 
-def is_free(name: str, method: str) -> bool:
-    """Whether a match by a method of alignment may have this name: that of no other method, in capitals or not."""
-    lower = name.casefold()
-    if lower.startswith("w2_") and not method.startswith("w2_"):
-        return False
-    for prefix in TO:  # of matches of many networks
-        lower = lower.removeprefix(f"{prefix}_")
-    return name == method or lower not in METHODS
-
-
-def declared(script: str) -> Parser | None:
-    """The parser of a script that makes files; None for any other name, which a file may hold."""
-    if not any(script in scripts for scripts in MAKERS.values()):
-        return None
+def declared(script: str) -> Parser:
+    """The parser of a script, one of MAKERS."""
     try:
         importlib.import_module(script.removesuffix(".py").replace("/", ".")).parse_args(DECLARED)
     except Declared as found:
         return found.parser
+
+
+# --- commands ----------------------------------------------------------------------------------------------
+
+
+def command(here: Here, script: str, **flags: object) -> str:
+    """The command line of a script with these flags, for the same network, images, device and folders.
+
+    For robust networks, that of its twin.
+    """
+    script = ROBUST_SCRIPTS.get(script, script) if here.robust else script
+    same = {"model": here.model, "dataset": here.dataset} if isinstance(here, Namespace) else {}
+    words = {name: _words(name, value) for name, value in (same | flags).items()}
+    images = _images(here) if script.startswith(COMPUTING) else {}
+    return _line(here, script, images | words | _where(here, script, robust=here.robust))
+
+
+def documented(script: str, flags: Flags, *, root: Path, robust: bool = False) -> str:
+    """The command line of a script with these flags, for a page, and so for the repository's folder."""
+    return command(Layout(root, "", "", robust), script, **flags)
+
+
+def align_command(args: Namespace, **flags: object) -> str:
+    """The command that matches two networks that the running script has made."""
+    return command(args, NETWORKS.get(args.model, OTHER).twin or "alignment/align_models.py", **flags)
+
+
+def again(args: Namespace, **changes: object) -> str:
+    """The command of this process with some of its flags changed."""
+    script, *words = args.record.command
+    parser = declared(script)
+    return _changed(args, parser, parser.chunks(words), changes, robust=args.robust)
+
+
+def _words(name: str, value: object) -> list[str]:
+    """A flag as it is typed; nothing for one that is off or None."""
+    if value is None or value is False:
+        return []
+    several = value if isinstance(value, (list, tuple)) else [] if value is True else [value]
+    return [f"--{name}", *map(str, several)]
+
+
+def _images(here: Here) -> dict[str, list[str]]:
+    """What the user has typed about images, by flag."""
+    typed = getattr(here, "typed", {})
+    return {flag: words for flag, words in typed.items() if flag not in ("dataset", "data_path", "device")}
+
+
+def _where(here: Here, script: str, *, robust: bool) -> dict[str, list[str]]:
+    """What says where a script finds and writes things, where it computes, and that networks are robust, by flag."""
+    typed = getattr(here, "typed", {}) if script.startswith(COMPUTING) else {}
+    words = {flag: typed[flag] for flag in ("data_path", "device") if flag in typed}
+    folders = folder_flags(script, getattr(here, "replaced", {})) | {"root": here.root}
+    words |= {flag: _words(flag, folder) for flag, folder in folders.items() if folder != REPOSITORY}
+    return words | ({"robust": ["--adversarial"]} if robust and script not in ROBUST_SCRIPTS.values() else {})
+
+
+def _changed(here: Here, parser: Parser, typed: Mapping[str, list[str]], changes: Flags, *, robust: bool) -> str:
+    """A command line in words, by flags, with some changed, and where things are now."""
+    typed = {flag: words for flag, words in typed.items() if flag not in PASSING}
+    typed |= {flag: parser.words(flag, value) for flag, value in changes.items()}
+    return _line(here, parser.script, typed | _where(here, parser.script, robust=robust))
+
+
+def _line(here: Here, script: str, typed: Mapping[str, list[str]]) -> str:
+    words = [word for several in typed.values() for word in several]
+    if isinstance(here, Layout):
+        return shlex.join(["python", script, *words])
+    path = REPOSITORY / script
+    place = os.path.relpath(path) if REPOSITORY.is_relative_to(Path.cwd()) else str(path)
+    return shlex.join([_python(), place, *words])
 
 
 def _python() -> str:
@@ -81,302 +130,211 @@ def _python() -> str:
     return called if os.sep in called and Path(called).is_file() else str(own)
 
 
-def _place(script: str) -> str:
-    """The path of a script from the folder that this process is in."""
-    path = REPOSITORY / script
-    return os.path.relpath(path) if REPOSITORY.is_relative_to(Path.cwd()) else str(path)
+def closing_words(args: Namespace, paths: Sequence[Path], next_command: str | None = None) -> None:
+    """Name the files of a stage's result, apart from those that existed already, and the command that comes next."""
+    new = [path for path in paths if path.stat().st_mtime >= args.began]
+    old = [path for path in paths if path not in new]
+    for words, those in (("There already:", old), ("Wrote:", new)):
+        if those:
+            print("\n  ".join([words, *map(str, those)]))
+    if next_command and "MAKELEVEL" not in os.environ:  # make goes on by itself
+        print(f"Next:\n  {next_command}")
 
 
-def _words(values: Mapping[str, object]) -> list[str]:
-    """Flags as they are typed; those that are off or None are left out."""
-    words = []
-    for name, value in values.items():
-        several = value if isinstance(value, (list, tuple)) else [] if value is True else [value]
-        words += [] if value is None or value is False else [f"--{name}", *map(str, several)]
-    return words
+# --- what mends an error -----------------------------------------------------------------------------------
+
+OF_IMAGES = {
+    "resize": "give images one size with: --image_size N",
+    "exchange": "put a sound image in its place, or move it out of the dataset",
+}
+OWN = {  # what mends a file of the kind that the running script makes itself
+    "resume": "add --resume to go on, or --overwrite to begin anew",
+    "replace": "use the same flags, or --overwrite to make it anew, or another --root",
+    "replace a match": "add --overwrite to replace it, or --align_name for a new one",
+    "remake": "move it away, and run the same command again",
+    "continue": "run the same command again",
+}
 
 
-@dataclass(frozen=True)
-class Stage:
-    """The script that runs, as far as the commands that it advises depend on it.
-
-    told: the values of its flags, by name. document: whether the commands are for a page, and so for somebody in the
-        repository's folder, and not for the user of this process.
-    """
-
-    told: Mapping[str, object]
-    document: bool = False
-
-    def command(self, script: str, **values: object) -> str:
-        """The command line of a script with these flags, for the same images, device and folders.
-
-        For robust networks, that of its twin.
-        """
-        script = self._twin(script)
-        same = {name: self.told[name] for name in ("model", "dataset") if name in self.told} | values
-        return self._line(script, _words(same | self._images(script, same) | self._where(script)))
-
-    def align_command(self, name: str = "corr", **values: object) -> str:
-        """The command that makes the match `name`, one of MATCHERS, of the networks that the running script has."""
-        script, flags = _aligner(name, {"model": self.told["model"], **values})
-        return self.command(script, **flags)
-
-    def _line(self, script: str, words: Sequence[str]) -> str:
-        start = ["python", script] if self.document else [_python(), _place(script)]
-        return shlex.join([*start, *words])
-
-    def _twin(self, script: str) -> str:
-        return ROBUST_SCRIPTS.get(script, script) if self.told.get("robust") else script
-
-    def _is_for(self, script: str) -> bool:
-        """Whether a script that has a twin is the one for networks as these."""
-        return script not in (ROBUST_SCRIPTS if self.told.get("robust") else ROBUST_SCRIPTS.values())
-
-    def _images(self, script: str, values: Mapping[str, object]) -> dict[str, object]:
-        """The flags of a script that say how images are read, where they are not the usual and not in `values`."""
-        told, computes = self.told, script.startswith(("training/", "alignment/", "evaluation/eval_"))
-        if not computes or self.document:
-            return {}
-        usual = default_transform(values.get("model"), bool(told.get("robust")))
-        flags = {name: told.get(name) for name in ("image_size", "mean", "std")}
-        flags["transform"] = None if told.get("transform") == usual else told.get("transform")
-        flags["no-use_test"] = not told.get("use_test", True)
-        return {name: value for name, value in flags.items() if name not in values}
-
-    def _where(self, script: str) -> dict[str, object]:
-        """The flags of a script that say where things are and where it computes."""
-        told, flags = self.told, {}
-        if script.startswith(("training/", "alignment/", "evaluation/eval_")):
-            flags = {"data_path": told.get("data_path"), "device": told.get("asked_device")}
-        flags |= folder_flags(script, told.get("replaced", {}))
-        flags["root"] = None if told["root"] == REPOSITORY else told["root"]
-        return flags | {"adversarial": bool(told.get("robust")) and script not in ROBUST_SCRIPTS.values()}
-
-    # --- what mends an error ---------------------------------------------------------------------------------
-
-    def explain(self, error: UserError, script: str = "") -> str:
-        """What an error says, and the command that mends it, in one line; `script` is the one that runs."""
-        if not isinstance(error, FileError) or not error.mend:
-            return str(error)
-        if error.mend == "resize":
-            return f"{error}; give images one size with: --image_size N"
-        if error.mend == "exchange":
-            return f"{error}; put a sound image in its place, or move it out of the dataset"
-        name = read_name(error.path)
-        if name is None:
-            return str(error)
-        is_other = name.kind == "match" and self.told.get("align_name", name.alignment) != name.alignment
-        if not is_other and _makes(Path(script).name, name):
-            return f"{error}; {_own_mending(error, name)}"
-        # What the error says comes before what the running script was told.
-        robust = name.robust or self.told.get("robust", False)
-        stage = Stage({**self.told, **error.flags, "robust": robust}, self.document)
-        if error.mend == "make":
-            return f"{error}; {stage._make(error.path, name)}"
-        made = stage.made_by(error.path, name, **error.flags)
-        if made is None:
-            return f"{error}; move it away" if error.mend == "remake" else str(error)
+def explain(error: UserError, args: Namespace) -> str:
+    """What an error says, and the command that mends it, in one line."""
+    if not isinstance(error, FileError) or not error.mend:
+        return str(error)
+    if error.mend in OF_IMAGES:
+        return f"{error}; {OF_IMAGES[error.mend]}"
+    if (name := read_name(error.path)) is None:
+        return str(error)
+    if error.mend == "make":
+        return f"{error}; {_make(error.path, name, args)}"
+    if _makes(args, name):
+        is_match = name.kind == "match" and not _is_pams(name)
+        return f"{error}; {OWN[f'{error.mend} a match' if is_match and error.mend == 'replace' else error.mend]}"
+    made = made_by(error.path, name, args, **error.flags)
+    if made is None:
+        return f"{error}; move it away" if error.mend == "remake" else str(error)
+    if error.mend in ("continue", "resume"):
         resumes = error.mend == "resume" or name.kind in ("endpoint", "model_history", "curve", "curve_history")
-        if error.mend in ("continue", "resume"):
-            return f"{error}; go on with: {made}" + (" --resume" if resumes else "")
-        if error.mend == "replace":
-            return f"{error}; make it anew with: {made} --overwrite"
-        return f"{error}; move it away, and make it anew with: {made}"
-
-    def _make(self, path: Path, name: Name) -> str:
-        """What makes a missing file, or goes on with the run that is to make it; and what there is instead."""
-        length = {} if name.epoch is None else {"epochs": name.epoch}
-        run = self._run_of(path, name)
-        made = run and self.made_by(run, name, **length)
-        if made and run.stem.endswith("-resume"):
-            return f"it is under way; go on with: {made} --resume"
-        if not made and (maker := self._maker(name)):
-            made = self.command(maker[0], **maker[1])
-        make = f"make it with: {made}" if made else "any other name is given by: align_models.py --align_name"
-        return ", or ".join([*self._there_is(path, name), make])
-
-    def made_by(self, path: Path, name: Name, **changes: object) -> str | None:
-        """The command that made the file at `path`, or began it, as it is recorded, with `changes` of its flags.
-
-        name: of that file, or of another one that the same command makes. It says which network and dataset they
-            belong to, and this process where they are, whatever the record says. Of files from before commands were
-            recorded: the command that their names and the flags recorded amount to; None where these do not suffice.
-        """
-        record = load_record(path if path.exists() else partial(path))
-        script = record.command[0] if record.command else ""
-        parser = declared(script) if script in MAKERS[name.kind] and self._is_for(script) else None
-        typed = parser.chunks(record.command[1:]) if parser else None
-        where = {"model": self._model(name), "dataset": name.dataset}
-        if typed is None:
-            made = self._maker(name, record)
-            if made is None:
-                return None
-            parser = declared(self._twin(made[0]))
-            values = where | made[1]
-            if not record:
-                values |= self._images(parser.script, values)
-                values["use_test"] = not values.pop("no-use_test", False)
-            values |= {flag: value for flag, value in record.flags.items() if flag not in values}
-            typed = {flag: parser.words(flag, value) for flag, value in values.items()}
-            typed |= {"": [record.origin]} if record.origin else {}
-        if parser.script.endswith("_pam.py") and "epochs" in changes:
-            changes["inner_iters_phi"] = changes.pop("epochs")
-        return self._changed(parser, typed, changes | where)
-
-    def again(self, record: Record, **changes: object) -> str:
-        """The command of this process with `changes` of its flags."""
-        parser = declared(record.command[0])
-        return self._changed(parser, parser.chunks(record.command[1:]), changes)
-
-    def _changed(self, parser: Parser, typed: Mapping[str, list[str]], changes: Mapping[str, object]) -> str:
-        """A command line in words, by flags, with some changed, and where things are now."""
-        typed = {flag: words for flag, words in typed.items() if flag not in PASSING}
-        here = {flag: value for flag, value in self._where(parser.script).items() if value}
-        here["robust"] = here.pop("adversarial", False)
-        typed |= {flag: parser.words(flag, value) for flag, value in {**changes, **here}.items()}
-        return self._line(parser.script, [word for words in typed.values() for word in words])
-
-    def _run_of(self, path: Path, name: Name) -> Path | None:
-        """A checkpoint of the run that is to make the file at `path`: of one under way, or of any part of PAM's."""
-        is_pam = (name.alignment or "").startswith("pam_") and name.variant == Variant(name.variant.seed)
-        if name.kind in ("endpoint", "curve") and not is_pam and name.epoch is not None:
-            newest = rolling(path.with_name(path.name.removesuffix(f"-{name.epoch}.pt")))
-            return newest if load_record(newest) else None
-        if not is_pam or name.kind not in ("curve", "match", "correlation"):
-            return None
-        stem = self._layout(name).curve_stem(name.alignment, *name.seeds, name.variant)
-        parts = re.compile(re.escape(stem.name) + r"(_(perm|phi)\d+)?-(resume|[1-9]\d*)\.pt")
-        found = [file for file in sorted(stem.parent.glob(f"{stem.name}*.pt")) if parts.fullmatch(file.name)]
-        return max(found, key=lambda file: file.stem.endswith("-resume"), default=None)
-
-    def _there_is(self, path: Path, name: Name) -> list[str]:
-        """What there is instead of a missing file: other matches, networks and paths of other epochs."""
-        if name.kind == "match":
-            pattern = f"match_*_seeds_{name.seeds[0]:02d}_{name.seeds[1]:02d}.npy"
-            flag = "--init" if self.told.get("init") else "--alignment"
-            there = sorted(filter(None, map(read_name, path.parent.glob(pattern))))
-            return [f"there is {one.alignment}: {flag} {one.alignment}" for one in there]
-        if name.kind not in ("endpoint", "curve", "evaluated", "plane_with_curve"):
-            return []
-        named = "epochs_model" if name.kind == "endpoint" else "epochs_curve"
-        flag = named if named in self.told else "epochs"
-        under_way = re.compile(r"-resume\.|\.partial\.|_(perm|phi)\d+-")
-        finished = [file for file in path.parent.glob(f"*-*{path.suffix}") if not under_way.search(file.name)]
-        there = [other for other in map(read_name, finished) if other and other.kind == name.kind]
-        epochs = {other.epoch for other in there if other._replace(epoch=name.epoch) == name} - {None, 0, name.epoch}
-        if epochs or name.kind != "endpoint":
-            return [f"there is one of {number} epochs: --{flag} {number}" for number in sorted(epochs)]
-        seeds: dict[int, list[int]] = {}
-        for one in sorted(there, key=lambda one: (one.epoch, one.seeds)):
-            seeds.setdefault(one.epoch, []).extend(one.seeds)
-        words = [f"seed {', '.join(map(str, those))} (of {number} epochs)" for number, those in seeds.items()]
-        return [f"there is {' and '.join(words)}"] if words else []
-
-    def _maker(self, name: Name, record: Record | None = None) -> tuple[str, dict[str, object]] | None:
-        """The script and flags that make a file of this name, and with this record; None if no script alone does."""
-        told, recorded = self.told, record.flags if record else {}
-        flags: dict[str, object] = {"model": self._model(name), "dataset": name.dataset}
-        if name.kind in ("endpoint", "model_history"):
-            epochs = name.epoch or told.get("epochs_model") or told.get("epochs")
-            script = "import_checkpoint" if record and record.origin else "train_model"
-            return f"training/{script}.py", flags | {"seed": name.seeds[0], "epochs": epochs}
-        flags |= zip(("seed_a", "seed_b", "seed_c"), name.seeds, strict=False)
-        epochs_model = recorded.get("epochs_model", recorded.get("epochs", self._epochs_model(name)))
-        is_pam = name.alignment.startswith("pam_")
-        if name.kind in ("match", "correlation", "matrices") and not is_pam:
-            return self._matcher(name, recorded, flags | {"epochs": epochs_model})
-        flags |= {"epochs_model": epochs_model, **name.variant.differing}
-        if name.kind in ("curve", "curve_history", "match", "correlation"):  # the last two are PAM's
-            stem = self._layout(name).curve_stem(name.alignment, *name.seeds, name.variant)
-            lengths = (name.epoch, *(told.get(flag) for flag in ("epochs_curve", "inner_iters_phi", "epochs")))
-            lengths += (*kept_epochs(stem)[-1:], epochs_model)
-            epochs = next(length for length in lengths if length and isinstance(length, int))
-            return _learner(name.alignment, epochs, flags)
-        flags["alignment"] = "" if name.alignment == "null" else name.alignment
-        if name.kind == "plane_with_alignment":
-            return "evaluation/eval_plane_with_alignment.py", flags
-        flags["epochs_curve"] = name.epoch
-        if name.kind == "along_curve":
-            return "alignment/align_along_curve.py", flags | {"point_t": f"{name.t:g}"}
-        return f"evaluation/{'eval_plane_with_curve' if name.kind == 'plane_with_curve' else 'eval_curve'}.py", flags
-
-    def _matcher(
-        self, name: Name, recorded: Mapping[str, object], flags: dict[str, object]
-    ) -> tuple[str, dict[str, object]] | None:
-        """The script and flags that make a match, or what is measured with it."""
-        if name.kind == "matrices":
-            flags["matrices"] = True
-        if name.alignment in MATCHERS:
-            return _aligner(name.alignment, flags)
-        method = str(recorded.get("method", ""))
-        usual = f"{recorded['to']}_{method}" if "to" in recorded else method
-        return _aligner(usual, flags | {"align_name": name.alignment}) if usual in MATCHERS else None
-
-    def _model(self, name: Name) -> str:
-        """The network of a file, as this process was told it: the path of a user's file is from where it is told."""
-        told = str(self.told.get("model"))
-        return told if model_folder(told) == model_folder(name.model) else name.model
-
-    def _layout(self, name: Name) -> Layout:
-        return Layout(self.told["root"], name.model, name.dataset, name.robust, self.told.get("replaced", {}))
-
-    def _epochs_model(self, name: Name) -> int:
-        """The epochs of the networks: as the flags say, or of those that are there, or those of the curve."""
-        said = self.told["epochs"] if "align_name" in self.told else self.told.get("epochs_model")
-        newest = kept_epochs(self._layout(name).endpoint_stem(name.seeds[0]))[-1:]
-        if isinstance(said, int) or newest:
-            return said if isinstance(said, int) else newest[0]
-        is_usual = name.epoch in (None, 0, curve_epochs(name.model, name.robust))
-        return model_epochs(name.robust) if is_usual else name.epoch
-
-
-def _aligner(name: str, flags: dict[str, object]) -> tuple[str, dict[str, object]]:
-    """The script and flags that make the match `name`, one of MATCHERS."""
-    script, flags = MATCHERS[name], dict(flags)
-    if script == "alignment/align_many.py":
-        flags["to"], flags["method"] = name.split("_")
-        flags["seeds"] = flags.pop("seed_a"), flags.pop("seed_b")
-    elif script == "alignment/align_models.py":
-        script = NETWORKS.get(flags["model"], OTHER).twin or script
-        flags |= {} if name == "corr" else {"method": name}
-    elif name == "w2_post":
-        flags["pre_act"] = True
-    return script, flags
-
-
-def _learner(alignment: str, epochs: int, flags: dict[str, object]) -> tuple[str, dict[str, object]]:
-    """The script and flags that learn a curve: PAM's, for an alignment that PAM finds.
-
-    PAM's curves are quadratic Bézier curves; others have only their ends from PAM.
-    """
-    if not tag(alignment).startswith("pam_") or {"num_bends", "curve"} & flags.keys():
-        alignment = "" if alignment == "null" else alignment
-        return "training/train_curve.py", flags | {"alignment": alignment, "epochs": epochs}
-    start = tag(alignment).removeprefix("pam_").removeprefix("null")
-    return "training/train_curve_pam.py", flags | {"alignment": start, "inner_iters_phi": epochs}
-
-
-def _makes(script: str, name: Name) -> bool:
-    """Whether a script makes such a file itself. Of matches, PAM makes its own, and no others."""
-    if name.kind == "match" and name.alignment.startswith("pam_") != (script == "train_curve_pam.py"):
-        return False
-    return any(Path(one).name == script for one in MAKERS[name.kind])
-
-
-def _own_mending(error: FileError, name: Name) -> str:
-    """What mends a file of the kind that the running script makes itself."""
-    if error.mend == "resume":
-        return "add --resume to go on, or --overwrite to begin anew"
+        return f"{error}; go on with: {made}" + (" --resume" if resumes else "")
     if error.mend == "replace":
-        if name.kind == "match" and not name.alignment.startswith("pam_"):
-            return "add --overwrite to replace it, or --align_name for a new one"
-        return "use the same flags, or --overwrite to make it anew, or another --root"
-    return "move it away, and run the same command again" if error.mend == "remake" else "run the same command again"
+        return f"{error}; make it anew with: {made} --overwrite"
+    return f"{error}; move it away, and make it anew with: {made}"
 
 
-def documented(script: str, values: Mapping[str, object], *, root: Path, robust: bool = False) -> str:
-    """The command line of a script with these flags, for a page, and so for the repository's folder."""
-    return Stage({"root": root, "robust": robust}, True).command(script, **values)
+def _makes(args: Namespace, name: Name) -> bool:
+    """Whether the running script makes such a file itself. Of matches, PAM makes its own, and no others."""
+    script = args.record.command[0] if "record" in args else ""
+    if name.kind == "match":
+        is_other = getattr(args, "align_name", name.alignment) != name.alignment
+        return script in MAKERS["match"] and not is_other and _is_pams(name) == script.endswith("_pam.py")
+    return script in MAKERS[name.kind]
+
+
+def _is_pams(name: Name) -> bool:
+    return (name.alignment or "").startswith("pam_")
+
+
+def _make(path: Path, name: Name, args: Namespace) -> str:
+    """What makes a missing file, or goes on with the run that is to make it; and what there is instead."""
+    run = _run_of(path, name, args)
+    length = {"epochs": name.epoch} if run and name.epoch is not None else {}
+    made = made_by(run or path, name, args, **length)
+    if run and run.stem.endswith("-resume"):
+        return f"it is under way; go on with: {made} --resume"
+    make = f"make it with: {made}" if made else "any other name is given by: align_models.py --align_name"
+    return ", or ".join([*_there_is(path, name, args), make])
+
+
+def made_by(path: Path, name: Name, here: Here, **changes: object) -> str | None:
+    """The command that made the file at `path`, or began it, as it is recorded, with `changes` of its flags.
+
+    name: of that file, or of another one that the same command makes. It says which network and dataset they belong
+        to, and `here` where they are, whatever the record says. Of a file without a recorded command: what its name,
+        the flags recorded and those of the user amount to; None where no script alone makes it.
+    """
+    record, robust = load_record(path if path.exists() else partial(path)), name.robust or here.robust
+    script, *words = record.command or [""]
+    others = ROBUST_SCRIPTS if robust else ROBUST_SCRIPTS.values()
+    parser = declared(script) if script in MAKERS[name.kind] and script not in others else None
+    typed = parser.chunks(words) if parser else None
+    where = {"model": _model(name, here), "dataset": name.dataset}
+    if typed is None:
+        made = _maker(name, here, record.flags)
+        if made is None:
+            return None
+        parser = declared(ROBUST_SCRIPTS.get(made[0], made[0]) if robust else made[0])
+        flags = {**where, **made[1]}
+        flags |= {flag: value for flag, value in record.flags.items() if flag not in flags}
+        typed = {flag: parser.words(flag, value) for flag, value in flags.items()}
+        typed = typed if record else _images(here) | typed
+    if parser.script.endswith("_pam.py") and "epochs" in changes:
+        changes["inner_iters_phi"] = changes.pop("epochs")
+    return _changed(here, parser, typed, changes | where, robust=robust)
+
+
+def _run_of(path: Path, name: Name, here: Here) -> Path | None:
+    """A checkpoint of the run that is to make the file at `path`: of one under way, or of any part of PAM's."""
+    is_pam = _is_pams(name) and name.variant == Variant(name.variant.seed)
+    if name.kind not in (("endpoint", "curve", "match", "correlation") if is_pam else ("endpoint", "curve")):
+        return None
+    folder = path.parent if name.kind in ("endpoint", "curve") else _layout(name, here).folder("curves")
+    run = name._replace(kind="endpoint" if name.kind == "endpoint" else "curve", epoch=None)
+    files = [file for file in sorted(folder.glob("checkpoint_*.pt")) if not file.stem.endswith("-0")]
+    files = [file for file in files if (one := read_name(file)) and one._replace(epoch=None) == run]
+    newest = [file for file in files if file.stem.endswith("-resume") and load_record(file)]
+    return next(iter([*newest, *(files if is_pam else [])]), None)
+
+
+def _there_is(path: Path, name: Name, args: Namespace) -> list[str]:
+    """What there is instead of a missing file: other matches, networks and paths of other epochs."""
+    if name.kind == "match":
+        pattern = f"match_*_seeds_{name.seeds[0]:02d}_{name.seeds[1]:02d}.npy"
+        flag = "--init" if getattr(args, "init", None) else "--alignment"
+        there = sorted(filter(None, map(read_name, path.parent.glob(pattern))))
+        return [f"there is {one.alignment}: {flag} {one.alignment}" for one in there]
+    if name.kind not in ("endpoint", "curve", "evaluated", "plane_with_curve"):
+        return []
+    named = "epochs_model" if name.kind == "endpoint" else "epochs_curve"
+    flag = named if named in args else "epochs"
+    under_way = re.compile(r"-resume\.|\.partial\.|_(perm|phi)\d+-")
+    finished = [file for file in path.parent.glob(f"*-*{path.suffix}") if not under_way.search(file.name)]
+    there = [other for other in map(read_name, finished) if other and other.kind == name.kind]
+    epochs = {other.epoch for other in there if other._replace(epoch=name.epoch) == name} - {None, 0, name.epoch}
+    if epochs or name.kind != "endpoint":
+        return [f"there is one of {number} epochs: --{flag} {number}" for number in sorted(epochs)]
+    seeds: dict[int, list[int]] = {}
+    for one in sorted(there, key=lambda one: (one.epoch, one.seeds)):
+        seeds.setdefault(one.epoch, []).extend(one.seeds)
+    words = [f"seed {', '.join(map(str, those))} (of {number} epochs)" for number, those in seeds.items()]
+    return [f"there is {' and '.join(words)}"] if words else []
+
+
+def _maker(name: Name, here: Here, recorded: Flags) -> tuple[str, dict[str, object]] | None:
+    """The script and flags that make a file of this name, with these flags recorded; None if no script alone does.
+
+    Flags that the script does not have are no part of its command.
+    """
+    asked = {
+        flag: getattr(here, flag, None) for flag in ("epochs_model", "epochs_curve", "inner_iters_phi", "epochs")
+    }
+    of_models = asked["epochs" if hasattr(here, "align_name") else "epochs_model"]
+    if name.kind in ("endpoint", "model_history"):
+        epochs = _first(name.epoch, of_models, asked["epochs"])
+        return "training/train_model.py", {"seed": name.seeds[0], "epochs": epochs}
+    flags: dict[str, object] = dict(zip(("seed_a", "seed_b", "seed_c"), name.seeds, strict=False))
+    newest = kept_epochs(_layout(name, here).endpoint_stem(name.seeds[0]))[-1:]
+    known = recorded.get("epochs_model", recorded.get("epochs"))
+    is_usual = name.epoch in (None, 0, curve_epochs(name.model, name.robust))
+    usual = model_epochs(name.robust) if is_usual else name.epoch
+    flags["epochs_model"] = epochs_model = _first(known, of_models, *newest, usual)
+    is_found = name.kind in ("match", "correlation", "matrices")
+    if is_found and not _is_pams(name):
+        return _aligner(name, recorded, flags | {"epochs": epochs_model, "matrices": name.kind == "matrices"})
+    flags |= {**name.variant.differing, "alignment": "" if name.alignment == "null" else name.alignment}
+    if is_found or name.kind in ("curve", "curve_history"):
+        epochs = _first(name.epoch, asked["epochs_curve"], asked["inner_iters_phi"], asked["epochs"], epochs_model)
+        if _is_pams(name) and name.variant == Variant(name.variant.seed):  # others have only their ends from PAM
+            start = name.alignment.removeprefix("pam_").removeprefix("null")
+            return "training/train_curve_pam.py", flags | {"alignment": start, "inner_iters_phi": epochs}
+        return "training/train_curve.py", flags | {"epochs": epochs}
+    return MAKERS[name.kind][0], flags | {"epochs_curve": name.epoch, "point_t": name.t}
+
+
+def _aligner(name: Name, recorded: Flags, flags: Flags) -> tuple[str, dict[str, object]] | None:
+    """The script and flags that make a match, or what is measured with it; the method is recorded, or its name."""
+    plain, many = "alignment/align_models.py", "alignment/align_many.py"
+    known = recorded.get("method", name.alignment)
+    usual = f"{recorded['to']}_{known}" if "to" in recorded else str(known)
+    flags = {**flags, "align_name": None if usual == name.alignment else name.alignment}
+    if usual in _choices(plain, "method"):
+        if usual.startswith("w2_"):
+            return "alignment/align_models_w2.py", flags | {"pre_act": usual != "w2_post"}
+        return NETWORKS.get(name.model, OTHER).twin or plain, flags | {"method": None if usual == "corr" else usual}
+    to, _, method = usual.partition("_")
+    if to in _choices(many, "to") and method in _choices(many, "method"):
+        return many, flags | {"to": to, "method": method, "seeds": name.seeds}
+    return None
+
+
+def _choices(script: str, flag: str) -> tuple[str, ...]:
+    return next(tuple(action.choices) for action in declared(script)._actions if action.dest == flag)
+
+
+def _first(*lengths: object) -> int | None:
+    """The first of these that is a number of epochs."""
+    return next((length for length in lengths if isinstance(length, int) and length), None)
+
+
+def _model(name: Name, here: Here) -> str:
+    """The network of a file, as the user named it: the path of a user's file is from where it was typed."""
+    typed = str(here.model)
+    return typed if model_folder(typed) == model_folder(name.model) else name.model
+
+
+def _layout(name: Name, here: Here) -> Layout:
+    return Layout(here.root, name.model, name.dataset, name.robust, getattr(here, "replaced", {}))
+
+
+# --- what was run ------------------------------------------------------------------------------------------
 
 
 class Step(NamedTuple):
@@ -389,22 +347,24 @@ class Step(NamedTuple):
 
 def steps(layout: Layout, path: Path) -> list[Step]:
     """The commands behind the result at `path`, in the order in which they were run, as far as they are known."""
+    return list(dict.fromkeys(_steps(layout, path)))
+
+
+def _steps(layout: Layout, path: Path) -> Iterator[Step]:
     name, record = read_name(path), load_record(path)
     epochs = record.flags.get("epochs_model", record.flags.get("epochs"))
     if name is None or not isinstance(epochs, int):
-        return []
+        return
     files = behind(layout, name.seeds, epochs, name.alignment or "", name.epoch or 0, name.variant)
-    if (name.alignment or "").startswith("pam_"):
-        start = name.alignment.removeprefix("pam_")
-        stem = layout.curve_stem(name.alignment, *name.seeds[:2], Variant(name.variant.seed))
-        first = {} if start == "null" else {"start": layout.match(start, *name.seeds[:2])}
+    if _is_pams(name):  # its run is behind its match, and the match it began with
+        pair, start = name.seeds[:2], name.alignment.removeprefix("pam_")
+        stem = layout.curve_stem(name.alignment, *pair, Variant(name.variant.seed))
+        first = {} if start == "null" else {"start": layout.match(start, *pair)}
         first |= {f"pam-{epoch}": kept(stem, epoch) for epoch in kept_epochs(stem)[-1:]}
-        ends = {end: files.pop(end) for end in "abc" if end in files}
-        files = ends | first | {other: file for other, file in files.items() if other == "curve"}
-    stage, found = Stage({"root": layout.root, "robust": layout.robust, "model": layout.model}, True), []
+        files = {end: files.pop(end) for end in "abc" if end in files} | first | files
+        files = {part: file for part, file in files.items() if not part.startswith("match")}
     for file in (*files.values(), path):
-        there = read_name(file)
-        made = there and load_record(file) and stage.made_by(file, there)
-        if made:
-            found.append(Step(shlex.split(made)[1], made, load_record(file).words))
-    return list(dict.fromkeys(found))
+        there, made = read_name(file), load_record(file)
+        line = made_by(file, there, layout) if there and made else None
+        if line:
+            yield Step(shlex.split(line)[1], line, made.words)

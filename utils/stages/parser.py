@@ -5,7 +5,9 @@ import contextlib
 import math
 import re
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+import sys
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -110,7 +112,12 @@ class Parser(argparse.ArgumentParser):
     ) -> tuple[argparse.Namespace, list[str]]:
         if args is DECLARED:
             raise Declared(self)
-        return super().parse_known_args(args, namespace)
+        found, unknown = super().parse_known_args(args, namespace)
+        same = {"device", *(action.dest for action in self.groups["images"]._group_actions)}
+        words = self.chunks(sys.argv[1:] if args is None else args) or {}
+        found.typed = {flag: typed for flag, typed in words.items() if flag in same}  # what further commands repeat
+        found.began = time.time()
+        return found, unknown
 
     def chunks(self, argv: Sequence[str]) -> dict[str, list[str]] | None:
         """The words of a command line by the names under which the parser returns them; '' for those of no flag.
@@ -299,6 +306,13 @@ def new_match(text: str) -> str:
             f"{text!r} has a word in it that distinguishes files (seeds, aligned, correlation, distance)"
         )
     return name
+
+
+def is_free(name: str, usual: str, methods: Collection[str], to: Collection[str]) -> bool:
+    """Whether a match may have this name, that of no other method, in capitals or not. to: of many networks."""
+    lower, taken = name.casefold(), {*methods, *(f"{of}_{method}" for of in to for method in methods)}
+    is_reserved = lower.startswith("w2_") and not usual.startswith("w2_")
+    return name == usual or not is_reserved and lower not in taken
 
 
 def partner(seed: int) -> int:

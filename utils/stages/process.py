@@ -24,7 +24,7 @@ from ..devices import compile_options, describe, is_out_of_memory, keep_memory, 
 from ..errors import UserError, first_line
 from ..losses import heads
 from . import files
-from .hints import Stage
+from .hints import explain
 from .parser import Parser
 
 
@@ -64,13 +64,12 @@ def _run(parse_args: Callable[[], argparse.Namespace], main: Callable[[argparse.
         signal.signal(signal.SIGTERM, lambda *_: _complain(ended, 143))
     try:
         _prepare(flags)
-        files.written.clear()
         for note in flags.get("notes", ()):
             print(note)
         main(args)
         distributed.stop()
     except UserError as error:
-        sys.exit(_complain(Stage(flags).explain(error, sys.argv[0]), error.exit_code))
+        sys.exit(_complain(explain(error, args), error.exit_code))
     except KeyboardInterrupt:
         sys.exit(_complain(f"interrupted.{resumes}", 130))
     except Exception as error:
@@ -255,14 +254,3 @@ def print_table(labels: Sequence[str], columns: Mapping[str, Sequence[float]], o
     print(f"  {of:<28}" + "".join(f"{name:>18}" for name in columns))
     for label, *values in zip(labels, *columns.values(), strict=True):
         print(f"  {label:<28}" + "".join(f"{value:18.3f}" for value in values))
-
-
-def closing_words(paths: Sequence[Path], next_command: str | None = None) -> None:
-    """Name the files of a stage's result, apart from those that existed already, and the command that comes next."""
-    new = [path for path in paths if path in files.written]
-    old = [path for path in paths if path not in files.written]
-    for words, those in (("There already:", old), ("Wrote:", new)):
-        if those:
-            print("\n  ".join([words, *map(str, those)]))
-    if next_command and "MAKELEVEL" not in os.environ:  # make goes on by itself
-        print(f"Next:\n  {next_command}")
