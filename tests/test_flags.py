@@ -4,12 +4,14 @@ import os
 import shlex
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 from stages import REPOSITORY, STAGES, fails, run, run_as_process, stage
 
 import models as architectures
+from utils.stages import hints
 from utils.stages.flags import parse_results, results_parser
 from utils.stages.layout import Layout
 from utils.stages.parser import LARGEST_SEED, seed_number
@@ -234,7 +236,7 @@ def test_commands_keep_what_matters(tmp_path, monkeypatch):
     images = ["--data_path", "my data", "--image_size", "32", "--no-use_test", "--device", "cpu"]
     folders = ["--dir_models", "nets", "--dir_alignment", "m", "--dir", "c", "--dir2", "h"]
     running = parse("training/train_curve.py", *images, *folders, "--root", "here")
-    flags, command = vars(running), running.stage.command
+    flags, command = vars(running), partial(hints.command, running)
 
     def told(script, **values):
         program, path, *words = shlex.split(command(script, **values))
