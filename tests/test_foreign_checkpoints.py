@@ -3,6 +3,7 @@
 import argparse
 import collections
 import io
+import json
 import os
 import pickle
 import struct
@@ -178,7 +179,7 @@ def test_counters_of_a_profiler_are_left_aside_with_a_line(tmp_path, capsys):
         module.register_buffer("total_ops", torch.zeros(1, dtype=torch.float64))
         module.register_buffer("total_params", torch.zeros(1, dtype=torch.float64))
     expect_loaded(saved(tmp_path / "c.pt", network.state_dict()))
-    assert "counters (total_ops, …) are no part of TinyTen and left aside." in capsys.readouterr().out
+    assert "entries (total_ops, …) are no part of TinyTen and left aside." in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -186,6 +187,72 @@ def test_other_precisions_become_float32(tmp_path, dtype):
     state = {name: value.to(dtype) if value.is_floating_point() else value for name, value in STATE.items()}
     expected = {name: state[name].to(value.dtype) for name, value in STATE.items()}
     expect_loaded(saved(tmp_path / "c.pt", {"state_dict": state}), expected)
+
+
+class Tied(nn.Module):
+    """A head and an embedding that are one weight, and something that is kept besides."""
+
+    def __init__(self, count=None):
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(5, 3), nn.Linear(3, 5, bias=False)
+        self.head.weight, self.layer, self.count = self.embedding.weight, nn.Linear(3, 3), count
+
+    def get_extra_state(self):
+        return self.count
+
+    def set_extra_state(self, state):
+        self.count = state
+
+
+TIED = {name: torch.randn(shape) for name, shape in (("layer.weight", (3, 3)), ("layer.bias", 3))}
+WEIGHT = torch.randn(5, 3)
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"embedding.weight": WEIGHT, **TIED},
+        {"head.weight": WEIGHT, **TIED},
+        {"embedding.weight": WEIGHT, "head.weight": WEIGHT.clone(), **TIED},
+        {"embedding.weight": WEIGHT, **TIED, "_extra_state": {"steps": 3}, "layer._extra_state": None},
+        prefixed("model.", {"head.weight": WEIGHT, **TIED, "_extra_state": torch.zeros(2)}),
+    ],
+)
+def test_weights_under_several_names_and_what_is_kept_besides(tmp_path, state):
+    network = Tied(count=7)
+    load_network(saved(tmp_path / "c.pt", {"model": state}), network, transform="TinyTen")
+    assert network.embedding.weight is network.head.weight and torch.equal(network.head.weight, WEIGHT)
+    assert torch.equal(network.layer.bias, TIED["layer.bias"]) and network.count == 7
+
+
+@pytest.mark.parametrize("prefix", ["", "model."])
+def test_two_values_of_one_weight_are_refused(tmp_path, prefix):
+    state = prefixed(prefix, {"embedding.weight": WEIGHT, "head.weight": WEIGHT + 1, **TIED})
+    words = "does not fit Tied: it has two values of one weight, embedding.weight and head.weight"
+    assert refusal(saved(tmp_path / "c.pt", {"model": state}), Tied()).startswith(words)
+
+
+ATTACKER = prefixed("module.model.") | prefixed("module.attacker.model.")
+
+
+@pytest.mark.parametrize(
+    "state, aside",
+    [
+        (ATTACKER | {"module.normalizer.new_mean": torch.zeros(3, 1, 1)}, len(STATE) + 1),
+        (prefixed("model.") | {"criterion.weight": torch.ones(4), "metrics.hits": torch.tensor(3)}, 2),
+        (dict(STATE) | prefixed("attacker."), len(STATE)),
+    ],
+    ids=["MadryLab", "Lightning", "by itself, and in an attacker"],
+)
+def test_what_is_beside_a_network_is_left_aside_with_a_line(tmp_path, capsys, state, aside):
+    expect_loaded(saved(tmp_path / "c.pt", {"state_dict": state, "epoch": 3}))
+    assert f"{aside} entries (" in capsys.readouterr().out
+
+
+def test_another_network_in_the_attacker_is_refused(tmp_path):
+    other = {name: value + 1 for name, value in STATE.items()}
+    state = prefixed("module.model.") | prefixed("module.attacker.model.", other)
+    assert "it holds several networks (model, attacker.model)" in refusal(saved(tmp_path / "c.pt", {"model": state}))
 
 
 # --- what is beside it -------------------------------------------------------------------------------------
@@ -387,7 +454,8 @@ def test_checkpoints_that_are_none(tmp_path, content, words):
 def test_several_networks(tmp_path):
     path = saved(tmp_path / "c.pt", {"student": STATE, "teacher": STATE | {"more": torch.zeros(1)}})
     assert refusal(path) == f"holds several networks (student, teacher); {SAVE_IT}"
-    path = saved(tmp_path / "d.pt", prefixed("student.") | prefixed("teacher."))
+    average = {name: value + 1 for name, value in STATE.items()}
+    path = saved(tmp_path / "d.pt", prefixed("student.") | prefixed("teacher.", average))
     assert "it holds several networks (student, teacher)" in refusal(path)
 
 
@@ -443,11 +511,6 @@ def torchscript():
     return stream.getvalue()
 
 
-def safetensors():
-    header = b'{"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
-    return len(header).to_bytes(8, "little") + header + bytes(4)
-
-
 def archive(name):
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as file:
@@ -459,7 +522,6 @@ def archive(name):
     "content, words",
     [
         (torchscript(), "it is a TorchScript program: torch.save the state_dict() of what torch.jit.load reads"),
-        (safetensors(), "it is of safetensors: torch.save what safetensors.torch.load_file reads from it"),
         (archive(name="word/document.xml"), "it is nothing that torch.save wrote, or damaged"),
         (b"hello", "it is nothing that torch.save wrote, or damaged"),
     ],
@@ -467,6 +529,55 @@ def archive(name):
 def test_files_of_other_formats(tmp_path, content, words):
     (tmp_path / "c.pt").write_bytes(content)
     assert refusal(tmp_path / "c.pt") == f"is not a checkpoint, or it is damaged ({words})"
+
+
+SAFE = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64", torch.bool: "BOOL"}
+
+
+def safetensors(state, **changes):
+    """A file as safetensors writes it; changes: of the header."""
+    header, numbers = {"__metadata__": {"format": "pt"}}, b""
+    for name, value in state.items():
+        own = value.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+        place = [len(numbers), len(numbers) + len(own)]
+        header[name] = {"dtype": SAFE[value.dtype], "shape": list(value.shape), "data_offsets": place}
+        numbers += own
+    written = json.dumps(header | changes).encode()
+    written += b" " * (-len(written) % 8)
+    return len(written).to_bytes(8, "little") + written + numbers
+
+
+def test_safetensors_are_read_without_a_package(tmp_path):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(safetensors(STATE))
+    expect_loaded(path)
+    kinds = {
+        "half": torch.randn(3, 2).half(),
+        "brain": torch.randn(4).bfloat16(),
+        "bool": torch.tensor([True, False]),
+    }
+    path.write_bytes(safetensors(kinds | {"number": torch.tensor(2**40), "none": torch.zeros(0, 3)}))
+    found = load_checkpoint(path)["model_state"]
+    assert all(found[name].dtype == value.dtype and torch.equal(found[name], value) for name, value in kinds.items())
+    assert found["number"] == 2**40 and found["none"].shape == (0, 3)
+
+
+@pytest.mark.parametrize(
+    "about",
+    [
+        {"dtype": "F32", "shape": [10**9], "data_offsets": [0, 4]},
+        {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]},
+        {"dtype": "F32", "shape": [2], "data_offsets": [-4, 4]},
+        {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]},
+        {"dtype": "Q4", "shape": [1], "data_offsets": [0, 4]},
+        {"dtype": "F32", "shape": [10**9], "data_offsets": [0, 4 * 10**9]},
+        [],
+    ],
+)
+def test_safetensors_that_say_what_is_not_there(tmp_path, about):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(safetensors({"w": torch.ones(1)}, w=about))
+    assert refusal(path).startswith("is not a checkpoint, or it is damaged (")
 
 
 def test_truncated_files_with_objects_in_them(tmp_path):

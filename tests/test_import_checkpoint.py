@@ -55,6 +55,9 @@ def importing(flags, tmp_path):
         ({"model": AVERAGE, "model_ema": STATE}, ["--key", "model_ema"], ""),
         ({"model": AVERAGE, "ema": {"module": STATE, "updates": 7}}, ["--key", "ema"], ""),
         ({"model": AVERAGE, "ema": {"module": STATE, "updates": 7}}, ["--key", "ema.module"], ""),
+        ({"state_dict": prefixed("model.", AVERAGE) | prefixed("ema.")}, ["--key", "ema"], ""),
+        ({"state_dict": prefixed("model.", AVERAGE) | prefixed("ema.")}, ["--key", "state_dict.ema"], ""),
+        (prefixed("module.student.") | prefixed("module.teacher.", AVERAGE), ["--key", "module.student"], ""),
         ({"model": STATE, "model_ema": AVERAGE}, [], "the network in its entry model_ema is left in the file"),
     ],
 )

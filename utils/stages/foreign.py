@@ -3,16 +3,14 @@
 torch.load reads them with an unpickler that makes containers, arrays and tensors, and a stub of everything else.
 """
 
-import functools
 import io
+import json
 import math
-import operator
 import os
 import pickle
 import re
-import sys
 import warnings
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import BinaryIO
 from unittest.mock import patch
@@ -29,26 +27,33 @@ State = Mapping[str, torch.Tensor]
 
 
 class Stub(dict):
-    """Stands for an object that is not made: of the class `origin`, with what was put into it, as a dictionary."""
+    """Stands for an object that is not made: of the class `origin`, with what was put into it by keys."""
 
     origin, code, state = "", "", None  # code: the first argument, if it is text
     __hash__, __eq__ = object.__hash__, object.__eq__
 
-    def __new__(cls, *args: object, **_):
-        made = super().__new__(cls)
-        made.code = args[0] if args and isinstance(args[0], str) else ""
-        return made
-
-    def __init__(self, *_, **__):
+    def __init__(self, *args: object, **_: object):
         super().__init__()
+        self.code = args[0] if args and isinstance(args[0], str) else ""
 
-    def append(self, item: object) -> None:
-        self[len(self)] = item
+    def append(self, _: object) -> None:
+        """What is put into a list or a set is left out."""
 
-    add = append
+    add = extend = append
 
-    def extend(self, items: list) -> None:
-        self.update(enumerate(items, len(self)))
+
+class _Tuple(tuple):
+    __hash__ = object.__hash__
+
+
+def _by_identity(load: Callable) -> Callable:
+    """The making of a tuple hashed by identity: one that holds another twice, and so on, never ends as a key."""
+
+    def load_tuple(unpickler: pickle._Unpickler) -> None:
+        load(unpickler)
+        unpickler.stack[-1] = _Tuple(unpickler.stack[-1])
+
+    return load_tuple
 
 
 class _Array(np.ndarray):
@@ -66,59 +71,30 @@ def _dtype(stub: Stub) -> np.dtype:
     return np.dtype(stub.code).newbyteorder(stub.state[1].replace("|", "=") if stub.state else "=")
 
 
-def _array(data: bytes, stub: Stub, shape: tuple[int, ...] = (-1,), order: str = "C") -> np.ndarray:
-    data = data.encode("latin1") if isinstance(data, str) else data
-    return np.frombuffer(data, _dtype(stub)).reshape(shape, order=order)
-
-
-def _counted(load: Callable) -> Callable:
-    """The making of a tuple, refused for one that would take for ever as a key: it holds others again and again."""
-
-    def load_tuple(self: "_Unpickler") -> None:
-        load(self)
-        made = self.stack[-1]
-        size = 1 + sum(self.sizes.get(id(part), (1, None))[0] for part in made)
-        if size > 2_000:
-            raise ValueError("it nests tuples too deeply")
-        self.sizes[id(made)] = size, made
-
-    return load_tuple
-
-
 class _Unpickler(pickle._Unpickler):
     """Of the classes and functions that a pickle names, those that `file` knows are used; others become stubs."""
 
     file: "Pickles"
-    dispatch = pickle._Unpickler.dispatch | {
-        code[0]: _counted(pickle._Unpickler.dispatch[code[0]])
-        for code in (pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3)
-    }
-    dispatch[pickle.BYTEARRAY8[0]] = pickle._Unpickler.load_binbytes8  # takes no memory before the bytes are there
 
-    def __init__(self, stream: BinaryIO, **_):
+    def __init__(self, stream: BinaryIO, **_: object):
         super().__init__(stream, encoding="latin1")
-        self.sizes: dict[int, tuple[int, object]] = {}  # of tuples, by their id: how much is in them
 
     def find_class(self, module: str, name: str) -> object:
         origin = f"{module}.{name}".replace("numpy._core", "numpy.core").replace("__builtin__", "builtins")
         return self.file.known.get(origin) or type("Stub", (Stub,), {"origin": origin, "__module__": ""})
 
-    def _instantiate(self, klass: Callable, given: tuple) -> None:
-        self.file.take(sum(map(sys.getsizeof, given)))
-        super()._instantiate(klass, given)
-
-    def load_reduce(self) -> None:
-        self.file.take(sum(map(sys.getsizeof, self.stack[-1])))
-        super().load_reduce()
-
     def load_build(self) -> None:
         state, made = self.stack.pop(), self.stack[-1]
         if isinstance(made, _Array):
+            self.file.take(len(state[4]))
             made.__setstate__(state)
         elif isinstance(made, Stub):  # and nothing else gets attributes
             made.state = state
 
-    dispatch |= {pickle.REDUCE[0]: load_reduce, pickle.BUILD[0]: load_build}
+    dispatch = pickle._Unpickler.dispatch | {pickle.BUILD[0]: load_build}
+    dispatch[pickle.BYTEARRAY8[0]] = pickle._Unpickler.load_binbytes8  # takes no memory before the bytes are there
+    for code in (pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3):
+        dispatch[code[0]] = _by_identity(dispatch[code[0]])
 
 
 class Pickles:
@@ -134,22 +110,29 @@ class Pickles:
         self.Unpickler = type("Unpickler", (_Unpickler,), {"file": self})
         self.known: dict[str, Callable] = {
             "collections.OrderedDict": OrderedDict,
-            "_codecs.encode": lambda text, *_: text.encode("latin1"),
+            "_codecs.encode": self._bytes,
             "numpy.core.multiarray._reconstruct": lambda *_: np.ndarray.__new__(_Array, (0,), "b"),
-            "numpy.core.multiarray.scalar": lambda stub, data: _array(data, stub)[0].item(),
-            "numpy.core.numeric._frombuffer": _array,
+            "numpy.core.multiarray.scalar": lambda stub, data: self._array(data, stub)[0].item(),
+            "numpy.core.numeric._frombuffer": self._array,
             "torch._utils._rebuild_tensor": self._tensor,
             "torch._utils._rebuild_tensor_v2": self._tensor,
             "torch._utils._rebuild_parameter": lambda tensor, *_: tensor,
             "torch._utils._rebuild_parameter_with_state": lambda tensor, *_: tensor,
             "torch._tensor._rebuild_from_type_v2": lambda make, _, args, __: make(*args),
-            "torch.storage._load_from_bytes": lambda content: self.load_saved(io.BytesIO(content)),
+            "torch.storage._load_from_bytes": lambda content: self.load_saved(io.BytesIO(self._bytes(content))),
         }
 
     def take(self, size: int) -> None:
         self.left -= size
         if self.left < 0:
             raise ValueError("it would become far larger than it is")
+
+    def _bytes(self, text: str | bytes, *_: object) -> bytes:
+        self.take(len(text))
+        return text.encode("latin1") if isinstance(text, str) else bytes(text)
+
+    def _array(self, data: bytes, stub: Stub, shape: tuple[int, ...] = (-1,), order: str = "C") -> np.ndarray:
+        return np.frombuffer(self._bytes(data), _dtype(stub)).reshape(shape, order=order)
 
     def _tensor(self, storage: torch.TypedStorage, offset: int, size: tuple, stride: tuple, *_) -> torch.Tensor:
         self.take(math.prod(size) * storage.dtype.itemsize)
@@ -158,7 +141,7 @@ class Pickles:
         whole = torch.empty(0, dtype=storage.dtype).set_(storage.untyped())
         return whole.as_strided(size, stride, offset)  # which refuses to reach beyond the numbers
 
-    def load(self, stream: BinaryIO, **_) -> object:
+    def load(self, stream: BinaryIO, **_: object) -> object:
         """What a pickle holds."""
         return self.Unpickler(stream).load()
 
@@ -170,7 +153,7 @@ class Pickles:
 
 
 def read_content(stream: io.BytesIO) -> object:
-    """What torch.save, or pickle by itself, put into a file, with stubs for objects of other kinds.
+    """What torch.save, safetensors, or pickle by itself, put into a file, with stubs for objects of other kinds.
 
     ValueError for a file of something else.
     """
@@ -183,7 +166,7 @@ def read_content(stream: io.BytesIO) -> object:
                     "it is a TorchScript program: torch.save the state_dict() of what torch.jit.load reads"
                 )
         elif content[8:9] == b"{" and int.from_bytes(content[:8], "little") < len(content):
-            raise ValueError("it is of safetensors: torch.save what safetensors.torch.load_file reads from it")
+            return _of_safetensors(content)
         elif (first := pickles.load(stream)) != torch.serialization.MAGIC_NUMBER:
             return _bounded(first)
         stream.seek(0)
@@ -194,14 +177,30 @@ def read_content(stream: io.BytesIO) -> object:
         raise ValueError("it is nothing that torch.save wrote, or damaged") from error
 
 
+SAFE = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "BOOL": "bool", "U8": "uint8"}
+SAFE |= {f"I{bits}": f"int{bits}" for bits in (8, 16, 32, 64)}
+
+
+def _of_safetensors(content: bytes) -> dict[str, torch.Tensor]:
+    """The length of a header (8 bytes), the header (JSON), and the numbers of all tensors."""
+    start = 8 + int.from_bytes(content[:8], "little")
+    header, numbers, state = json.loads(content[8:start]), content[start:], {}
+    header.pop("__metadata__", None)
+    for name, about in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+        dtype, shape, (first, end) = getattr(torch, SAFE[about["dtype"]]), about["shape"], about["data_offsets"]
+        if first != sum(value.nbytes for value in state.values()) or end - first != math.prod(shape) * dtype.itemsize:
+            raise ValueError("it is of safetensors, and damaged")
+        state[name] = torch.empty(shape, dtype=dtype)
+        state[name].view(-1).view(torch.uint8).numpy()[:] = np.frombuffer(numbers[first:end], np.uint8)
+    return state
+
+
 def read_objects(stream: io.BytesIO) -> object:
     """What numpy pickled into an .npy file, arrays of objects as lists; None for an array of numbers."""
     version = np.lib.format.read_magic(stream)
     header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     _, _, dtype = header(stream)
-    if not dtype.hasobject:
-        return None
-    return _bounded(Pickles(len(stream.getvalue())).load(stream).tolist())
+    return _bounded(Pickles(len(stream.getvalue())).load(stream).tolist()) if dtype.hasobject else None
 
 
 MOST = 300_000
@@ -231,15 +230,15 @@ class Unusable(UserError):
 # Under which names a checkpoint may have its state dict, the first that is there counts
 NAMES = ("model_state", "model_state_dict", "state_dict", "model", "net", "network", "module", "weights")
 AVERAGED = re.compile(r"(^|_)(ema|swa|averaged?|shadow)(_|$)")  # beside the state of the network itself
-DEPTH = 3  # of dictionaries in which a state dict is looked for
 EXPECTED = "is not a checkpoint, which is a dictionary with a state dict as `model_state`, or a state dict"
 SAVED_RIGHT = "save its state dict: torch.save(model.state_dict(), PATH)"
+EXTRA = "_extra_state"  # what a module keeps besides, of any kind
 
 
 def as_checkpoint(content: object, entry: str | None = None) -> tuple[dict, list[str]]:
     """The content of a file as a checkpoint, with a state dict as `model_state`; and what was left aside, in words.
 
-    entry: where its network is, as "ema.module"; None: where it is looked for.
+    entry: where its network is, as "ema.module", or the prefix of its entries; None: where it is looked for.
 
     Raises Unusable for what is none.
     """
@@ -268,26 +267,36 @@ def as_checkpoint(content: object, entry: str | None = None) -> tuple[dict, list
 
 
 def _entry(content: object, path: str) -> object:
-    """What a file has under a name, or under names joined by dots."""
-    try:
-        return content[path] if path in content else functools.reduce(operator.getitem, path.split("."), content)
-    except (KeyError, TypeError) as error:
-        there = ", ".join(map(str, [*content][:6])) if isinstance(content, dict) else ""
-        raise Unusable(f"has no entry {path}; it holds {there or 'none'}") from error
+    """What a file has under a name, under names joined by dots, or in a state dict under names that begin so."""
+    parts = content.items() if isinstance(content, dict) else ()
+    if path in dict(parts):
+        return content[path]
+    if under := {name.removeprefix(f"{path}."): part for name, part in parts if str(name).startswith(f"{path}.")}:
+        return under
+    inner = [(part, path.removeprefix(f"{name}.")) for name, part in parts if path.startswith(f"{name}.")]
+    for part, rest in [*inner, *((part, path) for name, part in parts if name in NAMES)]:
+        try:
+            return _entry(part, rest)
+        except Unusable:
+            continue
+    raise Unusable(f"has no entry {path}; it holds {', '.join(str(name) for name, _ in [*parts][:6]) or 'none'}")
 
 
 def is_state_dict(value: object) -> bool:
     """Whether it is a dictionary of tensors, or of numpy's arrays, by name."""
     entries = value.items() if isinstance(value, dict) else ()
     kinds = (torch.Tensor, np.ndarray)
-    return len(entries) > 0 and all(isinstance(name, str) and isinstance(entry, kinds) for name, entry in entries)
+    named = [isinstance(name, str) and (isinstance(entry, kinds) or name.endswith(EXTRA)) for name, entry in entries]
+    return len(named) > 0 and all(named)
 
 
-def _tensors(state: Mapping[str, torch.Tensor | np.ndarray]) -> dict[str, torch.Tensor]:
-    return {name: torch.from_numpy(np.array(v)) if isinstance(v, np.ndarray) else v for name, v in state.items()}
+def _tensors(state: Mapping[str, object]) -> dict[str, torch.Tensor]:
+    """The tensors of a state dict; what a module keeps of another kind is left out."""
+    arrays = {n: torch.from_numpy(np.array(v)) if isinstance(v, np.ndarray) else v for n, v in state.items()}
+    return {name: value for name, value in arrays.items() if isinstance(value, torch.Tensor)}
 
 
-def _networks(content: Mapping[str, object], depth: int = DEPTH, path: str = "") -> Iterator[tuple[str, dict]]:
+def _networks(content: Mapping[str, object], depth: int = 3, path: str = "") -> Iterator[tuple[str, dict]]:
     """The state dicts and whole networks in a dictionary, by their places."""
     for name, value in content.items():
         if isinstance(name, str) and (is_state_dict(value) or _is_network(value)):
@@ -332,7 +341,7 @@ def _kind(value: object) -> str:
 
 # Modules that wrap a network, or a part of it: of DataParallel, compile, FSDP and checkpointing
 WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
-COUNTERS = ("total_ops", "total_params", "n_averaged")  # what profilers, and averages of weights, add to a state
+BESIDE = ("total_ops", "total_params", "n_averaged", EXTRA)  # what profilers, averages and modules add to a state
 BATCHES = "num_batches_tracked"  # which torch did not count before 0.4.1, and which changes nothing
 
 
@@ -360,43 +369,72 @@ def fitted(network: nn.Module, state: State) -> dict[str, torch.Tensor]:
 
 
 def _fit(network: nn.Module, state: State) -> tuple[dict[str, torch.Tensor], list[str]]:
-    own = network.state_dict()
-    names = _names(state, own)
-    counters = [name for name in names if name.endswith(COUNTERS) and name not in own]
-    found = {name: state[entry] for name, entry in names.items() if name not in counters}
-    for name in own:
-        if name.removesuffix(BATCHES) + "running_mean" in found:
-            found.setdefault(name, own[name])
-    if reason := _misfit(found, own):
+    """The network's state with the values of another one, and in words what was changed of these.
+
+    Wrappers do not count in a name. Those entries are the network's that stand under the prefix, if any, under which
+    all its names are; what is beside it, and a second copy of the same values, is left aside with a line.
+    """
+    own, same = network.state_dict(), {}
+    wanted = {name: value for name, value in own.items() if not name.endswith(EXTRA)}
+    for name, value in network.state_dict(keep_vars=True).items():
+        same.setdefault(id(value), []).append(name)
+    tied = [names for names in same.values() if len(names) > 1]
+    names, is_tied = _bare_names(state, wanted), set().union(*tied)
+    prefix, *copies = _prefixes(state, names, [name for name in wanted if name not in is_tied] or [*wanted])
+    inside = {bare.removeprefix(prefix): entry for bare, entry in names.items() if bare.startswith(prefix)}
+    beside = [name for name in inside if name.startswith(tuple(copies))]
+    beside += [name for name in inside if name.endswith(BESIDE) and name not in wanted]
+    found = {name: state[entry] for name, entry in inside.items() if name not in beside}
+    for group in tied:
+        there = [name for name in group if name in found]
+        if unlike := [name for name in there if not _equal(found[name], found[there[0]])]:
+            raise ValueError(f"it has two values of one weight, {there[0]} and {unlike[0]}")
+        found |= {name: found[there[0]] for name in group if there}
+    counts = [name for name in wanted if name.removesuffix(BATCHES) + "running_mean" in found]
+    found = {name: own[name] for name in counts} | found
+    if reason := _misfit(found, wanted):
         raise ValueError(reason)
+    if left := [entry for bare, entry in names.items() if bare.removeprefix(prefix) not in found]:
+        print(f"{len(left)} entries ({left[0]}, …) are no part of {type(network).__name__} and left aside.")
     changes = []
-    if renamed := [name for name, entry in names.items() if name in own and name != entry]:
-        changes.append(f"{len(renamed)} entries renamed, e.g. {names[renamed[0]]} to {renamed[0]}")
-    for dtype in dict.fromkeys(value.dtype for value in found.values()):
-        if cast := [value.dtype for name, value in own.items() if found[name].dtype == dtype != value.dtype]:
-            changes.append(f"{len(cast)} entries of {dtype} converted to {cast[0]}".replace("torch.", ""))
-    if counters:
-        print(f"{len(counters)} counters ({counters[0]}, …) are no part of {type(network).__name__} and left aside.")
-    own.update({name: found[name].reshape(value.shape).to(value.dtype) for name, value in own.items()})
+    if renamed := [(name, entry) for name, entry in inside.items() if name in found and name != entry]:
+        changes.append(f"{len(renamed)} entries renamed, e.g. {renamed[0][1]} to {renamed[0][0]}")
+    for (before, now), count in Counter((found[name].dtype, own[name].dtype) for name in wanted).items():
+        if before != now:
+            changes.append(f"{count} entries of {before} converted to {now}".replace("torch.", ""))
+    own.update({name: found[name].reshape(value.shape).to(value.dtype) for name, value in wanted.items()})
     return own, changes
 
 
-def _names(state: State, own: Collection[str]) -> dict[str, str]:
-    """The entries' names, by those that they had before the network was wrapped or made a part of something."""
-    wrappers = WRAPPERS - {part for name in own for part in name.split(".")}
-    bare: dict[str, str] = {}
-    for name in state:
-        short = ".".join(part for part in name.split(".") if part not in wrappers)
-        if short in bare:
-            raise ValueError(f"it has {short} twice")
-        bare[short] = name
-    first = next(iter(own), "")
-    prefixes = [""] if first in bare else [name.removesuffix(first) for name in bare if name.endswith(f".{first}")]
-    whole = [prefix for prefix in prefixes if all(prefix + name in bare for name in own)]
-    if len(whole) > 1:
-        raise ValueError(f"it holds several networks ({', '.join(prefix[:-1] for prefix in whole)})")
-    prefix = next(iter(whole or prefixes), "")
-    return {short.removeprefix(prefix): name for short, name in bare.items()}
+def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return one is other or (one.dtype == other.dtype and torch.equal(one, other))
+
+
+def _bare_names(state: State, wanted: State) -> dict[str, str]:
+    """The entries by their names without wrappers. ValueError if two values go by one name."""
+    wrappers = WRAPPERS - {part for name in wanted for part in name.split(".")}
+    names: dict[str, str] = {}
+    for entry, value in state.items():
+        bare = ".".join(part for part in entry.split(".") if part not in wrappers)
+        if not _equal(state[names.setdefault(bare, entry)], value):
+            raise ValueError(f"it has {bare} twice")
+    return names
+
+
+def _prefixes(state: State, names: Mapping[str, str], wanted: Collection[str]) -> list[str]:
+    """What stands before the names of the network, and before those of further copies of the same values.
+
+    ValueError if the state holds several networks.
+    """
+    known = [name for name in wanted if not name.endswith(BATCHES)]
+    starts = {bare.removesuffix(known[0]) for bare in names if f".{bare}".endswith(f".{known[0]}")}
+    whole = [start for start in sorted(starts, key=len) if all(start + name in names for name in known)]
+    if not whole:
+        return [min(starts, key=len, default="")]
+    first, *others = whole
+    if any(not _equal(state[names[first + name]], state[names[other + name]]) for other in others for name in known):
+        raise ValueError(f"it holds several networks ({', '.join(start[:-1] or 'one by itself' for start in whole)})")
+    return [first, *(other.removeprefix(first) for other in others)]
 
 
 def _misfit(state: State, own: State) -> str:

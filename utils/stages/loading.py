@@ -35,7 +35,7 @@ def load_network(
     except ValueError as error:
         reason = f"does not fit {type(network).__name__}: {error}"
         raise FileError(path, f"{reason}; use the model and dataset it was trained with") from error
-    if not all(value.isfinite().all() for value in network.state_dict().values()):
+    if not is_finite(network):
         raise FileError(path, "holds weights that are not finite numbers", "remake")
     flags = record_in(stored).flags
     if "transform" not in flags:
@@ -54,6 +54,10 @@ def load_network(
     return network.eval()
 
 
+def is_finite(network: nn.Module) -> bool:
+    return all(value.isfinite().all() for value in (*network.parameters(), *network.buffers()))
+
+
 def import_network(path: Path, network: nn.Module, *, entry: str | None = None) -> list[str]:
     """Put a network of other code into `network`; returns, in words, what was changed of it.
 
@@ -64,7 +68,7 @@ def import_network(path: Path, network: nn.Module, *, entry: str | None = None) 
         changes = load_state(network, stored["model_state"])
     except ValueError as error:
         raise FileError(path, f"does not fit {type(network).__name__}: {error}") from error
-    if not all(value.isfinite().all() for value in network.state_dict().values()):
+    if not is_finite(network):
         raise FileError(path, "holds weights that are not finite numbers")
     return changes
 
