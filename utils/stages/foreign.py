@@ -427,7 +427,7 @@ def _prefixes(state: State, names: Mapping[str, str], wanted: Collection[str]) -
     ValueError if the state holds several networks.
     """
     known = [name for name in wanted if not name.endswith(BATCHES)]
-    starts = {bare.removesuffix(known[0]) for bare in names if f".{bare}".endswith(f".{known[0]}")}
+    starts = dict.fromkeys(bare.removesuffix(known[0]) for bare in names if f".{bare}".endswith(f".{known[0]}"))
     whole = [start for start in sorted(starts, key=len) if all(start + name in names for name in known)]
     if not whole:
         return [min(starts, key=len, default="")]
