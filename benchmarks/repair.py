@@ -143,7 +143,7 @@ def draw(rows):
     for axis, name, words in zip(
         axes.flat,
         ("loss_barrier", "accuracy_middle"),
-        ("barrier of the loss", "accuracy at $t=1/2$ (%)"),
+        ("barrier of the loss", "accuracy at t = 1/2 (%)"),
         strict=True,
     ):
         for how, colour in HOW.items():

@@ -97,7 +97,10 @@ def draw(table, layout):
     axes[0, 0].set_xlim(left=0)
     place = model_folder(layout.model), layout.dataset
     shown = {path: digest for path, digest in table.files.items() if path.parts[-3:-1] == place}
-    return figures.Drawing(figure, layout, "comparison", "alignments compared", legend_columns=1, shown=shown)
+    words = [row.words for row in rows]
+    return figures.Drawing(
+        figure, layout, "comparison", "alignments compared", legend_columns=1, words=words, files=shown
+    )
 
 
 if __name__ == "__main__":

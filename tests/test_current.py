@@ -248,16 +248,16 @@ def test_what_was_run_stands_beside_each_figure(shown):
 
 
 def test_other_images_are_said(shown, capsys):
-    """In the table, where figures are drawn and in their titles."""
+    """In the table, where figures are drawn and beside what they show."""
     path = shown.evaluated("corr", 1, 2, 2)
     table = dict(np.load(path))
     save_arrays(path, **table | {"record": record_in(table).of("TinyTen", images="others").as_array()})
     run("visualization/viz_curve.py", *drawn(shown.root), "--epochs", 0, 2)
-    assert "TinyTen: Not on the same images as line, aligned: curve, aligned." in capsys.readouterr().out
+    assert "TinyTen: unlike the others, with other images: curve, aligned." in capsys.readouterr().out
     with Image.open(shown.root / "figures/curve_bars_TinyTen.png") as image:
-        assert "along the path, not all on the same images" in image.info["Title"]
+        assert image.info["Caption"].endswith("; curve, aligned (other images).")
     run("evaluation/make_tables.py", "--root", shown.root)
-    assert "TinyTen on bars: not on the same images as line" in capsys.readouterr().out
+    assert "curve, aligned (other images) |" in capsys.readouterr().out
 
 
 def test_an_evaluation_of_other_images_is_not_gone_on_with(small, workspace, tmp_path, data_path, capsys):

@@ -18,7 +18,6 @@ from PIL import Image
 from stages import fails
 
 from utils.curves import CURVES
-from utils.errors import UserError
 from utils.reports import figures, paths, planes, results
 from utils.stages.files import save_array, save_arrays
 from utils.stages.layout import USUAL, Layout, Variant
@@ -67,7 +66,7 @@ def test_every_figure(script, pairs, tmp_path, drawn):
     for kind, figure in drawn.items():
         path = tmp_path / "figures" / f"{'robust_' if robust else ''}{kind}_CIFAR10_TinyTen.png"
         with Image.open(path) as image:
-            assert image.width == round(figures.WIDTH * 300)
+            assert image.width in (round(figures.WIDTH * 300), round(figures.WIDE * 300))
             assert image.info["Description"].startswith(
                 f"python visualization/{script.replace('.', '/')}.py --dataset"
             )
@@ -104,11 +103,12 @@ def name_of(artist):
 
 
 def test_lines_are_the_evaluations(tmp_path, drawn):
+    """On an even scale, on which barriers are as high as they are; beside them the best values, enlarged."""
     write_results(tmp_path)
     draw("viz_curve", tmp_path, "--epochs", "0", "250", pairs="one")
     layout = Layout(tmp_path, "TinyTen", "CIFAR10")
-    accuracy, loss = drawn["curve"].axes
-    for axis, name in ((accuracy, "accuracy"), (loss, "loss")):
+    panels = drawn["curve"].axes
+    for axis, name in zip(panels, ("accuracy", "accuracy", "loss", "loss"), strict=True):
         lines = {name_of(line): line for line in axis.lines}
         assert list(lines) == ["line, unaligned", "line, aligned", "curve, unaligned", "curve, aligned"]
         for (path, epochs), (words, alignment) in (
@@ -122,7 +122,30 @@ def test_lines_are_the_evaluations(tmp_path, drawn):
             assert line.get_color() == paths.look(alignment).colour
             barrier = (table["loss"] - table["loss"][0]).max()  # of made-up losses that are the same at both ends
             assert line.get_label() == f"{path}, {words} (barrier\u00a0{barrier:.2f})"
-    assert not accuracy.collections  # no bars for one pair
+        assert axis.get_yscale() == "linear" and not axis.collections  # no bars for one pair
+    lowest = np.load(layout.evaluated("null", 1, 2, 0))["accuracy"]
+    whole, enlarged = (axis.get_ylim() for axis in panels[:2])
+    assert whole[0] < lowest.min() and whole[1] > lowest.max()
+    assert lowest.min() < enlarged[0] and enlarged[1] > lowest.max()
+    draw("viz_curve", tmp_path, "--epochs", "0", pairs="one")
+    assert len(drawn["curve"].axes) == 2  # of lines alone nothing is enlarged
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("flattest, reaches", [((87.0, 88.0), 80.9), ((78.0, 88.0), 78.0), ((17.0, 88.0), 17.0)])
+def test_the_best_tenth_is_enlarged(sign, flattest, reaches):
+    """Or as much as the path that varies least needs; one even scale each, and the part is grey in the other."""
+    figure, ((whole, enlarged),) = figures.panels(1, 2)
+    drawn = [tuple(sorted(sign * value for value in ends)) for ends in ((17.0, 88.0), flattest)]
+    for axis, ends in itertools.product((whole, enlarged), drawn):
+        axis.plot([0, 1], ends)
+    figures.enlarge(whole, enlarged, drawn, high_is_good=sign > 0)
+    low, high = sorted(sign * limit for limit in enlarged.get_ylim())
+    margin = 0.06 * (88 - reaches)
+    assert (low, high) == pytest.approx((reaches - margin, 88 + margin))
+    (grey,) = whole.patches
+    assert sorted((grey.get_y(), grey.get_y() + grey.get_height())) == pytest.approx(sorted(enlarged.get_ylim()))
+    assert {axis.get_yscale() for axis in (whole, enlarged)} == {"linear"}
 
 
 def test_several_pairs_are_a_mean_with_its_deviation(tmp_path, drawn):
@@ -236,27 +259,36 @@ def refused(capsys, script, root, *flags):
     return line
 
 
-TWO_PAIRS = ["--seed_a", 1, 3, "--seed_b", 2, 4]
+def left_out(capsys, script, root, *flags):
+    """The line that says what a script does not draw; the rest it draws."""
+    draw(script, root, *map(str, flags))
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("Not drawn: "))
+    assert list(root.glob("figures/*"))
+    return line
 
 
-def test_pairs_evaluated_at_other_points(tmp_path, capsys):
-    path = write_results(tmp_path).evaluated("corr", 3, 4, 250)
+def test_pairs_evaluated_unlike_the_first_are_left_out(tmp_path, capsys):
+    """At other points, on grids of another size or reach: of each a line, with the command that mends it."""
+    layout = write_results(tmp_path)
+    path = layout.evaluated("corr", 3, 4, 250)
     half = {name: value[::2] for name, value in np.load(path).items() if name not in ("record", "settings")}
     np.savez(path, **half)
     for script in ("viz_curve", "viz_curve_on_plane"):
-        line = refused(capsys, script, tmp_path, *TWO_PAIRS)
+        line = left_out(capsys, script, tmp_path)
         assert f"{path} was evaluated unlike that of the first pair, with 5 points (there 9)" in line
         assert line.split("anew with: ")[1].endswith("--overwrite")
         assert "--num_points 9 " in line
-
-
-def test_pairs_whose_planes_differ_in_size(tmp_path, capsys):
-    path = write_results(tmp_path).plane_with_alignment("corr", 3, 4)
+    path = layout.plane_with_alignment("corr", 3, 4)
     plane = dict(np.load(path))
     np.savez(path, **plane | {name: plane[name][:4, :4] for name in ("x", "y", "loss", "accuracy")})
-    line = refused(capsys, "viz_plane", tmp_path, *TWO_PAIRS)
-    assert f"{path} has a grid of another size" in line
+    line = left_out(capsys, "viz_plane", tmp_path)
+    assert f"{path} was evaluated unlike that of the first pair, with 4 points (there 6)" in line
     assert " --num_points 6 " in line and line.endswith(" --overwrite")
+    path = write_results(tmp_path).plane_with_curve("corr", 3, 4, 250)
+    settings = json.loads(str(np.load(path)["settings"])) | {"height": "midpoint"}
+    save_arrays(path, **dict(np.load(path)) | {"settings": np.array(json.dumps(settings))})
+    line = left_out(capsys, "viz_curve_on_plane", tmp_path, "--alignment", "corr")
+    assert "with height midpoint (there turning point)" in line
 
 
 def test_alignments_look_the_same_everywhere():
@@ -270,46 +302,6 @@ def test_alignments_look_the_same_everywhere():
     for part in ("words", "colour", "symbol"):
         assert len({getattr(look, part) for look in paths.ALIGNMENTS.values()}) == len(paths.ALIGNMENTS)
     assert paths.look("mine").symbol not in {look.symbol for look in paths.ALIGNMENTS.values()}
-
-
-@pytest.mark.parametrize("turned", [1, -1])
-def test_what_is_far_from_the_curves_leaves_them_room(turned):
-    """Of a panel 1.4 high the curves, and what is near them, have 1; the order of values stays, below and above."""
-    curves, near, far = np.array([84.0, 88]) * turned, np.array([82.0, 88]) * turned, np.array([17.0, 88]) * turned
-    with figures.style():
-        axis = figures.panels(1)[1][0, 0]
-        figures.press_far_values(axis, [curves], [near, far])
-    place = axis.transAxes.inverted().transform(axis.transData.transform([[0, y] for y in sorted([*near, *far])]))
-    heights = place[:, 1]
-    assert (np.diff(heights) >= 0).all()
-    assert heights.min() > 0 and heights.max() < 1
-    of_near = abs(np.subtract(*axis.transAxes.inverted().transform(axis.transData.transform([[0, y] for y in near]))))
-    assert of_near[1] == pytest.approx(
-        1 / 1.16 / (1 + figures.PRESSED), rel=1e-6
-    )  # with a margin of 0.08 on each side
-    (shade,) = axis.patches
-    assert shade.get_label().startswith("grey")
-
-
-def test_a_little_beyond_is_not_pressed():
-    """Where lines fall far below the curves and rise a little above them, the low part alone is pressed."""
-    axis = figures.panels(1)[1][0, 0]
-    figures.press_far_values(axis, [np.array([80.0, 81])], [np.array([10.0, 81.3])])
-    (shade,) = axis.patches
-    assert shade.get_y() + shade.get_height() < 80
-    places = axis.transAxes.inverted().transform(axis.transData.transform([[0, y] for y in axis.get_yticks()]))
-    assert np.diff(places[:, 1]).min() >= figures.TICKS_APART
-
-
-def test_what_is_near_the_curves_is_drawn_on_an_even_scale():
-    for others in ([np.array([83.0, 88])], []):
-        axis = figures.panels(1)[1][0, 0]
-        figures.press_far_values(axis, [np.array([84.0, 88])], others)
-        assert axis.get_yscale() == "linear"
-        assert not axis.patches
-    lines = [np.array([17.0, 88]), np.array([84.0, 88])]
-    figures.press_far_values(axis, [], lines)  # without curves, the flattest line is in their place
-    assert axis.get_yscale() == "function"
 
 
 def test_nothing_is_cut_off(tmp_path, drawn):
@@ -404,12 +396,9 @@ def test_a_history_that_does_not_reach_is_named_with_its_command(history, tmp_pa
     path.unlink() if history == "missing" else path.write_bytes(path.read_bytes()[:150])
     if history == "too short":
         np.savez(path, **arrays)
-    if history == "truncated":
-        line = refused(capsys, "viz_curve", tmp_path, *SCRIPTS["viz_curve"])
-    else:
-        draw("viz_curve", tmp_path, pairs="one")
-        (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("Not drawn: "))
-        assert [line.get_label() for line in drawn["training"].axes[0].lines] == ["curve, unaligned"]
+    draw("viz_curve", tmp_path, pairs="one")
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("Not drawn: "))
+    assert [line.get_label() for line in drawn["training"].axes[0].lines] == ["curve, unaligned"]
     assert str(path) in line
     assert "python training/train_curve.py --model TinyTen --dataset CIFAR10 --seed_a 1 --seed_b 2" in line
     assert "--epochs_model 20 --alignment corr --epochs 250" in line
@@ -530,7 +519,10 @@ def test_robust_curves_are_marked_where_they_are_worst_and_best(tmp_path, drawn)
 
 
 def test_the_spectrum_is_of_many_equally_spaced_points(tmp_path, drawn, capsys):
-    """k times what the transform of the loss is, scaled to unit energy; a path of other points is left out."""
+    """k + 1 times the transform of the loss, scaled to unit energy, and of robust curves the transform itself.
+
+    A path of other points is left out.
+    """
     layout = write_results(tmp_path, pairs=((1, 2),))
     loss, t = np.random.default_rng(0).random(33), np.linspace(0, 1, 33)
     for alignment, places in (("null", t**2), ("corr", t)):
@@ -541,10 +533,13 @@ def test_the_spectrum_is_of_many_equally_spaced_points(tmp_path, drawn, capsys):
     (line,) = drawn["spectrum"].axes[0].lines
     transform = np.abs(np.fft.rfft(loss))
     np.testing.assert_array_equal(line.get_xdata(), np.arange(1, 9))
-    np.testing.assert_allclose(line.get_ydata(), np.arange(1, 9) * transform[1:9] / np.linalg.norm(transform))
+    expected = transform[1:9] / np.linalg.norm(transform)
+    np.testing.assert_allclose(line.get_ydata(), np.arange(2, 10) * expected)
+    robust = results.spectra({"loss": loss, "loss_robust": loss}, robust=True)
+    np.testing.assert_allclose(robust["loss_robust"], expected)
     said = [line for line in capsys.readouterr().out.splitlines() if "spectrum of" in line]
     assert said == [
-        "TinyTen: no spectrum of line, unaligned; line, aligned: it has 9 points, and 33 are needed.",
+        "TinyTen: no spectrum of line, unaligned (9 points); line, aligned (9 points): it has 9 points, and 33 are needed.",
         "TinyTen: no spectrum of curve, unaligned: its points are not equally spaced.",
     ]
 
@@ -605,16 +600,6 @@ def test_a_turning_point_beyond_the_plane_is_not_marked(height, is_marked, tmp_p
     assert ("turning point" in words) == is_marked
 
 
-def test_planes_of_another_reach_are_not_averaged(tmp_path, capsys):
-    layout = write_results(tmp_path)
-    path = layout.plane_with_curve("corr", 3, 4, 250)
-    plane = dict(np.load(path))
-    settings = json.loads(str(plane["settings"])) | {"height": "midpoint"}
-    save_arrays(path, **plane | {"settings": np.array(json.dumps(settings))})
-    with pytest.raises(UserError, match="covers another area than that of the first pair"):
-        draw("viz_curve_on_plane", tmp_path, "--alignment", "corr")
-
-
 MIDPOINTS = "layerwise_mean_correlation.viz_align_along_curves"
 
 
@@ -636,14 +621,14 @@ def test_activations_matched_by_themselves_have_a_row(tmp_path, drawn):
     layout = write_results(tmp_path, pairs=((1, 2),))
     for number, (alignment, epochs) in enumerate(itertools.product(("null", "corr"), (0, 250))):
         path = layout.along_curve(alignment, 1, 2, epochs, 0.5)
-        apart = {f"noid_{end}": np.full(9, number + i) for i, end in enumerate("ab")}
+        apart = {f"noid_{end}": np.full(9, (number + i) / 8) for i, end in enumerate("ab")}
         save_arrays(path, **np.load(path), **apart)
         draw(MIDPOINTS, tmp_path, pairs="one")
         assert len(drawn["correlation_along_curve"].axes) == (4 if number < 3 else 6)
     with_a, with_b = drawn["correlation_along_curve"].axes[4:]
     assert with_a.get_ylabel().replace("\n", " ") == "mean correlation, each layer aligned by itself"
     for axis, shift in ((with_a, 0), (with_b, 1)):
-        values = {line.get_label(): line.get_ydata()[0] - shift for line in axis.lines}
+        values = {line.get_label(): 8 * line.get_ydata()[0] - shift for line in axis.lines}
         expected = {"curve, unaligned": 1, "curve, aligned": 3, "line, unaligned": 0, "line, aligned": 2}
         assert values == expected
 

@@ -322,23 +322,23 @@ def test_planes_with_curves(tmp_path, third, alignment, called, epochs):
     pickled(folder / f"{called}_loss_plane_dict_seeds_01_02-{epochs}.npy", content)
     pickled(folder / "other_loss_plane_dict_seeds_01_02-250.npy", {"of": "another"})
     write_evaluated(tmp_path, EVALUATED, called or "null", epochs)
-    (plane,) = results.load_planes_with_curve(route_of(tmp_path, alignment), [(1, 2)])
+    plane = results.load_plane_with_curve(route_of(tmp_path, alignment), (1, 2))
     expect(plane, OF_PLANE | {"curve": PLACES})
 
 
 def test_planes_with_alignments(tmp_path):
     folder = tmp_path / "model_data/loss_planes_with_alignment/TinyTen/CIFAR10"
     path = pickled(folder / "corr_loss_plane_dict_seeds_01_02.npy", PLANE | {"model2_coords": CORNERS[2]})
-    (plane,) = results.load_planes_with_alignment(route_of(tmp_path), [(1, 2)])
+    plane = results.load_plane_with_alignment(route_of(tmp_path), (1, 2))
     expect(plane, OF_PLANE)
     pickled(path, PLANE)
     with pytest.raises(FileError, match="it lacks 'model2_coords'; it has the keys t1, t2, loss, acc, model1_coords"):
-        results.load_planes_with_alignment(route_of(tmp_path), [(1, 2)])
+        results.load_plane_with_alignment(route_of(tmp_path), (1, 2))
 
 
 def test_correlations_of_networks_and_midpoints(tmp_path):
     """Plain arrays; of midpoints one a way of aligning, with a row for each end."""
-    of_networks, of_midpoint = np.arange(9.0), np.arange(18.0).reshape(2, 9)
+    of_networks, of_midpoint = np.arange(9.0) / 9, np.arange(18.0).reshape(2, 9) / 40
     files = {"paired_models": {"corr_aligned_mean_seeds_01_02": of_networks}}
     files["paired_models_on_curve"] = {
         f"corr_{way}_mean_seeds_01_02_ends_align_corr-250": factor * of_midpoint
@@ -351,11 +351,11 @@ def test_correlations_of_networks_and_midpoints(tmp_path):
     layout = route_of(tmp_path).layout
     found = results.load_means(layout, layout.correlation("corr", "aligned", 1, 2))
     np.testing.assert_array_equal(found["means"], of_networks)
-    (found,) = results.load_along_curve(route_of(tmp_path), [(1, 2)], 0.5)
+    found = results.load_along_curve(route_of(tmp_path), (1, 2), t=0.5)
     for way, factor in (("unaligned", 1), ("aligned", -1), ("noid", 2)):
         expect(found, {f"{way}_{end}": factor * row for end, row in zip("ab", of_midpoint, strict=True)})
     with pytest.raises(FileError, match="does not exist"):
-        results.load_along_curve(route_of(tmp_path), [(1, 2)], 0.25)
+        results.load_along_curve(route_of(tmp_path), (1, 2), t=0.25)
 
 
 def test_histories(tmp_path):
@@ -364,7 +364,7 @@ def test_histories(tmp_path):
     content = {"loss_train": [np.nan, 3.0, 2.0, 1.0], "acc_train": [np.nan, 40.0, 50.0, 60.0], "loss_test": tested}
     content |= {"acc_test": tested, "loss_time": tested, "acc_time": tested, "change_perm": []}
     pickled(tmp_path / "model_data/training/curve_models/TinyTen/CIFAR10/curve_align_corr_seeds_01_02.npy", content)
-    (history,) = results.load_histories(route_of(tmp_path, epochs=3), [(1, 2)])
+    history = results.load_history(route_of(tmp_path, epochs=3), (1, 2))
     expect(history, {"loss_train": [3, 2, 1], "accuracy_train": [40, 50, 60], "loss_test": tested[1:]})
 
 

@@ -20,14 +20,14 @@ LENGTH = np.array([0.0, 1, 3])  # unequal steps
 
 
 def evaluation(
-    root, accuracies, dataset="CIFAR10", alignment="null", epochs=250, suffix="", variants=(USUAL,) * 3, **settings
+    root, accuracies, dataset="CIFAR10", alignment="null", epochs=250, variants=(USUAL,) * 3, steep=0.0, **settings
 ):
-    """Evaluated paths of as many pairs as there are accuracies (3,)."""
-    folder = Layout(root, "TinyTen", dataset, robust=bool(suffix))
+    """Evaluated paths of as many pairs as there are accuracies (points,); `steep` times less is the loss."""
+    folder = Layout(root, "TinyTen", dataset)
     for pair, accuracy, variant in zip(PAIRS, accuracies, variants, strict=False):
-        arrays = {"t": np.array([0, 0.5, 1]), "length": LENGTH}
-        for kind in {"", suffix}:
-            arrays |= {f"accuracy{kind}": np.array(accuracy, float), f"loss{kind}": np.ones(3)}
+        accuracy, t = np.array(accuracy, float), np.linspace(0, 1, len(accuracy))
+        arrays = {"t": t, "length": LENGTH if len(t) == 3 else 3 * t, "accuracy": accuracy}
+        arrays["loss"] = 1 + steep * (100 - accuracy)
         noted = {"settings": np.array(json.dumps(settings))} if settings else {}
         save_arrays(folder.evaluated(alignment, *pair, epochs, variant), **arrays, **noted)
 
@@ -291,6 +291,39 @@ def test_what_was_evaluated_unlike_the_rest_is_left_out(tmp_path, capsys):
     assert f"{path} was evaluated unlike that of the first pair, with bn_images 7 (there None)" in printed
 
 
+AS_USUAL = {"precision": "fp32", "use_test": True, "bn_images": None, "image_size": None}
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"precision": "bf16"}, "bf16"),
+        ({"bn_images": 8}, "8 images for batch norm"),
+        ({"use_test": False}, "held-out training images"),
+        ({"image_size": 8}, "image_size 8"),
+        ({"sources": {"images": "others"}}, "other images"),
+        ({"precision": "bf16", "bn_images": 8}, "bf16, 8 images for batch norm"),
+        ({}, "3 points"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("aligned", [[70, 10, 70], [90, 90, 90]], ids=["highest", "lowest"])
+def test_what_was_evaluated_unlike_the_others_is_marked_and_no_headline(tmp_path, capsys, changes, words, aligned):
+    """Whether its barrier is the highest of all or the lowest."""
+    usual = AS_USUAL | {"sources": {"images": "these"}}
+    for alignment, lowest in (("null", 50), ("w2_pre", 70)):
+        accuracies = [90, lowest, 90] if changes else [90, 90, lowest, 90, 90]
+        evaluation(tmp_path, [accuracies], alignment=alignment, steep=0.1, **usual)
+    evaluation(tmp_path, [aligned], alignment="corr", steep=0.1, **usual | changes)
+    make(tmp_path)
+    printed = capsys.readouterr().out
+    assert f"| curve, aligned ({words}) |" in printed
+    assert "| curve, unaligned |" in printed
+    (headline,) = (line for line in printed.splitlines() if "falls from" in line)
+    assert "(curve, unaligned) to" in headline and "before activation)" in headline
+    assert "not evaluated as the others" in texts(tmp_path)["tex"]
+
+
 def test_one_path_of_several_datasets_is_one_row(tmp_path):
     evaluation(tmp_path, THREE)
     evaluation(tmp_path, THREE, dataset="mine", epochs=6)
@@ -389,6 +422,90 @@ def test_nothing_evaluated(tmp_path, flags, script):
         make(tmp_path, *flags)
 
 
+IMPOSSIBLE = {
+    "accuracy of 250": {"accuracy": [90, 250, 90]},
+    "accuracy of -3": {"accuracy": [90, -3, 90]},
+    "accuracy_repaired of 101": {"accuracy_repaired": [90, 101, 90]},
+    "loss of 1e+30": {"loss": [1, 1e30, 1]},
+    "loss_repaired of nan": {"loss_repaired": [1, np.nan, 1]},
+    "loss_repaired of the shape (2,)": {"loss_repaired": [1, 1]},
+    "length of 1e+30": {"length": [0, 1, 1e30]},
+    "length becomes less": {"length": [0, 2, 1]},
+    "t does not ascend": {"t": [1, 0.5, 0]},
+    "t does not ascend from 0": {"t": [0.2, 0.5, 1]},
+    "t of 2": {"t": [0, 1, 2]},
+}
+
+
+@pytest.mark.parametrize("words", IMPOSSIBLE)
+def test_numbers_that_cannot_be_are_refused_by_name(tmp_path, capsys, words):
+    evaluation(tmp_path, THREE[:1])
+    path = Layout(tmp_path, "TinyTen", "CIFAR10").evaluated("corr", 1, 2, 250)
+    usual = {"t": [0, 0.5, 1], "length": LENGTH, "accuracy": [90, 80, 90], "loss": [1, 2, 1]}
+    save_arrays(path, **{name: np.array(array, float) for name, array in (usual | IMPOSSIBLE[words]).items()})
+    make(tmp_path)
+    printed = capsys.readouterr().out
+    assert f"Not in the table: {path} holds numbers that cannot be: {words}" in printed
+    assert "| curve, aligned" not in printed and "| curve, unaligned |" in printed
+
+
+RECORDS = [
+    "{",
+    "[]",
+    "3",
+    {"flags": 3},
+    {"flags": {"transform": {"name": "x"}}},
+    {"flags": {"transform": 3, "epochs_model": "250", "num_points": "65"}},
+    {"flags": {"a_new_one": [1, [2]]}},
+    {"flags": {"a_new_one": 7}},
+    {"inputs": {"points": 3, "images": []}},
+    {"inputs": {"a": None, "b": 7}, "flags": {"epochs_model": 250}},
+    {"inputs": {"points": [["A"], {}]}},
+    {"trained": {"a": 3, "curve": {"lr": [[]]}}},
+    {"cost": {"seconds": "long"}, "made": 3, "command": {"x": 1}},
+    {"command": ["evaluation/eval_curve.py", "--unknown", "\x1b[31m"], "flags": {"x": 1}},
+]
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=range(len(RECORDS)))
+def test_a_result_of_another_version_costs_a_line(tmp_path, capsys, record):
+    """At most; nothing ends with a traceback, and the rest is shown."""
+    layout = write_results(tmp_path, pairs=((1, 2),))
+    text = record if isinstance(record, str) else json.dumps(record)
+    for path in (layout.evaluated("corr", 1, 2, 250), layout.along_curve("corr", 1, 2, 250, 0.5)):
+        arrays = {name: array for name, array in np.load(path).items() if name != "settings"}
+        save_arrays(path, **arrays, record=np.array(text))
+    flags = ["--root", str(tmp_path), "--dataset", "CIFAR10"]
+    run("visualization.viz_curve", [*flags, "--epochs", "250"])
+    run("visualization.layerwise_mean_correlation.viz_align_along_curves", [*flags, "--epochs", "250"])
+    for script in ("make_tables", "compare_alignments", "make_report"):
+        run(f"evaluation.{script}", flags)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Not ")]
+    assert len(lines) <= 7 and all("\x1b" not in line for line in lines)
+    assert all("_align_corr_" in line for line in lines)
+    assert "| curve, unaligned |" in texts(tmp_path)["md"]
+
+
+HOSTILE = ["a|b^c~d", "=cmd()", "x\x1b[31mred", "50%&#{}$y_", "back\\slash `*_<b>_*`", "+1", "@x"]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_names_are_names_wherever_they_stand(tmp_path, capsys, name):
+    """Neither Markdown, LaTeX, a program for tables nor a terminal takes a part of them for something else."""
+    evaluation(tmp_path, THREE[:1], dataset=name)
+    evaluation(tmp_path, THREE[:1], dataset=name, alignment=name)
+    make(tmp_path)
+    assert "\x1b" not in capsys.readouterr().out
+    written = {path.suffix[1:]: path.read_text() for path in (tmp_path / "figures").iterdir()}
+    cells = [len(re.findall(r"(?<!\\)\|", line)) for line in written["md"].splitlines() if line.startswith("|")]
+    assert len(set(cells)) == 1
+    plain = re.sub(r"\\(text\w+\{\}|textbf\{|[&%$#_{}]|\\)|\$\\pm\$", "", written["tex"].split("\\toprule")[1])
+    assert not re.search(r"[%$#_~^<>|]", plain.split("\\midrule")[1].split("\\bottomrule")[0])
+    for row in csv.reader(written["csv"].splitlines()):
+        assert not any(cell[:1] in ("=", "+", "-", "@") for cell in row[:4])
+    assert not any("\x1b" in text for text in written.values())
+
+
 FOREIGN = {
     "truncated": lambda path, arrays: path.write_bytes(path.read_bytes()[:-100]),
     "text": lambda path, arrays: path.write_text("0.9 0.8"),
@@ -419,7 +536,7 @@ def test_foreign_and_damaged_results(tmp_path, damage, script):
 
 
 def test_the_published_file_is_complete():
-    published = load_published()
+    published, _ = load_published()
     paths = ("networks", "null", "pam_null", "pam_corr", "corr")
     datasets, models = ("CIFAR10", "CIFAR100", "TINY-IMAGENET-200"), ("TinyTen", "ResNet32", "GoogLeNet")
     expected = {(dataset, model, path) for dataset in datasets for model in models for path in paths}

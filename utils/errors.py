@@ -3,11 +3,16 @@
 from pathlib import Path
 
 
+def printable(text: str) -> str:
+    """A text with its control characters, which could command a terminal, written out."""
+    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
+
+
 class UserError(Exception):
     """What is wrong, in one line; a stage prints it and exits with `exit_code`."""
 
     def __init__(self, message: str, exit_code: int = 1):
-        super().__init__(message)
+        super().__init__(printable(message))
         self.exit_code = exit_code
 
 

@@ -63,14 +63,14 @@ FREQUENCIES = 8  # as many as are published
 
 
 def spectrum(values: np.ndarray) -> np.ndarray:
-    """The published spectrum of a function on a path: (m,), for k = 1…m cycles on it, m being 8 or n // 2.
+    """The spectrum of a function on a path: (m,), for k = 1…m cycles on it, m being 8 or n // 2.
 
-    k · |F_k|, where F is the real Fourier transform of the values, the constant part k = 0 included, scaled to
-    Σ |F_k|² = 1.
+    |F_k|, where F is the real Fourier transform of the values, the constant part k = 0 included, scaled to
+    Σ |F_k|² = 1. The published spectra of robust curves are these, and those of plain curves k + 1 times these.
 
     values: the function at points that are equally spaced in t (n,).
     """
     amplitudes = np.abs(np.fft.rfft(values))
     energy = np.linalg.norm(amplitudes)
     cycles = np.arange(1, min(FREQUENCIES, len(values) // 2) + 1)
-    return cycles * amplitudes[cycles] / energy if energy > 0 else np.zeros(len(cycles))
+    return amplitudes[cycles] / energy if energy > 0 else np.zeros(len(cycles))

@@ -31,20 +31,20 @@ def main(args):
 
 
 def draw(layout, asked_for, missing):
-    routes = paths.named(asked_for.by_name(layout))
-    evaluated = results.load_there(routes, asked_for.pairs, results.load_paths, missing)
+    routes, pairs = paths.named(asked_for.by_name(layout)), asked_for.pairs
+    evaluated = results.marked(results.load(results.load_path, routes, pairs, missing))
     if not evaluated:
         return []
     curves = [route for route in routes if not route.is_line and route in evaluated]
-    learned = results.load_there(curves, asked_for.pairs, results.load_histories, missing)
+    learned = results.load(results.load_history, curves, pairs, missing)
     drawn = [along_curve(layout, evaluated)]
     if waves := having_spectra(evaluated):
         drawn.append(loss_spectrum(layout, waves))
     if learned:
         drawn.append(by_epoch(layout, learned))
-    if trained := results.load_network_histories(layout, asked_for.pairs, missing):
+    if trained := results.load_network_histories(layout, pairs, missing):
         drawn.append(networks_by_epoch(layout, trained))
-    return figures.showing(drawn, results.files_of(evaluated))
+    return figures.showing(drawn, evaluated)
 
 
 def having_spectra(evaluated):
@@ -54,7 +54,7 @@ def having_spectra(evaluated):
         if reason := next(filter(None, map(results.no_spectrum, tables)), None):
             without.setdefault(reason, []).append(route)
         else:
-            spectra[route] = results.spectra(route, tables)
+            spectra[route] = [results.spectra(table, robust=route.layout.robust) for table in tables]
     for reason, those in without.items():
         words = "; ".join(route.words for route in those)
         print(f"{those[0].layout.model}: no spectrum of {words}: {reason}.")
@@ -62,35 +62,46 @@ def having_spectra(evaluated):
 
 
 def along_curve(layout, evaluated):
-    other = figures.say_images(layout, evaluated)
-    quantities = results.quantities(layout.robust)
-    figure, axes = figures.panels(len(quantities), height=1.75 if len(quantities) < 3 else 1.5, sharex=True)
-    for axis, (name, words) in zip(axes.flat, quantities.items(), strict=True):
-        for route, tables in evaluated.items():
-            style = figures.line_style(route) | {"label": with_barrier(route, tables)}
-            figures.draw(axis, tables[0]["t"], [table[name] for table in tables], **style)
-        if layout.robust and name.startswith("accuracy"):
-            mark_robust(axis, name, evaluated)
-        axis.set(ylabel=label(f"test {words}", layout.robust), xlim=(-0.02, 1.02))
-        drawn = {route: figures.reach([table[name] for table in tables]) for route, tables in evaluated.items()}
-        curves = [ends for route, ends in drawn.items() if not route.is_line]
-        figures.press_far_values(axis, curves, [ends for route, ends in drawn.items() if route.is_line])
-    axes[-1, 0].set_xticks([0, 0.25, 0.5, 0.75, 1], ["0\nA", "0.25", "0.5", "0.75", "1\nB"])
-    axes[-1, 0].set(xlabel="position $t$ on the path from network A to B")
-    return figures.Drawing(figure, layout, "curve", f"along the path{other}", legend_columns=1)
+    """All of each quantity on an even scale; beside it, where lines stand beside curves, the best values enlarged."""
+    quantities = results.QUANTITIES[layout.robust]
+    enlarges = {route.is_line for route in evaluated} == {True, False}
+    size = {"width": figures.WIDE if enlarges else figures.WIDTH, "height": 1.85 if len(quantities) < 3 else 1.5}
+    figure, axes = figures.panels(len(quantities), 2 if enlarges else 1, sharex=True, **size)
+    for row, (name, words) in zip(axes, quantities.items(), strict=True):
+        values = {route: [table[name] for table in tables] for route, tables in evaluated.items()}
+        for axis in row:
+            for route, of_pairs in values.items():
+                style = figures.line_style(route) | {"label": with_barrier(route, evaluated[route])}
+                figures.draw(axis, evaluated[route][0]["t"], of_pairs, **style)
+            if layout.robust and name.startswith("accuracy"):
+                mark_robust(axis, name, evaluated)
+            axis.set(xlim=(-0.02, 1.02))
+        row[0].set(ylabel=label(f"test {words}", layout.robust))
+        if enlarges:
+            drawn = [figures.reach(of_pairs) for of_pairs in values.values()]
+            figures.enlarge(*row, drawn, high_is_good=not results.is_loss(name))
+    for axis, title in zip(axes[0], ("all", "the grey part, enlarged") if enlarges else ("",), strict=True):
+        axis.set_title(title)
+    for axis in axes[-1]:
+        axis.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0\nA", "0.25", "0.5", "0.75", "1\nB"])
+        axis.set(xlabel="position t on the path from network A to B")
+    return figures.Drawing(figure, layout, "curve", "along the path", legend_columns=2 if enlarges else 1)
 
 
 def with_barrier(route, tables):
     """A path in words, with the barrier of its loss, the mean over pairs; of robust networks clean and robust."""
-    losses = [name for name in results.quantities(route.layout.robust) if results.is_loss(name)]
-    barriers = (np.mean([results.summary(table, name)["barrier"] for table in tables]) for name in losses)
-    return f"{route.words} (barrier\u00a0{', '.join(f'{value:.2f}' for value in barriers)})"
+    names = {"loss": "clean ", "loss_robust": "robust "} if route.layout.robust else {"loss": ""}
+    barriers = {
+        words: np.mean([results.summary(table, name)["barrier"] for table in tables]) for name, words in names.items()
+    }
+    return f"{route.words} (barrier\u00a0{', '.join(f'{words}{value:.2f}' for words, value in barriers.items())})"
 
 
 def mark_robust(axis, name, evaluated):
     """Where robust accuracy, its mean over pairs, is lowest and highest on each path; and the more robust network."""
     for tables in evaluated.values():
-        places = results.robust_places(np.mean([table["accuracy_robust"] for table in tables], axis=0))
+        mean = {"accuracy_robust": np.mean([table["accuracy_robust"] for table in tables], axis=0)}
+        places = results.robust_places(mean)
         marks = {f"{word} robust accuracy": places[f"at_{word}"] for word in ("lowest", "highest")}
         figures.draw_places(axis, tables[0]["t"], [table[name] for table in tables], marks)
     better = [results.summary(table, name)["better"] for table in next(iter(evaluated.values()))]
@@ -103,15 +114,16 @@ def label(words, robust):
 
 
 def loss_spectrum(layout, spectra):
-    losses = {name: words for name, words in results.quantities(layout.robust).items() if results.is_loss(name)}
+    losses = {name: words for name, words in results.QUANTITIES[layout.robust].items() if results.is_loss(name)}
+    amplitude = "amplitude" if layout.robust else "amplitude × (k + 1)"
     figure, axes = figures.panels(len(losses), height=1.9, sharex=True)
     for axis, (name, words) in zip(axes.flat, losses.items(), strict=True):
         for route, of_pairs in spectra.items():
             amplitudes = [spectrum[name] for spectrum in of_pairs]
             figures.draw(axis, np.arange(1, len(amplitudes[0]) + 1), amplitudes, **figures.line_style(route))
-        axis.set(ylabel=f"{words.removesuffix(' (cross-entropy)')}: amplitude × $k$,\nof unit energy", ylim=(0, None))
+        axis.set(ylabel=f"{words.removesuffix(' (cross-entropy)')}: {amplitude},\nof unit energy", ylim=(0, None))
         axis.xaxis.get_major_locator().set_params(integer=True)
-    axes[-1, 0].set(xlabel="frequency $k$ (cycles on the whole path)")
+    axes[-1, 0].set(xlabel="frequency k (cycles on the whole path)")
     return figures.Drawing(figure, layout, "spectrum", "spectrum of the loss")
 
 

@@ -36,12 +36,12 @@ def main(args):
 
 def draw(layout, asked_for, missing, cmap):
     curves = paths.named(asked_for.by_name(layout))
-    of_pairs = results.load_there(curves, asked_for.pairs, results.load_planes_with_curve, missing)
+    of_pairs = results.marked(results.load(results.load_plane_with_curve, curves, asked_for.pairs, missing))
     means = {route: results.mean_plane(found) for route, found in of_pairs.items()}
     means = {route: mean | {"paths": planes.curve_on(mean, route.variant)} for route, mean in means.items()}
-    title = f"the planes of curves{figures.say_images(layout, of_pairs)}"
-    drawn = planes.plane_figures(means, "plane_with_curve", title, paint, cmap=cmap, legend_columns=4)
-    return figures.showing(drawn, results.files_of(of_pairs))
+    style = {"cmap": cmap, "legend_columns": 4}
+    drawn = planes.plane_figures(means, "plane_with_curve", "the planes of curves", paint, **style)
+    return figures.showing(drawn, of_pairs)
 
 
 def paint(axis, _route, plane):

@@ -53,16 +53,15 @@ def draw(layout, asked_for, missing, of_three, cmap):
         replace(route, words=f"{before}{paths.look(route.alignment).words}")
         for route in asked_for.by_name(layout, epochs=[0])
     ]
-    of_pairs = results.load_there(matches, asked_for.pairs, results.load_planes_with_alignment, missing)
+    of_pairs = results.marked(results.load(results.load_plane_with_alignment, matches, asked_for.pairs, missing))
     means = {route: results.mean_plane(found) for route, found in of_pairs.items()}
     means = {route: mean | {"paths": lines_on(mean, of_three)} for route, mean in means.items()}
     kind, title = (
         ("plane_of_three", "three networks") if of_three else ("plane_with_alignment", "what alignment does")
     )
-    title += figures.say_images(layout, of_pairs)
     brush = paint_three if of_three else paint
     drawn = planes.plane_figures(means, kind, title, brush, cmap=cmap, legend_columns=3)
-    return figures.showing(drawn, results.files_of(of_pairs))
+    return figures.showing(drawn, of_pairs)
 
 
 def lines_on(plane, of_three):

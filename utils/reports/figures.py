@@ -1,7 +1,7 @@
-"""The look of all figures, and how they are saved. Each is as wide as one column of a two-column page.
+"""The look of all figures, and how they are saved. Each is as wide as a column of a two-column page, or as both.
 
-They are drawn, saved and shown within `with figures.style():`, and no other figure gets their look. They are made
-without pyplot, which is for windows: only `show` loads it.
+They are drawn, saved and shown within `with figures.style():`, whatever the user's matplotlibrc says, and no other
+figure gets their look. They are made without pyplot, which is for windows: only `show` loads it.
 """
 
 import contextlib
@@ -9,8 +9,7 @@ import io
 import json
 import os
 import textwrap
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,15 +26,13 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator
 
 from ..stages.files import write_atomically
 from ..stages.layout import Layout, model_folder
 from ..stages.matrices import Layer, layers_in
 from . import paths, results
 
-WIDTH = 3.4  # inches
+WIDTH, WIDE = 3.4, 7.1  # inches
 
 STYLE = {
     "font.size": 8,
@@ -54,12 +51,17 @@ STYLE = {
     "legend.handlelength": 3,  # long enough to show dashes
     "legend.columnspacing": 1.2,
     "pdf.fonttype": 42,  # text stays text
+    "text.parse_math": False,  # a name with $ in it is a name
 }
 
 
-def style() -> contextlib.AbstractContextManager:
+@contextlib.contextmanager
+def style() -> Iterator[None]:
     """The context in which figures are drawn, saved and shown."""
-    return matplotlib.rc_context(STYLE)
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(STYLE)
+        yield
 
 
 class Drawing(NamedTuple):
@@ -69,19 +71,24 @@ class Drawing(NamedTuple):
     layout: Layout  # of the model and dataset whose results it shows
     kind: str  # the word for it in the file's name
     title: str
+    quantity: str = ""  # that it shows, where a script draws the same of several
     legend_columns: int = 2
     pairs: Sequence[paths.Pair] = ()  # that it shows, if not all that are asked for
-    shown: Mapping[Path, str] = {}  # the results that it shows, with their digests
+    words: Sequence[str] = ()  # the paths or alignments that it shows
+    files: Mapping[Path, str] = {}  # the results that it shows, with their digests
 
 
-def panels(rows: int, columns: int = 1, height: float = 1.6, **options: object) -> tuple[Figure, np.ndarray]:
+def showing(drawings: Sequence[Drawing], *measured: results.Measured) -> list[Drawing]:
+    """The drawings, with the results that they show, unless they have their own."""
+    words, files = [route.words for one in measured for route in one], results.files_of(*measured)
+    return [one if one.files else one._replace(words=words, files=files) for one in drawings]
+
+
+def panels(
+    rows: int, columns: int = 1, *, height: float = 1.6, width: float = WIDTH, **options: object
+) -> tuple[Figure, np.ndarray]:
     """A figure of panels (rows, columns), each `height` inches high; saving adds a title above and a legend below."""
-    return subplots(rows, columns, height * rows + 0.15, **options)
-
-
-def subplots(rows: int, columns: int, height: float, **options: object) -> tuple[Figure, np.ndarray]:
-    """A figure, `height` inches high, and its panels (rows, columns)."""
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    figure = Figure(figsize=(width, height * rows + 0.15), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
@@ -110,73 +117,29 @@ def draw(axis: Axes, x: np.ndarray, values: Sequence[np.ndarray], **style: objec
             part.set_clip_on(False)
 
 
-def reach(values: Sequence[np.ndarray]) -> np.ndarray:
-    """The heights that `draw` reaches for `values` (pairs, n): the mean, or where its bars begin and end (2, n)."""
-    if len(values) == 1:
-        return values[0]
-    mean, deviation = np.mean(values, axis=0), np.std(values, axis=0, ddof=1)
-    return np.stack([mean - deviation, mean + deviation])
+def reach(values: Sequence[np.ndarray]) -> tuple[float, float]:
+    """The lowest and the highest that `draw` draws of `values` (pairs, n), bars included."""
+    mean = np.mean(values, axis=0)
+    deviation = np.std(values, axis=0, ddof=1) if len(values) > 1 else 0
+    return float((mean - deviation).min()), float((mean + deviation).max())
 
 
-NEAR = 2.5  # times as high as the curves themselves: other paths within this are near
-TICKS_APART = 0.13  # at least, as a part of a panel's height: the height of a number
-PRESSED = 0.4  # the height of far values on one side, on a panel on which near ones have height 1
+ENLARGED = 0.1  # the part of all values, from the best on, that is enlarged beside them
 
 
-def press_far_values(axis: Axes, curves: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> None:
-    """Give values near the learned curves most of a panel's height, and press those far away together, on grey.
+def enlarge(whole: Axes, enlarged: Axes, drawn: Sequence[tuple[float, float]], *, high_is_good: bool) -> None:
+    """Let one of two panels that draw the same show its best tenth, or all of the path that varies least if more.
 
-    A line that falls by 60 points would leave no room to see which of two curves is the better one. Where all values
-    are near, nothing changes.
-
-    curves, others: the values drawn of curves and of other paths, each of any shape. Without any curve, the path that
-    varies least stands for them.
+    In the other that part is grey. drawn: the lowest and the highest value of every path.
     """
-    low, high = _range_near(curves, others)
-    everything = np.concatenate([np.ravel(one) for one in (*curves, *others)])
-    least, most = everything.min(), everything.max()
-    room = PRESSED * (high - low)  # which is enough for what is not much further, without pressing
-    low, high = least if low - room <= least else low, most if most <= high + room else high
-    if high == low or (least == low and most == high):
-        return
-    margin = 0.08 * (high - low)
-    values, heights = [low - margin, high + margin], [0.0, 1.0]
-    near, far = tuple(values), []
-    if least < low:
-        far.append((least - 0.08 * (low - least), near[0]))
-        values, heights = [far[-1][0], *values], [-PRESSED, *heights]
-    if most > high:
-        far.append((near[1], most + 0.08 * (most - high)))
-        values, heights = [*values, far[-1][1]], [*heights, 1 + PRESSED]
-    scale = partial(np.interp, xp=values, fp=heights)
-    axis.set_yscale("function", functions=(scale, partial(np.interp, xp=heights, fp=values)))
-    axis.set_ylim(values[0], values[-1])
-    ticks = _ticks(*near, 5)
-    for part in far:
-        axis.axhspan(*part, color="#EEEEEE", linewidth=0, zorder=0, label="grey: the scale is pressed together")
-        for tick in _ticks(*part, 3):
-            if min(abs(scale(tick) - scale(ticks))) > TICKS_APART * (heights[-1] - heights[0]):
-                ticks.append(tick)
-    axis.set_yticks(sorted(ticks))
-    axis.yaxis.set_major_formatter("{x:g}")
-
-
-def _ticks(low: float, high: float, count: int) -> list[float]:
-    """Round numbers from low to high, about so many."""
-    ticks = MaxNLocator(count, steps=[1, 2, 5, 10]).tick_values(low, high)
-    return [float(tick) for tick in ticks if low <= tick <= high]
-
-
-def _range_near(curves: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> tuple[float, float]:
-    """From where to where the curves are, and those other paths that do not make it much higher."""
-    ranges = sorted(((float(np.min(one)), float(np.max(one))) for one in others), key=lambda ends: ends[1] - ends[0])
-    near = [(float(np.min(one)), float(np.max(one))) for one in curves] or [ranges.pop(0)]
-    low, high = min(start for start, _ in near), max(end for _, end in near)
-    room = NEAR * (high - low)
-    for start, end in ranges:
-        if max(high, end) - min(low, start) <= room:
-            low, high = min(low, start), max(high, end)
-    return low, high
+    low, high = min(least for least, _ in drawn), max(most for _, most in drawn)
+    part = max(ENLARGED * (high - low), min(most - least for least, most in drawn))
+    low, high = (high - part, high) if high_is_good else (low, low + part)
+    margin = 0.06 * part or 1e-3
+    enlarged.set_ylim(low - margin, high + margin)
+    for artist in (*enlarged.lines, *enlarged.collections):
+        artist.set_clip_on(True)
+    whole.axhspan(low - margin, high + margin, color="#EEEEEE", linewidth=0, zorder=0)
 
 
 OUTLINE = {"markersize": 5, "markeredgecolor": "black", "markeredgewidth": 0.8, "linestyle": "none", "zorder": 4}
@@ -202,14 +165,6 @@ def draw_layers(axis: Axes, values: Sequence[np.ndarray], **style: object) -> No
     axis.set_xticks(range(1, layers + 1), minor=True)
 
 
-def say_images(layout: Layout, measured: results.Measured) -> str:
-    """Print which paths were measured on other images than the first; returns words for the title, or ''."""
-    other = results.on_other_images({route.words: of_pairs for route, of_pairs in measured.items()})
-    if other:
-        print(f"{layout.model}: {other}")
-    return ", not all on the same images" if other else ""
-
-
 # --- how the channels of two networks correlate, before and after alignment ---------------------------------
 
 MOST_LAYERS, MOST_CHANNELS = 3, 64  # that are drawn, so that every channel can be seen
@@ -217,24 +172,21 @@ MOST_LAYERS, MOST_CHANNELS = 3, 64  # that are drawn, so that every channel can 
 COLOURS = LinearSegmentedColormap.from_list("correlation", ["#E69F00", "white", "#08306B"])
 
 
-def matrix_drawings(matches: Sequence[paths.Route], pairs: Sequence[paths.Pair]) -> list[Drawing]:
+def matrix_drawings(
+    matches: Sequence[paths.Route], pairs: Sequence[paths.Pair], missing: list[UserError]
+) -> list[Drawing]:
     """The figure of the first pair that has correlation matrices of any match; none if no pair has.
 
-    FileError if they are damaged, or belong to other networks or another match than those of now.
+    Those that are damaged, or belong to other networks or another match than those of now, are added to `missing`.
     """
     for pair in pairs:
-        files = {match: match.layout.matrices(match.alignment, *pair) for match in matches}
-        files = {match: file for match, file in files.items() if file.exists()}
-        if files:
-            arrays = {match: results.load_result(match.layout, file, {}) for match, file in files.items()}
-            rows = {match: layers_in(file, arrays[match]) for match, file in files.items()}
-            layout = next(iter(files)).layout
-            measured = {match: [of_match] for match, of_match in arrays.items()}
-            title = f"correlations of channels{say_images(layout, measured)}"
-            shown = results.files_of(measured)
-            return [
-                Drawing(draw_matrices(rows), layout, "correlation_matrices", title, pairs=[pair], shown=shown),
-            ]
+        there = [match for match in matches if match.layout.matrices(match.alignment, *pair).exists()]
+        if measured := results.load(results.load_matrices, there, [pair], missing):
+            measured = results.marked(measured)
+            rows = {match: layers_in(of_match[0].path, of_match[0]) for match, of_match in measured.items()}
+            layout, words = there[0].layout, [f"B as it is and {match.words}" for match in measured]
+            drawing = Drawing(draw_matrices(rows), layout, "correlation_matrices", "correlations of channels")
+            return [drawing._replace(pairs=[pair], words=words, files=results.files_of(measured))]
     return []
 
 
@@ -248,7 +200,7 @@ def draw_matrices(matches: Mapping[paths.Route, Sequence[Layer]]) -> Figure:
     rows = {"null": [layer.correlations for layer in layers]}  # which are the same with every match
     rows |= {match.alignment: [layer.aligned for layer in of_match] for match, of_match in matches.items()}
     side = min((WIDTH - 0.5) / len(shown), 1.2)
-    figure, axes = subplots(len(rows), len(shown), side * len(rows) + 0.95)
+    figure, axes = panels(len(rows), len(shown), height=side + 0.8 / len(rows))
     for row, (alignment, correlations) in zip(axes, rows.items(), strict=True):
         row[0].set_ylabel(f"{textwrap.fill(paths.look(alignment).words, 14)}\nchannels of A")
         for axis, number in zip(row, shown, strict=True):
@@ -268,6 +220,9 @@ def draw_matrices(matches: Mapping[paths.Route, Sequence[Layer]]) -> Figure:
 
 
 # --- saving and showing ------------------------------------------------------------------------------------
+
+
+SHOWN, CAPTION = "Results", "Caption"  # the entries of a PNG that list the results it shows, with digests; and words
 
 
 def save(
@@ -290,13 +245,16 @@ def save(
         _add_legend(drawing.figure, drawing.legend_columns)
         if titled:
             _add_title(drawing.figure, subject, title)
-        title = f"{subject}: {title}"
+        caption = f"{title}{f': {drawing.quantity}' if drawing.quantity else ''}."
+        caption += f" Shown: {'; '.join(drawing.words)}." if drawing.words else ""
+        under = {path: digest for path, digest in drawing.files.items() if path.is_relative_to(layout.root)}
+        shown = json.dumps({path.relative_to(layout.root).as_posix(): digest for path, digest in under.items()})
         notes = {
-            "png": {"Title": title, "Description": command, SHOWN: json.dumps(_notes(drawing))},
-            "pdf": {"Title": title, "Subject": command, "CreationDate": None},  # the same results, the same file
+            "png": {"Title": f"{subject}: {title}", "Description": command, CAPTION: caption, SHOWN: shown},
+            "pdf": {"Title": f"{subject}: {title}", "Subject": command, "CreationDate": None},  # the same each time
         }
         for suffix, note in notes.items():
-            subjects = (drawing.kind, suffix, layout.dataset, model_folder(layout.model))
+            subjects = drawing.kind, suffix, layout.dataset, model_folder(layout.model)
             files.append(results.output_path(layout.root, *subjects, robust=layout.robust, name=name))
             buffer = io.BytesIO()
             drawing.figure.savefig(buffer, format=suffix, dpi=300, metadata=note)
@@ -309,21 +267,6 @@ def _taken_over(pairs: Sequence[paths.Pair]) -> str:
         return f"mean of {len(pairs)} pairs"
     *first, last = pairs[0]
     return f"networks {', '.join(map(str, first))} and {last}"
-
-
-SHOWN = "Results"  # the entry of a PNG that lists the results it shows, with digests
-
-
-def _notes(drawing: Drawing) -> dict[str, str]:
-    """The results under the root that a drawing shows: their paths from there, and their digests."""
-    root = drawing.layout.root
-    under = {path: digest for path, digest in drawing.shown.items() if path.is_relative_to(root)}
-    return {path.relative_to(root).as_posix(): digest for path, digest in under.items()}
-
-
-def showing(drawings: Sequence[Drawing], files: Mapping[Path, str]) -> list[Drawing]:
-    """The drawings, with these results as those that they show."""
-    return [drawing._replace(shown={**files, **drawing.shown}) for drawing in drawings]
 
 
 LETTERS = 15  # of a legend or a title, on an inch
@@ -350,7 +293,6 @@ def _add_legend(figure: Figure, columns: int) -> None:
     for axis in figure.axes:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             legend.setdefault(_lines(label, figure), handle)
-    legend = dict(sorted(legend.items(), key=lambda entry: isinstance(entry[1], Patch)))  # lines first
     renderer = FigureCanvasAgg(figure).get_renderer()
     for count in range(min(columns, len(legend)), 0, -1):
         options = {"handlelength": 1.8} if count > 2 else {}

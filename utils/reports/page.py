@@ -23,7 +23,7 @@ from ..stages.hints import Step, documented, steps
 from ..stages.layout import USUAL, Layout, model_folder, read_name
 from ..stages.records import expect_current
 from . import paths, planes, results, tables
-from .figures import SHOWN
+from .figures import CAPTION, SHOWN
 
 try:
     from plotly.offline import get_plotlyjs
@@ -98,7 +98,7 @@ def _note(missing: Missing, *errors: UserError) -> None:
 
 
 def _table(table: tables.Table, title: str, command: str) -> dict[str, object]:
-    headings, rows = tables.grid(table)
+    headings, *rows = tables.grid(table, tables.HTML)
     return {"title": title, "headings": headings, "rows": rows, "notes": " ".join(table.notes), "command": command}
 
 
@@ -147,12 +147,12 @@ def _pictures(root: Path, selection: paths.Selection, missing: Missing) -> list[
             with Image.open(path) as image:
                 notes, size = image.info, image.size
                 image.verify()
-            title, command = notes["Title"], notes["Description"]
+            subject, _, title = notes["Title"].partition(": ")
+            command, caption = notes["Description"], notes.get(CAPTION, f"{title}.")
         except Exception:  # what a reader raises on a damaged or hostile picture can be anything
             reason = "is not a figure of this project, or it is damaged; draw it anew or move it away"
             _note(missing, FileError(path, reason))
             continue
-        subject, _, words = title.partition(": ")
         model, _, dataset = subject.removeprefix("Robust ").partition(" on ")
         asked_for = ((selection.models, model), (selection.datasets, dataset))
         if any(names and name not in names for names, name in asked_for):
@@ -164,7 +164,6 @@ def _pictures(root: Path, selection: paths.Selection, missing: Missing) -> list[
             _note(missing, error)
             continue
         ran = list(dict.fromkeys(step for file, layout, _ in shown for step in steps(layout, file)))
-        caption = _caption(path, words, f"{dataset}_{model_folder(model)}", shown)
         data = base64.b64encode(path.read_bytes()).decode()
         pictures.append(Picture(path.name, subject, caption, size, data, command, ran))
     if not pictures:
@@ -180,37 +179,15 @@ def _by_subject(pictures: Iterable[Picture]) -> dict[str, list[Picture]]:
     return groups
 
 
-def _caption(path: Path, title: str, subjects: str, shown: Sequence[tuple[Path, Layout, str]]) -> str:
-    """Its title, the quantity that the file's name may have, and the paths or alignments that it shows."""
-    kind = path.stem.partition(f"_{subjects}")[0].removesuffix("_deviation")
-    deviation = "standard deviation of " if path.stem.startswith(f"{kind}_deviation") else ""
-    quantity = "".join(
-        f": {deviation}{words}" for name, words in results.PLANE_QUANTITIES.items() if kind.endswith(f"_{name}")
-    )
-    names = [name for file, _, _ in shown if (name := read_name(file)) and name.alignment is not None]
-    if kind.endswith("correlation_matrices"):  # drawn beside others, whose results it lists too
-        names = [name for name in names if name.kind == "matrices"]
-    layout = shown[0][1] if shown else None
-    of_paths = [name for name in names if name.epoch is not None]
-    routes = [paths.Route(layout, name.alignment, name.epoch, name.variant) for name in of_paths]
-    words = [route.words for route in paths.named(list(dict.fromkeys(routes)))]
-    if all(name.kind != "evaluated" for name in names):
-        who = {2: "B as it is and", 3: "A, B and C,"}
-        words += dict.fromkeys(
-            f"{who[len(name.seeds)]} {paths.look(name.alignment).words}" for name in names if name.epoch is None
-        )
-    return f"{title}{quantity}." + (f" Shown: {'; '.join(words)}." if words else "")
-
-
 def _expect_current(figure: Path, shown: Sequence[tuple[Path, Layout, str]], command: str) -> None:
     """FileError if a figure shows other results than those of now, or results of other networks."""
     for path, layout, digest in shown:
-        record, now = results.content(path)
-        if now != digest:
+        found = results.content(path)
+        if found.files[path] != digest:
             reason = f"shows other results than there are now in {path}; draw it anew with: {command}"
             raise FileError(figure, reason)
         try:
-            expect_current(layout, path, record)
+            expect_current(layout, path, found.record)
         except FileError as error:
             reason = f"shows {path}, which {error.reason}; when that is made anew, draw it with: {command}"
             raise FileError(figure, reason) from error
@@ -240,7 +217,7 @@ def _settings(found: paths.Found) -> list[Step]:
 def _is_current(layout: Layout, path: Path) -> bool:
     """Whether a result exists, and belongs to the networks of now; where not, the table or the walks say so."""
     try:
-        expect_current(layout, path, results.content(path)[0])
+        results.load_result(layout, path, {})
     except UserError:
         return False
     return True
@@ -278,17 +255,17 @@ def _explorer(found: paths.Found, missing: Missing) -> dict[str, object] | None:
     """
     everyone = list(dict.fromkeys(pair for pairs in found.values() for pair in pairs))
     evaluated: results.Measured = {}
-    of_curves: dict[paths.Route, planes.Plane] = {}
+    of_curves: results.Measured = {}
     for route in paths.named(list(found)):
         pairs = everyone if route.variant.seed == USUAL.seed else found[route]
-        try:
-            evaluated[route] = results.load_paths(route, pairs)
-            if not (route.is_line or route.layout.robust):
-                of_curves[route] = results.mean_plane(results.load_planes_with_curve(route, pairs))
-        except UserError as error:
-            _note(missing, error)
+        lacks: list[UserError] = []
+        evaluated |= results.load(results.load_path, [route], pairs, lacks)
+        if not (lacks or route.is_line or route.layout.robust):
+            of_curves |= results.load(results.load_plane_with_curve, [route], pairs, lacks)
+        _note(missing, *lacks)
     if not evaluated:
         return None
+    evaluated = results.marked(evaluated)
     layout = next(iter(found)).layout
     stops = sorted({float(t) for of_pairs in evaluated.values() for t in of_pairs[0]["t"]})
     steps = positions(stops)
@@ -297,7 +274,7 @@ def _explorer(found: paths.Found, missing: Missing) -> dict[str, object] | None:
         "evaluated": stops,
         "quantities": [
             {"name": name, "words": words, "isLoss": results.is_loss(name)}
-            for name, words in results.quantities(layout.robust).items()
+            for name, words in results.QUANTITIES[layout.robust].items()
         ],
         "walks": [
             _walk(route, of_pairs, number) | {"plane": _plane(route, of_curves.get(route), steps)}
@@ -320,11 +297,11 @@ def positions(evaluated: Sequence[float]) -> list[float]:
     return [*stops, evaluated[-1]]
 
 
-def _walk(route: paths.Route, evaluated: Sequence[results.Arrays], number: int) -> dict[str, object]:
+def _walk(route: paths.Route, evaluated: Sequence[results.Result], number: int) -> dict[str, object]:
     """A path, the mean over pairs; `extremes`: the numbers of the points where robust accuracy is worst and best."""
-    robust = route.layout.robust
-    values = {name: np.mean([table[name] for table in evaluated], axis=0) for name in results.quantities(robust)}
-    places = results.robust_places(values["accuracy_robust"]) if robust else {}
+    names = results.QUANTITIES[route.layout.robust]
+    values = {name: np.mean([table[name] for table in evaluated], axis=0) for name in names}
+    places = results.robust_places(values)
     return {
         "path": number,
         "words": route.words,
@@ -332,14 +309,17 @@ def _walk(route: paths.Route, evaluated: Sequence[results.Arrays], number: int) 
         "stroke": "dash" if route.is_line else STROKES[route.rank % 3],
         "t": evaluated[0]["t"],
         "values": values,
-        "extremes": [places["at_lowest"], places["at_highest"]] if robust else [],
+        "extremes": [places["at_lowest"], places["at_highest"]] if places else [],
     }
 
 
-def _plane(route: paths.Route, plane: planes.Plane | None, steps: Sequence[float]) -> dict[str, object] | None:
+def _plane(
+    route: paths.Route, of_pairs: Sequence[results.Result] | None, steps: Sequence[float]
+) -> dict[str, object] | None:
     """The plane of a curve, stretched in height where it would be too flat, with the curve at `steps`."""
-    if plane is None:
+    if of_pairs is None:
         return None
+    plane = results.mean_plane(of_pairs)
     flatness = float(np.ptp(plane["y"]) / np.ptp(plane["x"]))
     stretched = max(1.0, FLATTEST / flatness)
     return {

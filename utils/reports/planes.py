@@ -15,7 +15,7 @@ from scipy.interpolate import PchipInterpolator
 from ..curves import CURVES
 from ..stages.layout import Variant
 from . import paths, results
-from .figures import OUTLINE, WIDTH, Drawing, subplots
+from .figures import OUTLINE, WIDE, WIDTH, Drawing, panels
 
 PLANE_COLOURS = {"accuracy": "viridis", "loss": "viridis_r"}  # bright is good
 OUTLINED = {"path_effects": [withStroke(linewidth=2.8, foreground="black")]}  # a line, on any colour
@@ -62,14 +62,19 @@ def smooth(values: np.ndarray) -> np.ndarray:
 def draw_planes(
     planes: Mapping[paths.Route, Plane], name: str, *, cmap: str | None = None
 ) -> tuple[Figure, list[Axes]]:
-    """Planes under the words of their routes, coloured by the array `name` on one scale, all to one measure."""
+    """Planes under the words of their routes, coloured by the array `name` on one scale, all to one measure.
+
+    Flat ones are as wide as the page, so that curves are seen, and lie above each other.
+    """
     ranges = {axis: [(plane[axis].min(), plane[axis].max()) for plane in planes.values()] for axis in "xy"}
     x_range = min(low for low, _ in ranges["x"]), max(high for _, high in ranges["x"])
     heights = [(high - low) / (x_range[1] - x_range[0]) for low, high in ranges["y"]]
-    columns = 1 if max(heights) < 0.7 else min(2, len(planes))  # flat ones lie above each other
+    columns = 1 if max(heights) < 0.7 else min(2, len(planes))
     in_rows = [max(heights[i : i + columns]) for i in range(0, len(heights), columns)]
-    height = sum(in_rows) * (WIDTH - 0.6 * columns) / columns + 0.45 * len(in_rows) + 0.7
-    figure, axes = subplots(len(in_rows), columns, height, height_ratios=in_rows)
+    width = WIDTH if columns == 1 and max(heights) >= 0.7 else WIDE
+    height = sum(in_rows) * (width - 0.6 * columns) / columns + 0.45 * len(in_rows) + 0.7
+    height_of_one = height / len(in_rows)
+    figure, axes = panels(len(in_rows), columns, height=height_of_one, width=width, height_ratios=in_rows)
     for axis in axes.flat[len(planes) :]:
         axis.remove()
     axes = list(axes.flat[: len(planes)])
@@ -90,13 +95,17 @@ def draw_planes(
         axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axis.yaxis.set_major_locator(MaxNLocator(3 if columns == 1 else 5, integer=True))
     for axis in axes[-columns:]:
-        axis.set_xlabel("distance towards B" if columns > 1 else "distance in the direction from A to B (Euclidean)")
+        axis.set_xlabel("distance in the direction from A to B (Euclidean)")
     for axis in axes[::columns]:
         axis.set_ylabel("orthogonal\ndistance")
-    bar = figure.colorbar(filled, ax=axes, location="bottom", aspect=40, pad=0.02, format="%g", ticks=levels)
-    deviation = "standard deviation of " if quantity != name else ""
-    bar.set_label(deviation + results.PLANE_QUANTITIES[quantity])
+    bar = figure.colorbar(filled, ax=axes, location="bottom", aspect=20 * width, pad=0.02, format="%g", ticks=levels)
+    bar.set_label(_in_words(name))
     return figure, axes
+
+
+def _in_words(name: str) -> str:
+    quantity = name.removesuffix("_deviation")
+    return ("standard deviation of " if quantity != name else "") + results.PLANE_QUANTITIES[quantity]
 
 
 def _nearest(shade: Plane, name: str, places: np.ndarray) -> np.ndarray:
@@ -131,7 +140,7 @@ def plane_figures(
             if min(plane[name].shape) <= COARSE:
                 places = plane["x"].ravel(), plane["y"].ravel()
                 axis.plot(*places, "o", label="evaluated", clip_on=False, **EVALUATED)
-        drawings.append(Drawing(figure, layout, f"{kind}_{name}", title, legend_columns))
+        drawings.append(Drawing(figure, layout, f"{kind}_{name}", title, _in_words(name), legend_columns))
     return drawings
 
 

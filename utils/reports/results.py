@@ -1,27 +1,20 @@
 """The files of results that tables, figures and the report read, checked and compared, and the numbers in them."""
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from ..errors import FileError, UserError
+from ..errors import FileError, UserError, first_line
 from ..geometry import FREQUENCIES, barrier, path_average, spectrum
 from ..stages.files import load_array
 from ..stages.layout import Layout
+from ..stages.matrices import layers_in
 from ..stages.originals import load_arrays
-from ..stages.records import Record, expect_current, load_record, other_flags, record_in
-from ..stages.records import digest_of as digest_of_arrays
+from ..stages.records import Record, digest_of, expect_current, load_record, other_flags, record_in
 from .paths import Pair, Route
-
-
-class Arrays(dict[str, np.ndarray]):
-    """The measurements of one path between one pair, by name; and the files that hold them, with their digests."""
-
-    def __init__(self, arrays: Mapping[str, np.ndarray], files: Mapping[Path, str]):
-        super().__init__(arrays)
-        self.files = dict(files)
 
 
 def output_path(root: Path, kind: str, suffix: str, *subjects: str, robust: bool = False, name: str = "") -> Path:
@@ -30,196 +23,195 @@ def output_path(root: Path, kind: str, suffix: str, *subjects: str, robust: bool
     return root / "figures" / f"{'_'.join(parts)}.{suffix}"
 
 
-# --- reading results ---------------------------------------------------------------------------------------
+# --- one file ----------------------------------------------------------------------------------------------
+
+
+class Result(dict[str, np.ndarray]):
+    """What was measured between one pair, by name.
+
+    path, record: the file that holds it, and what made that. files: the digests of its numbers, and of those of
+    other files that were taken in. along: of a curve's plane, the evaluated curve.
+    """
+
+    def __init__(self, arrays: Mapping[str, np.ndarray], path: Path, record: Record, digest: str = ""):
+        super().__init__(arrays)
+        self.path, self.record, self.files = path, record, {path: digest}
+        self.along: Result | None = None
+
+
+FAR = 1e9  # no two networks, and no losses, are further apart
+# Between which numbers an array of a name can be
+RANGES = {
+    r"t": (0, 1),
+    r"accuracy(_\w+)?": (0, 100),
+    r"loss(_\w+)?|x|y|corners|coordinates": (-FAR, FAR),
+    r"length": (0, FAR),
+    r"(unaligned|aligned|noid)_[ab]|correlations_\d+": (-1, 1),
+}
+
+
+def content(path: Path, *, gaps: bool = False, **shapes: tuple) -> Result:
+    """What a file of results holds. FileError if it cannot be read, or if its numbers or its record cannot be.
+
+    shapes: arrays that it must have, as `load_arrays` has them. gaps: whether NaN may stand where nothing was
+    measured.
+    """
+    arrays = {"": load_array(path, gaps=gaps)} if path.suffix == ".npy" else load_arrays(path, **shapes)
+    if why := _impossible(arrays, gaps=gaps):
+        raise FileError(path, f"holds numbers that cannot be: {why}", "replace")
+    try:
+        record = load_record(path) if path.suffix == ".npy" else record_in(arrays)
+        _expect_known(record)
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
+        reason = f"has a record that this version does not understand ({first_line(error)})"
+        raise FileError(path, reason, "replace") from error
+    digest = digest_of((name, arrays[name]) for name in sorted(arrays) if name not in ("record", "settings"))
+    return Result(arrays, path, record, digest)
+
+
+def _impossible(arrays: Mapping[str, np.ndarray], *, gaps: bool) -> str | None:
+    """Why numbers cannot be, if they cannot."""
+    for name, array in arrays.items():
+        least, most = next((ends for names, ends in RANGES.items() if re.fullmatch(names, name)), (None, None))
+        if least is None:
+            continue
+        if array.dtype.kind not in "fiu" or array.size == 0:
+            return f"{name} are no numbers"
+        known = array[~np.isnan(array)] if gaps else array
+        room = 0.001 * (most - least)
+        if not ((known >= least - room) & (known <= most + room)).all():
+            worst = known[np.abs(known - (least + most) / 2).argmax()]
+            return f"{name} of {worst:g}, which is not from {least:g} to {most:g}"
+        if "t" in arrays and name.startswith(("accuracy", "loss")) and array.shape != arrays["t"].shape:
+            return f"{name} of the shape {array.shape} at {len(arrays['t'])} points"
+    t, length = arrays.get("t", np.array([0.0, 1])), arrays.get("length", np.zeros(1))
+    if not (t[0] == 0 and t[-1] == 1 and (np.diff(t) > 0).all()):
+        return "t does not ascend from 0 to 1"
+    return None if (np.diff(length) >= 0).all() else "length becomes less on the way"
+
+
+def _expect_known(record: Record) -> None:
+    """TypeError for flags, digests or costs of types that no flag, digest or cost has."""
+    for flags in (record.flags, *record.trained.values()):
+        for name, value in flags.items():
+            parts = value if isinstance(value, list) else [value]
+            if not all(part is None or isinstance(part, str | int | float) for part in parts):
+                raise TypeError(f"{name} {value!s:.40}")
+    texts = {**record.made, **{name: one for name, one in record.inputs.items() if name != "points"}}
+    for name, value in (*texts.items(), *(("points", one) for one in record.inputs.get("points", []))):
+        if not isinstance(value, str):
+            raise TypeError(f"{name} {value!s:.40}")
+    for name, value in record.cost.items():
+        if not isinstance(value, int | float):
+            raise TypeError(f"{name} {value!s:.40}")
+
+
+def load_result(layout: Layout, path: Path, shapes: Mapping[str, tuple]) -> Result:
+    """The arrays of a result, if its networks are those that exist now."""
+    found = content(path, **shapes)
+    expect_current(layout, path, found.record)
+    return found
+
+
+# --- each kind, of one pair --------------------------------------------------------------------------------
 #
-# Each function reads one file of each pair. It raises FileError if one is missing, unfinished, damaged or something
+# Each function reads the file of a pair. It raises FileError if that is missing, unfinished, damaged or something
 # else, or was made with other networks than those of now.
 
 
-def load_path(route: Route, pair: Pair, **more_shapes: tuple) -> Arrays:
-    """An evaluated path: arrays t, length (of the path up to there), losses and accuracies, each (n,).
-
-    more_shapes: arrays that it must have besides, as `load_arrays` has them.
-    """
-    shapes = dict.fromkeys(("t", "length", *quantities(route.layout.robust)), ("n",)) | more_shapes
+def load_path(route: Route, pair: Pair, **more_shapes: tuple) -> Result:
+    """An evaluated path: arrays t, length (of the path up to there), losses and accuracies, each (n,)."""
+    shapes = dict.fromkeys(("t", "length", *QUANTITIES[route.layout.robust]), ("n",)) | more_shapes
     return load_result(route.layout, route.evaluated(pair), shapes)
 
 
-def load_result(layout: Layout, path: Path, shapes: Mapping[str, tuple]) -> Arrays:
-    """The arrays of a result, if its networks are those that exist now."""
-    arrays = load_arrays(path, **shapes)
-    expect_current(layout, path, record_in(arrays))
-    return Arrays(arrays, {path: digest_of(arrays)})
+def load_plane_with_curve(route: Route, pair: Pair) -> Result:
+    """The plane of a curve: arrays x, y, loss, accuracy (rows, columns), corners (3, 2), t (n,), curve (n, 2).
 
-
-def digest_of(arrays: Mapping[str, np.ndarray]) -> str:
-    """A digest of a result's numbers, wherever and whenever they were measured."""
-    return digest_of_arrays((name, arrays[name]) for name in sorted(arrays) if name not in ("record", "settings"))
-
-
-def load_paths(route: Route, pairs: Sequence[Pair], **more_shapes: tuple) -> list[Arrays]:
-    """The evaluated path of every pair, all at the same points t."""
-    tables = [load_path(route, pair, **more_shapes) for pair in pairs]
-    for pair, table in zip(pairs, tables, strict=True):
-        if error := _unlike(route, pair, tables[0], table):
-            raise error
-    return tables
-
-
-def _unlike(route: Route, pair: Pair, first: Arrays, table: Arrays) -> FileError | None:
-    """Why a pair's evaluated path cannot be averaged with the first pair's: other points, or other settings."""
-    records, count = (record_in(first), record_in(table)), len(first["t"])
-    different = other_flags(records[0].flags, records[1].flags)
-    images = [record.inputs.get("images") for record in records]
-    are_others = None not in images and images[0] != images[1]
-    if np.array_equal(first["t"], table["t"]) and not different and not are_others:
-        return None
-    told = [f"{name} {now} (there {there})" for name, (there, now) in different.items()]
-    what = ", ".join(told + ["other images"] * are_others) or f"{len(table['t'])} points (there {count})"
-    wanted = {name: there for name, (there, _) in different.items()} | {"num_points": count}
-    reason = f"was evaluated unlike that of the first pair, with {what}"
-    return FileError(route.evaluated(pair), reason, "replace", **wanted)
-
-
-def load_planes_with_curve(route: Route, pairs: Sequence[Pair]) -> list[Arrays]:
-    """The plane of a curve for every pair: arrays x, y, loss, accuracy (rows, columns), corners (3, 2), curve (n, 2).
-
-    The curve's coordinates are those of its evaluation, at positions t (n,); FileError if that is of another curve,
-    UserError if the pair spans no plane.
+    The curve's coordinates are those of its evaluation at t; FileError if that is of another curve, UserError if the
+    pair spans no plane.
     """
-    planes = []
-    for pair, table in zip(pairs, load_paths(route, pairs, coordinates=("n", 2)), strict=True):
-        if not table["coordinates"][-1, 0] > 0:
-            raise UserError(f"networks {pair[0]} and {pair[1]} are the same, so no plane goes through {route.words}")
-        path = route.layout.plane_with_curve(route.alignment, *pair, route.epochs, route.variant_of(pair))
-        plane = _load_plane(route.layout, path, planes)
-        points = [record_in(arrays).inputs.get("points") for arrays in (plane, table)]
-        if None not in points and points[0] != points[1]:
-            raise _of_another_curve(path, route.evaluated(pair))
-        plane |= {"t": table["t"], "curve": table["coordinates"]}
-        planes.append(Arrays(plane, table.files | plane.files))
-    return planes
-
-
-def _of_another_curve(plane: Path, evaluation: Path) -> FileError:
-    """Plane and evaluation contradict each other; the older is the one that a newer curve has outlived."""
-    if evaluation.stat().st_mtime < plane.stat().st_mtime:
-        return FileError(evaluation, f"is of another curve than the plane {plane}", "replace")
-    return FileError(plane, "is of another curve than was evaluated", "replace")
-
-
-def load_planes_with_alignment(route: Route, seeds: Sequence[tuple[int, ...]]) -> list[Arrays]:
-    """The plane of A, B and aligned B for every pair: arrays x, y, loss, accuracy (rows, columns), corners (3, 2).
-
-    seeds: of pairs, or of A, B and C, for the planes of three networks.
-    """
-    planes = []
-    for of in seeds:
-        planes.append(_load_plane(route.layout, route.layout.plane_with_alignment(route.alignment, *of), planes))
-    return planes
-
-
-def _load_plane(layout: Layout, path: Path, others: Sequence[Arrays]) -> Arrays:
-    """A plane, whose grid has to be like those of the other pairs."""
-    shapes = dict.fromkeys(("x", "y", "loss", "accuracy"), ("rows", "columns"))
-    plane = load_result(layout, path, shapes | {"corners": (3, 2)})
-    size = plane["loss"].shape
-    if min(size) < 2:
-        raise FileError(path, "is not a grid of points", "remake")
-    if not np.ptp(plane["x"]) > 0 or not np.ptp(plane["y"]) > 0:
-        raise FileError(path, "has no width or no height: the networks that it goes through are the same")
-    if others and size != others[0]["loss"].shape:
-        count = len(others[0]["loss"])
-        raise FileError(path, "has a grid of another size than that of the first pair", "replace", num_points=count)
-    if others:
-        _expect_alike(path, record_in(plane), record_in(others[0]))
+    along = load_path(route, pair, coordinates=("n", 2))
+    if not along["coordinates"][-1, 0] > 0:
+        raise UserError(f"networks {pair[0]} and {pair[1]} are the same, so no plane goes through {route.words}")
+    path = route.layout.plane_with_curve(route.alignment, *pair, route.epochs, route.variant_of(pair))
+    plane = _load_plane(route.layout, path)
+    points = [one.record.inputs.get("points") for one in (plane, along)]
+    if None not in points and points[0] != points[1]:  # the older is the one that a newer curve has outlived
+        if along.path.stat().st_mtime < path.stat().st_mtime:
+            raise FileError(along.path, f"is of another curve than the plane {path}", "replace")
+        raise FileError(path, "is of another curve than was evaluated", "replace")
+    plane |= {"t": along["t"], "curve": along["coordinates"]}
+    plane.files |= along.files
+    plane.along = along
     return plane
 
 
-def _expect_alike(path: Path, record: Record, first: Record) -> None:
-    """FileError if a result was measured otherwise than the first pair's; files of other code do not say how."""
-    images = {one.inputs["images"] for one in (record, first) if "images" in one.inputs}
-    different = {name for name in ("measured_on", "height") if record.flags.get(name) != first.flags.get(name)}
-    if record and first and "height" in different:
-        raise FileError(path, "covers another area than that of the first pair: one of them is older", "replace")
-    if len(images) > 1 or (record and first and different):
-        raise FileError(path, "was measured on other images than that of the first pair", "replace")
+def load_plane_with_alignment(route: Route, seeds: tuple[int, ...]) -> Result:
+    """The plane of A, B and aligned B (of A, B and C): x, y, loss, accuracy (rows, columns), corners (3, 2)."""
+    return _load_plane(route.layout, route.layout.plane_with_alignment(route.alignment, *seeds))
 
 
-def load_along_curve(route: Route, pairs: Sequence[Pair], t: float) -> list[Arrays]:
-    """Layerwise mean correlations of point t with the ends for every pair: {unaligned,aligned}_{a,b}, each (layers,).
+def _load_plane(layout: Layout, path: Path) -> Result:
+    shapes = dict.fromkeys(("x", "y", "loss", "accuracy"), ("rows", "columns"))
+    plane = load_result(layout, path, shapes | {"corners": (3, 2)})
+    if min(plane["loss"].shape) < 2:
+        raise FileError(path, "is not a grid of points", "remake")
+    if not np.ptp(plane["x"]) > 0 or not np.ptp(plane["y"]) > 0:
+        raise FileError(path, "has no width or no height: the networks that it goes through are the same")
+    return plane
+
+
+def load_along_curve(route: Route, pair: Pair, *, t: float) -> Result:
+    """Layerwise mean correlations of point t with the ends: {unaligned,aligned}_{a,b}, each (layers,).
 
     Networks in which activations share their channels have noid_{a,b} besides: each activation matched on its own.
     """
-    tables = []
-    for pair in pairs:
-        path = route.layout.along_curve(route.alignment, *pair, route.epochs, t, route.variant_of(pair))
-        names = [f"{which}_{end}" for which in ("unaligned", "aligned") for end in "ab"]
-        tables.append(load_result(route.layout, path, dict.fromkeys(names, ("layers",))))
-        _expect_alike(path, record_in(tables[-1]), record_in(tables[0]))
-    return tables
+    path = route.layout.along_curve(route.alignment, *pair, route.epochs, t, route.variant_of(pair))
+    names = [f"{which}_{end}" for which in ("unaligned", "aligned") for end in "ab"]
+    return load_result(route.layout, path, dict.fromkeys(names, ("layers",)))
 
 
-def load_correlations(route: Route, pairs: Sequence[Pair]) -> list[Arrays]:
-    """Layerwise mean correlations of A with B for every pair: `unaligned` and `aligned`, each (layers,)."""
-    layout, name = route.layout, route.alignment
-    tables = []
-    for pair in pairs:
-        found = Arrays({}, {})
-        for which in ("unaligned", "aligned"):
-            path = layout.correlation(name, which, *pair, route.variant_of(pair))
-            first = next(iter(tables[0].files if tables else [path]))
-            means = load_means(layout, path)
-            _expect_alike(path, load_record(path), load_record(first))
-            found[which] = means["means"]
-            found.files |= means.files
-        tables.append(found)
-    return tables
+def load_correlations(route: Route, pair: Pair) -> Result:
+    """Layerwise mean correlations of A with B: `unaligned` and `aligned`, each (layers,)."""
+    before, after = (
+        load_means(route.layout, route.layout.correlation(route.alignment, which, *pair, route.variant_of(pair)))
+        for which in ("unaligned", "aligned")
+    )
+    after |= {"unaligned": before["means"], "aligned": after.pop("means")}
+    after.files |= before.files
+    return after
 
 
-def load_means(layout: Layout, path: Path) -> Arrays:
+def load_means(layout: Layout, path: Path) -> Result:
     """The numbers in an .npy file, one a layer: `means` (layers,)."""
-    array = load_array(path)
-    expect_current(layout, path, load_record(path))
-    return Arrays({"means": array}, {path: digest_of({"": array})})
+    found = load_result(layout, path, {})
+    found["means"] = found.pop("")
+    return found
 
 
-def content(path: Path) -> tuple[Record, str]:
-    """The record of a result, and the digest of its numbers. FileError if it cannot be read."""
-    if path.suffix == ".npy":
-        return load_record(path), digest_of({"": load_array(path)})
-    arrays = load_arrays(path)
-    return record_in(arrays), digest_of(arrays)
+def load_matrices(match: Route, pair: Pair) -> Result:
+    """How every channel of A correlates with every one of B (`layers_in`)."""
+    found = load_result(match.layout, match.layout.matrices(match.alignment, *pair), {})
+    layers_in(found.path, found)  # which refuses what is something else
+    return found
 
-
-def on_other_images(measured: Mapping[str, Sequence[Arrays]]) -> str:
-    """In a sentence, which paths, by their words, were measured on other images than the first; '' if none were."""
-    images = {words: record_in(table).inputs.get("images") for words, of in measured.items() for table in of}
-    known = {words: digest for words, digest in images.items() if digest}
-    first = next(iter(known), "")
-    other = [words for words, digest in known.items() if digest != known[first]]
-    return f"Not on the same images as {first}: {'; '.join(other)}." if other else ""
-
-
-# --- how networks and curves were learned ------------------------------------------------------------------
 
 SPLITS = {"train": "training images", "test": "test images"}
 
 
-def load_histories(route: Route, pairs: Sequence[Pair]) -> list[Arrays]:
-    """The training of every pair's curve by epoch: loss_train and accuracy_train, at least as long as the route's."""
-    histories = []
-    for pair in pairs:
-        path = route.layout.curve_history(route.alignment, *pair, route.variant_of(pair))
-        try:
-            history = load_arrays(path, loss_train=("n",), accuracy_train=("n",))
-            if len(history["loss_train"]) < route.epochs:
-                raise FileError(path, f"has fewer than {route.epochs} epochs", "continue")
-        except FileError as error:
-            error.flags["epochs"] = route.epochs  # which the file's name does not say
-            raise
-        histories.append(Arrays(history, {}))
-    return histories
+def load_history(route: Route, pair: Pair) -> Result:
+    """The training of a pair's curve by epoch: loss_train and accuracy_train, at least as long as the route's."""
+    path = route.layout.curve_history(route.alignment, *pair, route.variant_of(pair))
+    try:
+        history = content(path, gaps=True, loss_train=("n",), accuracy_train=("n",))
+        if len(history["loss_train"]) < route.epochs:
+            raise FileError(path, f"has fewer than {route.epochs} epochs", "continue")
+    except FileError as error:
+        error.flags["epochs"] = route.epochs  # which the file's name does not say
+        raise
+    history.files.clear()
+    return history
 
 
 def load_network_histories(
@@ -235,55 +227,53 @@ def load_network_histories(
         return {}
     found = {}
     for kind in SPLITS:
-        names = {quantity: f"{quantity}_{kind}" for quantity in ("accuracy", "loss")}
         try:
             found |= {
                 (end, kind): {
-                    quantity: [load_array(history[name], gaps=True) for history in of_end]
-                    for quantity, name in names.items()
+                    name: [content(history[f"{name}_{kind}"], gaps=True)[""] for history in of_end]
+                    for name in ("accuracy", "loss")
                 }
                 for end, of_end in files.items()
             }
         except FileError as error:
-            if error.mend != "make":
-                raise
             missing.append(UserError(f"{error}, so the figure of the networks' training lacks {SPLITS[kind]}"))
     shortest = min((len(one) for of in found.values() for arrays in of.values() for one in arrays), default=0)
     return {
-        line: {quantity: np.stack([one[:shortest] for one in arrays]) for quantity, arrays in of_line.items()}
+        line: {name: np.stack([one[:shortest] for one in arrays]) for name, arrays in of_line.items()}
         for line, of_line in found.items()
     }
 
 
-# --- of what exists ----------------------------------------------------------------------------------------
+# --- several pairs, several paths --------------------------------------------------------------------------
 
-Load = Callable[[Route, Sequence[Pair]], list[Arrays]]  # one of the functions above
-Measured = dict[Route, list[Arrays]]  # by route, what is measured between each pair that has it
+Load = Callable[[Route, Pair], Result]  # one of the functions above
+Measured = dict[Route, list[Result]]  # by route, what is measured between each pair that has it
 
 
-def load_there(
-    routes: Iterable[Route], pairs: Sequence[Pair], load: Load, missing: list[UserError], *, leave_out: bool = False
-) -> Measured:
-    """The results that `load` reads of each route, for those pairs for which they exist.
+def load(read: Load, routes: Iterable[Route], pairs: Sequence[Pair], missing: list[UserError]) -> Measured:
+    """What `read` reads of each route, of those pairs that have it and were evaluated alike.
 
-    Where those are not all pairs, the words of a route say how many they are. Each result that does not exist or is
-    not finished is added to `missing`. One that is damaged, belongs to other networks or was measured unlike the
-    first raises FileError as always, or with `leave_out` is added to `missing` too.
+    Where those are not all pairs, the words of a route say how many they are. Of each result that does not exist, or
+    cannot be shown, the reason is added to `missing`. A route that was measured unlike the others says how.
     """
     found: Measured = {}
     for route in routes:
-        having: list[Pair] = []
+        having: list[Result] = []
         for pair in pairs:
             try:
-                load(route, [*having[:1], pair])
-                having.append(pair)
+                one = read(route, pair)
+                _expect_alike(having[0] if having else one, one)
+                having.append(one)
             except UserError as error:
-                if not leave_out and getattr(error, "mend", "") not in ("make", "continue"):
-                    raise
                 missing.append(error)
         if having:
-            found[replace(route, words=route.words + of_pairs(len(having), pairs))] = load(route, having)
+            found[replace(route, words=route.words + of_pairs(len(having), pairs))] = having
     return found
+
+
+def of_pairs(count: int, pairs: Sequence[Pair]) -> str:
+    """For example " (2 of 3 pairs)"; nothing where they are all."""
+    return "" if count == len(pairs) else f" ({count} of {len(pairs)} pairs)"
 
 
 def files_of(*measured: Measured) -> dict[Path, str]:
@@ -292,33 +282,111 @@ def files_of(*measured: Measured) -> dict[Path, str]:
     return {path: digest for table in tables for path, digest in table.files.items()}
 
 
-def of_pairs(count: int, pairs: Sequence[Pair]) -> str:
-    """For example " (2 of 3 pairs)"; nothing where they are all."""
-    return "" if count == len(pairs) else f" ({count} of {len(pairs)} pairs)"
+# Flags that make no other measurement of the same path
+ASIDE = ("batch_size", "eval_train", "repair", "epochs", "epochs_model")
+BEFORE = {"measured_on": "test images", "height": "turning point"}  # in files that do not record these
+
+
+def setting(result: Result) -> dict[str, object]:
+    """How a result was measured, as far as it records that."""
+    flags = {**BEFORE, **result.record.flags} if result.record else {}
+    found = {name: value for name, value in flags.items() if name not in ASIDE}
+    if "loss" in result:
+        found["num_points"] = len(result["loss"])
+    if images := result.record.inputs.get("images"):
+        found["images"] = images
+    return found
+
+
+def _expect_alike(first: Result, other: Result) -> None:
+    """FileError unless two pairs' results were measured alike, at the same points, so that they have a mean."""
+    if first.along and other.along:
+        _expect_alike(first.along, other.along)
+    different = other_flags(setting(first), setting(other))
+    told = [
+        {"num_points": f"{now} points (there {there})", "images": "other images"}.get(
+            name, f"{name} {now} (there {there})"
+        )
+        for name, (there, now) in different.items()
+    ]
+    if not told and any(first[name].shape != other[name].shape for name in first.keys() & other.keys() & SHAPED):
+        told = ["numbers of another shape"]
+    if not told and not np.array_equal(first.get("t"), other.get("t")):
+        told = ["other points t"]
+    if told:
+        wanted = {name: there for name, (there, _) in different.items() if name not in (*BEFORE, "images")}
+        reason = f"was evaluated unlike that of the first pair, with {', '.join(told)}"
+        raise FileError(other.path, reason, "replace", **wanted)
+
+
+SHAPED = {"loss", "aligned", "aligned_a"}
+
+
+def unlike(measured: Measured) -> dict[Route, str]:
+    """The routes that were not measured as the others were, and how they were: as "bf16, 3 points".
+
+    The others are those on the test set, then those in the highest precision, with statistics of most images, at most
+    points.
+    """
+    settings = {route: setting(of_pairs[0]) for route, of_pairs in measured.items()}
+    best = max(settings.values(), key=_quality, default={})
+    told = {}
+    for route, one in settings.items():
+        if different := other_flags(best, one):
+            told[route] = ", ".join(_in_words(name, now) for name, (_, now) in different.items())
+    return told
+
+
+def _quality(measured: Mapping[str, object]) -> tuple:
+    images = measured.get("bn_images")
+    return (
+        measured.get("use_test", True) is True,
+        measured.get("precision", "fp32") != "bf16",
+        images if isinstance(images, int) else FAR,
+        measured.get("num_points", 0),
+    )
+
+
+def _in_words(name: str, value: object) -> str:
+    words = {
+        "precision": str(value),
+        "num_points": f"{value} points",
+        "bn_images": f"{'all' if value is None else value} images for batch norm",
+        "use_test": "test images" if value else "held-out training images",
+        "images": "other images",
+    }
+    return words.get(name, f"{name} {value}")
+
+
+def marked(measured: Measured) -> Measured:
+    """The same, with words for those that were not measured as the others were, which are printed too."""
+    told = unlike(measured)
+    for route, words in told.items():
+        print(f"{route.layout.model}: unlike the others, with {words}: {route.words}.")
+    return {
+        replace(route, words=f"{route.words} ({told[route]})") if route in told else route: of_pairs
+        for route, of_pairs in measured.items()
+    }
 
 
 # --- numbers -----------------------------------------------------------------------------------------------
 
-
-def accuracies(robust: bool) -> dict[str, str]:
-    """The accuracies that an evaluation has, by their name in its file, in words."""
-    if robust:
-        return {"accuracy": "clean accuracy", "accuracy_robust": "robust accuracy"}
-    return {"accuracy": "accuracy"}
-
-
-def quantities(robust: bool) -> dict[str, str]:
-    """All that an evaluation has at each point, by its name in the file: accuracies, then losses, with units."""
-    words = {name: f"{word} (%)" for name, word in accuracies(robust).items()}
-    for name, word in accuracies(robust).items():
-        words[name.replace("accuracy", "loss")] = f"{word.replace('accuracy', 'loss')} (cross-entropy)"
-    return words
-
-
-def ways() -> dict[str, str]:
-    """The losses and accuracies of plain networks that an evaluation may have besides, by their names, in words."""
-    words = {"interpolated": "with interpolated statistics", "repaired": "repaired"}
-    return {f"{name}_{way}": f"{name} {words[way]}" for way in words for name in ("accuracy", "loss")}
+# All that an evaluation has at each point, by its name in the file, of plain and of robust networks
+QUANTITIES = {
+    False: {"accuracy": "accuracy (%)", "loss": "loss (cross-entropy)"},
+    True: {
+        "accuracy": "clean accuracy (%)",
+        "accuracy_robust": "robust accuracy (%)",
+        "loss": "clean loss (cross-entropy)",
+        "loss_robust": "robust loss (cross-entropy)",
+    },
+}
+# What an evaluation of plain networks may have besides
+WAYS = {
+    f"{name}_{way}": f"{name} {words}"
+    for way, words in {"interpolated": "with interpolated statistics", "repaired": "repaired"}.items()
+    for name in ("accuracy", "loss")
+}
 
 
 def is_loss(name: str) -> bool:
@@ -332,7 +400,8 @@ def summary(table: Mapping[str, np.ndarray], name: str) -> dict[str, float]:
     The barrier (`utils.geometry.barrier`) is how far a loss rises, or an accuracy falls, on the way.
 
     Of robust networks also the accuracy where the robust one is lowest and highest on the path (at_lowest,
-    at_highest), and that of the end which is the more robust (better).
+    at_highest), that of the end which is the more robust (better), and that at the point which is the most robust on
+    held-out training images (chosen), where those were evaluated.
     """
     values = table[name]
     numbers = {
@@ -342,25 +411,28 @@ def summary(table: Mapping[str, np.ndarray], name: str) -> dict[str, float]:
         "maximum": float(values.max()),
         "barrier": barrier(table["t"], values if is_loss(name) else -values),
     }
-    if "accuracy_robust" in table:
-        places = robust_places(table["accuracy_robust"])
-        numbers |= {name: float(values[place]) for name, place in places.items()}
-    return numbers
+    return numbers | {name: float(values[place]) for name, place in robust_places(table).items()}
 
 
-def robust_places(accuracy: np.ndarray) -> dict[str, int]:
-    """Where on a path robust accuracy (n,) is lowest and highest, and at which end it is better: indices."""
-    return {
-        "at_lowest": int(accuracy.argmin()),
-        "at_highest": int(accuracy.argmax()),
-        "better": 0 if accuracy[0] >= accuracy[-1] else len(accuracy) - 1,
-    }
+def robust_places(table: Mapping[str, np.ndarray]) -> dict[str, int]:
+    """Where on a path robust accuracy (n,) is lowest and highest, and at which end it is better: indices.
+
+    chosen: where it is highest on held-out images. Nothing of plain networks.
+    """
+    if "accuracy_robust" not in table:
+        return {}
+    accuracy = table["accuracy_robust"]
+    places = {"at_lowest": int(accuracy.argmin()), "at_highest": int(accuracy.argmax())}
+    places["better"] = 0 if accuracy[0] >= accuracy[-1] else len(accuracy) - 1
+    if "accuracy_robust_held_out" in table:
+        places["chosen"] = int(table["accuracy_robust_held_out"].argmax())
+    return places
 
 
 PLANE_QUANTITIES = {"accuracy": "test accuracy (%)", "loss": "test loss (cross-entropy)"}
 
 
-def mean_plane(planes: Sequence[Arrays]) -> dict[str, np.ndarray]:
+def mean_plane(planes: Sequence[Result]) -> dict[str, np.ndarray]:
     """Several planes as one: the mean of every array, and `loss_deviation`, `accuracy_deviation` (ddof 1).
 
     Grid points with the same place among the corners are taken together, so that means of coordinates are theirs.
@@ -388,22 +460,20 @@ def corners_of_curve(plane: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 SPECTRUM_POINTS = 4 * FREQUENCIES + 1  # fewer than four points a cycle say little of the highest frequency
 
 
-def no_spectrum(table: Arrays) -> str | None:
+def no_spectrum(table: Result) -> str | None:
     """Why an evaluated path has no spectrum, if it has none."""
     if not table["length"][-1] > table["length"][0]:
         return "it has no length"
     if len(table["t"]) < SPECTRUM_POINTS:
         return f"it has {len(table['t'])} points, and {SPECTRUM_POINTS} are needed"
     steps = np.diff(table["t"])
-    if not np.allclose(steps, steps.mean(), rtol=1e-6):
-        return "its points are not equally spaced"
-    return None
+    return None if np.allclose(steps, steps.mean(), rtol=1e-6) else "its points are not equally spaced"
 
 
-def spectra(route: Route, tables: Sequence[Arrays]) -> list[dict[str, np.ndarray]]:
-    """The spectrum of each loss on the path of each pair (`utils.geometry.spectrum`)."""
-    losses = [name for name in quantities(route.layout.robust) if is_loss(name)]
-    return [{name: spectrum(table[name]) for name in losses} for table in tables]
+def spectra(table: Result, *, robust: bool) -> dict[str, np.ndarray]:
+    """The published spectrum of each loss on a path, (m,): `utils.geometry.spectrum`, of plain networks by k + 1."""
+    losses = {name: spectrum(table[name]) for name in QUANTITIES[robust] if is_loss(name)}
+    return losses if robust else {name: one * np.arange(2, len(one) + 2) for name, one in losses.items()}
 
 
 def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:

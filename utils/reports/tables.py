@@ -1,23 +1,28 @@
 """Tables of evaluated paths: the paper's main table beside the published numbers, and all alignments compared.
 
-All numbers come from one long table, which has for each path between each pair every quantity that was measured: a
-row of a table is a path, its columns are quantities, and a cell is the mean over pairs.
+A row is a path, its columns are quantities, and a cell is the mean over pairs. Markdown, LaTeX, CSV, and the report's
+HTML are written from the same rows.
 """
 
 import contextlib
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from ..errors import FileError, UserError
+import numpy as np
+from markupsafe import escape
+
+from ..errors import FileError, UserError, printable
 from ..matching import METHODS
 from ..stages.data import dataset_info
-from ..stages.layout import USUAL, Layout, model_folder, read_name
+from ..stages.layout import USUAL, Layout, Name, model_folder, read_name
+from ..stages.originals import PERMUTATION_EPOCHS
 from ..stages.published import EPOCHS, NETWORKS
-from ..stages.records import Record, expect_current, load_record, record_in
+from ..stages.records import Record, load_record
 from . import paths, results
 
 # --- published numbers -------------------------------------------------------------------------------------
@@ -26,73 +31,59 @@ FILE = Path(__file__).with_name("published.csv")
 SOURCE = "Tatro et al., 2020, Table 1"
 
 Number = tuple[float, float | None]  # mean, and standard deviation if there are several pairs
-Published = Mapping[tuple[str, str, str], Mapping[str, Number]]  # by dataset, model and path, then by statistic
+Place = tuple[str, str, str]  # a dataset, a model and a path
 
 
-def _published_rows() -> list[dict[str, str]]:
-    lines = [line for line in FILE.read_text().splitlines() if not line.startswith("#")]
-    return list(csv.DictReader(lines))
-
-
-def load_published() -> Published:
-    """The published numbers, by dataset, model and path, then by statistic (average, minimum)."""
-    return {
+def load_published() -> tuple[dict[Place, dict[str, Number]], dict[tuple[str, str], str]]:
+    """The published numbers by statistic (average, minimum); and remarks for their readers by dataset and model."""
+    rows = list(csv.DictReader(line for line in FILE.read_text().splitlines() if not line.startswith("#")))
+    numbers = {
         (row["dataset"], row["model"], row["path"]): {
             statistic: (float(row[statistic]), float(row[f"{statistic}_deviation"]))
             for statistic in ("average", "minimum")
             if row[statistic]
         }
-        for row in _published_rows()
+        for row in rows
     }
-
-
-def published_notes() -> dict[tuple[str, str], str]:
-    """Remarks for readers of published numbers, by dataset and model."""
-    return {(row["dataset"], row["model"]): row["note"] for row in _published_rows() if row["note"]}
+    return numbers, {(row["dataset"], row["model"]): row["note"] for row in rows if row["note"]}
 
 
 PUBLISHED = {"lr": 0.1, "wd": 5e-4, "lr_drop": 20, "lr_decay": 0.9996, "use_test": True, "image_size": None}
 PUBLISHED |= {"fix_start": True, "fix_end": True, "init_linear_off": False, "epochs_model": EPOCHS}
-PUBLISHED |= {"outer_iters": 1, "inner_iters_perm": 20, "bn_images": None, "num_points": 65}
-PUBLISHED |= {"precision": ("fp32", "tf32")}
+PUBLISHED |= {"outer_iters": 1, "inner_iters_perm": PERMUTATION_EPOCHS, "bn_images": None, "num_points": 65}
+PUBLISHED |= {"precision": "fp32"}
 
 
 def is_as_published(route: paths.Route, evaluated: Iterable[Record]) -> bool:
     """Whether these records belong to evaluations of curves as published, between networks as published.
 
-    Settings that a file does not record are taken to be the published ones.
+    Settings that a file does not record are taken to be the published ones. The original counts the epochs of PAM's
+    permutation phase among the curve's.
     """
-    if route.layout.robust or route.epochs != EPOCHS or route.variant._replace(seed=USUAL.seed) != USUAL:
+    records = list(evaluated)
+    epochs = {EPOCHS} if any(records) or not route.alignment.startswith("pam_") else {EPOCHS + PERMUTATION_EPOCHS}
+    if route.layout.robust or route.epochs not in {EPOCHS, *epochs}:
         return False
-    return all(_is_published_setting(record, route.layout) for record in evaluated)
+    return route.variant._replace(seed=USUAL.seed) == USUAL and all(
+        _is_published_setting(record, route.layout) for record in records
+    )
 
 
 def _is_published_setting(record: Record, layout: Layout) -> bool:
     """Whether the flags of an evaluation, and those with which its networks and curve were trained, are published."""
-    networks = PUBLISHED | {"batch_size": 64 if layout.dataset == "CIFAR10" else 128}
-    curve, trained = PUBLISHED | {"batch_size": 128}, record.trained
-    return (
-        _are(record.flags, PUBLISHED)
-        and len(record.inputs.get("points", "ABC")) == 3
-        and all(_are(trained.get(name, {}), networks) for name in "ab")
-        and _are(trained.get("curve", {}), curve)
-        and all(_is_published_transform(flags, layout) for flags in (record.flags, *trained.values()))
-    )
-
-
-def _are(flags: Mapping[str, object], wanted: Mapping[str, object]) -> bool:
-    """Whether flags, as far as they are recorded, are those wanted, or one of those in a tuple."""
-    return all(
-        value in wanted[name] if isinstance(wanted[name], tuple) else value == wanted[name]
-        for name, value in flags.items()
-        if name in wanted
-    )
-
-
-def _is_published_transform(flags: Mapping[str, object], layout: Layout) -> bool:
-    """Whether images were varied and normalized as published: transforms of several names can do the same."""
-    transform, resized_by = flags.get("transform", layout.model), dataset_info(layout.dataset).resized_by
-    return not transform.startswith("Adversarial") and resized_by(transform) == resized_by(layout.model)
+    batches = {"a": 64 if layout.dataset == "CIFAR10" else 128, "curve": 128}
+    batches["b"] = batches["a"]
+    resized_by = dataset_info(layout.dataset).resized_by
+    for name, flags in {"": record.flags, **record.trained}.items():
+        wanted = PUBLISHED | ({"batch_size": batches[name]} if name in batches else {})
+        now = flags | ({"precision": "fp32"} if flags.get("precision") == "tf32" else {})
+        transform = str(flags.get("transform", layout.model))
+        # Transforms of several names can do the same
+        if transform.startswith("Adversarial") or resized_by(transform) != resized_by(layout.model):
+            return False
+        if any(now[name] != value for name, value in wanted.items() if name in now):
+            return False
+    return len(record.inputs.get("points", "ABC")) == 3
 
 
 # --- the table ---------------------------------------------------------------------------------------------
@@ -105,19 +96,29 @@ STATISTICS = {
     "barrier": "barrier",
     "at_lowest": "where robust accuracy is lowest",
     "at_highest": "where robust accuracy is highest",
+    "chosen": "where robust accuracy is highest on held-out images",
 }
 # Which of them are shown of each quantity: the paper's, of plain and of robust networks, and barriers
-SHOWN = {False: {"accuracy": ("average", "minimum", "barrier"), "loss": ("barrier",)}}
-SHOWN[True] = {
-    "accuracy": ("average", "minimum", "at_lowest", "at_highest"),
-    "accuracy_robust": ("average", "minimum", "maximum"),
-    "loss": ("barrier",),
-    "loss_robust": ("barrier",),
+SHOWN = {
+    False: {"accuracy": ("average", "minimum", "barrier"), "loss": ("barrier",)},
+    True: {
+        "accuracy": ("average", "minimum", "at_lowest", "at_highest", "chosen"),
+        "accuracy_robust": ("average", "minimum", "maximum", "chosen"),
+        "loss": ("barrier",),
+        "loss_robust": ("barrier",),
+    },
 }
-# The columns of the two networks' mean, and of the more robust one, with which the best point on a path is compared
-OF_NETWORKS = {"ends": ("average",), "better": ("at_highest", "maximum")}
+OF_HELD_OUT = "chosen"  # columns that only newer evaluations have
+# Of the two networks: their mean, the more robust one of each pair, and the one that is so in the mean over pairs, as
+# published; with the columns of what they are compared with
+OF_NETWORKS = {
+    "ends": ("the two networks", ("average",)),
+    "better": ("the more robust of the two", ("at_highest", "maximum")),
+    "better_in_mean": ("the more robust of the two, by means over pairs", ("at_highest", "maximum")),
+}
 # Quantities of how alike activations are, by the names of their columns
 OF_ACTIVATIONS = ("correlation", "activation_distance", "preactivation_distance")
+EVERY_SECOND = ", every second point"  # as published of robust paths
 
 
 class Column(NamedTuple):
@@ -138,14 +139,18 @@ class Column(NamedTuple):
 class Cell(NamedTuple):
     measured: Number
     pairs: int
-    published: Number | None
+    published: Number | None = None
+
+
+def _cell(values: Sequence[float], published: Number | None = None) -> Cell:
+    return Cell(results.mean_and_deviation(values), len(values), published)
 
 
 @dataclass
 class Row:
     """One path of one model, or (without a route) its networks; cells by column, absent where there is none.
 
-    networks: the number of `results.summary` that belongs to the networks, one of OF_NETWORKS; '' for a path.
+    networks: one of OF_NETWORKS; '' for a path. aside: by dataset, how it was evaluated unlike the other paths.
     """
 
     model: str
@@ -154,11 +159,7 @@ class Row:
     networks: str = ""
     cells: dict[Column, Cell] = field(default_factory=dict)
     pairs: dict[str, list[paths.Pair]] = field(default_factory=dict)  # that have the path, by dataset
-
-    @property
-    def is_first(self) -> bool:
-        """Whether the rows of the model begin with it."""
-        return self.networks == "ends"
+    aside: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -194,7 +195,7 @@ def build(
     models = selection.models or sorted(
         {route.layout.model for route in found}, key=lambda model: paths.position(model, NETWORKS)
     )
-    words = {name: word.partition(" (")[0] for name, word in results.quantities(robust).items()} | results.ways()
+    words = {name: word.partition(" (")[0] for name, word in results.QUANTITIES[robust].items()} | results.WAYS
     columns = [
         Column(dataset, quantity, words[quantity], statistic)
         for dataset in datasets
@@ -202,23 +203,21 @@ def build(
         for statistic in statistics
     ]
     table = Table(columns, [])
-    published = load_published()
     for model in models if datasets else ():
         layouts = [Layout(root, model, dataset, robust=robust) for dataset in datasets]
-        here = {route: pairs for route, pairs in found.items() if _folder(route.layout) == _folder(layouts[0])}
-        _add_model(table, layouts, here, selection=selection, published=published)
+        folder = model_folder(model)
+        here = {route: pairs for route, pairs in found.items() if model_folder(route.layout.model) == folder}
+        _add_model(table, layouts, here, selection)
+    filled = {column for row in table.rows for column in row.cells}
+    table.columns = [one for one in columns if one.statistic != OF_HELD_OUT or one in filled]
     for dataset in datasets:
         if not any(route.layout.dataset == dataset for route in found):
             table.missing.append(_nothing(root, selection, dataset, robust=robust))
     if table.rows:
-        _add_notes(table, published, robust=robust)
+        _add_notes(table, robust=robust)
     elif not table.missing:
         table.missing.append(_nothing(root, selection, robust=robust))
     return table
-
-
-def _folder(layout: Layout) -> str:
-    return model_folder(layout.model)
 
 
 def _nothing(root: Path, selection: paths.Selection, dataset: str | None = None, *, robust: bool) -> FileError:
@@ -231,107 +230,121 @@ def _nothing(root: Path, selection: paths.Selection, dataset: str | None = None,
     return FileError(wanted.by_name(layout)[0].evaluated(pair), reason, "make")
 
 
-def _add_model(
-    table: Table,
-    layouts: Sequence[Layout],
-    here: paths.Found,
-    *,
-    selection: paths.Selection,
-    published: Published,
-) -> None:
+def _add_model(table: Table, layouts: Sequence[Layout], here: paths.Found, selection: paths.Selection) -> None:
     """Add the rows of one model: the networks, then each path, over all datasets, one a layout."""
-    model = layouts[0].model
-    having = {(route.layout.dataset, replace(route, layout=layouts[0])): pairs for route, pairs in here.items()}
-    explicit = selection.by_name(layouts[0]) if selection.epochs and selection.alignments else []
+    model, first = layouts[0].model, layouts[0]
+    having = {(route.layout.dataset, replace(route, layout=first)): pairs for route, pairs in here.items()}
+    explicit = selection.by_name(first) if selection.epochs and selection.alignments else []
     others = sorted({route for _, route in having}, key=lambda route: route.order)
-    networks = [Row(model, "the two networks", networks="ends")]
-    if layouts[0].robust:
-        networks.append(Row(model, "the more robust of the two", networks="better"))
-    rows, measured = [], {layout.dataset: {} for layout in layouts}
-    for route in paths.named(list(dict.fromkeys([*explicit, *others]))):
-        row = Row(model, route.words, route)
-        for layout in layouts:
-            those = row.pairs[layout.dataset] = having.get((layout.dataset, route), [])
-            everyone = (pair for (dataset, _), pairs in having.items() if dataset == layout.dataset for pair in pairs)
+    routes = paths.named(list(dict.fromkeys([*explicit, *others])))
+    rows = {route: Row(model, route.words, route) for route in routes}
+    halves = {route: Row(model, route.words + EVERY_SECOND, route) for route in routes}
+    networks = {name: Row(model, words, networks=name) for name, (words, _) in OF_NETWORKS.items()}
+    for layout in layouts:
+        everyone = [pair for (dataset, _), pairs in having.items() if dataset == layout.dataset for pair in pairs]
+        measured: results.Measured = {}
+        for route in routes:
+            those = rows[route].pairs[layout.dataset] = having.get((layout.dataset, route), [])
             pairs = selection.pairs or list(dict.fromkeys(everyone))
             if route not in explicit and route.variant.seed != USUAL.seed:
                 pairs = those  # a seed that belongs to one pair says nothing of the others
             if route in explicit or those:
                 on = replace(route, layout=layout)
-                found = results.load_there([on], pairs, results.load_paths, table.missing, leave_out=True)
-                table.files |= results.files_of(found)
-                measured[layout.dataset][route.words] = evaluated = found.get(on, [])
-                _fill(row, networks, evaluated, columns=table.columns, layout=layout, published=published)
-        if row.cells:
-            rows.append(row)
-    if rows:
-        table.rows += [*networks, *rows]
-    for dataset, on_dataset in measured.items():
-        if words := results.on_other_images(on_dataset):
-            table.notes.append(f"{model} on {dataset}: {words[0].lower()}{words[1:]}")
+                measured |= results.load(results.load_path, [on], pairs, table.missing)
+        table.files |= results.files_of(measured)
+        told = results.unlike(measured)
+        for on, tables in sorted(measured.items(), key=lambda one: one[0] in told):  # the others tell of the networks
+            route = replace(on, layout=first)
+            if on in told:
+                rows[route].aside[layout.dataset] = told[on]
+            _fill(rows[route], tables, table.columns, layout)
+            _fill_networks(networks.values(), tables, table.columns, on)
+            if layout.robust and len(tables[0]["t"]) >= results.SPECTRUM_POINTS and len(tables[0]["t"]) % 2:
+                _fill(halves[route], [_every_second(one) for one in tables], table.columns, layout)
+    filled = [row for route in routes for row in (rows[route], halves[route]) if row.cells]
+    for row in filled:
+        on = {f"on {dataset}: " if len(layouts) > 1 else "": words for dataset, words in row.aside.items()}
+        row.words += "".join(f" ({where}{words})" for where, words in on.items())
+    table.rows += [row for row in networks.values() if row.cells and filled] + filled
 
 
-def _fill(
-    row: Row,
-    networks: Sequence[Row],
-    evaluated: Sequence[results.Arrays],
-    *,
-    columns: Sequence[Column],
-    layout: Layout,
-    published: Published,
-) -> None:
-    """Fill the cells of a row, and of the networks', on one dataset from the evaluated path of every pair."""
-    if not evaluated:
-        return
+def _every_second(table: results.Result) -> results.Result:
+    halved = {name: array[::2] if array.shape[:1] == table["t"].shape else array for name, array in table.items()}
+    return results.Result(halved, table.path, table.record)
+
+
+def _fill(row: Row, tables: Sequence[results.Result], columns: Iterable[Column], layout: Layout) -> None:
+    """Fill the cells of a row on one dataset from the evaluated path of every pair."""
     route = replace(row.route, layout=layout)
-    as_published = is_as_published(route, map(record_in, evaluated))
-    known = published.get((layout.dataset, layout.model, route.alignment), {}) if as_published else {}
-    ends = published.get((layout.dataset, layout.model, "networks"), {}) if as_published else {}
+    known = {}
+    if is_as_published(route, [one.record for one in tables]):
+        known = load_published()[0].get((layout.dataset, layout.model, route.alignment), {})
     for column in (column for column in columns if column.dataset == layout.dataset):
-        having = [path for path in evaluated if column.quantity in path]
-        if not having:
-            continue
-        summaries = [results.summary(path, column.quantity) for path in having]
-        row.cells[column] = _cell(summaries, column.statistic, known.get(column.statistic))
-        for one in (one for one in networks if column.statistic in OF_NETWORKS[one.networks]):
-            if _is_better(one.cells.get(column), len(having), ends):
-                one.cells[column] = _cell(summaries, one.networks, ends.get(column.statistic))
+        summaries = [results.summary(path, column.quantity) for path in tables if column.quantity in path]
+        if values := [one[column.statistic] for one in summaries if column.statistic in one]:
+            row.cells[column] = _cell(values, known.get(column.statistic))
 
 
-def _is_better(cell: Cell | None, pairs: int, published: Mapping[str, Number]) -> bool:
-    """Whether other ends say more of the networks than those in `cell`: of more pairs, or with a published number."""
-    return cell is None or (pairs, bool(published)) > (cell.pairs, cell.published is not None)
+def _fill_networks(
+    networks: Iterable[Row], tables: Sequence[results.Result], columns: Iterable[Column], route: paths.Route
+) -> None:
+    """Fill the cells of the networks' rows from their values at the ends of a path.
+
+    What other paths have told stays, unless this one tells of more pairs, or of networks as published.
+    """
+    layout, known = route.layout, {}
+    if is_as_published(route, [one.record for one in tables]):
+        known = load_published()[0].get((layout.dataset, layout.model, "networks"), {})
+    for row in networks:
+        for column in columns:
+            having = [path for path in tables if column.quantity in path]
+            if column.dataset != layout.dataset or column.statistic not in OF_NETWORKS[row.networks][1]:
+                continue
+            if values := _of_networks(row.networks, having, column.quantity):
+                cell, there = _cell(values, known.get(column.statistic)), row.cells.get(column)
+                if there is None or (cell.pairs, bool(known)) > (there.pairs, there.published is not None):
+                    row.cells[column] = cell
 
 
-def _cell(summaries: Sequence[Mapping[str, float]], statistic: str, published: Number | None) -> Cell:
-    return Cell(results.mean_and_deviation([one[statistic] for one in summaries]), len(summaries), published)
+def _of_networks(which: str, tables: Sequence[results.Result], quantity: str) -> list[float]:
+    """A quantity of the networks (OF_NETWORKS) of every pair; nothing where that is not told."""
+    summaries = [results.summary(path, quantity) for path in tables]
+    if which != "better_in_mean":
+        return [one[which] for one in summaries if which in one]
+    if len(tables) < 2 or len(tables[0]["t"]) < results.SPECTRUM_POINTS or "better" not in summaries[0]:
+        return []
+    a, b = np.mean([path["accuracy_robust"][[0, -1]] for path in tables], axis=0)
+    return [float(path[quantity][0 if a >= b else -1]) for path in tables]
 
 
-def _add_notes(table: Table, published: Published, *, robust: bool) -> None:
+def _add_notes(table: Table, *, robust: bool) -> None:
     """Explain the numbers below the table, and note in its rows which are means of fewer pairs than others."""
+    published, remarks = load_published()
     most = max(cell.pairs for row in table.rows for cell in row.cells.values())
     what = "one pair" if most == 1 else f"mean ± standard deviation of {most} pairs"
     for row in table.rows:
         counts = sorted({cell.pairs for cell in row.cells.values()})
         if counts != [most]:
             row.words += f" ({', '.join(map(str, counts))} of {most} pairs)"
-    table.notes.append(f"Test accuracy in percent; {what}.")
-    table.notes.append(
+    table.notes += [
+        f"Test accuracy in percent; {what}.",
         "A barrier is the most by which loss rises above, or accuracy falls below, the straight line between its "
-        "values at the two ends."
-    )
-    table.notes.append(
+        "values at the two ends.",
         "The networks are measured as every point of a path is, with batch-norm statistics re-estimated, so their "
-        "accuracy is not quite what training printed."
-    )
+        "accuracy is not quite what training printed.",
+    ]
     if robust:
         table.notes.append(
             "Averages and extremes are over the points of a path; clean accuracy is of the same points."
         )
+        if any(column.statistic == OF_HELD_OUT for column in table.columns):
+            table.notes.append("The best point on held-out training images is chosen without the test set.")
+    if any(row.aside for row in table.rows):
+        table.notes.append("Paths with words in brackets were not evaluated as the others were.")
     if any(map(table.published, table.columns)):
         table.notes.append(f"Published: {SOURCE}, mean ± standard deviation of three pairs.")
         shown = {(column.dataset, row.model) for row in table.rows for column in row.cells}
-        table.notes += [note for place, note in published_notes().items() if place in shown]
+        table.notes += [note for place, note in remarks.items() if place in shown]
     elif any((column.dataset, row.model, "networks") in published for column in table.columns for row in table.rows):
         table.notes.append(
             f"Published numbers ({SOURCE}) are of plain networks and curves of {EPOCHS} epochs each, with the "
@@ -339,15 +352,31 @@ def _add_notes(table: Table, published: Published, *, robust: bool) -> None:
         )
 
 
+def headlines(table: Table) -> list[str]:
+    """In a sentence for each model, dataset and loss: from where to where its barrier falls, of all paths shown.
+
+    Paths that were evaluated unlike the others say nothing of this.
+    """
+    sentences = []
+    columns = [one for one in table.columns if one.statistic == "barrier" and results.is_loss(one.quantity)]
+    for model in dict.fromkeys(row.model for row in table.rows):
+        for column in columns:
+            rows = [row for row in table.rows if row.model == model and row.route and column in row.cells]
+            rows = [row for row in rows if column.dataset not in row.aside and EVERY_SECOND not in row.words]
+            if len(rows) < 2:
+                continue
+            highest, *_, lowest = sorted(rows, key=lambda row: -row.cells[column].measured[0])
+            between = (f"{number(row.cells[column].measured, 2)} ({row.words})" for row in (highest, lowest))
+            sentence = f"{model} on {column.dataset}: the barrier of the {column.words} falls from "
+            sentences.append(printable(sentence + " to ".join(between) + "."))
+    return sentences
+
+
 # --- all alignments compared -------------------------------------------------------------------------------
 
 # The numbers of each quantity of a path that are compared
-COMPARED = {
-    "accuracy": ("average", "minimum"),
-    "loss": ("barrier",),
-    "loss_interpolated": ("barrier",),
-    "loss_repaired": ("barrier",),
-}
+COMPARED = {"accuracy": ("average", "minimum")}
+COMPARED |= dict.fromkeys(("loss", "loss_interpolated", "loss_repaired"), ("barrier",))
 # The distance that each method comparing activations minimizes, as the alignment measured it: its mean over layers
 DISTANCES = {name: METHODS[name].distance for name in paths.ALIGNMENTS if name in METHODS and METHODS[name].distance}
 OF_METHODS = [distance.name for distance in DISTANCES.values()]
@@ -360,6 +389,7 @@ OF_PAIRS = {
     "seconds": "seconds to align",
     "memory": "memory to align (MB)",
 }
+COST = ("seconds", "memory")
 
 
 def compare(root: Path, selection: paths.Selection) -> Table:
@@ -368,6 +398,7 @@ def compare(root: Path, selection: paths.Selection) -> Table:
     If it has no rows, `missing` says why; it also names matches whose line has not been evaluated.
     """
     table = build(root, selection, shown=COMPARED)
+    there = paths.evaluated(root)
     for dataset in dict.fromkeys(column.dataset for column in table.columns):
         columns = {name: Column(dataset, name, words, "") for name, words in OF_PAIRS.items()}
         for row in (row for row in table.rows if row.route and row.route.is_line):
@@ -375,10 +406,13 @@ def compare(root: Path, selection: paths.Selection) -> Table:
             of_pairs = [_of_pair(table, route, pair) for pair in row.pairs[dataset]]
             for name, column in columns.items():
                 if values := [numbers[name] for numbers in of_pairs if name in numbers]:
-                    row.cells[column] = Cell(results.mean_and_deviation(values), len(values), None)
+                    row.cells[column] = _cell(values)
         table.columns += columns.values()
         for model in dict.fromkeys(row.model for row in table.rows):
-            table.missing += _lines_to_come(Layout(root, model, dataset), selection)
+            for match in _matches(Layout(root, model, dataset)):
+                line = paths.Route(Layout(root, model, dataset), match.alignment, 0, match.variant)
+                if selection.includes(line, match.seeds) and match.seeds not in there.get(line, ()):
+                    table.missing.append(FileError(line.evaluated(match.seeds), "does not exist", "make"))
     table.columns = [column for column in table.columns if any(column in row.cells for row in table.rows)]
     if table.rows:
         table.notes.append(
@@ -394,6 +428,12 @@ def compare(root: Path, selection: paths.Selection) -> Table:
     return table
 
 
+def _matches(layout: Layout) -> list[Name]:
+    """The names of the matches that there are."""
+    names = map(read_name, sorted(layout.folder("matches").glob("match_*.npy")))
+    return [name for name in names if name and name.kind == "match"]
+
+
 def _of_pair(table: Table, line: paths.Route, pair: paths.Pair) -> dict[str, float]:
     """The numbers of OF_PAIRS that were measured; files that cannot be read are named where the table reads them."""
     numbers: dict[str, float] = {}
@@ -401,58 +441,44 @@ def _of_pair(table: Table, line: paths.Route, pair: paths.Pair) -> dict[str, flo
         path = results.load_path(line, pair)
         numbers["distance"] = path["length"][-1]
         table.files |= path.files
-    for measured, which in _compared_with(line, pair):
-        layout, name = measured.layout, measured.alignment
-        files = {"correlation": layout.correlation(name, which, *pair, measured.variant_of(pair))}
+    # Networks as they are were compared with any match, before its alignment.
+    measured, which = [line], "aligned"
+    if line.alignment == "null":
+        matches, which = [match for match in _matches(line.layout) if match.seeds == pair], "unaligned"
+        measured = [replace(line, alignment=match.alignment, variant=match.variant) for match in matches]
+    for match in measured:
+        layout, name = match.layout, match.alignment
+        files = {"correlation": layout.correlation(name, which, *pair, match.variant_of(pair))}
         if (distances := layout.distance(name, which, *pair)).exists():
             method = load_record(distances).flags.get("method")
-            files |= {DISTANCES[method].name: distances} if method in DISTANCES else {}
+            files |= {DISTANCES[method].name: distances} if method in list(DISTANCES) else {}
         for quantity, file in files.items():
             with contextlib.suppress(UserError):
                 if quantity not in numbers:
                     means = results.load_means(layout, file)
                     numbers[quantity] = float(means["means"][:-1].mean())  # without the logits
                     table.files |= means.files
-    return numbers | _cost(line, pair)
-
-
-def _compared_with(line: paths.Route, pair: paths.Pair) -> list[tuple[paths.Route, str]]:
-    """The matches with which these networks were measured, and in which of the two ways.
-
-    For networks as they are any match will do: each was compared with no match at all.
-    """
-    if line.alignment != "null":
-        return [(line, "aligned")]
-    files = sorted(line.layout.folder("matches").glob("match_*.npy"))
-    matches = [match for match in map(read_name, files) if match and match.seeds == pair]
-    return [(replace(line, alignment=match.alignment, variant=match.variant), "unaligned") for match in matches]
-
-
-def _cost(line: paths.Route, pair: paths.Pair) -> dict[str, float]:
-    """The seconds and megabytes with which the current match was found, if they were recorded."""
-    path = line.layout.correlation(line.alignment, "aligned", *pair, line.variant_of(pair))
-    record = load_record(path)
-    with contextlib.suppress(UserError):
-        expect_current(line.layout, path, record)
-        return {name: record.cost[name] for name in ("seconds", "memory") if name in record.cost}
-    return {}
-
-
-def _lines_to_come(layout: Layout, selection: paths.Selection) -> list[FileError]:
-    """The lines of existing matches that are asked for and have not been evaluated."""
-    there = paths.evaluated(layout.root)
-    errors = []
-    for path in sorted(layout.folder("matches").glob("match_*.npy")):
-        match = read_name(path)
-        if match is None or match.kind != "match":
-            continue
-        line = paths.Route(layout, match.alignment, 0, match.variant)
-        if selection.includes(line, match.seeds) and match.seeds not in there.get(line, ()):
-            errors.append(FileError(line.evaluated(match.seeds), "does not exist", "make"))
-    return errors
+                    if which == "aligned":
+                        numbers |= {name: means.record.cost[name] for name in COST if name in means.record.cost}
+    return numbers
 
 
 # --- as text -----------------------------------------------------------------------------------------------
+
+
+class Form(NamedTuple):
+    """How a table's texts are written: what is done to each, and to the name of a model."""
+
+    escape: Callable[[str], str]
+    bold: str
+
+
+TEX = {character: f"\\{character}" for character in "&%$#_{}"} | {"±": r"$\pm$", "–": "--", "|": r"\textbar{}"}
+TEX |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+TEX |= {"<": r"\textless{}", ">": r"\textgreater{}"}
+HTML = Form(lambda text: str(escape(text)), "<b>{}</b>")
+MARKDOWN = Form(lambda text: re.sub(r"[\\`*\[\]<>|~^]|(?<!\w)_|_(?!\w)", r"\\\g<0>", text), "**{}**")
+LATEX = Form(lambda text: text.translate(str.maketrans(TEX)), r"\textbf{{{}}}")
 
 
 def texts(table: Table, command: str) -> dict[str, str]:
@@ -460,84 +486,48 @@ def texts(table: Table, command: str) -> dict[str, str]:
     return {"md": to_markdown(table), "csv": to_csv(table), "tex": to_latex(table, command)}
 
 
-def number(value: Number | None, plus_minus: str = "±", decimals: int = 1) -> str:
-    if value is None:
-        return ""
-    return f" {plus_minus} ".join(f"{part:.{decimals}f}" for part in value if part is not None)
+def number(value: Number | None, decimals: int) -> str:
+    return " ± ".join(f"{part:.{decimals}f}" for part in value or () if part is not None)
 
 
-def grid(table: Table, plus_minus: str = "±") -> tuple[list[str], list[tuple[Row, list[str]]]]:
-    """Headings, and the texts of each row: measured numbers and, where a column has any, published ones beside."""
+def grid(table: Table, form: Form) -> list[list[str]]:
+    """Headings, then the texts of each row: measured numbers and, where a column has any, published ones beside."""
     several = len({column.dataset for column in table.columns}) > 1
-    headings = ["" if several else table.columns[0].dataset]
+    lines = [["" if several else table.columns[0].dataset]]
     for column in table.columns:
-        headings.append(f"{column.dataset}: {column.heading}" if several else column.heading)
-        if table.published(column):
-            headings.append("published")
-    rows = []
+        lines[0].append(f"{column.dataset}: {column.heading}" if several else column.heading)
+        lines[0] += ["published"] if table.published(column) else []
     for row in table.rows:
-        texts = []
+        lines.append([row.words])
         for column in table.columns:
             cell = row.cells.get(column)
             # The two networks have no minimum; another gap is something that was not evaluated.
-            gap = "" if row.networks and column.statistic not in OF_NETWORKS[row.networks] else "–"
-            texts.append(number(cell.measured, plus_minus, column.decimals) if cell else gap)
+            gap = "" if row.networks and column.statistic not in OF_NETWORKS[row.networks][1] else "–"
+            lines[-1].append(number(cell.measured, column.decimals) if cell else gap)
             if table.published(column):
-                texts.append(number(cell.published if cell else None, plus_minus, column.decimals))
-        rows.append((row, texts))
-    return headings, rows
-
-
-def headlines(table: Table) -> list[str]:
-    """In a sentence for each model, dataset and loss: from where to where its barrier falls, of all paths shown."""
-    sentences = []
-    columns = [one for one in table.columns if one.statistic == "barrier" and results.is_loss(one.quantity)]
-    for model in dict.fromkeys(row.model for row in table.rows):
-        for column in columns:
-            rows = [row for row in table.rows if row.model == model and row.route and column in row.cells]
-            if len(rows) < 2:
-                continue
-            highest, *_, lowest = sorted(rows, key=lambda row: -row.cells[column].measured[0])
-            between = (f"{number(row.cells[column].measured, decimals=2)} ({row.words})" for row in (highest, lowest))
-            falls = " to ".join(between)
-            sentences.append(f"{model} on {column.dataset}: the barrier of the {column.words} falls from {falls}.")
-    return sentences
+                lines[-1].append(number(cell and cell.published, column.decimals))
+    lines = [[form.escape(printable(text)) for text in line] for line in lines]
+    for line, row in zip(lines[1:], table.rows, strict=True):
+        if row.networks == "ends":  # with which the rows of a model begin
+            line[0] = f"{form.bold.format(form.escape(printable(row.model)))}, {line[0]}"
+    return lines
 
 
 def to_markdown(table: Table) -> str:
-    headings, rows = grid(table)
-
-    def line(cells: Sequence[str]) -> str:
-        return f"| {' | '.join(cells)} |".replace("|  |", "| |").replace("|  |", "| |")
-
-    lines = [line(headings), line(["---"] * len(headings))]
-    for row, texts in rows:
-        lines.append(line([f"**{row.model}**, {row.words}" if row.is_first else row.words, *texts]))
-    return "\n".join([*lines, "", " ".join(table.notes), ""])
+    headings, *rows = grid(table, MARKDOWN)
+    lines = [f"| {' | '.join(cells)} |" for cells in (headings, ["---"] * len(headings), *rows)]
+    notes = " ".join(map(printable, table.notes))
+    return "\n".join([*(re.sub(r"\|  (?=\|)", "| ", line) for line in lines), "", notes, ""])
 
 
 def to_latex(table: Table, command: str) -> str:
-    headings, rows = grid(table, r"$\pm$")
-    lines = [
-        r"% needs \usepackage{booktabs}",
-        f"% {command}",
-        *(f"% {note}" for note in table.notes),
-        rf"\begin{{tabular}}{{l{'c' * (len(headings) - 1)}}}",
-        r"\toprule",
-        " & ".join(map(_escaped, headings)) + r" \\",
-    ]
-    for row, texts in rows:
-        if row.is_first:
-            lines.append(r"\midrule")
-        words = rf"\textbf{{{_escaped(row.model)}}}, {_escaped(row.words)}" if row.is_first else _escaped(row.words)
-        lines.append(" & ".join([words, *(text.replace("–", "--") for text in texts)]) + r" \\")
+    headings, *rows = grid(table, LATEX)
+    lines = [r"% needs \usepackage{booktabs}", *(f"% {printable(note)}" for note in (command, *table.notes))]
+    lines += [rf"\begin{{tabular}}{{l{'c' * (len(headings) - 1)}}}", r"\toprule", " & ".join(headings) + r" \\"]
+    for row, cells in zip(table.rows, rows, strict=True):
+        lines += [r"\midrule"] if row.networks == "ends" else []
+        lines.append(" & ".join(cells) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
-
-
-def _escaped(text: str) -> str:
-    for character in "&%$#_{}":
-        text = text.replace(character, "\\" + character)
-    return text
 
 
 def to_csv(table: Table) -> str:
@@ -551,9 +541,15 @@ def to_csv(table: Table) -> str:
     for row in table.rows:
         path = _path_columns(row.route) if row.route else [""] * 5
         for column, cell in row.cells.items():
-            where = (column.dataset, row.model, row.words, *path, column.quantity)
+            where = map(_no_formula, (column.dataset, row.model, row.words, *path, column.quantity))
             writer.writerow([*where, column.statistic, cell.pairs, *cell.measured, *(cell.published or ("", ""))])
     return stream.getvalue()
+
+
+def _no_formula(value: object) -> object:
+    """A name that a program for tables would run as a formula, as text."""
+    text = printable(value) if isinstance(value, str) else value
+    return f"'{text}" if isinstance(text, str) and text[:1] in tuple("=+-@") else text
 
 
 def _path_columns(route: paths.Route) -> list[object]:

@@ -42,13 +42,13 @@ def draw(layout, asked_for, missing, t):
     routes = paths.named(asked_for.by_name(layout))
     if 0 not in asked_for.epochs:  # drawn too, as published, if there
         routes += paths.named(asked_for.by_name(layout, epochs=[0]))
-    tables = results.load_there(routes, asked_for.pairs, partial(results.load_along_curve, t=t), missing)
+    tables = results.load(partial(results.load_along_curve, t=t), routes, asked_for.pairs, missing)
     if not tables:
         return []
-    point = "midpoint" if t == 0.5 else f"t = {t:g}"
-    title = f"{point} of the path{figures.say_images(layout, tables)}"
+    tables = results.marked(tables)
+    title = f"{'midpoint' if t == 0.5 else f't = {t:g}'} of the path"
     drawn = [figures.Drawing(with_ends(tables), layout, "correlation_along_curve", title)]
-    return figures.showing(drawn, results.files_of(tables))
+    return figures.showing(drawn, tables)
 
 
 def with_ends(tables):

@@ -44,15 +44,15 @@ def draw(layout, asked_for, missing):
     pairs = asked_for.pairs
     matches = asked_for.by_name(layout, epochs=[0])
     matches = [replace(route, words=paths.look(route.alignment).words) for route in matches]
-    of_matches = results.load_there(matches, pairs, results.load_correlations, missing)
+    of_matches = results.marked(results.load(results.load_correlations, matches, pairs, missing))
     if not of_matches:
         return []
     curves = paths.midpoints(layout, pairs, ["null", *(route.alignment for route in of_matches)])
-    along = results.load_there(curves, pairs, partial(results.load_along_curve, t=0.5), missing)
+    along = results.load(partial(results.load_along_curve, t=0.5), curves, pairs, missing)
     figure = layerwise(of_matches, along, pairs)
     drawn = [figures.Drawing(figure, layout, "correlation", "activations of A and B")]
-    drawn += figures.matrix_drawings(list(of_matches), pairs)
-    return figures.showing(drawn, results.files_of(of_matches, along))
+    drawn += figures.matrix_drawings(list(of_matches), pairs, missing)
+    return figures.showing(drawn, of_matches, along)
 
 
 def layerwise(of_matches, along, pairs):
