@@ -539,7 +539,8 @@ def test_the_spectrum_is_of_many_equally_spaced_points(tmp_path, drawn, capsys):
     np.testing.assert_allclose(robust["loss_robust"], expected)
     said = [line for line in capsys.readouterr().out.splitlines() if "spectrum of" in line]
     assert said == [
-        "TinyTen: no spectrum of line, unaligned (9 points); line, aligned (9 points): it has 9 points, and 33 are needed.",
+        "TinyTen: no spectrum of line, unaligned (9 points); line, aligned (9 points): it has 9 points, "
+        "and 33 are needed.",
         "TinyTen: no spectrum of curve, unaligned: its points are not equally spaced.",
     ]
 

@@ -181,13 +181,20 @@ def matrix_drawings(
     """
     for pair in pairs:
         there = [match for match in matches if match.layout.matrices(match.alignment, *pair).exists()]
-        if measured := results.load(results.load_matrices, there, [pair], missing):
+        if measured := results.load(_load_matrices, there, [pair], missing):
             measured = results.marked(measured)
             rows = {match: layers_in(of_match[0].path, of_match[0]) for match, of_match in measured.items()}
             layout, words = there[0].layout, [f"B as it is and {match.words}" for match in measured]
             drawing = Drawing(draw_matrices(rows), layout, "correlation_matrices", "correlations of channels")
             return [drawing._replace(pairs=[pair], words=words, files=results.files_of(measured))]
     return []
+
+
+def _load_matrices(match: paths.Route, pair: paths.Pair) -> results.Result:
+    """How every channel of A correlates with every one of B (`layers_in`)."""
+    found = results.load_result(match.layout, match.layout.matrices(match.alignment, *pair), {})
+    layers_in(found.path, found)  # which refuses what is something else
+    return found
 
 
 def draw_matrices(matches: Mapping[paths.Route, Sequence[Layer]]) -> Figure:

@@ -11,7 +11,6 @@ from ..errors import FileError, UserError, first_line
 from ..geometry import FREQUENCIES, barrier, path_average, spectrum
 from ..stages.files import load_array
 from ..stages.layout import Layout
-from ..stages.matrices import layers_in
 from ..stages.originals import load_arrays
 from ..stages.records import Record, digest_of, expect_current, load_record, other_flags, record_in
 from .paths import Pair, Route
@@ -190,13 +189,6 @@ def load_means(layout: Layout, path: Path) -> Result:
     return found
 
 
-def load_matrices(match: Route, pair: Pair) -> Result:
-    """How every channel of A correlates with every one of B (`layers_in`)."""
-    found = load_result(match.layout, match.layout.matrices(match.alignment, *pair), {})
-    layers_in(found.path, found)  # which refuses what is something else
-    return found
-
-
 SPLITS = {"train": "training images", "test": "test images"}
 
 
@@ -283,7 +275,7 @@ def files_of(*measured: Measured) -> dict[Path, str]:
 
 
 # Flags that make no other measurement of the same path
-ASIDE = ("batch_size", "eval_train", "repair", "epochs", "epochs_model")
+ASIDE = ("batch_size", "eval_train", "repair")
 BEFORE = {"measured_on": "test images", "height": "turning point"}  # in files that do not record these
 
 
@@ -338,12 +330,12 @@ def unlike(measured: Measured) -> dict[Route, str]:
 
 
 def _quality(measured: Mapping[str, object]) -> tuple:
-    images = measured.get("bn_images")
+    images, points = measured.get("bn_images"), measured.get("num_points")
     return (
         measured.get("use_test", True) is True,
         measured.get("precision", "fp32") != "bf16",
         images if isinstance(images, int) else FAR,
-        measured.get("num_points", 0),
+        points if isinstance(points, int) else 0,
     )
 
 

@@ -260,15 +260,16 @@ def load_arrays(path: Path, **shapes: tuple[int | str, ...]) -> dict[str, np.nda
     """The arrays of an .npz file. Those named in `shapes` it must have, of finite real numbers.
 
     shapes: the lengths of each array's axes: numbers, or words that stand for the same length throughout.
-    `settings`, if the file has them, are a JSON object as text.
+    `record` and `settings`, if the file has them, are JSON objects as text.
     """
 
     def parse() -> dict[str, np.ndarray]:
         with np.load(read_archive(path), allow_pickle=False) as stored:
             arrays = dict(stored)
         check_shapes(arrays, shapes)
-        if "settings" in arrays and not isinstance(json.loads(str(arrays["settings"])), dict):
-            raise ValueError("its settings are not a JSON object")
+        for name in ("record", "settings"):
+            if name in arrays and not isinstance(json.loads(str(arrays[name])), dict):
+                raise ValueError(f"{name} is not a JSON object")
         return arrays
 
     return read(path, "a table of results", parse)

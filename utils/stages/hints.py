@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ..errors import FileError, UserError
+from ..errors import FileError, UserError, printable
 from .layout import REPOSITORY, Layout, Name, Variant, kept, kept_epochs, model_folder, partial, read_name
 from .parser import DECLARED, PASSING, ROBUST_SCRIPTS, Declared, Parser, folder_flags
 from .published import NETWORKS, OTHER, curve_epochs, model_epochs
@@ -136,7 +136,7 @@ def closing_words(args: Namespace, paths: Sequence[Path], next_command: str | No
     old = [path for path in paths if path not in new]
     for words, those in (("There already:", old), ("Wrote:", new)):
         if those:
-            print("\n  ".join([words, *map(str, those)]))
+            print("\n  ".join([words, *(printable(str(path)) for path in those)]))
     if next_command and "MAKELEVEL" not in os.environ:  # make goes on by itself
         print(f"Next:\n  {next_command}")
 
