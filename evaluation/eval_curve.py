@@ -15,8 +15,9 @@ start.quietly()
 import numpy as np
 
 import models
+from utils.curves import batch_norm_layers
 from utils.ensembles import evaluate_ensemble
-from utils.measuring import batch_norm_layers, evaluate_path, measure, measure_as_it_is
+from utils.measuring import evaluate_path, measure, measure_as_it_is
 from utils.repairing import renormalizer
 from utils.reports.results import is_loss, summary
 from utils.stages import flags, hints, process
@@ -85,7 +86,7 @@ def measuring(curve, images, splits, *, repaired, attack, **how):
     def measured(model, t):
         metrics = measure(model, images, splits, attack=attack, **how)
         if interpolates:
-            curve.place_buffers(t)
+            curve.place_statistics(model, t)
             metrics |= measure_as_it_is(model, splits, way="_interpolated", **how)
         if repair:
             repair(model, t)

@@ -70,8 +70,8 @@ def main(args):
     else:
         second, third = aligned, load((args.seed_a, args.seed_c))[1]
     # Of the three points that span a plane, the third is the middle control point.
-    corners = Curve.between(args.build(data.num_classes), a.state_dict(), second.state_dict())
-    corners.set_point(1, third.state_dict())
+    corners = Curve(args.build(data.num_classes))
+    corners.connect({0: a.state_dict(), 1: third.state_dict(), 2: second.state_dict()})
     corners.to(args.device, memory_format=memory_format(args.device))
     coordinates, *_ = plane_of(corners)
     if args.compile:
@@ -82,7 +82,7 @@ def main(args):
     if not table.finished:
         images = data.for_batch_norm(args.bn_images)
         how = {"batch_size": args.batch_size, "precision": args.precision}
-        spanning = (corners.place_vector(corners.row(i)) for i in (0, 2, 1))
+        spanning = (corners.place_vector(corners.vector(i)) for i in (0, 2, 1))
         repair = repairer(spanning, images, **how) if args.repair else None
         along = coordinates[2, 0] / coordinates[1, 0]  # how far towards B the third corner is
 

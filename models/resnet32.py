@@ -33,8 +33,6 @@ class ResNet32(nn.Module):
     # The stream of the stem and stage 1 is aligned by the stem's activation alone, as published;
     # without this line every block output on the stream would have a vote.
     aligned_by = {"layers.0.2": "layers.0.2"}
-    # PAM leaves that stream as alignment put it, as published.
-    fixed_in_pam = ("layers.0.2",)
 
     def __init__(self, num_classes: int, in_channels: int = 3):
         super().__init__()

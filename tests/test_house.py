@@ -20,7 +20,7 @@ ROOF = {f"utils.stages.{name}" for name in ("evaluation", "flags", "hints", "par
 ROOF |= {"utils.reports.drawing"}
 LINES_OF_A_FUNCTION, PARAMETERS, FLOORS = 80, 8, 9
 # What may be said of learning is many things.
-MANY_PARAMETERS = {"utils.training.fit", "utils.pam.learn_pam"}
+MANY_PARAMETERS = {"utils.training.fit", "utils.training.fit_curve", "utils.pam.learn_pam"}
 
 
 def module_of(path):

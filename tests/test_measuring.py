@@ -62,7 +62,7 @@ def test_reestimation_repeats_and_disturbs_nothing(data):
     assert all(torch.equal(first[name], buffer) for name, buffer in model.named_buffers())
     assert all(torch.equal(p, q) for p, q in zip(parameters, model.parameters(), strict=True))
     assert torch.equal(state, torch.get_rng_state())
-    assert not any(module.training for module in model.modules())
+    assert all(module.training for module in model.modules())
     assert {m.momentum for m in model.modules() if isinstance(m, nn.BatchNorm2d)} == {0.1}
 
 

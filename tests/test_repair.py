@@ -6,6 +6,7 @@ import pytest
 import torch
 from conftest import randomize
 from torch import nn
+from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
 from models import TinyTen
 from utils.batches import as_images
@@ -128,6 +129,39 @@ def test_constant_channels_are_shifted_alone(images):
     repair(model, a, b, 0.5, images, **HOW)
     assert torch.isfinite(model[1].weight).all()
     torch.testing.assert_close(model[1].bias[0], (a[1].bias[0] + b[1].bias[0]) / 2)
+
+
+COMPUTED = {
+    "weight norm": weight_norm,
+    "parametrized weight norm": parametrizations.weight_norm,
+    "pruned": lambda layer: prune.l1_unstructured(layer, "weight", 0.3),
+}
+
+
+@pytest.mark.parametrize("kind", COMPUTED)
+@pytest.mark.parametrize("name", ["mlp", "vgg"])
+def test_computed_weights_are_scaled_by_what_is_behind_them(images, name, kind):
+    a, b, model = networks(name)
+    layer = "1" if name == "mlp" else "2"
+    for network in (a, b, model):
+        COMPUTED[kind](network.get_submodule(layer))
+    of_a, of_b = (activation_statistics(end, images, **HOW) for end in (a, b))
+    repair(model, a, b, 0.5, images, **HOW)
+    for path, (mean, deviation) in activation_statistics(model, images, **HOW).items():
+        torch.testing.assert_close(mean, (of_a[path].mean + of_b[path].mean) / 2, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(deviation, (of_a[path].deviation + of_b[path].deviation) / 2, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("norm", [spectral_norm, parametrizations.spectral_norm])
+def test_weights_that_cannot_be_scaled_are_refused(images, norm):
+    a, b, model = networks("mlp")
+    norm(model[3])
+    with pytest.raises(UserError, match="its layer 3 has computed weights that cannot be scaled"):
+        repair(model, a, b, 0.5, images, **HOW)
+    tied = nn.Sequential(nn.Flatten(), nn.Linear(12, 12), nn.ReLU(), nn.Linear(12, 12), nn.ReLU(), nn.Linear(12, 3))
+    tied[3].weight = tied[1].weight
+    with pytest.raises(UserError, match="its layer 1 shares its weights with 3"):
+        repair(tied, tied, tied, 0.5, images, **HOW)
 
 
 def test_what_cannot_be_repaired_is_refused(images):

@@ -115,7 +115,7 @@ def main(args):
         phi = off_the_line(curve, permute(state_b, spec, permutations), args.build(data.num_classes).state_dict())
     for i, match in enumerate(matches):
         start = permute(state_b, spec, permutations)
-        put_end(curve, start)
+        put_end(curve, state_a, start, spec)
         phase = run(f"_perm{i + 1}", args.inner_iters_perm)
         if is_there[i]:
             if not phase.checkpoint.exists():
@@ -136,7 +136,7 @@ def main(args):
             save_correlations(means, networks, spec, permutations, data.test, made_from)
 
         aligned = permute(state_b, spec, permutations)
-        put_end(curve, aligned)
+        put_end(curve, state_a, aligned, spec)
         phase = run("" if match is matches[-1] else f"_phi{i + 1}", args.inner_iters_phi, previous)
         task = pam.TurningPointTask(curve, phi, args.wd, data.test)
         rates = phi_rates[i * args.inner_iters_phi :][: args.inner_iters_phi]
@@ -152,9 +152,9 @@ def main(args):
     hints.closing_words(args, [matches[-1], *means, linear, *phase.files(history)], next_command)
 
 
-def put_end(curve, state):
+def put_end(curve, state_a, state, spec):
     curve.base.load_state_dict(state)  # so that what checkpoints hold does not depend on where a run was resumed
-    curve.set_point(2, state)
+    curve.connect({0: state_a, 2: state}, apart=spec.axes.keys())
 
 
 def off_the_line(curve, end, turning_point):

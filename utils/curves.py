@@ -5,17 +5,22 @@ The curve between networks A and B is θ(t) = Σ_j c_j(t) θ_j with θ_0 = A, θ
 base model at θ(t) (Tatro et al., 2020, section 2; Garipov et al., 2018).
 """
 
+import contextlib
+import copy
 import functools
 import hashlib
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import torch
 from torch import nn
 from torch.func import functional_call
+from torch.nn.utils.parametrizations import _SpectralNorm
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.utils._pytree import tree_leaves
 
-from .devices import as_weight, compile_options
+from .devices import as_weight, compile_options, device_of
 
 
 def bezier(t: torch.Tensor, num_bends: int) -> torch.Tensor:
@@ -37,12 +42,35 @@ CURVES: dict[str, Callable[[torch.Tensor, int], torch.Tensor]] = {"Bezier": bezi
 
 def digest(vector: torch.Tensor) -> str:
     """A hash of the numbers in a tensor."""
-    return hashlib.sha256(vector.detach().cpu().numpy().tobytes()).hexdigest()
+    return hashlib.sha256(vector.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
 
 
 def network_digest(network: nn.Module) -> str:
     """A hash of a network's parameters, by which a match tells for which networks it was made."""
-    return digest(FlatParameters(network).flatten(network.state_dict()))
+    return digest(torch.cat([_in_a_row(parameter) for parameter in network.parameters()]))
+
+
+def copied(network: nn.Module) -> nn.Module:
+    """A copy of a network. `copy.deepcopy` alone fails where weights are computed: by weight norm, by pruning."""
+    values = tree_leaves([list(vars(module).values()) for module in network.modules()])
+    computed = [value for value in values if isinstance(value, torch.Tensor) and not value.is_leaf]
+    return copy.deepcopy(network, {id(value): value.detach().clone() for value in computed})
+
+
+def stored(network: nn.Module) -> dict[str, torch.Tensor]:
+    """The state dict of a network, and the buffers that it leaves out."""
+    return {**dict(network.named_buffers()), **network.state_dict()}
+
+
+@contextlib.contextmanager
+def modes_kept(network: nn.Module) -> Iterator[None]:
+    """After this block, however it ends, the modules of a network are in the modes they were in."""
+    modes = {module: module.training for module in network.modules()}
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
 
 
 def as_state_dict(network: nn.Module, values: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -65,24 +93,91 @@ def midpoint(state_a: Mapping[str, torch.Tensor], state_b: Mapping[str, torch.Te
     return {name: torch.lerp(a, state_b[name], 0.5) if a.is_floating_point() else a for name, a in state_a.items()}
 
 
+# --- what a network stores beside its parameters --------------------------------------------------------------
+
+POWER_ITERATIONS = 100
+
+
+def batch_norm_layers(model: nn.Module) -> list[nn.Module]:
+    """The layers with running statistics: batch norm of all kinds, and instance norm that keeps them.
+
+    None that is frozen, so that `train` does not put it into training mode.
+    """
+    kinds = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
+    layers = [module for module in model.modules() if isinstance(module, kinds) and module.running_mean is not None]
+    with modes_kept(model):
+        return [layer for layer in layers if layer.train().training]
+
+
+def _statistics(model: nn.Module) -> set[str]:
+    """The names of the buffers of layers with running statistics."""
+    layers = batch_norm_layers(model)
+    names = {path: module for path, module in model.named_modules() if module in layers}
+    return {f"{path}.{name}".lstrip(".") for path, layer in names.items() for name, _ in layer.named_buffers()}
+
+
+def _spectral_norms(model: nn.Module) -> Iterator[tuple[set[str], Callable[[], object]]]:
+    """Of every spectral norm the names of its singular vectors, and a step of the iteration that finds them."""
+    for path, module in model.named_modules():
+        for hook in module._forward_pre_hooks.values():
+            if isinstance(hook, SpectralNorm):
+                names = {f"{path}.{hook.name}_{vector}".lstrip(".") for vector in "uv"}
+                yield names, functools.partial(hook.compute_weight, module, do_power_iteration=True)
+        for number, norm in enumerate(module if isinstance(module, nn.ModuleList) else ()):
+            if isinstance(norm, _SpectralNorm):
+                yield {f"{path}.{number}.{vector}" for vector in ("_u", "_v")}, module
+
+
+def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return bool(((a == b) | ((a != a) & (b != b))).all())
+
+
+def _have_a_mean(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether there is anything between two values: not so for integers, masks of 0 and 1, or infinities."""
+    if not (a.is_floating_point() or a.is_complex()) or not all(value.isfinite().all() for value in (a, b)):
+        return False
+    return not all(((value == 0) | (value == 1)).all() for value in (a, b))
+
+
+def _real(value: torch.Tensor) -> torch.Tensor:
+    """Complex numbers as pairs of real ones in a last dimension."""
+    return torch.view_as_real(value) if value.is_complex() else value
+
+
+def _in_a_row(value: torch.Tensor) -> torch.Tensor:
+    return (value.permute(0, 2, 3, 1) if value.dim() == 4 else value).reshape(-1)
+
+
+# --- curves ---------------------------------------------------------------------------------------------------
+
+
 class FlatParameters:
-    """Converts between a model's parameters and one vector.
+    """Converts between a model's parameters and one vector of real numbers.
 
     4-D weights lie in the vector in channels-last order, so that a slice of it viewed as a weight already has
-    the memory format the convolutions want and needs no copy (on most devices: see `utils.devices`).
+    the memory format the convolutions want and needs no copy (on most devices: see `utils.devices`). Complex numbers
+    are pairs of real ones. Of parameters of several types the vector has the largest, and each its own again.
+
+    names: of the parameters, and maybe buffers, that count, in their order; all parameters by default.
     """
 
-    def __init__(self, model: nn.Module):
-        self.shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+    def __init__(self, model: nn.Module, names: Sequence[str] | None = None):
+        entries = dict(model.named_parameters())
+        if names is not None:
+            entries = {name: _entries(model)[name] for name in names}
+        self.shapes = {name: _real(value).shape for name, value in entries.items()}
         self.sizes = [shape.numel() for shape in self.shapes.values()]
+        self.complex = [name for name, value in entries.items() if value.is_complex()]
+        types = {name: _real(value).dtype for name, value in entries.items()}
+        self.dtype = functools.reduce(torch.promote_types, types.values())
+        self.other_types = {name: dtype for name, dtype in types.items() if dtype != self.dtype}
 
     def __len__(self) -> int:
         return sum(self.sizes)
 
     def flatten(self, state: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """The parameters in `state` (a state dict; buffers are passed over) as one vector (P,)."""
-        parts = (state[name] for name in self.shapes)
-        return torch.cat([(p.permute(0, 2, 3, 1) if p.dim() == 4 else p).reshape(-1) for p in parts])
+        """What counts of `state` (a state dict) as one vector (P,)."""
+        return torch.cat([_in_a_row(_real(state[name])) for name in self.shapes])
 
     def views(self, vector: torch.Tensor) -> dict[str, torch.Tensor]:
         """The vector (P,) as named parameters; differentiable, and no copy where convolutions take channels last."""
@@ -93,15 +188,27 @@ class FlatParameters:
                 views[name] = as_weight(part.view(out, height, width, inner).permute(0, 3, 1, 2))
             else:
                 views[name] = part.view(shape)
+        for name, dtype in self.other_types.items():
+            views[name] = views[name].to(dtype)
+        for name in self.complex:
+            views[name] = torch.view_as_complex(views[name].contiguous())
         return views
 
 
+def _entries(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The parameters and buffers of a model, each by one name."""
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
 class Curve(nn.Module):
-    """A curve of `num_bends` control points in the parameter space of `base`.
+    """A curve of `num_bends` control points in the parameter space of `base`, a network that stays as it is.
 
     The rows of the matrix are split by who may change them: `learned`, a parameter, and `fixed`, a buffer. The
-    ends are fixed unless `fix_start` or `fix_end` is false. The batch-norm buffers are the base model's own:
-    a point on a curve has no running statistics until they are re-estimated there
+    ends are fixed unless `fix_start` or `fix_end` is false.
+
+    What of the networks at its ends is not learned belongs to a path too (`connect`): buffers, and parameters that
+    are frozen, as they require no gradient in `base` while others do. Batch norm's running statistics alone are
+    those of `base`: a point on a curve has none until they are re-estimated there
     (`utils.measuring.reestimate_batch_norm`).
     """
 
@@ -116,17 +223,32 @@ class Curve(nn.Module):
         super().__init__()
         if num_bends < 2:
             raise ValueError(f"a curve has at least 2 control points, not {num_bends}")
-        self.base = base.requires_grad_(False)
+        if curve not in CURVES:
+            raise ValueError(f"the families of curves are {' and '.join(CURVES)}, not {curve!r}")
+        self.base = copied(base).requires_grad_(False)
         self.num_bends = num_bends
         self.coefficients = CURVES[curve]
-        self.flat = FlatParameters(base)
+        parameters = {name: p for name, p in base.named_parameters() if p.is_floating_point() or p.is_complex()}
+        # Where none requires a gradient, the network was put aside, and nothing of it is frozen.
+        free = [name for name, parameter in parameters.items() if parameter.requires_grad] or [*parameters]
+        self.flat = self.whole = FlatParameters(self.base, free)  # what is learned; and all that is not the same
+        self.statistics = _statistics(self.base)
+        self.estimated = self.statistics.union(*(names for names, _ in _spectral_norms(self.base)))
         ends = [index for index, is_fixed in ((0, fix_start), (num_bends - 1, fix_end)) if is_fixed]
         self.fixed_rows = ends
         self.learned_rows = [index for index in range(num_bends) if index not in ends]
-        like = next(base.parameters())
+        like = torch.empty(0, dtype=self.flat.dtype, device=device_of(base))
         self.register_buffer("fixed", like.new_zeros(len(self.fixed_rows), len(self.flat)), persistent=False)
+        self.register_buffer("unlearned", like.new_zeros(num_bends, 0), persistent=False)
         self.learned = nn.Parameter(like.new_zeros(len(self.learned_rows), len(self.flat)))
-        self.end_buffers: tuple[Mapping[str, torch.Tensor], ...] = ()  # of the networks at its ends, if they are told
+        self.buffer_names = [name for name, _ in self.base.named_buffers() if name not in self.estimated]
+        first: dict[int, str] = {}
+        names = {
+            name: first.setdefault(id(p), name) for name, p in self.base.named_parameters(remove_duplicate=False)
+        }
+        self.tied = {name: other for name, other in names.items() if name != other}  # by the names that come first
+        self.options: dict[str, object] | None = None  # with which it is compiled
+        self.end_statistics: list[Mapping[str, torch.Tensor]] = []  # of the networks at its ends, if they are told
 
     @classmethod
     def between(
@@ -141,17 +263,66 @@ class Curve(nn.Module):
     ) -> "Curve":
         """A curve whose ends are two state dicts of `base`, and its other points equally spaced on the line between.
 
-        `base` becomes the curve's: its own parameters will be those of the points that are evaluated.
+        Raises ValueError as `connect` does.
         """
         made = cls(base, num_bends, curve, fix_start, fix_end)
-        made.set_point(0, state_a)
-        made.set_point(num_bends - 1, state_b)
-        made.init_linear()
-        moving = [
-            name for name, value in state_a.items() if name not in made.flat.shapes and value.is_floating_point()
-        ]
-        made.end_buffers = tuple({name: state[name].clone() for name in moving} for state in (state_a, state_b))
+        made.connect({0: state_a, num_bends - 1: state_b})
         return made
+
+    @torch.no_grad()
+    def connect(self, states: Mapping[int, Mapping[str, torch.Tensor]], apart: Collection[str] = ()) -> None:
+        """Put networks at control points, the ends among them; if at these alone, the others are spaced in between.
+
+        What the networks have in common of what is not learned, all points have. Where they differ in it, points have
+        it mixed by the coefficients of the weights, so that the networks are the path's ends. (Frozen parameters so
+        go straight from the one to the other.) The singular vectors of spectral norms are found anew in between.
+
+        states: state dicts of the base model, by the number of the control point. apart: names of what is mixed even
+        where it is the same.
+
+        Raises ValueError, in one line, if the networks are not of one architecture, or differ in what has no value
+        in between: integers, and masks of 0 and 1.
+        """
+        own, networks = _entries(self.base), list(states.values())
+        for network in networks:
+            self._expect_fitting(network)
+        mixed = []
+        for name in (name for name in own if name not in self.statistics.union(self.flat.shapes)):
+            first, *others = (network.get(name, own[name]) for network in networks)
+            if name not in apart and all(_same(first, other) for other in others):
+                own[name].copy_(first)
+            elif all(_have_a_mean(first, other) for other in others):
+                mixed.append(name)
+            elif not name.endswith("num_batches_tracked"):  # a count, on which nothing depends
+                raise ValueError(f"the networks differ in {name}, and nothing lies between its values")
+        self.whole = FlatParameters(self.base, [*self.flat.shapes, *mixed])
+        self.unlearned = self.fixed.new_zeros(
+            self.num_bends, len(self.whole) - len(self.flat), dtype=self.whole.dtype
+        )
+        for index, network in states.items():
+            self.set_point(index, network)
+            self.unlearned[index] = self.whole.flatten(network)[len(self.flat) :]
+        if len(states) == 2:
+            self.init_linear()
+        self.settle()
+        self.end_statistics = [
+            {name: network[name].clone() for name in self.statistics & network.keys()}
+            for network in (states[0], states[self.num_bends - 1])
+        ]
+
+    def _expect_fitting(self, state: Mapping[str, torch.Tensor]) -> None:
+        """ValueError, in one line, if this is no state dict of the base model."""
+        for name, value in _entries(self.base).items():
+            if name not in state and name in self.flat.shapes:
+                raise ValueError(f"the networks are not of one architecture: one has no {name}")
+            if name in state and state[name].shape != value.shape:
+                shapes = f"{tuple(value.shape)} and {tuple(state[name].shape)}"
+                raise ValueError(f"the networks are not of one architecture: {name} has the shapes {shapes}")
+        for name, first in self.tied.items():
+            if name in state and not _same(state[name], state[first]):
+                raise ValueError(
+                    f"{first} and {name} are one weight in the network, and have two values in its state"
+                )
 
     def row(self, index: int) -> torch.Tensor:
         """Control point `index` as a vector (P,), a view of the matrix."""
@@ -159,9 +330,14 @@ class Curve(nn.Module):
             return self.fixed[self.fixed_rows.index(index)]
         return self.learned[self.learned_rows.index(index)]
 
+    def vector(self, index: int) -> torch.Tensor:
+        """Control point `index` as a vector, with what is not learned behind its row."""
+        row = self.row(index)
+        return torch.cat([row, self.unlearned[index]]) if self.unlearned.shape[1] else row
+
     @torch.no_grad()
     def set_point(self, index: int, state: Mapping[str, torch.Tensor]) -> None:
-        """Put the parameters of a base model's state dict at control point `index`."""
+        """Put what is learned of a base model's state dict at control point `index`."""
         self.row(index).copy_(self.flat.flatten(state))
 
     @torch.no_grad()
@@ -169,13 +345,22 @@ class Curve(nn.Module):
         """Space the points between the ends equally on the straight line from first to last."""
         start, end = self.row(0), self.row(self.num_bends - 1)
         for index in range(1, self.num_bends - 1):
-            self.row(index).copy_(torch.lerp(start, end, index / (self.num_bends - 1)))
+            share = index / (self.num_bends - 1)
+            self.row(index).copy_(torch.lerp(start, end, share))
+            self.unlearned[index].copy_(torch.lerp(self.unlearned[0], self.unlearned[-1], share))
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Round what is learned to the types of the parameters, so that control points are networks."""
+        for row in self.learned if self.flat.other_types else ():
+            row.copy_(self.flat.flatten(self.flat.views(row)))
 
     def state(self, index: int) -> dict[str, torch.Tensor]:
-        """Control point `index` as a state dict of the base model, with a copy of the base's buffers."""
-        parameters = self.flat.views(self.row(index).detach())
+        """Control point `index` as a state dict of the base model, with a copy of what is the base's own."""
+        views = self.whole.views(self.vector(index).detach())
+        entries = {name: value for name, value in views.items() if name not in self.estimated}
         return {
-            name: parameters.get(name, value).clone(memory_format=torch.contiguous_format)
+            name: entries.get(self.tied.get(name, name), value).clone(memory_format=torch.contiguous_format)
             for name, value in self.base.state_dict().items()
         }
 
@@ -191,7 +376,7 @@ class Curve(nn.Module):
 
     def digests(self) -> list[str]:
         """A digest of every control point, by which results tell from which networks they were made."""
-        return [digest(self.row(index)) for index in range(self.num_bends)]
+        return [digest(self.vector(index)) for index in range(self.num_bends)]
 
     def fixed_ends(self) -> dict[int, str]:
         """The digests of the fixed control points: between which networks the curve is learned."""
@@ -206,12 +391,14 @@ class Curve(nn.Module):
         points = checkpoint.get("points") or {self.num_bends // 2: checkpoint["model_state"]}
         if sorted(points) != self.learned_rows:
             raise ValueError(f"it holds the control points {sorted(points)} and not {self.learned_rows}")
+        own = {name: value.clone() for name, value in self.base.named_buffers() if name in self.buffer_names}
+        stored = self.base.state_dict().keys() & own.keys()
         for index, state in points.items():
-            load_state(self.base, state)
-            self.set_point(index, self.base.state_dict())
+            load_state(self.base, {**state, **{name: own[name] for name in stored}})
+            self.set_point(index, state)
 
     def point(self, t: float) -> torch.Tensor:
-        """θ(t) as a vector (P,); exactly the first and last row at t = 0 and t = 1."""
+        """θ(t) as a vector (P,), and what is not learned behind it; exactly the first and last at t = 0 and t = 1."""
         # On the CPU, where t is drawn: as numbers of the host's they need not be sent to the device.
         coefficients = self.coefficients(torch.tensor(t, dtype=torch.float64), self.num_bends)
         coefficients = coefficients.to(self.fixed.dtype).tolist()
@@ -219,37 +406,62 @@ class Curve(nn.Module):
             [coefficients[number] * row for number, row in zip(numbers, rows.unbind(), strict=True)]
             for numbers, rows in ((self.fixed_rows, self.fixed), (self.learned_rows, self.learned))
         )
-        return functools.reduce(torch.add, [functools.reduce(torch.add, some) for some in terms if some])
+        theta = functools.reduce(torch.add, [functools.reduce(torch.add, some) for some in terms if some])
+        if not self.unlearned.shape[1]:
+            return theta
+        rest = zip(coefficients, self.unlearned.unbind(), strict=True)
+        return torch.cat([theta, functools.reduce(torch.add, [number * row for number, row in rest])])
 
     def forward(self, x: torch.Tensor, theta: torch.Tensor) -> torch.Tensor:
-        """The base model's output for x with the parameters `theta` (P,), a vector that `point` returned."""
-        return functional_call(self.base, self.flat.views(theta), (x,))
+        """The base model's output for x at `theta`, a vector that `point` returned.
+
+        In training mode what it estimates of images and weights is its own, and other buffers stay as they are.
+        """
+        values = self.whole.views(theta)
+        if self.training:
+            values = {name: value for name, value in values.items() if name not in self.estimated}
+        for name in self.buffer_names:
+            values[name] = values.get(name, self.base.get_buffer(name)).detach().clone()
+        return functional_call(self.base, values, (x,))
 
     def compile(self) -> None:
-        """Compile the curve for fixed shapes of batches, and the base model, which `place` returns, by itself."""
-        options = compile_options(self.fixed.device)
-        super().compile(**options)
-        self.base.compile(**options)
+        """Compile the curve for fixed shapes of batches, and the networks that `network` returns, by themselves."""
+        self.options = compile_options(self.fixed.device)
+        super().compile(**self.options)
 
-    def place(self, t: float) -> nn.Module:
-        """Copy θ(t) into the base model and return it, to be run as any model is."""
-        return self.place_vector(self.point(t))
+    def network(self) -> nn.Module:
+        """A copy of the base model, into which `place` and `place_vector` can put one point after the other."""
+        network = copied(self.base)
+        if self.options is not None:
+            network.compile(**self.options)
+        return network
+
+    def place(self, t: float, network: nn.Module | None = None) -> nn.Module:
+        """The network at θ(t), to be run as any is: a new one, or `network`, one of this curve's, changed."""
+        return self.place_vector(self.point(t), network)
 
     @torch.no_grad()
-    def place_buffers(self, t: float) -> None:
-        """Give the base model the buffers (1−t)·A + t·B of the ends' networks, as batch norm's running statistics.
+    def place_vector(self, theta: torch.Tensor, network: nn.Module | None = None) -> nn.Module:
+        """The network at a vector as `point` returns; as `place`."""
+        network = self.network() if network is None else network
+        values = {**_entries(self.base), **self.whole.views(theta)}
+        for name, value in _entries(network).items():
+            value.copy_(values[name])
+        norms = list(_spectral_norms(network))
+        if norms and not any(torch.equal(theta, self.vector(index)) for index in range(self.num_bends)):
+            with modes_kept(network):
+                network.train()
+                for step in [step for _, step in norms] * POWER_ITERATIONS:
+                    step()
+        return network
+
+    @torch.no_grad()
+    def place_statistics(self, network: nn.Module, t: float) -> None:
+        """Give a network of this curve batch norm's running statistics (1−t)·A + t·B of the networks at the ends.
 
         They are those of no network between the two; a line without re-estimated statistics is evaluated so.
         """
-        buffers_a, buffers_b = self.end_buffers
-        own = dict(self.base.named_buffers())
-        for name, value in buffers_a.items():
-            own[name].copy_(torch.lerp(value, buffers_b[name], t))
-
-    @torch.no_grad()
-    def place_vector(self, theta: torch.Tensor) -> nn.Module:
-        """Copy the parameters `theta` (P,) into the base model and return it."""
-        views = self.flat.views(theta)
-        for name, parameter in self.base.named_parameters():
-            parameter.copy_(views[name])
-        return self.base
+        own, (of_a, of_b) = dict(network.named_buffers()), self.end_statistics
+        for name, value in of_a.items():
+            if value.is_floating_point():
+                own[name].copy_(torch.lerp(value, of_b[name], t))

@@ -60,6 +60,11 @@ def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     return tensor.to(device, non_blocking=True)
 
 
+def random_state_kept(device: torch.device) -> AbstractContextManager:
+    """After this block torch's global generators, that of a GPU included, are where they were."""
+    return torch.random.fork_rng([device] if device.type == "cuda" and torch.cuda.is_available() else [])
+
+
 def images_at_once(device: torch.device, size: tuple[int, int]) -> int:
     """How many images of a size (height, width) to augment at once: on the CPU as few as there can be, for its cache.
 

@@ -15,17 +15,18 @@ from .batches import Images
 from .curves import Curve
 from .devices import autocast
 from .losses import main_output
-from .measuring import evaluate
+from .measuring import evaluate, undisturbed
 from .progress import Progress, in_words
 
 
+@undisturbed
 @torch.no_grad()
 def probabilities(
     model: nn.Module, images: Images, *, batch_size: int = 512, precision: str = "fp32"
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The classes' probabilities (n, classes), in float32 on the CPU, of images under the test transform; and labels.
 
-    To be called by one process alone. Leaves the model in eval mode.
+    To be called by one process alone. The model stays as it is.
     """
     model.eval()
     parts, labels = [], []
@@ -80,10 +81,11 @@ def evaluate_ensemble(
     Returns arrays (k + 3,), a row for each point and then for `best point`, `ends` and `ensemble`, as the array
     `what` says: t (NaN for an ensemble), loss_held_out, and `scores` on `test`.
     """
+    network = curve.network()
     with Progress(len(ts), "point", "of the ensemble") as progress:
 
         def at(t: float) -> tuple[torch.Tensor, torch.Tensor, float]:
-            model = curve.place(t)
+            model = curve.place(t, network)
             renormalize(model, t)
             loss, accuracy = evaluate(model, held_out, batch_size=batch_size, precision=precision)
             progress.step()

@@ -30,7 +30,7 @@ Rematch = Callable[[int, Sequence[Permutations]], Permutations | None]
 def align_many(
     networks: Sequence[nn.Module],
     spec: PermutationSpec,
-    batches: Callable[[], Iterable[Batch]] = tuple,
+    batches: Iterable[Batch] | Callable[[], Iterable[Batch]] = (),
     *,
     method: str = "corr",
     to: str = "universe",
@@ -38,7 +38,8 @@ def align_many(
 ) -> list[Permutations]:
     """For each network the permutations that bring it to the order of neurons that all share.
 
-    batches: gives the images (b, 3, H, W), or tuples that begin with them, anew for every two networks.
+    batches: images (b, 3, H, W), or tuples that begin with them, which are read anew for every two networks; or a
+        function that gives them.
     method: corr or weight, as in `utils.matching.align`; seed: of the orders in which weights are matched.
     to: reference, each network is matched to the first, as if there were no others; universe, from there on each in
         turn is matched to all others as they stand, until none can be bettered. What grows is the sum over all pairs
@@ -58,7 +59,8 @@ def align_many(
         rematch: Rematch = partial(_match_to_others, weights, spec, seed)
     else:
         pairs = combinations(range(len(networks)), 2) if is_joint else ((0, j) for j in range(1, len(networks)))
-        scores = {(i, j): correlation_scores(networks[i], networks[j], spec, batches()) for i, j in pairs}
+        read = batches if callable(batches) else lambda: batches
+        scores = {(i, j): correlation_scores(networks[i], networks[j], spec, read()) for i, j in pairs}
         to_first = [assign_groups(spec, scores[0, j]) for j in range(1, len(networks))]
         rematch = partial(_assign_to_others, scores, spec)
     permutations = [spec.identity(), *to_first]

@@ -1,6 +1,8 @@
 """Loss and accuracy of networks, and of any point in parameter space, with batch-norm statistics of its own."""
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -11,8 +13,8 @@ from torch.utils.data import DataLoader, Dataset
 from . import distributed
 from .attack import Attack
 from .batches import Images, as_images
-from .curves import Curve, as_state_dict
-from .devices import autocast, device_of
+from .curves import Curve, batch_norm_layers, modes_kept
+from .devices import autocast, device_of, random_state_kept
 from .errors import UserError
 from .geometry import POINT_ROUNDING, plane_basis, plane_coordinates
 from .losses import main_output
@@ -21,8 +23,24 @@ from .progress import Progress, in_words
 EVALUATION_SEED = 0  # the same random draws for every point of a curve, whenever it is evaluated
 
 Metrics = dict[str, float]
+Parameters, Result = ParamSpec("Parameters"), TypeVar("Result")
 
 
+def undisturbed(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+    """A function after which, however it ends, the network that is its first argument is in the modes that it was in.
+
+    So are torch's global generators of random numbers.
+    """
+
+    @functools.wraps(function)
+    def wrapped(network: nn.Module, *others: Parameters.args, **named: Parameters.kwargs) -> Result:
+        with modes_kept(network), random_state_kept(device_of(network)):
+            return function(network, *others, **named)
+
+    return wrapped
+
+
+@undisturbed
 @torch.no_grad()
 def evaluate(
     model: nn.Module,
@@ -34,7 +52,7 @@ def evaluate(
 ) -> tuple[float, float]:
     """Mean cross-entropy and accuracy in percent under the test transform, of attacked images if there is an attack.
 
-    images: as `utils.batches.as_images` takes them. Leaves the model in eval mode.
+    images: as `utils.batches.as_images` takes them. The model, which runs in eval mode, stays as it is.
     """
     images = as_images(images, device_of(model))
     model.eval()
@@ -55,6 +73,7 @@ def evaluate(
 # --- batch-norm statistics ---------------------------------------------------------------------------------
 
 
+@undisturbed
 @torch.no_grad()
 def reestimate_batch_norm(
     model: nn.Module,
@@ -68,15 +87,38 @@ def reestimate_batch_norm(
 
     images: as `utils.batches.as_images` takes them.
 
-    A point on a curve has weights but no statistics of its own; without this its loss means nothing. Each
-    batch counts by its size. Only the batch-norm layers run in training mode; the model is left in eval mode.
+    A point on a curve has weights but no statistics of its own; without this its loss means nothing. Each batch
+    counts by its size, and each run of a layer that runs several times equally. Only the batch-norm layers run in
+    training mode, and what they stand in if some run then alone, as in GoogLeNet's auxiliary classifiers. All else of
+    the model stays as it is; after an error its statistics too.
     """
     images = as_images(images, device_of(model))
-    layers = use_batch_statistics(model)
+    layers = batch_norm_layers(model)
     if not layers:
         return
     images.join(model)
-    momenta = [layer.momentum for layer in layers]
+    before = [(layer.momentum, {name: value.clone() for name, value in layer.named_buffers()}) for layer in layers]
+    try:
+        _estimate(model, layers, images, batch_size=batch_size, precision=precision, attack=attack)
+    except BaseException:
+        for layer, (_, statistics) in zip(layers, before, strict=True):
+            layer.load_state_dict(statistics, strict=False)
+        raise
+    finally:
+        for layer, (momentum, _) in zip(layers, before, strict=True):
+            layer.momentum = momentum
+
+
+def _estimate(
+    model: nn.Module,
+    layers: Sequence[nn.Module],
+    images: Images,
+    *,
+    batch_size: int,
+    precision: str,
+    attack: Attack | None,
+) -> None:
+    use_batch_statistics(model)
     for layer in layers:
         layer.reset_running_stats()
         # The running statistics are then the last batch's alone, and not what an attack saw on its way. The average
@@ -84,36 +126,68 @@ def reestimate_batch_norm(
         layer.momentum = 1.0
     running = [statistic for layer in layers for statistic in (layer.running_mean, layer.running_var)]
     average = [torch.zeros_like(statistic) for statistic in running]
+    repeated: list[nn.Module] = []
     seen = 0
     generator = torch.Generator().manual_seed(EVALUATION_SEED)
     for x, labels in images.augmented(batch_size, generator):
+        if not seen:
+            repeated = _prepare(model, layers, x[:2])
         count = images.batch_length(len(labels), batch_size, seen)
         seen += count
         with autocast(images.device, precision):
             if attack is not None:
                 x = attack(model, x, labels, images, generator)
+            for layer in repeated:
+                layer.num_batches_tracked.zero_()
             model(x)
         torch._foreach_lerp_(average, running, count / seen)
     for statistic, value in zip(running, average, strict=True):
         statistic.copy_(value)
-    for layer, momentum in zip(layers, momenta, strict=True):
-        layer.momentum = momentum
-    model.eval()
 
 
-def use_batch_statistics(model: nn.Module) -> list[nn.Module]:
-    """Put a model in eval mode but for its layers with running statistics, which it returns; they use the batch's."""
+def _prepare(model: nn.Module, layers: Sequence[nn.Module], x: torch.Tensor) -> list[nn.Module]:
+    """See on a few images which layers run, and let those that need it be reached; returns those that run repeatedly.
+
+    These are to average over their runs since they last counted from 0.
+    """
+    runs = _runs(model, layers, x)
+    if 0 in runs.values():
+        torch.manual_seed(EVALUATION_SEED)  # of what is random in that mode
+        around = [module for module in model.modules() if set(layers).intersection(module.modules())]
+        for module in around:
+            module.training = True
+        if _runs(model, layers, x) == runs:  # nor do they then
+            use_batch_statistics(model)
+    repeated = [layer for layer, count in runs.items() if count > 1]
+    for layer in repeated:
+        layer.momentum = None
+    return repeated
+
+
+def _runs(model: nn.Module, layers: Sequence[nn.Module], x: torch.Tensor) -> dict[nn.Module, int]:
+    """How often each layer runs in a pass. Its statistics stay."""
+    runs = dict.fromkeys(layers, 0)
+
+    def count(layer: nn.Module, *_: object) -> None:
+        runs[layer] += 1
+
+    hooks = [layer.register_forward_hook(count) for layer in layers]
+    with modes_kept(model):
+        for layer in layers:
+            layer.training = False
+        try:
+            model.forward(x)  # itself, a compiled model would be compiled anew
+        finally:
+            for hook in hooks:
+                hook.remove()
+    return runs
+
+
+def use_batch_statistics(model: nn.Module) -> None:
+    """Put a model in eval mode but for its layers with running statistics, which use the batch's."""
     model.eval()
-    layers = batch_norm_layers(model)
-    for layer in layers:
+    for layer in batch_norm_layers(model):
         layer.train()
-    return layers
-
-
-def batch_norm_layers(model: nn.Module) -> list[nn.Module]:
-    """The layers with running statistics: batch norm of all kinds, and instance norm that keeps them."""
-    kinds = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
-    return [module for module in model.modules() if isinstance(module, kinds) and module.running_mean is not None]
 
 
 def measure(
@@ -171,11 +245,12 @@ def evaluate_path(
     A row has t, the metrics, coordinates (2,) in the plane through the ends and the middle control point, and the
     length of the path up to there, which was `length` at the last point that is done.
     """
-    start, end = curve.row(0), curve.row(curve.num_bends - 1)
-    u, v = plane_basis(start, end, curve.row(curve.num_bends // 2))
+    start, end = curve.vector(0), curve.vector(curve.num_bends - 1)
+    u, v = plane_basis(start, end, curve.vector(curve.num_bends // 2))
+    network = curve.network()
     with Progress(len(ts), "point", "along the curve", done=done) as progress:
         points = range(done, len(ts))
-        measured = distributed.spread_out(lambda i: measure(curve.place(ts[i]), ts[i]), points)
+        measured = distributed.spread_out(lambda i: measure(curve.place(ts[i], network), ts[i]), points)
         for i, metrics in zip(points, measured, strict=True):
             theta = curve.point(ts[i]).detach()
             step = (theta - curve.point(ts[max(i - 1, 0)])).norm().item()
@@ -220,7 +295,7 @@ def plane_of(curve: Curve) -> tuple[np.ndarray, torch.Tensor, torch.Tensor]:
     Returns the coordinates (3, 2) of the first, last and middle control point in it, and its orthonormal basis, two
     vectors (P,). Raises UserError if the three points lie on a line, or two of them on one spot.
     """
-    start, end, middle = rows = [curve.row(i) for i in (0, curve.num_bends - 1, curve.num_bends // 2)]
+    start, end, middle = rows = [curve.vector(i) for i in (0, curve.num_bends - 1, curve.num_bends // 2)]
     u, v = plane_basis(start, end, middle)
     corners = np.stack([plane_coordinates(row, start, u, v) for row in rows])
     if not u.any():
@@ -237,7 +312,7 @@ def midpoint_height(curve: Curve) -> float:
     not on the side of its middle control point there, which only a curve of more than three points can be.
     """
     _, u, v = plane_of(curve)
-    _, height = plane_coordinates(curve.point(0.5), curve.row(0), u, v)
+    _, height = plane_coordinates(curve.point(0.5), curve.vector(0), u, v)
     if not height > 0:
         raise UserError(
             "at t = 1/2 the curve does not rise from the line through A and B to its middle control point"
@@ -265,7 +340,7 @@ def evaluate_plane(
     Raises UserError if the three points lie on a line.
     """
     corners, u, v = plane_of(curve)
-    start = curve.row(0)
+    start, network = curve.vector(0), curve.network()
     origin = start.detach().cpu().double()
     height = corners[2, 1] if height is None else height
     xs, ys = (np.linspace(*ends, num_points) for ends in grid)
@@ -274,7 +349,7 @@ def evaluate_plane(
 
             def measure_at(x: float, y: float = y) -> Metrics:
                 theta = origin + x * corners[1, 0] * u + y * height * v
-                metrics = measure(curve.place_vector(theta.to(start.dtype).to(start.device)), x, y)
+                metrics = measure(curve.place_vector(theta.to(start.dtype).to(start.device), network), x, y)
                 progress.step()
                 return metrics
 
@@ -293,16 +368,14 @@ def validate_curve(
 ) -> Metrics:
     """Test loss and accuracy at a few points, each with batch-norm statistics of its own.
 
-    place: the base model with the weights of point t. Its buffers are left as they were.
+    place: the network at t.
     """
     how = {"batch_size": batch_size, "precision": precision}
 
     def at(t: float) -> Metrics:
         model = place(t)
-        buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
         reestimate_batch_norm(model, train, **how)
         loss, accuracy = evaluate(model, test, **how)
-        model.load_state_dict(as_state_dict(model, buffers), strict=False)
         return {f"loss_test_at_{t}": loss, f"accuracy_test_at_{t}": accuracy}
 
     return {

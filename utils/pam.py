@@ -9,7 +9,6 @@ then rounded to permutations; the other phase learns φ as any curve is learned.
 by a proximal step of strength ν: x ← argmin ½‖x − value‖² + (η/2ν) ‖x − start‖², at the learning rate η.
 """
 
-import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -23,12 +22,12 @@ from torch.utils.data import DataLoader, Dataset
 from . import distributed
 from .assignment import assign
 from .batches import Images, as_images
-from .curves import Curve, FlatParameters, load_state
+from .curves import Curve, FlatParameters, load_state, stored
 from .devices import autocast, compile_options
 from .losses import main_output
-from .measuring import EVALUATION_SEED, use_batch_statistics, validate_curve
-from .permutations import Permutations, PermutationSpec, compose, groups_in, permute, soft_permute
-from .training import CurveTask, Saves, draw_t, fit, step_rates
+from .measuring import EVALUATION_SEED, undisturbed, use_batch_statistics, validate_curve
+from .permutations import Permutations, PermutationSpec, compose, permute, soft_permute
+from .training import CurveTask, Saves, draw_t, expect_ends, fit, step_rates
 
 NU = 1000.0  # strength of the proximal step: the larger, the weaker
 ROUNDS = 20  # of the projection after each step, as published
@@ -37,6 +36,7 @@ PERMUTATION_DROP = 20  # epochs after which the permutations' learning rate is h
 DRAWS = 32  # random roundings that compete with the nearest and the old permutation
 REFINED = 4  # largest terms of each group that are tried on the best candidate, group by group
 TERMS = 11  # of a decomposition, the largest, among which they draw
+CUT = 5e-4  # smaller entries are left out of it
 SCREENED_IMAGES = 2_500  # training images on which roundings are compared; the winner has to hold on all
 
 # From weights (k,) and index arrays (k, C): a doubly stochastic matrix, as a mixture of permutations
@@ -88,32 +88,30 @@ class SoftPermutation(nn.Module):
     """A doubly stochastic matrix for each permutation group of a spec, and each of its blocks, the identity at first.
 
     Matrices of one size are learned as one stack (k, n, n), so that all of them are projected at once.
-    fixed: groups that stay as they are.
     """
 
-    def __init__(self, spec: PermutationSpec, fixed: frozenset[int] = frozenset()):
+    def __init__(self, spec: PermutationSpec):
         super().__init__()
         self.spec = spec
         self.project = project
         groups: dict[int, list[int]] = {}
         for number, group in enumerate(spec.groups):
-            if number not in fixed:
-                groups.setdefault(group.size, []).append(number)
+            groups.setdefault(group.size, []).append(number)
         self.groups = list(groups.values())
         self.stacks = nn.ParameterList(
             torch.eye(size).repeat(sum(math.prod(spec.blocks(group)) for group in g), 1, 1)
             for size, g in groups.items()
         )
 
-    def matrices(self) -> list[torch.Tensor | None]:
-        """P (*blocks, C, C) of each group; None for fixed ones."""
-        matrices: list[torch.Tensor | None] = [None] * len(self.spec.groups)
+    def matrices(self) -> list[torch.Tensor]:
+        """P (*blocks, C, C) of each group."""
+        matrices: dict[int, torch.Tensor] = {}
         for groups, stack in zip(self.groups, self.stacks, strict=True):
             blocks = [self.spec.blocks(group) for group in groups]
             parts = stack.split([math.prod(shape) for shape in blocks])
             for group, shape, part in zip(groups, blocks, parts, strict=True):
                 matrices[group] = part.view(*shape, *stack.shape[1:])
-        return matrices
+        return [matrices[group] for group in range(len(matrices))]
 
     def forward(self, parameters: Mapping[str, torch.Tensor], flat: FlatParameters) -> torch.Tensor:
         """P·B as a vector (parameters,), for B's named parameters."""
@@ -130,12 +128,6 @@ class SoftPermutation(nn.Module):
     def compile(self) -> None:
         """Compile the projection, which is hundreds of kernels in every step."""
         self.project = torch.compile(project, **compile_options(self.stacks[0].device))
-
-
-def fixed_groups(spec: PermutationSpec, model: nn.Module) -> frozenset[int]:
-    """The groups of the activations that the model names in `fixed_in_pam`."""
-    names = getattr(model, "fixed_in_pam", ())
-    return frozenset(group for row in spec.rows if row.label in names for group in groups_in(row.axis))
 
 
 class PermutationTask:
@@ -156,14 +148,19 @@ class PermutationTask:
     ):
         self.curve, self.spec, self.phi, self.test = curve, spec, phi, test
         self.state_b = {name: value.to(phi.device) for name, value in state_b.items()}
-        self.parameters = {name: self.state_b[name] for name in curve.flat.shapes}
-        self.soft = SoftPermutation(spec, fixed_groups(spec, curve.base)).to(phi.device)
+        self.parameters = {name: self.state_b[name] for name in curve.whole.shapes}
+        self.soft = SoftPermutation(spec).to(phi.device)
         curve.learned.requires_grad_(False)
         self.module = nn.ModuleDict({"soft": self.soft, "curve": curve})
 
     def point(self, t: float) -> torch.Tensor:
-        """θ(t) as a vector (parameters,)."""
-        return point_between(t, self.curve.row(0), self.soft(self.parameters, self.curve.flat), self.phi)
+        """θ(t) as a vector, as `Curve.point` gives it."""
+        return self.between(t, self.soft(self.parameters, self.curve.whole))
+
+    def between(self, t: float, b: torch.Tensor) -> torch.Tensor:
+        """θ(t) for a permuted B, a vector."""
+        phi = F.pad(self.phi, (0, len(b) - len(self.phi)))  # what is not learned goes straight
+        return point_between(t, self.curve.vector(0), b, phi)
 
     def forward(
         self, x: torch.Tensor, labels: torch.Tensor, images: Images, generator: torch.Generator
@@ -177,8 +174,10 @@ class PermutationTask:
         if self.test is None:
             return {}
 
+        network = self.curve.network()
+
         def place(t: float) -> nn.Module:
-            return self.curve.place_vector(self.point(t))
+            return self.curve.place_vector(self.point(t), network)
 
         return validate_curve(place, images, self.test, batch_size=batch_size, precision=precision)
 
@@ -205,6 +204,7 @@ class TurningPointTask(CurveTask):
         # The ends being fixed, a step of φ towards its start is one of the turning point towards its own.
         turning_point = self.module.row(1)
         turning_point.copy_(proximal(turning_point, self.start, rate))
+        super().after_step(rate)
 
 
 # --- rounding ----------------------------------------------------------------------------------------------
@@ -252,11 +252,9 @@ def round_permutations(
         return path_loss(task, permutations, images, batch_size=batch_size, precision=precision)
 
     def propose() -> tuple[list[Permutations], list[list[Terms]]]:
-        matrices = [
-            None if matrix is None else doubly_stochastic(matrix.detach().cpu().double()).numpy()
-            for matrix in task.soft.matrices()
-        ]
-        terms = [[] if matrix is None else list(map(largest_terms, _blocks(matrix, 2))) for matrix in matrices]
+        soft = (matrix.detach().cpu().double() for matrix in task.soft.matrices())
+        matrices = [doubly_stochastic(matrix).numpy() for matrix in soft]
+        terms = [list(map(largest_terms, _blocks(matrix, 2))) for matrix in matrices]
         return unique(roundings(matrices, terms, task.spec.identity(), seed)), terms
 
     # Processes on unlike machines could differ by a rounding error.
@@ -274,7 +272,7 @@ def path_loss(
     Each batch is taken at a t of its own; they are spread evenly over [0, 1], and are the same at every call.
     """
     curve = task.curve
-    a, b = curve.row(0), curve.flat.flatten(permute(task.state_b, task.spec, permutations))
+    b = curve.whole.flatten(permute(task.state_b, task.spec, permutations))
     generator = torch.Generator().manual_seed(EVALUATION_SEED)
     steps = -(-len(images) // batch_size)
     ts = (torch.randperm(steps, generator=generator).double() + 0.5) / steps
@@ -283,29 +281,27 @@ def path_loss(
     total = torch.zeros((), device=images.device)
     for t, (x, labels) in zip(ts.tolist(), images.augmented(batch_size, generator), strict=True):
         with autocast(images.device, precision):
-            logits = main_output(curve(x, point_between(t, a, b, task.phi)))
+            logits = main_output(curve(x, task.between(t, b)))
         total += F.cross_entropy(logits.float(), labels, reduction="sum")
     return images.total(total).item() / len(images)
 
 
-def birkhoff(matrix: np.ndarray, tolerance: float = 1e-4, max_terms: int | None = None) -> Terms:
+def birkhoff(matrix: np.ndarray) -> Terms:
     """A doubly stochastic matrix (n, n) as Σ_k weights[k] · permutation k: weights (k,) and index arrays (k, n).
 
-    Birkhoff and von Neumann: as long as more than `tolerance` of the matrix is left, take the assignment of
-    largest product on the rest, at the weight of its smallest entry. Weights sum to 1.
-
-    max_terms: stop after so many; large weights are found early, but the sum is the matrix no more.
+    Birkhoff and von Neumann: as long as a permutation fits into what is left, take the assignment of largest sum on
+    it, at the weight of its smallest entry. As published, entries below CUT are dropped, so that there are at most
+    1 / CUT terms, whose sum is nearly the matrix; weights sum to 1.
     """
-    rest = np.clip(np.asarray(matrix, np.float64), 0, None)
-    n = len(rest)
+    rest = np.asarray(matrix, np.float64).copy()
     weights, permutations = [], []
-    places = np.arange(n)
-    while rest.sum() / n > tolerance and len(weights) != max_terms:
-        support = rest > tolerance / n**2
-        permutation = assign(np.where(support, np.log(np.where(support, rest, 1)), -1e6))
+    places = np.arange(len(rest))
+    while True:
+        rest[rest < CUT] = 0
+        permutation = assign(np.where(rest > 0, rest, -len(rest)))
         weight = rest[places, permutation].min()
-        if not support[places, permutation].all():
-            break  # only rounding is left
+        if weight == 0:
+            break
         rest[places, permutation] -= weight
         weights.append(weight)
         permutations.append(permutation)
@@ -314,7 +310,7 @@ def birkhoff(matrix: np.ndarray, tolerance: float = 1e-4, max_terms: int | None 
 
 def largest_terms(matrix: np.ndarray) -> Terms:
     """The TERMS largest terms of P's decomposition, weights summing to 1, the largest first."""
-    weights, permutations = birkhoff(matrix, max_terms=5 * TERMS)  # all of a wide layer's would take hours
+    weights, permutations = birkhoff(matrix)
     largest = np.argsort(-weights, kind="stable")[:TERMS]
     return weights[largest] / weights[largest].sum(), permutations[largest]
 
@@ -325,25 +321,25 @@ def _blocks(array: np.ndarray, dimensions: int) -> np.ndarray:
 
 
 def roundings(
-    matrices: Sequence[np.ndarray | None], terms: Sequence[Sequence[Terms]], identity: Permutations, seed: int
+    matrices: Sequence[np.ndarray], terms: Sequence[Sequence[Terms]], identity: Permutations, seed: int
 ) -> Iterator[Permutations]:
     """Candidates for the permutations near soft ones.
 
     First the old permutation (the identity), then the assignment nearest to each P, then DRAWS that take, in each
     block of a group, one of the `terms`, the largest of P's decomposition, with probability by weight.
 
-    matrices: P (*blocks, C, C) of each group; None, and no terms, where it stays.
+    matrices: P (*blocks, C, C) of each group.
     """
     nearest = [order.copy() for order in identity]
     for order, matrix in zip(nearest, matrices, strict=True):
-        for block, soft in zip(_blocks(order, 1), () if matrix is None else _blocks(matrix, 2), strict=False):
+        for block, soft in zip(_blocks(order, 1), _blocks(matrix, 2), strict=True):
             block[:] = assign(soft)
     yield from (identity, nearest)
     generator = np.random.default_rng(seed)
     for _ in range(DRAWS):
         drawn = [order.copy() for order in identity]
         for order, blocks in zip(drawn, terms, strict=True):
-            for block, (weights, permutations) in zip(_blocks(order, 1), blocks, strict=False):
+            for block, (weights, permutations) in zip(_blocks(order, 1), blocks, strict=True):
                 block[:] = permutations[generator.choice(len(weights), p=weights)]
         yield drawn
 
@@ -384,6 +380,7 @@ def unique(candidates: Iterator[Permutations]) -> list[Permutations]:
 # --- both phases in turn ------------------------------------------------------------------------------------
 
 
+@undisturbed
 def learn_pam(
     network_a: nn.Module,
     network_b: nn.Module,
@@ -407,19 +404,22 @@ def learn_pam(
 
     Returns the permutations, one a group of `spec`, and the curve, whose last control point is the permuted B.
     """
-    state_b = network_b.state_dict()
+    state_a, state_b = (stored(network) for network in (network_a, network_b))
     permutations = spec.identity() if start is None else list(start)
-    curve = Curve.between(copy.deepcopy(network_a), network_a.state_dict(), state_b)
+    curve = Curve.between(network_a, state_a, state_b)
     images = as_images(images, curve.fixed.device)
+    expect_ends(curve, network_a, network_b, images)
     perm_rates = step_rates(outer_iters * inner_iters_perm, lr / 2, PERMUTATION_DROP)
     phi_rates = step_rates(outer_iters * inner_iters_phi, lr)
     phi = torch.zeros_like(curve.row(0))
     for i in range(outer_iters):
-        task = PermutationTask(curve, spec, permute(state_b, spec, permutations), phi)
+        state = permute(state_b, spec, permutations)
+        curve.connect({0: state_a, 2: state}, apart=spec.axes.keys())
+        task = PermutationTask(curve, spec, state, phi)
         rates = perm_rates[i * inner_iters_perm :][:inner_iters_perm]
         order = learn_permutations(task, images, rates=rates, batch_size=batch_size, seed=seed)
         permutations = compose(spec, permutations, order)
-        curve.set_point(2, permute(state_b, spec, permutations))
+        curve.connect({0: state_a, 2: permute(state_b, spec, permutations)})
         rates = phi_rates[i * inner_iters_phi :][:inner_iters_phi]
         fit(TurningPointTask(curve, phi, weight_decay), images, rates=rates, batch_size=batch_size, seed=seed)
         phi = (curve.row(1) - torch.lerp(curve.row(0), curve.row(2), 0.5)).detach()

@@ -16,7 +16,7 @@ class Progress:
     In a notebook there is one bar, which stays with the last line beside it. (Without ipywidgets: as in a log file.)
     """
 
-    def __init__(self, total: int, unit: str, description: str = "", done: int = 0):
+    def __init__(self, total: int, unit: str, description: str = "", done: int = 0, *, is_silent: bool = False):
         """done: of `total`, what an earlier process did."""
         from tqdm.auto import tqdm  # slow to import
 
@@ -25,11 +25,12 @@ class Progress:
             initial=done,
             unit=unit,
             desc=description,
-            disable=None if distributed.is_main() else True,
+            disable=True if is_silent or not distributed.is_main() else None,
             leave=False,
             dynamic_ncols=True,
         )
         self.is_widget = self.bar.leave = hasattr(self.bar, "container")  # tqdm's, in a notebook
+        self.is_silent = is_silent
         self.total, self.done, self.start = total - done, 0, time.monotonic()
 
     @property
@@ -53,6 +54,8 @@ class Progress:
         self.bar.set_postfix(metrics)
 
     def line(self, text: str) -> None:
+        if self.is_silent:
+            return
         if self.is_widget:
             self.bar.set_postfix_str(text)
             return

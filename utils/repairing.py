@@ -19,11 +19,11 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from .batches import Images, as_images
-from .curves import Curve
+from .curves import Curve, batch_norm_layers, copied, modes_kept
 from .devices import autocast, device_of
 from .errors import UserError
 from .losses import main_output
-from .measuring import EVALUATION_SEED, batch_norm_layers, reestimate_batch_norm
+from .measuring import EVALUATION_SEED, reestimate_batch_norm
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -51,9 +51,10 @@ def repair(
     """Repair the network at position t between two others, in place, by what it makes of the training images.
 
     At t = 0 and t = 1, where it is one of the two, nothing changes. images: as `utils.batches.as_images` takes them;
-    augmented, as for batch norm. Leaves the networks in eval mode.
+    augmented, as for batch norm. Computed weights (of weight norm, pruning) are scaled by the parameters behind them.
 
-    Raises UserError as `activation_statistics` does, or if a layer has no bias to be shifted by.
+    Raises UserError as `activation_statistics` does, or if a layer has no bias to be shifted by, or weights that
+    cannot be scaled: those of a spectral norm, or of another layer too.
     """
     images = as_images(images, device_of(model))
     repairer((end_a, end_b), images, batch_size=batch_size, precision=precision)(model, (1 - t, t))
@@ -144,21 +145,56 @@ def set_statistics(
     no further than to the layer that it measures. A channel that never varies is shifted alone.
     """
     modules = dict(model.named_modules())
-    if bare := [name for name in wanted if modules[name].bias is None]:
-        raise UserError(
-            f"{type(model).__name__} cannot be repaired: its layer {bare[0]} has no bias to be shifted by"
-        )
     calls = _calls(model, images)
+    scaled = {name: _scaled_by(model, name) for name in wanted}
     for name, target in wanted.items():
         one = {name: calls[name]}
         now = _measured(model, images, one, batch_size=batch_size, precision=precision)[name]
         varies = now.deviation > 1e-6 * now.mean.abs()
         scale = torch.where(varies, target.deviation / now.deviation, 1.0)
-        layer = modules[name]
-        weight, bias = (parameter.cpu().double() for parameter in (layer.weight, layer.bias))
-        layer.weight.copy_((weight * scale.view(-1, *[1] * (weight.dim() - 1))).float())
+        _scale(scaled[name], scale)
+        bias = modules[name].bias.cpu().double()
         # In this order, so that a layer that is right stays as it is to the last bit
-        layer.bias.copy_((bias * scale + (target.mean - scale * now.mean)).float())
+        modules[name].bias.copy_(bias * scale + (target.mean - scale * now.mean))
+
+
+def _scale(parameter: torch.Tensor, scale: torch.Tensor) -> None:
+    values = parameter.cpu().double()
+    parameter.copy_(values * scale.view(-1, *[1] * (values.dim() - 1)))
+
+
+def _scaled_by(model: nn.Module, name: str) -> nn.Parameter:
+    """The parameter of a layer that scales what its channels put out: its weight, or one from which that is computed.
+
+    Where it is computed, a copy of the layer is tried. Raises UserError if there is none.
+    """
+    layer = model.get_submodule(name)
+    own, refusal = dict(layer.named_parameters()), f"{type(model).__name__} cannot be repaired: its layer {name} "
+    if own.get("bias") is None:
+        raise UserError(refusal + "has no bias to be shifted by")
+    inside = set(layer.modules())
+    for path, other in model.named_modules():
+        if other not in inside and any(p is mine for p in other.parameters(recurse=False) for mine in own.values()):
+            raise UserError(refusal + f"shares its weights with {path}")
+    if "weight" in own:
+        return own["weight"]
+    if isinstance(layer, nn.Linear):
+        shape = [layer.in_features]
+    else:
+        shape = [
+            layer.in_channels,
+            *(1 + d * (k - 1) for k, d in zip(layer.kernel_size, layer.dilation, strict=True)),
+        ]
+    scale = torch.linspace(0.5, 2, len(own["bias"]))
+    x = torch.randn(1, *shape, generator=torch.Generator().manual_seed(0)).to(own["bias"])
+    for entry in (entry for entry, value in own.items() if entry != "bias" and value.shape[:1] == scale.shape):
+        trial = copied(layer).eval()
+        trial.bias.zero_()
+        expected = trial(x) * scale.to(x).view(-1, *[1] * (x.dim() - 2))
+        _scale(trial.get_parameter(entry), scale.double())
+        if torch.allclose(trial(x), expected, rtol=1e-4, atol=1e-6 * expected.abs().max().item()):
+            return own[entry]
+    raise UserError(refusal + "has computed weights that cannot be scaled channel by channel")
 
 
 def _calls(model: nn.Module, images: Images) -> dict[str, int]:
@@ -222,14 +258,15 @@ def _watched(model: nn.Module, see: Callable[[str, torch.Tensor], None]) -> Iter
 
     Called itself, a compiled model would be compiled anew.
     """
-    model.eval()
     hooks = [
         module.register_forward_hook(lambda _module, _inputs, output, name=name: see(name, output))
         for name, module in model.named_modules()
         if isinstance(module, LAYERS)
     ]
     try:
-        yield
+        with modes_kept(model):
+            model.eval()
+            yield
     finally:
         for hook in hooks:
             hook.remove()

@@ -1,8 +1,8 @@
 """What is learned, and the loop that learns it: networks, curves between two, and (in utils.pam) permutations."""
 
-import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -14,11 +14,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from .attack import Attack
 from .batches import Images, as_images
-from .curves import Curve, load_state
-from .devices import autocast, has_fused_step
+from .curves import Curve, copied, load_state, stored
+from .devices import autocast, device_of, has_fused_step, memory_format
 from .errors import FileError, UserError
 from .losses import cross_entropy, main_output
-from .measuring import evaluate, validate_curve
+from .measuring import evaluate, undisturbed, validate_curve
 from .progress import Progress, in_words
 
 # --- what is learned ----------------------------------------------------------------------------------------
@@ -97,15 +97,16 @@ class CurveTask:
         if self.attack is not None:
             fixed = theta.detach()
             x = self.attack(lambda attacked: curve(attacked, fixed), x, labels, images, generator)
-        return curve(x, theta), 0.5 * self.weight_decay * theta.square().sum()
+        return curve(x, theta), 0.5 * self.weight_decay * theta[: len(curve.flat)].square().sum()
 
     def after_step(self, rate: float) -> None:
-        pass
+        self.module.settle()
 
     def validate(self, images: Images, batch_size: int, precision: str) -> dict[str, float]:
         if self.test is None:
             return {}
-        return validate_curve(self.module.place, images, self.test, batch_size=batch_size, precision=precision)
+        place = partial(self.module.place, network=self.module.network())
+        return validate_curve(place, images, self.test, batch_size=batch_size, precision=precision)
 
     def checkpoint(self) -> dict[str, object]:
         return self.module.checkpoint()
@@ -132,6 +133,26 @@ def robust_rates(epochs: int, lr: float = 0.1) -> list[float]:
     return [lr * float(np.interp(epoch / epochs, (0.5, 0.9), (1.0, 0.01))) for epoch in range(epochs)]
 
 
+MakeOptimizer = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
+Schedule = Sequence[float] | Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]
+
+
+def rates_of(optimizer: MakeOptimizer, schedule: Schedule | None, epochs: int) -> list[float]:
+    """The learning rate of each epoch: the optimizer's own, or as the schedule says (`fit_curve`)."""
+    if schedule is not None and not callable(schedule):
+        if len(schedule) != epochs:
+            raise ValueError(f"the schedule has {len(schedule)} learning rates for {epochs} epochs")
+        return list(schedule)
+    trial = optimizer([nn.Parameter(torch.zeros(1))])
+    scheduler, rates = schedule and schedule(trial), []
+    for _ in range(epochs):
+        rates.append(trial.param_groups[0]["lr"])
+        trial.step()
+        if scheduler:
+            scheduler.step()
+    return rates
+
+
 class Saves(Protocol):
     """Where a training run is saved after every epoch, and resumed from. `utils.stages.runs.Run` does it in files."""
 
@@ -156,18 +177,21 @@ def fit(
     batch_size: int = 128,
     momentum: float = 0.9,
     weight_decay: float = 0.0,
+    optimizer: MakeOptimizer | None = None,
     seed: int = 1,
     precision: str = "fp32",
     val_freq: int | None = None,
+    verbose: bool = True,
 ) -> dict[str, list[float]]:
-    """Learn the task's module with SGD for one epoch a learning rate; return the history.
+    """Learn the task's module for one epoch a learning rate; return the history.
 
     Of several processes, each works on its part of every batch, and the gradients are summed: they stay alike.
 
     images: ours, or others as `utils.batches.as_images` takes them.
     saves: where to save after every epoch, and to resume from; None: in memory only. What the task, the optimizer
         and the generator hold is all that a resumed run needs, so it ends as one that never stopped.
-    rates: the learning rate of each epoch. momentum: Nesterov's, 0 for plain SGD. weight_decay: the optimizer's.
+    rates: the learning rate of each epoch. optimizer: makes it; SGD by default, of which momentum is Nesterov's, 0
+        for none, and weight_decay.
     seed: of all random draws. precision: fp32, or bf16 for autocast.
     val_freq: validate every so many epochs, and after the last; None for never.
 
@@ -178,23 +202,21 @@ def fit(
 
     Raises UserError if the loss or a weight stops being a finite number; the last good epoch stays saved.
     """
+    if not rates:
+        raise ValueError("learning takes at least one epoch")
     learned = [parameter for parameter in task.module.parameters() if parameter.requires_grad]
     images = as_images(images, learned[0].device)
-    optimizer = torch.optim.SGD(
-        learned,
-        rates[0],
-        momentum=momentum,
-        nesterov=momentum > 0,
-        weight_decay=weight_decay,
-        fused=has_fused_step(learned) or None,
-    )
+    if optimizer is None:
+        sgd = {"momentum": momentum, "nesterov": momentum > 0, "weight_decay": weight_decay}
+        optimizer = partial(torch.optim.SGD, lr=rates[0], fused=has_fused_step(learned) or None, **sgd)
+    optimizer = optimizer(learned)
     if images.share is not None and saves is not None:
         saves = images.share.by_main(saves)
     generator = torch.Generator().manual_seed(seed)
     done, history = _restore(task, optimizer, generator, saves, len(rates)) if saves else (0, {})
     images.join(task.module, optimizer)
     steps = math.ceil(len(images) / batch_size)
-    with Progress((len(rates) - done) * steps, "step") as progress:
+    with Progress((len(rates) - done) * steps, "step", is_silent=not verbose) as progress:
         for epoch in range(done, len(rates)):
             if not rates[epoch] < 1e37:  # it has to be a float32
                 raise UserError(
@@ -269,9 +291,25 @@ def train_step(
     return main_output(output).detach()
 
 
+@torch.no_grad()
+def expect_ends(curve: Curve, network_a: nn.Module, network_b: nn.Module, images: Images) -> None:
+    """ValueError if the networks at a curve's ends put out something else than these two, with their statistics."""
+    for t, network in ((0.0, network_a), (1.0, network_b)):
+        x = images.first(2).to(curve.fixed.device)
+        placed, other = curve.place(t).eval(), copied(network).to(curve.fixed.device).eval()
+        curve.place_statistics(placed, t)
+        found, expected = (main_output(model(x)) for model in (placed, other))
+        if (found - expected).abs().max() > 1e-2 * expected.abs().max():
+            raise ValueError(
+                f"the network {'B' if t else 'A'} does something else than one with its parameters and buffers: what "
+                "else differs between A and B, e.g. an attribute, has to be a buffer"
+            )
+
+
+@undisturbed
 def fit_curve(
-    network_a: torch.nn.Module,
-    network_b: torch.nn.Module,
+    network_a: nn.Module,
+    network_b: nn.Module,
     images: Images | Dataset | DataLoader,
     *,
     epochs: int,
@@ -279,14 +317,50 @@ def fit_curve(
     batch_size: int = 128,
     weight_decay: float = 5e-4,
     seed: int = 1,
+    optimizer: MakeOptimizer | None = None,
+    schedule: Schedule | None = None,
+    num_bends: int = 3,
+    family: str = "Bezier",
+    device: torch.device | str | None = None,
+    precision: str = "fp32",
+    verbose: bool = True,
 ) -> Curve:
-    """Learn the quadratic Bézier curve between two networks in memory, with the published schedule.
+    """Learn a curve of low loss between two networks in memory (section 2): by default as published.
 
-    The networks, which stay as they are, have one architecture; align B to A first. images: as in `fit`.
+    The networks, which stay as they are, have one architecture; align B to A first (`align`, `permute`).
+
+    images: what to learn from, as `utils.batches.as_images` takes it.
+    weight_decay: of the penalty ½ · weight_decay · ‖θ(t)‖² in the loss.
+    lr: of SGD with Nesterov's momentum 0.9, whose rate is halved every 20 epochs, by default.
+    optimizer: makes another from the list of what is learned, e.g. lambda p: torch.optim.AdamW(p, 3e-4).
+    schedule: a learning rate for each epoch, or a function that makes a scheduler of torch's from the optimizer, to
+        be stepped after each epoch. Without it a given optimizer keeps its rate.
+    num_bends, family: how many control points, the ends among them, of a "Bezier" curve or a "PolyChain".
+    device: where to learn, by default where A is. precision: fp32, or bf16 for autocast.
+    verbose: whether progress is shown.
+
+    Raises ValueError if there is no epoch, or the networks do not go together (`Curve.connect`), and UserError if
+    learning diverges.
     """
-    base = copy.deepcopy(network_a)
-    curve = Curve.between(base, network_a.state_dict(), network_b.state_dict())
-    fit(CurveTask(curve, weight_decay), images, rates=step_rates(epochs, lr), batch_size=batch_size, seed=seed)
+    curve = Curve.between(network_a, stored(network_a), stored(network_b), num_bends, family)
+    images = as_images(images, device or device_of(network_a))
+    expect_ends(curve, network_a, network_b, images)
+    if device is not None:
+        curve.to(device, memory_format=memory_format(device))
+    if optimizer is None and schedule is None:
+        rates = step_rates(epochs, lr)
+    else:
+        rates = rates_of(optimizer or partial(torch.optim.SGD, lr=lr), schedule, epochs)
+    fit(
+        CurveTask(curve, weight_decay),
+        images,
+        rates=rates,
+        batch_size=batch_size,
+        optimizer=optimizer,
+        seed=seed,
+        precision=precision,
+        verbose=verbose,
+    )
     return curve
 
 
