@@ -182,7 +182,7 @@ class PermutationSpec:
             others = f", nor {_some(strange[1:])}" if strange[1:] else ""
             raise ValueError(f"the network has no entry {strange[0]} of this shape{others}")
         known = {*self.axes, *(fixed.entry for fixed in self.fixed)}
-        tensors = (name for name, value in state.items() if isinstance(value, torch.Tensor) and value.dim())
+        tensors = (name for name, value in state.items() if isinstance(value, torch.Tensor) and value.numel() > 1)
         if whole and (strange := [name for name in tensors if name not in known]):
             raise ValueError(f"the spec is of a network without an entry {_some(strange)}")
         segments = itertools.chain.from_iterable(axis for axes in self.axes.values() for axis in axes)
