@@ -6,6 +6,7 @@ import importlib.util
 import inspect
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -30,24 +31,33 @@ FORMS = "TinyTen, ResNet32, GoogLeNet, torchvision:NAME, timm:NAME, or FILE.py:F
 
 
 def build(name: str, num_classes: int, *, pretrained: bool = False) -> nn.Module:
-    """A network that maps images to logits (n, num_classes), untrained unless `pretrained`.
+    """A network that maps images to logits (n, num_classes), as `builder` makes it."""
+    return builder(name, pretrained=pretrained)(num_classes)
+
+
+def builder(name: str, *, pretrained: bool = False) -> Callable[[int], nn.Module]:
+    """What makes the network of a name for a number of classes, untrained unless `pretrained`.
 
     name: one of FORMS. A factory is called with num_classes, and in_channels=3 if it takes that.
     pretrained: torchvision's or timm's published weights, which are downloaded; a classifier of other classes than
         theirs begins anew.
 
-    Raises NoNetwork, in one line, if there is no such network or it cannot be built so.
+    Raises NoNetwork, in one line, if there is no such network, or, when it is made, if it cannot be built so.
     """
-    if name in MODELS and not pretrained:
-        return MODELS[name](num_classes)
     check_name(name)
     source, _, rest = name.rpartition(":")
     if source == "torchvision":
-        return _torchvision(rest, num_classes, pretrained)
+        return partial(_torchvision, rest, pretrained)
     if source == "timm":
-        return _timm().create_model(rest, pretrained=pretrained, num_classes=num_classes)
+        return lambda num_classes: _timm().create_model(rest, pretrained=pretrained, num_classes=num_classes)
     if pretrained:
         raise NoNetwork(f"{name} has no published weights; pretrained networks are torchvision's or timm's")
+    return partial(_of_user, name) if source else MODELS[name]
+
+
+def _of_user(name: str, num_classes: int) -> nn.Module:
+    """What the factory in a file makes."""
+    source, _, rest = name.rpartition(":")
     factory = _factory(Path(source), rest)
     known = inspect.signature(factory).parameters
     takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in known.values())
@@ -89,7 +99,7 @@ def _expect_among(name: str, names: Sequence[str], message: str) -> None:
         raise NoNetwork(message.format(repr(name)) + meant)
 
 
-def _torchvision(name: str, num_classes: int, pretrained: bool) -> nn.Module:
+def _torchvision(name: str, pretrained: bool, num_classes: int) -> nn.Module:
     from torchvision import models  # slow to import, and most runs do without
 
     # Two of them want to be told that their slow initial weights are wanted

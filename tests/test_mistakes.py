@@ -118,7 +118,7 @@ def test_networks_that_cannot_be_used(capsys, small, workspace, content):
     code, line = fails(capsys, "alignment/align_models.py", *small, "--epochs", 3)
     assert code == 1
     assert str(path) in line
-    is_whole = content in ("ResNet32", "classes")  # and stays where it is
+    is_whole = content in ("object", "ResNet32", "classes")  # and stays where it is
     assert ("move it away, and make it anew with: python training/train_model.py" in line) != is_whole
 
 

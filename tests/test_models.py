@@ -8,7 +8,7 @@ from models import MODELS, GoogLeNet, build
 from utils.permutations import permute
 from utils.stages.foreign import load_state
 from utils.stages.layout import is_network, model_folder, model_of
-from utils.stages.published import definition
+from utils.stages.records import definition
 from utils.symmetries.spec import permutation_spec
 
 PARAMETERS = {

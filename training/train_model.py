@@ -42,9 +42,7 @@ def main(args):
         expect_writable(layout.folder("models"), layout.folder("model_history"))
     data = load_data(args.dataset, **args.images)
     torch.manual_seed(args.seed)
-    model = args.build(data.num_classes, pretrained=args.pretrained).to(
-        args.device, memory_format=memory_format(args.device)
-    )
+    model = args.build(data.num_classes).to(args.device, memory_format=memory_format(args.device))
     if args.compile:
         model.compile(**compile_options(args.device))
     run = Run(

@@ -26,7 +26,7 @@ from filelock import FileLock, Timeout
 from .. import distributed
 from ..devices import on_cpu
 from ..errors import FileError, UserError, first_line
-from .foreign import Unusable, as_checkpoint, read_content
+from .foreign import EXPECTED, Unusable, as_checkpoint, read_content
 from .layout import partial
 
 Content = TypeVar("Content")
@@ -77,18 +77,14 @@ def _is_running(process: int) -> bool:
 
 def expect_writable(*folders: Path) -> None:
     """FileError unless files can be written to these folders, which need not exist. Nothing is left behind."""
-
-    def check() -> None:
-        for folder in folders:
-            there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-            try:
-                with tempfile.TemporaryFile(dir=there):
-                    pass
-            except OSError as error:
-                reason = "Not a directory" if there.is_file() else error.strerror
-                raise FileError(there, f"cannot be written to ({reason})") from error
-
-    distributed.from_main(check)
+    for folder in folders:
+        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        try:
+            with tempfile.TemporaryFile(dir=there):
+                pass
+        except OSError as error:
+            reason = "Not a directory" if there.is_file() else error.strerror
+            raise FileError(there, f"cannot be written to ({reason})") from error
 
 
 _held: dict[Path, FileLock] = {}  # the locks of what this process is writing
@@ -242,7 +238,7 @@ def load_checkpoint(path: Path, entry: str | None = None) -> dict:
         try:
             checkpoint, notes = as_checkpoint(read_content(read_archive(path)), entry)
         except Unusable as error:
-            raise FileError(path, str(error), "remake") from error
+            raise FileError(path, str(error), "remake" if str(error).startswith(EXPECTED) else "") from error
         for note in notes:
             tell_once(f"{path}: {note}")
         return checkpoint

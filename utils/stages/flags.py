@@ -10,6 +10,7 @@ from types import ModuleType
 
 from ..attack import Attack
 from ..curves import CURVES
+from ..errors import UserError
 from .data import TRANSFORMS, data_folder, dataset_info
 from .layout import REPOSITORY, USUAL, tag
 from .parser import (
@@ -68,7 +69,7 @@ def stage_parser(
     script: the stage's own file. models: what knows networks by name, as the package of this name does.
     """
     parser = Parser(description, script=script)
-    parser.set_defaults(build=models.build)
+    parser.set_defaults(build=models.builder)
     add_dataset_flags(parser)
     parser.images(
         "--transform",
@@ -281,7 +282,10 @@ def parse(parser: Parser, argv: Sequence[str] | None, *, fp32_only: bool = False
     args.images = {"transform": args.transform, "moments": args.moments, "image_size": args.image_size}
     args.images |= {"use_test": args.use_test, "device": args.device}
     args.images |= {"folder": args.data_folder, "threads": args.num_workers}
-    args.build = partial(args.build, args.model)
+    try:
+        args.build = args.build(args.model, pretrained=getattr(args, "pretrained", False))
+    except UserError as error:
+        parser.error(str(error))
     flags, made = parser.outcome_flags(args), made_on(args.device)
     args.record = Record((parser.script, *parser.lasting(argv)), flags, made=made, new=parser.new_flags())
     return args

@@ -1,6 +1,6 @@
 """Networks, matches and curves from their files, each checked against what it is to be used with."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -31,7 +31,7 @@ def load_network(
     """
     stored = load_checkpoint(path)
     try:
-        load_state(network, stored["model_state"])
+        _put(network, stored)
     except ValueError as error:
         reason = f"does not fit {type(network).__name__}: {error}"
         raise FileError(path, f"{reason}; use the model and dataset it was trained with") from error
@@ -52,6 +52,19 @@ def load_network(
             "use the same",
         )
     return network.eval()
+
+
+def _put(network: nn.Module, stored: Mapping[str, object]) -> None:
+    """A file of ours fits as it is; any other, as far as `load_state` can make it fit."""
+    own, state = network.state_dict(), stored["model_state"]
+    if "record" in stored and own.keys() == state.keys() and all(_alike(own[name], state[name]) for name in own):
+        network.load_state_dict(state)
+    else:
+        load_state(network, state)
+
+
+def _alike(one: object, other: object) -> bool:
+    return (one.shape, one.dtype) == (other.shape, other.dtype) if isinstance(one, torch.Tensor) else one == other
 
 
 def is_finite(network: nn.Module) -> bool:
@@ -126,13 +139,18 @@ def _permutations(path: Path, match: Match, spec: PermutationSpec, network: nn.M
         raise FileError(path, reason, "" if is_whole else "remake") from error
 
 
+def there(path: Path) -> Path:
+    """The file itself, or what `stand_in` finds in its place."""
+    return path if path.exists() else stand_in(path)
+
+
 def expect_pair(
     layout: Layout, seeds: tuple[int, int], epochs: int, alignment: str = "", variant: Variant = USUAL
 ) -> None:
     """FileError if a file that `load_pair` reads is missing: cheap, and so before anything takes time."""
     name = tag(alignment)
     expect(*(layout.endpoint(seed, epochs) for seed in seeds))
-    expect(*([] if name == "null" else [stand_in(layout.match(name, *seeds, variant))]))
+    expect(*([] if name == "null" else [there(layout.match(name, *seeds, variant))]))
 
 
 def load_endpoint(build: Build, layout: Layout, data: Data, seed: int, epochs: int) -> nn.Module:
@@ -162,7 +180,7 @@ def load_pair(
     a, b = (load_endpoint(build, layout, data, seed, epochs) for seed in seeds)
     name = tag(alignment)
     if name != "null":
-        spec, permutations = load_alignment(stand_in(layout.match(name, *seeds, variant)), (a, b), data.example)
+        spec, permutations = load_alignment(there(layout.match(name, *seeds, variant)), (a, b), data.example)
         b.load_state_dict(permute(b.state_dict(), spec, permutations))
     return a, b
 
@@ -178,7 +196,7 @@ def expect_curve(
     """FileError if a file that `load_curve` reads is missing, as `expect_pair`."""
     expect_pair(layout, seeds, epochs_model, alignment, variant)
     if epochs_curve:
-        expect(stand_in(layout.curve(alignment, *seeds, epochs_curve, variant)))
+        expect(there(layout.curve(alignment, *seeds, epochs_curve, variant)))
 
 
 def load_curve(
@@ -200,7 +218,7 @@ def load_curve(
     base = build(data.num_classes)
     if epochs_curve == 0:
         return Curve.between(base, a.state_dict(), b.state_dict(), num_bends=2)
-    path = stand_in(layout.curve(alignment, *seeds, epochs_curve, variant))
+    path = there(layout.curve(alignment, *seeds, epochs_curve, variant))
     learned = load_checkpoint(path)
     record = record_in(learned)
     shape = {"num_bends": variant.num_bends, "curve": variant.curve}

@@ -151,10 +151,12 @@ def load_match(path: Path) -> Match:
     """A match: ours, a 2-D integer array, or the original code's pickled arrays, in lists or not."""
 
     def parse() -> tuple[Match, bool]:
-        pickled = read_objects(read_archive(path))
-        if pickled is not None:
+        try:
+            table, note = read_array(path)
+        except ValueError:
+            if (pickled := read_objects(read_archive(path))) is None:
+                raise
             return Match(list(itertools.islice(_rows(pickled), MOST_ROWS))), True
-        table, note = read_array(path)
         if table.ndim != 2 or not np.issubdtype(table.dtype, np.integer):
             raise ValueError("it is not an array of rows of whole numbers")
         spec = PermutationSpec.from_json(note["spec"]) if "spec" in note else None

@@ -1,12 +1,6 @@
 """What is published of each network: defaults of the stages, and the one place in utils that names architectures."""
 
-import importlib
-import inspect
-import sys
-from pathlib import Path
 from typing import NamedTuple
-
-from torch import nn
 
 EPOCHS = 250  # of networks and of curves
 ROBUST_EPOCHS = 200  # of robust networks and curves
@@ -52,23 +46,3 @@ def default_transform(model: str | None, robust: bool) -> str | None:
     if robust:
         return NETWORKS.get(model, OTHER).robust_transform
     return model if model is None or model in NETWORKS else "standard"
-
-
-def definition(model: str) -> str:
-    """The code that defines a network: a file of ours or the user's, or the classes beside a library's factory.
-
-    '' if there is no such network here.
-    """
-    source, _, name = model.rpartition(":")
-    if source not in ("torchvision", "timm"):
-        path = Path(source).expanduser() if source else Path("models", f"{model.lower()}.py")
-        path = Path(__file__).parents[2] / path  # no change to one that is absolute
-        return path.read_text() if path.suffix == ".py" and path.is_file() else ""
-    try:
-        library = importlib.import_module({"torchvision": "torchvision.models"}.get(source, source))
-        find = library.get_model_builder if source == "torchvision" else library.model_entrypoint
-        beside = vars(sys.modules[find(name).__module__]).values()
-    except (ImportError, ValueError, RuntimeError):
-        return ""
-    own = [one for one in beside if isinstance(one, type) and one.__module__ == find(name).__module__]
-    return "\n".join(inspect.getsource(one) for one in own if issubclass(one, nn.Module))

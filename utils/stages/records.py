@@ -6,8 +6,11 @@ Whoever asks whether a file is current, may be gone on with, or how it was made,
 import dataclasses
 import functools
 import hashlib
+import importlib
+import inspect
 import io
 import json
+import sys
 import tokenize
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -15,13 +18,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from ..errors import FileError, UserError
 from .files import load_arrays, load_checkpoint, load_note
 from .layout import USUAL, Layout, Variant, model_folder, model_of, read_name, tag
 from .matches import load_match
 from .originals import stand_in
-from .published import definition
 
 
 @dataclass(frozen=True)
@@ -261,3 +264,23 @@ def _code_digest(model: str) -> dict[str, str]:
         return {}
     text = "".join(words)
     return {"code": hashlib.sha256(text.encode()).hexdigest()} if text else {}
+
+
+def definition(model: str) -> str:
+    """The code that defines a network: a file of ours or the user's, or the classes beside a library's factory.
+
+    '' if there is no such network here.
+    """
+    source, _, name = model.rpartition(":")
+    if source not in ("torchvision", "timm"):
+        path = Path(source).expanduser() if source else Path("models", f"{model.lower()}.py")
+        path = Path(__file__).parents[2] / path  # no change to one that is absolute
+        return path.read_text() if path.suffix == ".py" and path.is_file() else ""
+    try:
+        library = importlib.import_module({"torchvision": "torchvision.models"}.get(source, source))
+        find = library.get_model_builder if source == "torchvision" else library.model_entrypoint
+        beside = vars(sys.modules[find(name).__module__]).values()
+    except (ImportError, ValueError, RuntimeError):
+        return ""
+    own = [one for one in beside if isinstance(one, type) and one.__module__ == find(name).__module__]
+    return "\n".join(inspect.getsource(one) for one in own if issubclass(one, nn.Module))
