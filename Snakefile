@@ -72,8 +72,8 @@ wildcard_constraints:
     b=r"\d\d+",
     variant=r"(_seed_\d+)?",
     epoch=r"\d+",
-    match="corr|w2_post|w2_pre|weight",
-    tag="null|corr|w2_post|w2_pre|weight|pam_null|pam_corr",
+    match="corr|corr_pre|w2_post|w2_pre|weight",
+    tag="null|corr|corr_pre|w2_post|w2_pre|weight|pam_null|pam_corr",
 
 
 # --- what there is to make ---
@@ -107,6 +107,13 @@ def epochs_of_curves(robust, model):
     """One number for all models, or one a model."""
     epochs = config.get("robust_epochs_curve", config["epochs_curve"]) if robust else config["epochs_curve"]
     return epochs[model] if isinstance(epochs, dict) else epochs
+
+
+def epochs_to_run(wildcards):
+    """Of a curve the epochs that are run, and which one is kept: mostly the last."""
+    longer = config.get("robust_epochs_run", {}) if wildcards.robust else {}
+    run = longer.get(model_of(wildcards.model))
+    return f"--epochs {run} --save_freq {wildcards.epoch}" if run else f"--epochs {wildcards.epoch}"
 
 
 def files(kind, pattern, robust="", lines=False, for_tables=False):
@@ -200,12 +207,16 @@ def dataset_flags(wildcards):
 
 
 def flags(stage):
-    """A function for `params`: the flags every stage has, those of this one, and those of this one for the dataset."""
+    """A function for `params`: the flags every stage has, those of this one, and those of this one for the dataset.
+
+    Of robust networks and curves, a dataset may have others.
+    """
 
     def of(wildcards):
         dataset = config["datasets"][wildcards.dataset] or {}
         known = config.get("flags", {})
-        parts = (known.get("all"), known.get(stage), dataset.get("all"), dataset.get(stage))
+        own = dataset.get(f"robust_{stage}", dataset.get(stage)) if twin(wildcards) else dataset.get(stage)
+        parts = (known.get("all"), known.get(stage), dataset.get("all"), own)
         return " ".join([dataset_flags(wildcards), f"--model {shlex.quote(model_of(wildcards.model))}", *filter(None, parts)])
 
     return of
@@ -309,12 +320,13 @@ rule curve:
     log:
         PATH_LOG.replace("{rule}", "{robust}curve"),
     wildcard_constraints:
-        tag="null|corr|w2_post|w2_pre|weight",
+        tag="null|corr|corr_pre|w2_post|w2_pre|weight",
         epoch=r"[1-9]\d*",
     params:
         flags=flags("curve"),
         seeds=seeds,
         epochs=epochs_model,
+        run=epochs_to_run,
         alignment=alignment,
         twin=twin,
     threads: THREADS
@@ -322,7 +334,7 @@ rule curve:
         **config.get("resources", {}).get("curve", {}),
     shell:
         "{PYTHON} training/train_curve{params.twin}.py {params.flags} {params.seeds} --epochs_model {params.epochs}"
-        " --epochs {wildcards.epoch} {params.alignment} --resume " + LOGGED
+        " {params.run} {params.alignment} --resume " + LOGGED
 
 
 rule pam:

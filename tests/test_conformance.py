@@ -23,7 +23,7 @@ LABELS = torch.arange(2 * SIZE) % 4
 
 
 def moved_by(name):
-    """For each permuted dimension of a parameter its group: of the channels that come out, and of those that go in."""
+    """The groups of a parameter's first two dimensions: of the channels that come out, and of those that go in."""
     parts = name.split(".")
     if name == "dense.weight" or name == "fc.weight":
         return None, "layers.7" if name == "dense.weight" else "stage 3"
@@ -81,7 +81,7 @@ class Reference:
         return F.cross_entropy(functional_call(self.network, theta, (PIXELS[batch],)), LABELS[batch])
 
     def curve(self, phi, held):
-        """½A + ½B + φ by SGD with Nesterov's momentum on cross-entropy and the L2 term; held: the proximal step too."""
+        """½A + ½B + φ by SGD, Nesterov's momentum, on cross-entropy and the L2 term; held: the proximal step too."""
         start, speed = dict(phi), dict.fromkeys(phi, 0.0)
         for batch, t in draws():
             phi = {name: value.detach().requires_grad_() for name, value in phi.items()}
@@ -160,8 +160,7 @@ def test_curve_phase_of_pam(case):
 def test_permutation_phase_of_pam(case):
     """Every group moves, that of the stem's stream too."""
     networks, curve, reference, phi = case
-    spec = permutation_spec(networks[1].float(), PIXELS[:2].float())
-    networks[1].double()
+    spec = permutation_spec(type(networks[1])(4), PIXELS[:2].float())
     task = PermutationTask(curve, spec, networks[1].state_dict(), curve.flat.flatten(phi))
     task.soft.double()
     learned(task, momentum=0.0)

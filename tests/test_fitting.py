@@ -375,6 +375,53 @@ def test_the_loss_of_a_curve(data):
     assert penalty.item() == pytest.approx(0.5 * 0.1 * squares.item(), rel=1e-5)
 
 
+def test_the_training_loss_of_a_curve_is_cross_entropy(data):
+    """As it was in the step, without the L2 term."""
+    curve = curve_between(*ends())
+    few = data.train.subset(torch.arange(0, 160, 10))
+    generator = torch.Generator().manual_seed(4)
+    x, labels = next(few.augmented(16, generator))
+    with torch.no_grad():
+        expected = F.cross_entropy(curve.train()(x, curve.point(draw_t(generator))), labels)
+    history = fit(CurveTask(curve, weight_decay=1.0), few, rates=[0.01], batch_size=16, seed=4)
+    assert history["loss_train"] == [pytest.approx(expected.item(), rel=1e-5)]
+
+
+@pytest.mark.parametrize("schedule", [None, [0.02, 0.01], lambda o: torch.optim.lr_scheduler.StepLR(o, 1, gamma=0.5)])
+def test_a_curve_is_learned_by_any_optimizer(data, schedule):
+    """With the rates that a schedule of torch's has, or that are given; and any number of control points."""
+    a, b = ends()
+    few = data.train.subset(torch.arange(0, 160, 8))
+    adam = partial(torch.optim.AdamW, lr=0.02)
+    how = {"optimizer": adam, "num_bends": 4, "family": "PolyChain", "verbose": False}
+    curve = fit_curve(a, b, few, epochs=2, batch_size=10, schedule=schedule, **how)
+    by_hand = Curve.between(a, a.state_dict(), b.state_dict(), 4, "PolyChain")
+    optimizer = adam([by_hand.learned])
+    rates = [0.02, 0.02] if schedule is None else [0.02, 0.01]
+    generator = torch.Generator().manual_seed(1)
+    for rate in rates:
+        optimizer.param_groups[0]["lr"] = rate
+        for x, labels in few.augmented(10, generator):
+            theta = by_hand.train().point(draw_t(generator))
+            optimizer.zero_grad()
+            (F.cross_entropy(by_hand(x, theta), labels) + 0.5 * 5e-4 * theta.square().sum()).backward()
+            optimizer.step()
+    torch.testing.assert_close(curve.learned, by_hand.learned, rtol=1e-3, atol=1e-4)
+
+
+def test_what_cannot_be_learned_is_said_before(data, capsys):
+    a, b = ends()
+    few = data.train.subset(torch.arange(0, 160, 8))
+    with pytest.raises(ValueError, match="at least one epoch"):
+        fit_curve(a, b, few, epochs=0)
+    with pytest.raises(ValueError, match="the schedule has 3 learning rates for 2 epochs"):
+        fit_curve(a, b, few, epochs=2, schedule=[0.1] * 3)
+    with pytest.raises(ValueError, match="families of curves are Bezier and PolyChain, not 'bezier'"):
+        fit_curve(a, b, few, epochs=1, family="bezier")
+    fit_curve(a, b, few, epochs=1, verbose=False)
+    assert capsys.readouterr() == ("", "")
+
+
 def test_a_step_of_a_curve_is_one_of_sgd_on_its_loss(data):
     """By hand: the gradient of the turning point is 2t(1−t) times that at θ(t)."""
     curve = curve_between(*ends())

@@ -23,6 +23,7 @@ from utils.matching import (
     cross_moments,
     each_by_itself,
     mean_correlations,
+    mean_distances,
 )
 from utils.permutations import compose, permute
 from utils.stages.files import load_array
@@ -274,6 +275,43 @@ def test_least_distance_finds_a_planted_permutation(before):
         np.testing.assert_array_equal([expected, expected], found)
 
 
+def test_what_goes_into_activations_is_compared_in_the_network_as_it_is():
+    """All pre-activations: of a network whose activations are rectified, what batch norm puts out."""
+    (batch,) = images("TinyTen")
+    a, b = (lively(randomize(MODELS["TinyTen"](5), seed), batch) for seed in (1, 2))
+    spec = permutation_spec(a)
+    seen = []
+    for network in (a, b):
+        outputs = []
+        hooks = [
+            layer.bn.register_forward_hook(lambda *c, to=outputs: to.append(c[-1].clone()))
+            for layer in network.layers
+        ]
+        with torch.no_grad():
+            network(batch)
+        for hook in hooks:
+            hook.remove()
+        seen.append([samples(output, (1,)).double().numpy() for output in outputs])
+    correlated = align(a, b, spec, [batch], method="corr_pre")
+    nearest = align(a, b, spec, [batch], method="w2_pre")
+    for x, y, one, other in zip(*seen, correlated, nearest, strict=True):
+        np.testing.assert_array_equal(one, linear_sum_assignment(-z_scored(x).T @ z_scored(y))[1])
+        np.testing.assert_array_equal(other, linear_sum_assignment(-x.T @ y)[1])
+
+
+def test_mean_distances_are_root_mean_squares():
+    """√(Σ over channels and positions of squared differences, by the number of images), as published, by √(C·H·W)."""
+    (batch,) = images("TinyTen", 20)
+    a, b = (lively(randomize(MODELS["TinyTen"](5), seed), batch) for seed in (1, 2))
+    spec = permutation_spec(a)
+    found = mean_distances(spec, cross_moments(a, b, spec, [batch]), spec.identity())
+    with torch.no_grad():
+        for layer in range(3):
+            x, y = (network.layers[: layer + 1](batch).double() for network in (a, b))
+            published = ((x - y).square().sum() / len(batch)).sqrt() / x[0].numel() ** 0.5
+            assert found[layer] == pytest.approx(published.item(), rel=1e-5)
+
+
 def test_ties_are_broken_by_what_goes_into_the_activations():
     """On the first 512 images alone, at a weight below any difference in correlation that matters."""
     x = torch.randn(600, 3, 12, 12, generator=torch.Generator().manual_seed(3))
@@ -330,7 +368,9 @@ def test_networks_are_left_in_the_modes_they_were_in():
 
 def test_an_unknown_method_is_refused():
     model = randomize(MODELS["TinyTen"](5))
-    with pytest.raises(ValueError, match="the methods are corr, w2_pre, w2_post, weight, identity, random, not 'l2'"):
+    with pytest.raises(
+        ValueError, match="the methods are corr, corr_pre, w2_pre, w2_post, weight, identity, random, not 'l2'"
+    ):
         align(model, model, permutation_spec(model), images("TinyTen"), method="l2")
 
 

@@ -1,3 +1,5 @@
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -5,10 +7,10 @@ from conftest import randomize
 from torch import nn
 from torch.nn import functional as F
 
-from models import TinyTen
+from models import GoogLeNet, TinyTen
 from utils import measuring
 from utils.attack import Attack
-from utils.curves import Curve
+from utils.curves import Curve, batch_norm_layers
 from utils.errors import UserError
 from utils.geometry import plane_basis, plane_coordinates
 from utils.measuring import (
@@ -50,6 +52,25 @@ def test_batch_norm_of_the_first_layer_is_the_average_over_batches(data):
     variance = (torch.stack([o.var(1) for o in outputs]) * weights[:, None]).sum(0)
     torch.testing.assert_close(layer.bn.running_mean, mean, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(layer.bn.running_var, variance, rtol=1e-4, atol=1e-5)
+
+
+def test_auxiliary_classifiers_have_statistics():
+    """As if the whole network were in training mode; the others' are what they are without them."""
+    x = torch.randn(12, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    model = GoogLeNet(4)
+    before = torch.get_rng_state()
+    reestimate_batch_norm(model, (x, torch.arange(12) % 4), batch_size=12)
+    assert torch.equal(before, torch.get_rng_state())
+    published = copy.deepcopy(model).train()
+    for layer in batch_norm_layers(published):
+        layer.reset_running_stats()
+        layer.momentum = None
+    with torch.no_grad():
+        published(x[torch.randperm(12, generator=torch.Generator().manual_seed(measuring.EVALUATION_SEED))])
+    for one, other in zip(batch_norm_layers(model), batch_norm_layers(published), strict=True):
+        assert one.running_var.std() > 0
+        torch.testing.assert_close(one.running_mean, other.running_mean, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(one.running_var, other.running_var, rtol=1e-4, atol=1e-6)
 
 
 def test_reestimation_repeats_and_disturbs_nothing(data):

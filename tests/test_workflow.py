@@ -74,9 +74,15 @@ def test_dry_runs(preset, tmp_path):
             lengths = [vars(args).get(flag) for flag in ("epochs_curve", "inner_iters_phi", "epochs")]
             epochs = next(length for length in lengths if length is not None)
             robust = 20 if args.model == "GoogLeNet" else 200
+            if robust == 20 and "train" in script and "adversarial" in script:  # kept at the constant rate
+                assert (epochs, args.save_freq) == (200, 20)
+                epochs = 20
             assert epochs in (0, robust if "adversarial" in script else 250)
             assert args.epochs_model == (200 if "adversarial" in script else 250)
             assert args.seed in (1, {1: 1, 3: 2, 5: 3}[args.seed_a])
+        if preset == "paper" and "train_model" in script:
+            plain_cifar10 = args.dataset == "CIFAR10" and "adversarial" not in script
+            assert args.batch_size == (64 if plain_cifar10 else 128)
     others = {"paper": {"w2_pre", "w2_post"}, "cifar10-cpu": {"weight"}}
     assert matches == {"corr", *others.get(preset, ())}
 

@@ -15,8 +15,8 @@ from torch import nn
 
 from .activations import Batch, correlation_scores
 from .assignment import assign_groups, assigned_score, undecided
-from .permutations import Permutations, PermutationSpec, axis_index, compose, inverse, permute
-from .weights import match_some, match_weights, weight_similarity
+from .permutations import Permutations, PermutationSpec, axis_index, compose, inverse, permute_entry
+from .weights import Weights, match_some, match_weights, weight_similarity
 
 GAIN = 1e-6  # below this share of its size, the objective has not grown
 
@@ -68,11 +68,17 @@ def align_many(
         permutations = _in_turns(permutations, rematch)
     if method == "corr":
         weights = [dict(network.named_parameters()) for network in networks]
-        reference = permute(weights[0], spec, permutations[0])
+        reference = _permuted(weights[0], spec, permutations[0])
         for j in range(1, len(networks)):
             rest = undecided(spec, scores[0, j])
             permutations[j] = match_some(reference, weights[j], spec, permutations[j], rest)
     return permutations
+
+
+def _permuted(weights: Weights, spec: PermutationSpec, permutations: Permutations) -> dict[str, torch.Tensor]:
+    """What can be moved of a network's weights, as these permutations move it."""
+    moving = weights.keys() & spec.axes.keys()
+    return {name: permute_entry(weights[name], spec.axes[name], spec, permutations) for name in sorted(moving)}
 
 
 def _in_turns(permutations: list[Permutations], rematch: Rematch) -> list[Permutations]:
@@ -89,7 +95,7 @@ def _in_turns(permutations: list[Permutations], rematch: Rematch) -> list[Permut
 def _match_to_others(weights, spec, seed: int, i: int, permutations: Sequence[Permutations]) -> Permutations | None:
     """By weights: ⟨Σ π_j(θ_j), π_i(θ_i)⟩ over the others j."""
     with torch.no_grad():
-        others = [permute(weights[j], spec, permutations[j]) for j in range(len(weights)) if j != i]
+        others = [_permuted(weights[j], spec, permutations[j]) for j in range(len(weights)) if j != i]
         total = {name: sum(other[name] for other in others) for name in others[0]}
     found = match_weights(total, weights[i], spec, start=permutations[i], seed=seed)
     new, old = (weight_similarity(total, weights[i], spec, one) for one in (found, permutations[i]))

@@ -50,6 +50,11 @@ def _by_correlation(network_a, network_b, spec, batches, seed, start) -> Permuta
     return _by_scores(network_a, network_b, spec, correlation_scores(network_a, network_b, spec, batches))
 
 
+def _by_correlation_before(network_a, network_b, spec, batches, seed, start) -> Permutations:
+    scores = cross_correlations(network_a, network_b, spec, batches, before=True)
+    return _by_scores(network_a, network_b, spec, scores)
+
+
 def _by_distance(network_a, network_b, spec, batches, seed, start, *, before: bool) -> Permutations:
     moments = cross_moments(network_a, network_b, spec, batches, before=before)
     return _by_scores(network_a, network_b, spec, [moment.product() for moment in moments])
@@ -76,6 +81,7 @@ def _at_random(network_a, network_b, spec, batches, seed, start) -> Permutations
 
 METHODS = {
     "corr": Method(_by_correlation),
+    "corr_pre": Method(_by_correlation_before),
     "w2_pre": Method(
         partial(_by_distance, before=True),
         distance=Distance(before=True, name="preactivation_distance", words="L2 distance before activation"),
@@ -104,8 +110,8 @@ def align(
 
     batches: images (b, 3, H, W), or tuples that begin with them, as a DataLoader gives; read once. Only methods that
         compare activations need them.
-    method: corr, the greatest correlation of activations (section 3 of the paper); w2_post or w2_pre, the least L2
-        distance of activations or of the inputs of activation functions (and weight for units that no activation
+    method: corr or corr_pre, the greatest correlation of activations (section 3 of the paper) or of the inputs of
+        activation functions; w2_post or w2_pre, their least L2 distance (and weight for units that no activation
         shows, or that never vary); weight, the least L2 distance of weights (`match_weights`);
         identity, B as it is; random, any permutations.
     seed: of the random permutations, and of the orders in which weights are matched.

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from . import distributed
 from .assignment import assign
 from .batches import Images, as_images
-from .curves import Curve, FlatParameters, load_state, stored
+from .curves import Curve, FlatParameters, load_state
 from .devices import autocast, compile_options
 from .losses import main_output
 from .measuring import EVALUATION_SEED, undisturbed, use_batch_statistics, validate_curve
@@ -404,7 +404,7 @@ def learn_pam(
 
     Returns the permutations, one a group of `spec`, and the curve, whose last control point is the permuted B.
     """
-    state_a, state_b = (stored(network) for network in (network_a, network_b))
+    state_a, state_b = (network.state_dict() for network in (network_a, network_b))
     permutations = spec.identity() if start is None else list(start)
     curve = Curve.between(network_a, state_a, state_b)
     images = as_images(images, curve.fixed.device)
