@@ -19,7 +19,7 @@ from utils.curves import batch_norm_layers
 from utils.ensembles import evaluate_ensemble
 from utils.measuring import evaluate_path, measure, measure_as_it_is
 from utils.repairing import renormalizer
-from utils.reports.results import is_loss, summary
+from utils.reports.results import CHOSEN_BY, is_loss, robust_places, summary
 from utils.stages import flags, hints, process
 from utils.stages.evaluation import NamedPath
 from utils.stages.parser import add_folder_flags, at_least_two, true_or_false
@@ -55,6 +55,8 @@ def main(args):
     how = {"batch_size": args.batch_size, "precision": args.precision}
     if not table.finished:
         splits = {"": data.test, "_train": data.train} if args.eval_train else {"": data.test}
+        if args.robust and (not len(table) or CHOSEN_BY in table.arrays):  # tables from before lack it
+            splits["_held_out"] = data.held_out
         measured = measuring(curve, images, splits, repaired=args.repair, attack=args.attack, **how)
         ts, done = np.linspace(0, 1, args.num_points), len(table)
         length = table.arrays["length"][-1] if done else 0.0
@@ -64,6 +66,9 @@ def main(args):
     files = [path, path.with_suffix(".csv")]
     write_csv(files[-1], table.arrays)
     print_summary(table.arrays, args.robust)
+    if "chosen" in (places := robust_places(table.arrays)):
+        t, accuracy = (table.arrays[name][places["chosen"]] for name in ("t", "accuracy_robust"))
+        print(f"Most robust on held-out training images: t = {t:.3f}, {accuracy:.1f} % robust on the test set.")
     if args.ensemble:
         path = named.layout.ensemble(*named.names, args.epochs_curve, args.ensemble, named.variant)
         together = GrowingTable(path, record.without("num_points", "eval_train"), overwrite=args.overwrite)

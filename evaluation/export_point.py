@@ -1,5 +1,7 @@
 """Write one point of a curve or a straight line as a network's checkpoint, with statistics of its own.
 
+With --adversarial --t best, the point of a robust curve that is the most robust on held-out training images.
+
 python evaluation/export_point.py --dataset CIFAR100 --alignment corr --epochs_model 250 --epochs_curve 0 --out FILE
 """
 
@@ -16,13 +18,21 @@ import torch
 
 import models
 from utils import distributed
-from utils.errors import UserError
-from utils.measuring import evaluate
+from utils.errors import FileError, UserError
+from utils.measuring import measure, measure_as_it_is
 from utils.repairing import renormalizer
+from utils.reports.paths import Route
+from utils.reports.results import load_path, robust_places
 from utils.stages import flags, hints, process
 from utils.stages.evaluation import NamedPath
 from utils.stages.files import hold, save_checkpoint
+from utils.stages.layout import tag
 from utils.stages.parser import add_folder_flags, fraction
+
+
+def fraction_or_best(text):
+    """A position on the path; best is chosen by its evaluation."""
+    return text if text == "best" else fraction(text)
 
 
 def parse_args(argv=None):
@@ -30,25 +40,50 @@ def parse_args(argv=None):
     flags.add_path_flags(parser)
     add_folder_flags(parser, "evaluation/export_point.py")
     flags.add_evaluation_flags(parser)
-    parser.networks("--t", type=fraction, default=0.5, help="the point, from 0 at A to 1 at B", outcome=True)
+    t_help = "the point, from 0 at A to 1 at B; or best, of an evaluated robust path"
+    parser.networks("--t", type=fraction_or_best, default=0.5, help=t_help, outcome=True)
+    flags.add_attack_flags(parser)
+    flags.add_robust_flag(parser, "robust networks, whose batch norm is re-estimated on attacked images")
+    parser.set_defaults(robust=False)
     parser.files("--out", type=Path, required=True, metavar="FILE", help="the checkpoint that is written")
-    return flags.parse(parser, argv)
+    args = flags.parse(parser, argv)
+    if args.t == "best" and not args.robust:
+        parser.error("--t best is for robust networks: add --adversarial")
+    return args
 
 
 def main(args):
     if args.out.exists() and not args.overwrite:
         raise UserError(f"{args.out} is there already; name another file, or add --overwrite", exit_code=2)
-    data, curve, record = NamedPath(args).load(args.out)
+    named = NamedPath(args)
+    t = most_robust(named, args.epochs_curve) if args.t == "best" else args.t
+    data, curve, record = named.load(args.out)
     distributed.from_main(lambda: hold(args.out))
     images, how = data.for_batch_norm(args.bn_images), {"batch_size": args.batch_size, "precision": args.precision}
-    renormalize = renormalizer(curve, images, repaired=args.repair, **how)
-    network = curve.place(args.t)
-    renormalize(network, args.t)
-    loss, accuracy = evaluate(network, data.test, **how)
+    if args.robust:
+        network = curve.place(t)
+        metrics = measure(network, images, {"": data.test}, attack=args.attack, **how)
+    else:
+        renormalize = renormalizer(curve, images, repaired=args.repair, **how)
+        network = curve.place(t)
+        renormalize(network, t)
+        metrics = measure_as_it_is(network, {"": data.test}, **how)
     state = {name: value.clone(memory_format=torch.contiguous_format) for name, value in network.state_dict().items()}
-    save_checkpoint(args.out, {"model_state": state, "record": record.stored()})
-    print(f"At t = {args.t:g}: loss {loss:.4f}, accuracy {accuracy:.1f} % on test images")
+    save_checkpoint(args.out, {"model_state": state, "record": record.having(t=t).stored()})
+    words = f"loss {metrics['loss']:.4f}, accuracy {metrics['accuracy']:.1f} %"
+    words += f", robust accuracy {metrics['accuracy_robust']:.1f} %" if args.robust else ""
+    print(f"At t = {t:g}: {words} on test images")
     hints.closing_words(args, [args.out])
+
+
+def most_robust(named, epochs):
+    """The t at which robust accuracy on held-out training images is highest, as the path was evaluated."""
+    route = Route(named.layout, tag(named.names[0]), epochs, named.variant)
+    evaluated = load_path(route, named.seeds)
+    places = robust_places(evaluated)
+    if "chosen" not in places:
+        raise FileError(evaluated.path, "was not evaluated on held-out training images", "replace")
+    return float(evaluated["t"][places["chosen"]])
 
 
 if __name__ == "__main__":

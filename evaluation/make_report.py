@@ -14,8 +14,8 @@ from utils.stages import start
 start.quietly()
 
 import models
-from utils.reports import page, results, tables
-from utils.reports.paths import Selection, evaluated
+from utils.reports import page, results
+from utils.reports.paths import Selection
 from utils.stages import flags, hints, process
 
 
@@ -29,13 +29,13 @@ def main(args):
     path = results.output_path(args.root, "report", "html", name=args.name)
     chosen = args.alignment, args.epochs, args.curve_seed, args.num_bends, args.curve
     asked_for = Selection(args.dataset, args.model, args.pairs, *chosen)
-    missing = page.write(path, args.root, asked_for, command=args.command, explain=partial(hints.explain, args=args))
+    explain = partial(hints.explain, args=args)
+    missing, headlines = page.write(path, args.root, asked_for, command=args.command, explain=explain)
     for error in missing:
-        print(f"Not in the report: {hints.explain(error, args)}")
+        print(f"Not in the report: {explain(error)}")
     hints.closing_words(args, [path])
-    for robust in (robust for robust in (False, True) if evaluated(args.root, robust=robust)):
-        for sentence in tables.headlines(tables.build(args.root, asked_for, robust=robust)):
-            print(sentence)
+    for sentence in headlines:
+        print(sentence)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 
+import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import processes
@@ -427,6 +428,19 @@ assert before == (dict(matplotlib.rcParams.copy()), matplotlib.rcParams._get_bac
 assert "matplotlib.pyplot" not in sys.modules
 """
     processes.output(sys.executable, "-c", code)
+
+
+def test_a_users_matplotlibrc_changes_no_figure(tmp_path):
+    write_results(tmp_path, pairs=((1, 2),))
+    files = [tmp_path / f"figures/plane_with_alignment_loss_CIFAR10_TinyTen.{suffix}" for suffix in ("png", "pdf")]
+    own = {"text.usetex": True, "figure.autolayout": True, "savefig.bbox": "tight", "font.size": 20}
+    own |= {"figure.facecolor": "black", "axes.facecolor": "black", "text.color": "white", "lines.linewidth": 9}
+    drawn = []
+    for changes in ({}, own):
+        with matplotlib.rc_context(changes):
+            draw("viz_plane", tmp_path, pairs="one")
+        drawn.append([file.read_bytes() for file in files])
+    assert drawn[0] == drawn[1]
 
 
 def test_figures_are_shown_where_there_are_windows(tmp_path, monkeypatch, capsys):

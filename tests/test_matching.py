@@ -24,8 +24,9 @@ from utils.matching import (
     each_by_itself,
     mean_correlations,
     mean_distances,
+    unheard_apart,
 )
-from utils.permutations import compose, permute
+from utils.permutations import compose, groups_in, permute
 from utils.stages.files import load_array
 from utils.stages.layout import Layout
 from utils.stages.loading import load_endpoint, load_permutations
@@ -414,6 +415,18 @@ def test_activations_that_share_channels_each_matched_by_itself():
     assert by_itself[shared].mean() > tied[shared].mean() + 0.02
     assert by_itself[0] == pytest.approx(tied[0])  # the stem decides its stream alone
     assert each_by_itself(permutation_spec(MODELS["TinyTen"](5))) is None
+
+
+def test_what_the_stem_decides_can_be_matched_by_itself():
+    """Of ResNet32 the five outputs of stage 1, together: what is voted for beside them stays as it is."""
+    spec = permutation_spec(MODELS["ResNet32"](5))
+    apart = unheard_apart(spec)
+    assert len(apart.groups) == len(spec.groups) + 1
+    (own,) = {group for row in apart.rows for group in groups_in(row.axis)} - set(range(len(spec.groups)))
+    assert [i for i, row in enumerate(apart.rows) if own in row.votes] == [2, 4, 6, 8, 10]
+    for i, (row, before) in enumerate(zip(apart.rows, spec.rows, strict=True)):
+        assert i in (2, 4, 6, 8, 10) or row == before
+    assert all(unheard_apart(permutation_spec(MODELS[name](5))) is None for name in ("TinyTen", "GoogLeNet"))
 
 
 def test_alignment_on_attacked_images(load_bars):

@@ -226,7 +226,7 @@ def test_robust_stages(small, shown, workspace, capsys):
     printed = capsys.readouterr().out
     assert "visualization/viz_adversarial_curve.py" in printed
     table = np.load(workspace / "model_data/adversarial_curves/TinyTen/bars/curve_align_corr_seeds_01_02-1.npz")
-    for split in ("", "_train"):
+    for split in ("", "_train", "_held_out"):
         assert (table[f"loss_robust{split}"] >= table[f"loss{split}"] - 1e-6).all()
         assert (table[f"accuracy_robust{split}"] <= table[f"accuracy{split}"]).all()
     robust = table["accuracy_robust"]
@@ -234,6 +234,16 @@ def test_robust_stages(small, shown, workspace, capsys):
     (line,) = (line for line in printed.splitlines() if line.startswith("accuracy robust   "))
     told = line.removeprefix("accuracy robust").replace("%", "").split()
     assert [told[i] for i in (0, 2, 3, 5)] == [f"{number:.1f}" for number in numbers]
+    best = table["accuracy_robust_held_out"].argmax()  # chosen there, and reported on the test set
+    chosen = f"images: t = {table['t'][best]:.3f}, {robust[best]:.1f} % robust on the test set"
+    assert chosen in printed
+    path, out = [*small, *curve, *points[:2], "--bn_images", 64, "--adversarial"], workspace / "point.pt"
+    run("evaluation/export_point.py", *path, "--t", "best", "--out", out)
+    assert f"At t = {table['t'][best]:g}: " in capsys.readouterr().out
+    run("evaluation/export_point.py", *path, "--t", table["t"][best], "--out", workspace / "same.pt")
+    states = [torch.load(file, weights_only=True)["model_state"] for file in (out, workspace / "same.pt")]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    capsys.readouterr()
     run("visualization/viz_adversarial_curve.py", *shown, "--epochs", 1, "--alignment", "corr")
     assert (workspace / "figures/robust_curve_bars_TinyTen.png").exists()
     run("evaluation/make_tables.py", *shown, "--epochs", 1, "--adversarial")

@@ -7,11 +7,14 @@ import re
 
 import numpy as np
 import pytest
-from conftest import write_results
+from conftest import randomize, write_results
 
-from utils.errors import UserError
+from models import TinyTen
+from utils.curves import FlatParameters, digest, midpoint
+from utils.errors import FileError, UserError
+from utils.reports import results
 from utils.reports.tables import load_published
-from utils.stages.files import save_arrays
+from utils.stages.files import save_array, save_arrays, save_checkpoint
 from utils.stages.hints import explain
 from utils.stages.layout import USUAL, Layout, Variant, partial
 
@@ -125,6 +128,16 @@ AS_PUBLISHED = {
     "transform": "ResNet32",
     "precision": "fp32",
 }
+
+
+def test_curves_of_pam_from_the_original_stand_beside_their_published_numbers(tmp_path):
+    """It counts the epochs of the permutation phase among theirs; ours of as many epochs are other curves."""
+    evaluation(tmp_path, THREE, alignment="pam_null", epochs=270)
+    make(tmp_path)
+    assert "| curve, PAM unaligned | 88.0 ± 3.9 | 87.6 ± 0.1 | 85.0 ± 5.0 | 84.0 ± 0.3 |" in texts(tmp_path)["md"]
+    evaluation(tmp_path, THREE, alignment="pam_null", epochs=270, precision="fp32")
+    make(tmp_path)
+    assert "87.6" not in texts(tmp_path)["md"]
 
 
 @pytest.mark.parametrize(
@@ -437,6 +450,25 @@ IMPOSSIBLE = {
 }
 
 
+def test_series_that_cannot_be_are_refused_by_name(tmp_path):
+    """As what they are by the names of their files: histories, correlations, distances."""
+    layout = write_results(tmp_path, pairs=((1, 2),))
+    histories = layout.model_history(1)
+    for path, value in (
+        (histories["accuracy_test"], 101),
+        (histories["loss_train"], 1e30),
+        (layout.correlation("corr", "aligned", 1, 2), 1.5),
+        (layout.correlation("w2_pre", "aligned", 1, 2), -2),
+        (layout.distance("w2_pre", "aligned", 1, 2), -1),
+    ):
+        save_array(path, np.array([0.5, value]))
+        with pytest.raises(FileError) as caught:
+            results.content(path, gaps=True)
+        assert re.match(rf"holds numbers that cannot be: \w+ of {re.escape(f'{value:g}')}, ", caught.value.reason)
+        save_array(path, np.array([0.5, 0.9]))
+        results.content(path)
+
+
 @pytest.mark.parametrize("words", IMPOSSIBLE)
 def test_numbers_that_cannot_be_are_refused_by_name(tmp_path, capsys, words):
     evaluation(tmp_path, THREE[:1])
@@ -447,6 +479,26 @@ def test_numbers_that_cannot_be_are_refused_by_name(tmp_path, capsys, words):
     printed = capsys.readouterr().out
     assert f"Not in the table: {path} holds numbers that cannot be: {words}" in printed
     assert "| curve, aligned" not in printed and "| curve, unaligned |" in printed
+
+
+def test_results_without_sources_are_of_the_control_points_that_are_there(tmp_path, capsys):
+    """Files of before record digests of the points alone."""
+    layout, networks = Layout(tmp_path, "TinyTen", "CIFAR10"), [randomize(TinyTen(10), seed) for seed in (1, 2)]
+    states = [network.state_dict() for network in networks]
+    middle = midpoint(*states)
+    files = {layout.endpoint(seed, 250): {"model_state": state} for seed, state in zip((1, 2), states, strict=True)}
+    files[layout.curve("null", 1, 2, 250)] = {"model_state": middle, "points": {1: middle}}
+    points = [digest(FlatParameters(networks[0]).flatten(state)) for state in (states[0], middle, states[1])]
+    evaluation(tmp_path, THREE[:1], points=points, epochs_model=250)
+    for path, content in files.items():
+        save_checkpoint(path, content)
+    make(tmp_path)
+    for path, content in files.items():
+        save_checkpoint(path, {"model_state": randomize(TinyTen(10), 7).state_dict()})
+        with pytest.raises(Ended, match=r"null_seeds_01_02-250.npz was made with other networks than there are now"):
+            make(tmp_path)
+        save_checkpoint(path, content)
+    make(tmp_path)
 
 
 RECORDS = [

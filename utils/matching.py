@@ -165,6 +165,27 @@ def each_by_itself(spec: PermutationSpec) -> PermutationSpec | None:
     return PermutationSpec(tuple(groups), {}, tuple(rows), ()) if len(groups) > len(spec.groups) else None
 
 
+def unheard_apart(spec: PermutationSpec) -> PermutationSpec | None:
+    """The spec in which those that share channels with others, but do not help to decide, have groups of their own.
+
+    None if all help. In the published ResNet32 the outputs of stage 1 are such: the stem decides for them.
+    """
+    groups, number, rows = list(spec.groups), {}, []
+    deciders = {row.axis: row.votes for row in spec.rows if row.votes}
+    for row in spec.rows:
+        unheard = deciders.get(row.axis, frozenset()) - row.votes
+        for group in sorted(unheard - number.keys()):
+            number[group] = len(groups)
+            groups.append(spec.groups[group])
+        own = {group: number[group] for group in unheard}
+        axis = tuple(
+            tuple(factor._replace(groups=tuple(own.get(g, g) for g in factor.groups)) for factor in segment)
+            for segment in row.axis
+        )
+        rows.append(replace(row, axis=axis, votes=row.votes | frozenset(own.values())))
+    return PermutationSpec(tuple(groups), {}, tuple(rows), ()) if number else None
+
+
 # --- how well channels are matched -------------------------------------------------------------------------
 
 

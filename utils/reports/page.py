@@ -42,11 +42,11 @@ def write(
     *,
     command: str,
     explain: Callable[[UserError], str],
-) -> list[UserError]:
+) -> tuple[list[UserError], list[str]]:
     """Write the report of the evaluated paths under `root` that are asked for.
 
-    Returns what is missing in the report, which also says so itself, in the words of `explain`. `command` makes the
-    report.
+    Returns what is missing in the report, which also says so itself, in the words of `explain`, and its headlines.
+    `command` makes the report.
 
     Raises UserError if nothing has been evaluated, or without Plotly.
     """
@@ -79,7 +79,7 @@ def write(
     page["pictures"] = _by_subject(one for one in pictures if not one.name.startswith("comparison_"))
     page |= {"missing": list(map(explain, missing.values())), "plotly": get_plotlyjs(), "command": command}
     write_atomically(path, lambda stream: stream.write(_template().render(page).encode()))
-    return list(missing.values())
+    return list(missing.values()), page["headlines"]
 
 
 def _template() -> jinja2.Template:

@@ -6,13 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
+from ..curves import digest
 from ..errors import FileError, UserError, first_line
 from ..geometry import FREQUENCIES, barrier, path_average, spectrum
-from ..stages.files import load_array
-from ..stages.layout import Layout
+from ..stages.files import load_array, load_checkpoint
+from ..stages.layout import Layout, read_name
 from ..stages.originals import load_arrays
-from ..stages.records import Record, digest_of, expect_current, load_record, other_flags, record_in
+from ..stages.records import Record, behind, digest_of, expect_current, load_record, other_flags, record_in
 from .paths import Pair, Route
 
 
@@ -44,8 +46,8 @@ RANGES = {
     r"t": (0, 1),
     r"accuracy(_\w+)?": (0, 100),
     r"loss(_\w+)?|x|y|corners|coordinates": (-FAR, FAR),
-    r"length": (0, FAR),
-    r"(unaligned|aligned|noid)_[ab]|correlations_\d+": (-1, 1),
+    r"length|distance": (0, FAR),
+    r"(unaligned|aligned|noid)_[ab]|correlations?(_\d+)?": (-1, 1),
 }
 
 
@@ -56,7 +58,7 @@ def content(path: Path, *, gaps: bool = False, **shapes: tuple) -> Result:
     measured.
     """
     arrays = {"": load_array(path, gaps=gaps)} if path.suffix == ".npy" else load_arrays(path, **shapes)
-    if why := _impossible(arrays, gaps=gaps):
+    if why := _impossible({name or _quantity(path): array for name, array in arrays.items()}, gaps=gaps):
         raise FileError(path, f"holds numbers that cannot be: {why}", "replace")
     try:
         record = load_record(path) if path.suffix == ".npy" else record_in(arrays)
@@ -64,8 +66,17 @@ def content(path: Path, *, gaps: bool = False, **shapes: tuple) -> Result:
     except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
         reason = f"has a record that this version does not understand ({first_line(error)})"
         raise FileError(path, reason, "replace") from error
-    digest = digest_of((name, arrays[name]) for name in sorted(arrays) if name not in ("record", "settings"))
-    return Result(arrays, path, record, digest)
+    numbers = digest_of((name, arrays[name]) for name in sorted(arrays) if name not in ("record", "settings"))
+    return Result(arrays, path, record, numbers)
+
+
+def _quantity(path: Path) -> str:
+    """What the numbers of an .npy file are, by its name."""
+    first = path.name.partition("_")[0]
+    if first in ("accuracy", "loss"):
+        return first
+    is_distance = "_distance_" in path.name or (first == "w2" and "_correlation_" not in path.name)
+    return "distance" if is_distance else "correlation"
 
 
 def _impossible(arrays: Mapping[str, np.ndarray], *, gaps: bool) -> str | None:
@@ -109,7 +120,33 @@ def load_result(layout: Layout, path: Path, shapes: Mapping[str, tuple]) -> Resu
     """The arrays of a result, if its networks are those that exist now."""
     found = content(path, **shapes)
     expect_current(layout, path, found.record)
+    if "a" not in found.record.inputs:  # from before the files' digests were recorded
+        _expect_same_points(layout, found)
     return found
+
+
+def _expect_same_points(layout: Layout, result: Result) -> None:
+    """FileError if control points, as far as they are in files as they are, have changed since."""
+    name, points = read_name(result.path), result.record.inputs.get("points", [])
+    epochs = result.record.flags.get("epochs_model")
+    if name is None or not points or not isinstance(epochs, int):
+        return
+    files = behind(layout, name.seeds, epochs, name.alignment or "", name.epoch or 0, name.variant)
+    places = {"a": 0, "curve": name.variant.num_bends // 2}
+    places |= {} if "match" in files else {"b": -1}
+    for file, place in places.items():
+        if file in files and files[file].exists():
+            checkpoint = load_checkpoint(files[file])
+            states = checkpoint.get("points") or {place: checkpoint["model_state"]}
+            if any(_point(state) != points[index] for index, state in states.items()):
+                raise FileError(result.path, "was made with other networks than there are now", "replace")
+
+
+def _point(state: Mapping[str, torch.Tensor]) -> str:
+    """The digest of a control point, as results record it, of its state dict."""
+    statistics = ("running_mean", "running_var")
+    parts = [value for name, value in state.items() if value.is_floating_point() and not name.endswith(statistics)]
+    return digest(torch.cat([(p.permute(0, 2, 3, 1) if p.dim() == 4 else p).reshape(-1) for p in parts]))
 
 
 # --- each kind, of one pair --------------------------------------------------------------------------------
@@ -406,6 +443,9 @@ def summary(table: Mapping[str, np.ndarray], name: str) -> dict[str, float]:
     return numbers | {name: float(values[place]) for name, place in robust_places(table).items()}
 
 
+CHOSEN_BY = "accuracy_robust_held_out"  # on images on which a point is chosen that is then measured on others
+
+
 def robust_places(table: Mapping[str, np.ndarray]) -> dict[str, int]:
     """Where on a path robust accuracy (n,) is lowest and highest, and at which end it is better: indices.
 
@@ -416,8 +456,8 @@ def robust_places(table: Mapping[str, np.ndarray]) -> dict[str, int]:
     accuracy = table["accuracy_robust"]
     places = {"at_lowest": int(accuracy.argmin()), "at_highest": int(accuracy.argmax())}
     places["better"] = 0 if accuracy[0] >= accuracy[-1] else len(accuracy) - 1
-    if "accuracy_robust_held_out" in table:
-        places["chosen"] = int(table["accuracy_robust_held_out"].argmax())
+    if CHOSEN_BY in table:
+        places["chosen"] = int(table[CHOSEN_BY].argmax())
     return places
 
 

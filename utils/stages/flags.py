@@ -5,6 +5,7 @@ import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from types import ModuleType
 
@@ -168,19 +169,23 @@ def add_attack_flags(parser: Parser, training: bool = False) -> None:
     parser.attack(
         "--epsilon",
         type=intensity,
-        outcome=True,
+        outcome=attrgetter("robust"),
         help="radius of the attack, as 8/255 (default: 4/255 on Tiny ImageNet, else 8/255)",
     )
     parser.attack(
         "--attack_step",
         type=intensity,
-        outcome=True,
+        outcome=attrgetter("robust"),
         help="length of a step of the attack (default: a quarter of 8/255 or 4/255)",
     )
     steps_help = "number of steps of the attack"
-    parser.attack("--attack_steps", type=nonnegative_int, default=ATTACK_STEPS, help=steps_help, outcome=True)
+    parser.attack(
+        "--attack_steps", type=nonnegative_int, default=ATTACK_STEPS, help=steps_help, outcome=attrgetter("robust")
+    )
     if training:
-        parser.optimization("--momentum", type=nonnegative_float, default=0.9, help="of SGD (Nesterov)", outcome=True)
+        parser.optimization(
+            "--momentum", type=nonnegative_float, default=0.9, help="of SGD (Nesterov)", outcome=attrgetter("robust")
+        )
 
 
 def add_robust_flag(parser: Parser, help_text: str) -> None:

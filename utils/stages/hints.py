@@ -116,10 +116,10 @@ def _changed(here: Here, parser: Parser, typed: Mapping[str, list[str]], changes
 def _line(here: Here, script: str, typed: Mapping[str, list[str]]) -> str:
     words = [word for several in typed.values() for word in several]
     if isinstance(here, Layout):
-        return shlex.join(["python", script, *words])
+        return printable(shlex.join(["python", script, *words]))
     path = REPOSITORY / script
     place = os.path.relpath(path) if REPOSITORY.is_relative_to(Path.cwd()) else str(path)
-    return shlex.join([_python(), place, *words])
+    return printable(shlex.join([_python(), place, *words]))
 
 
 def _python() -> str:
