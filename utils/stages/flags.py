@@ -165,26 +165,25 @@ ATTACK_STEPS = 5  # as published
 
 def add_attack_flags(parser: Parser, training: bool = False) -> None:
     """The flags that make a stage one of robust networks."""
+    of_robust = attrgetter("robust")  # a stage may be of plain ones too
     parser.set_defaults(robust=True)
     parser.attack(
         "--epsilon",
         type=intensity,
-        outcome=attrgetter("robust"),
+        outcome=of_robust,
         help="radius of the attack, as 8/255 (default: 4/255 on Tiny ImageNet, else 8/255)",
     )
     parser.attack(
         "--attack_step",
         type=intensity,
-        outcome=attrgetter("robust"),
+        outcome=of_robust,
         help="length of a step of the attack (default: a quarter of 8/255 or 4/255)",
     )
     steps_help = "number of steps of the attack"
-    parser.attack(
-        "--attack_steps", type=nonnegative_int, default=ATTACK_STEPS, help=steps_help, outcome=attrgetter("robust")
-    )
+    parser.attack("--attack_steps", type=nonnegative_int, default=ATTACK_STEPS, help=steps_help, outcome=of_robust)
     if training:
         parser.optimization(
-            "--momentum", type=nonnegative_float, default=0.9, help="of SGD (Nesterov)", outcome=attrgetter("robust")
+            "--momentum", type=nonnegative_float, default=0.9, help="of SGD (Nesterov)", outcome=of_robust
         )
 
 
