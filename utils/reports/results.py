@@ -88,7 +88,7 @@ def _impossible(arrays: Mapping[str, np.ndarray], *, gaps: bool) -> str | None:
         if array.dtype.kind not in "fiu" or array.size == 0:
             return f"{name} are no numbers"
         known = array[~np.isnan(array)] if gaps else array
-        room = 0.001 * (most - least)
+        room = min(0.001 * (most - least), 0.1)
         if not ((known >= least - room) & (known <= most + room)).all():
             worst = known[np.abs(known - (least + most) / 2).argmax()]
             return f"{name} of {worst:g}, which is not from {least:g} to {most:g}"
