@@ -166,7 +166,7 @@ def test_an_error_is_said_once(one, tmp_path):
 
 def test_a_single_process_enters_none_of_it():
     """Training and evaluation ask whether there are others, and then go their way without."""
-    images = as_images((torch.randn(9, 3, 16, 16), torch.arange(9) % 4), "cpu")
+    images = as_images((torch.rand(9, 3, 16, 16), torch.arange(9) % 4), "cpu")
     network, entered = TinyTen(4), set()
 
     def note(frame, event, _):

@@ -105,7 +105,7 @@ def test_images_of_another_making(points):
         model.eval()
         x, labels = test.tensors
         assert (model(x).argmax(1) == labels).float().mean() > 0.8
-    with pytest.raises(TypeError, match="images are Images, a TensorDataset"):
+    with pytest.raises(TypeError, match="a batch is a tensor"):
         fit(NetworkTask(small()), [1, 2, 3], rates=[0.1])
 
 

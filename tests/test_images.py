@@ -1,13 +1,15 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as TF
 
 from utils import distributed
-from utils.batches import Augmentation, AugmentationDraw, Images, Loader, Samples, as_images, pack
+from utils.batches import Augmentation, AugmentationDraw, Images, Loader, as_images, pack, split
+from utils.measuring import evaluate, reestimate_batch_norm
 
 CIFAR = Augmentation()
 TINY_IMAGENET = Augmentation(30.0, (0.8, 1.2), 8, affine_last=True, jitter=0.25)
@@ -153,20 +155,62 @@ def draws(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-@pytest.mark.parametrize(
-    "source",
-    [TensorDataset(X, LABELS), (X, LABELS), [X, LABELS.int()], Samples(X, LABELS)],
-    ids=["dataset", "pair", "other whole numbers", "samples"],
-)
-def test_tensors_stand_in_for_images(source):
+class Endless(IterableDataset):
+    def __iter__(self):
+        return iter(zip(X, LABELS, strict=True))
+
+
+class Pairs(Dataset):
+    """What a project's own dataset gives of one sample: numpy, numbers, and what is no tensor."""
+
+    def __len__(self):
+        return 50
+
+    def __getitem__(self, index):
+        return X[index].numpy(), int(LABELS[index]), f"{index}.png"
+
+
+class Again:
+    def __iter__(self):
+        return iter(DataLoader(TensorDataset(X, LABELS), 16))
+
+
+DATA = {
+    "tensors": TensorDataset(X, LABELS),
+    "pair": (X, LABELS),
+    "other whole numbers": [X, LABELS.int()],
+    "column of labels": (X, LABELS[:, None]),
+    "three": (X, LABELS, X),
+    "arrays": (X.numpy(), LABELS.numpy()),
+    "dictionary": {"x": X, "label": LABELS},
+    "subset": Subset(TensorDataset(X, LABELS), range(50)),
+    "dataset": Pairs(),
+    "loader": DataLoader(TensorDataset(X, LABELS), 16),
+    "loader of datasets": DataLoader(Pairs(), 16),
+    "loader of a stream": DataLoader(Endless(), 16),
+    "loader without a batch size": DataLoader(TensorDataset(X, LABELS), batch_sampler=[range(30), range(30, 50)]),
+    "list of batches": list(zip(X.split(16), LABELS.split(16), strict=True)),
+    "list of dictionaries": [{"x": X, "labels": LABELS}],
+    "iterable": Again(),
+}
+
+
+@pytest.mark.parametrize("source", DATA.values(), ids=DATA)
+def test_any_data_stand_in_for_images(source):
+    """A network sees the same x, in order and shuffled, and has the same loss and accuracy."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(X[0].numel(), 50))
     images = as_images(source, "cpu")
-    assert (len(images), images.device) == (50, torch.device("cpu"))
-    batches = list(images.batches(16))
-    assert [len(labels) for _, labels in batches] == [16, 16, 16, 2]
-    assert torch.equal(torch.cat([x for x, _ in batches]), X)
-    assert torch.equal(torch.cat([labels for _, labels in batches]), LABELS)
-    assert batches[0][1].dtype == torch.int64
-    assert torch.equal(images.to_pixels(images.normalize(X)), X)
+    for batches in (images.batches(16), images.augmented(16, draws())):
+        seen = [split(network, batch) for batch in batches]
+        assert len(seen) == images.steps(16)
+        assert sum(len(x) for x, _ in seen) == 50
+        for x, labels in seen:
+            assert torch.equal(x, X[labels.long().flatten()])
+    expected = (
+        F.cross_entropy(network(X), LABELS).item(),
+        100 * (network(X).argmax(1) == LABELS).double().mean().item(),
+    )
+    assert evaluate(network, source) == pytest.approx(expected)
 
 
 def test_samples_are_shuffled_by_the_generator():
@@ -188,7 +232,6 @@ def test_samples_are_shuffled_by_the_generator():
 def test_a_loader_is_used_as_it_is(drop_last, count):
     loader = DataLoader(TensorDataset(X, LABELS), 8, shuffle=True, generator=draws(3), drop_last=drop_last)
     images = as_images(loader, "cpu")
-    assert (len(images), images.device) == (count, torch.device("cpu"))
     served = [list(images.augmented(16, draws(1))), list(images.batches(5))]
     loader.generator.manual_seed(3)
     for batches in served:
@@ -208,35 +251,33 @@ def test_images_go_to_the_device(source):
 
 def test_what_is_images_already_stays():
     loader = Loader(DataLoader(TensorDataset(X, LABELS), 8), torch.device("cpu"))
-    for images in (random_images(5, 8, 8, CIFAR)[0], Samples(X, LABELS), loader):
+    for images in (random_images(5, 8, 8, CIFAR)[0], as_images((X, LABELS), "cpu"), loader):
         assert as_images(images, "meta") is images
 
 
-class Endless(IterableDataset):
-    def __iter__(self):
-        return iter(zip(X, LABELS, strict=True))
-
-
 @pytest.mark.parametrize(
-    "source",
+    "source, says",
     [
-        X,
-        (X, LABELS[:-1]),
-        (X, LABELS.float()),
-        ((255 * X).byte(), LABELS),
-        (X, LABELS, LABELS),
-        (X.numpy(), LABELS.numpy()),
-        TensorDataset(X),
-        DataLoader(TensorDataset(X, LABELS), batch_size=None),
-        DataLoader(Endless(), 8),
-        "CIFAR10",
-        None,
+        ((X, LABELS[:-1]), "data have 49 and 50 samples"),
+        ("CIFAR10", "^data are a tensor, .* not a str$"),
+        (None, "^data are a tensor, .* not a NoneType$"),
+        (nn.Linear(1, 1), "^data are a tensor, .* not a Linear$"),
+        (Endless(), "^data are a tensor, .* not a Endless$"),
+        ((pair for pair in [(X, LABELS)]), "can be read once"),
+        ([1, 2, 3], "^a batch is a tensor .*, not a int$"),
+        ([["a", "b"]], "^a batch is a tensor .*, not a tuple of str$"),
+        ([(X[:0], LABELS[:0])], "a batch is empty"),
+        ((X[:0], LABELS[:0]), "a batch is empty"),
+        ([], "there are no samples"),
+        (DataLoader(TensorDataset(X, LABELS), 64, drop_last=True), "there are no samples .* drops its only batch"),
     ],
-    ids=range(11),
+    ids=range(12),
 )
-def test_what_cannot_be_images(source):
-    with pytest.raises(TypeError, match="^images are Images, a TensorDataset or a pair of tensors .*, not "):
-        as_images(source, "cpu")
+def test_what_cannot_be_images(source, says):
+    network = nn.Sequential(nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(X[0].numel(), 50))
+    for act in (evaluate, reestimate_batch_norm):
+        with pytest.raises((TypeError, ValueError), match=says):
+            act(network, source)
 
 
 def test_two_processes_share_tensors_and_no_loader(monkeypatch):

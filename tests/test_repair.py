@@ -102,7 +102,7 @@ def test_fused_weights_do_what_hooks_would(images, name):
     a, b, model = networks(name)
     wanted = mix_statistics([activation_statistics(end, images, **HOW) for end in (a, b)], (0.5, 0.5))
     hooked = copy.deepcopy(model)
-    x = images.x
+    x, _ = images.first(64)
 
     def normalize(target):
         def hook(layer, _inputs, output):

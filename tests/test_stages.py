@@ -15,7 +15,7 @@ from stages import REPOSITORY, STAGES, fails, run, run_as_process
 
 from models import MODELS
 from utils.attack import Attack
-from utils.batches import Samples
+from utils.batches import as_images
 from utils.curves import midpoint
 from utils.measuring import evaluate
 from utils.stages import hints
@@ -204,7 +204,7 @@ def test_of_pam_only_a_whole_phase_tells_what_it_took(tmp_path, monkeypatch):
     stage = importlib.import_module("training.train_curve_pam")
     monkeypatch.setattr(stage.pam, "learn_permutations", lambda *_: [])
     phase = Run(tmp_path / "curve_perm1", Record(), 9, 5, tmp_path / "history.npz")
-    images = Samples(torch.ones(1, 2), torch.zeros(1))
+    images = as_images(torch.ones(1, 2), "cpu")
     ((took,),) = stage.learn(None, images, phase, False)[1:]
     assert took["seconds"] >= 0
     for begun in (kept(phase.stem, 5), rolling(phase.stem)):

@@ -14,6 +14,9 @@ import torch
 from torch import nn
 
 from . import distributed
+from .batches import Batch, joined, mapped, rows, split, taken, tensors_of, token_mask
+from .devices import device_of
+from .errors import UserError
 from .losses import main_output
 from .permutations import PermutationSpec
 from .symmetries.recording import Recording, samples
@@ -98,16 +101,17 @@ class Moments:
         return torch.where(scale > 0, covariance / scale, 0).numpy()
 
 
-def count_samples(moments: Sequence[Moments], pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
+def count_samples(moments: Sequence[Moments], pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> bool:
     """Count samples x (C_a, n) and y (C_b, n) of several activations, a pair for each of their moments.
 
-    Their sums come from the device by a single copy, for which the host waits.
+    Their sums come from the device by a single copy, for which the host waits. Returns whether all are finite.
     """
     groups = [moment.sums(*pair) for moment, pair in zip(moments, pairs, strict=True)]
     flat = torch.cat([tensor.reshape(-1) for group in groups for tensor in group]).cpu().double()
     parts = iter(flat.split([tensor.numel() for group in groups for tensor in group]))
     for moment, (x, _), group in zip(moments, pairs, groups, strict=True):
         moment.add(x.shape[1], [next(parts).view(tensor.shape) for tensor in group])
+    return bool(flat.isfinite().all())
 
 
 def _second_moment(total: torch.Tensor, squares: torch.Tensor, shift: torch.Tensor, count: int) -> torch.Tensor:
@@ -129,17 +133,14 @@ class ImagePair(NamedTuple):
     b: torch.Tensor
 
 
-# Images (b, 3, H, W), or images and what comes with them, or a pair of them, one for A and one for B
-Batch = torch.Tensor | Sequence[torch.Tensor] | ImagePair
-
-
-def cross_correlations(*networks_and_batches, before: bool = False) -> list[np.ndarray]:
+def cross_correlations(*networks_and_batches, before: bool = False, strict: bool = True) -> list[np.ndarray]:
     """Correlation matrices (C_a, C_b) of every row's activation, the logits last: `cross_moments` z-scored."""
-    return [moments.correlation() for moments in cross_moments(*networks_and_batches, before=before)]
+    moments = cross_moments(*networks_and_batches, before=before, strict=strict)
+    return [moment.correlation() for moment in moments]
 
 
 def correlation_scores(
-    network_a: nn.Module, network_b: nn.Module, spec: PermutationSpec, batches: Iterable[Batch]
+    network_a: nn.Module, network_b: nn.Module, spec: PermutationSpec, batches: Iterable[Batch | ImagePair]
 ) -> list[np.ndarray]:
     """The cross-correlations (C_a, C_b) of every row's activation, the logits last, with what breaks ties.
 
@@ -147,13 +148,11 @@ def correlation_scores(
     Among those the correlation of the activations' inputs decides, on the first TIE_IMAGES images, in whatever
     batches they come. A network so finds its own shuffled copy exactly.
     """
-    batches = map(as_image_pair, batches)
-    first: list[ImagePair] = []
-    wanted = TIE_IMAGES // distributed.size()  # of this process
-    while sum(len(pair.a) for pair in first) < wanted and (pair := next(batches, None)) is not None:
-        first.append(pair)
-    for_ties = [ImagePair(*(torch.cat(images)[:wanted] for images in zip(*first, strict=True)))] if first else []
-    ties = cross_correlations(network_a, network_b, spec, for_ties, before=True)
+    batches, first, wanted = iter(batches), [], TIE_IMAGES // distributed.size()  # of this process
+    while (missing := wanted - sum(map(rows, first))) > 0 and (batch := next(batches, None)) is not None:
+        first.append(batch)
+    for_ties = [*first[:-1], taken(first[-1], slice(rows(first[-1]) + min(missing, 0)))] if first else []
+    ties = cross_correlations(network_a, network_b, spec, for_ties, before=True, strict=False)
     correlations = cross_correlations(network_a, network_b, spec, itertools.chain(first, batches))
     return [matrix + TIE * tie for matrix, tie in zip(correlations, ties, strict=True)]
 
@@ -163,58 +162,85 @@ def cross_moments(
     network_a: nn.Module,
     network_b: nn.Module,
     spec: PermutationSpec,
-    batches: Iterable[Batch],
+    batches: Iterable[Batch | ImagePair],
     *,
     before: bool = False,
+    strict: bool = True,
 ) -> list[Moments]:
-    """The moments of every row's activation, and of the logits last, over all images (b, 3, H, W).
+    """The moments of every row's activation, and of the logits last, over all samples and positions that count.
 
     Both networks run in eval mode, on the device they are on. before: of the inputs of each activation function.
+    strict: whether activations have to be finite.
 
-    ValueError if there are no images.
+    ValueError if there are no samples; UserError, with the sample and the row, if an activation is not finite, or too
+    large for its square.
     """
     moments: list[Moments] = []
-    device = next(network_a.parameters()).device
+    device, seen = device_of(network_a), 0
     record_a, record_b = (Recording(network, spec, before) for network in (network_a, network_b))
-    for pair in _chunks(batches):
-        rows_a, output_a = record_a(pair.a.to(device))
-        rows_b, output_b = record_b(pair.b.to(device))
-        pairs = zip([*rows_a, _logits(output_a)], [*rows_b, _logits(output_b)], strict=True)
+    for batch in _chunks(batches):
+        batch = mapped(lambda tensor: tensor.to(device), batch)
+        shown_a, shown_b = batch if isinstance(batch, ImagePair) else (split(network_a, batch)[0],) * 2
+        mask = None if isinstance(batch, ImagePair) else token_mask(batch)
+        rows_a, output_a = record_a.run(shown_a, mask)
+        rows_b, output_b = record_b.run(shown_b, mask)
+        pairs = zip([*rows_a, _logits(output_a, mask)], [*rows_b, _logits(output_b, mask)], strict=True)
         pairs = [(x.T, y.T) for x, y in pairs]
         if not moments:
             # This process may have no part of a small batch, and so no means
             moments = [Moments(x.mean(1).nan_to_num(), y.mean(1).nan_to_num()) for x, y in pairs]
-        count_samples(moments, pairs)
-    if not moments:
-        raise ValueError("there are no images on which activations could be compared")
+        is_finite = count_samples(moments, pairs)
+        if strict and not is_finite:
+            raise UserError(_not_finite(batch, seen, [*(row.label for row in spec.rows), "the output"], pairs))
+        seen += rows(batch)
+    if not moments or not (seen or distributed.size() > 1):
+        raise ValueError("there are no samples on which activations could be compared")
     for moment in moments:
         moment.sum_over_all()
     return moments
 
 
-def _chunks(batches: Iterable[Batch]) -> Iterator[ImagePair]:
-    """The images in pieces of CHUNK, whatever batches they come in: sums are then the same to the last bit."""
+def _chunks(batches: Iterable[Batch | ImagePair]) -> Iterator[Batch | ImagePair]:
+    """Samples in pieces of CHUNK, whatever batches they come in: sums are then the same to the last bit.
+
+    Only where batches are of unlike shapes, as of texts, a piece ends with them.
+    """
     rest, is_first = None, True
-    for pair in map(as_image_pair, batches):
-        if rest is not None and len(rest.a):
-            pair = ImagePair(*(torch.cat(parts) for parts in zip(rest, pair, strict=True)))
-        whole = len(pair.a) // CHUNK * CHUNK
+    for batch in batches:
+        if rest is not None and rows(rest):
+            if (both := joined(rest, batch)) is None:
+                yield rest
+            batch = batch if both is None else both
+        whole = rows(batch) // CHUNK * CHUNK
         for start in range(0, whole, CHUNK):
-            yield ImagePair(*(images[start : start + CHUNK] for images in pair))
+            yield taken(batch, slice(start, start + CHUNK))
             is_first = False
-        rest = ImagePair(*(images[whole:] for images in pair))
-    if rest is not None and (is_first or len(rest.a)):  # a process without images has sums to add as the others have
+        rest = taken(batch, slice(whole, None))
+    if rest is not None and (is_first or rows(rest)):  # a process without images has sums to add as the others have
         yield rest
 
 
-def _logits(output: object) -> torch.Tensor:
+LOGITS = 1024  # of more classes (or tokens), the first are compared
+
+
+def _logits(output: object, mask: torch.Tensor | None) -> torch.Tensor:
     """(samples, classes) in float32; those of auxiliary heads are not compared."""
     logits = main_output(output)
-    return samples(logits, (1,) if logits.dim() > 1 else (0,))
+    classes = logits.dim() - 1 if logits.dim() < 4 else 1
+    return samples(logits.narrow(classes, 0, min(logits.shape[classes], LOGITS)), (classes,), mask=mask)
 
 
-def as_image_pair(batch: Batch) -> ImagePair:
-    if isinstance(batch, ImagePair):
-        return batch
-    images = batch if isinstance(batch, torch.Tensor) else batch[0]
-    return ImagePair(images, images)
+def _not_finite(
+    batch: Batch | ImagePair, seen: int, labels: Sequence[str], pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]
+) -> str:
+    """Of which sample, after `seen` others, and of which row of a batch activations are not finite."""
+    for tensor in tensors_of(batch):
+        if tensor.is_floating_point() and not (good := tensor.flatten(1).isfinite().all(1)).all():
+            return f"sample {seen + int(good.logical_not().nonzero()[0])} (from 0) has numbers that are not finite"
+    for label, pair in zip(labels, pairs, strict=True):
+        for which, values in zip("AB", pair, strict=True):
+            bad = values.square().isfinite().all(0).logical_not().nonzero()
+            if len(bad):
+                number = seen + int(bad[0]) * rows(batch) // values.shape[1]
+                return f"activations of {which} at {label} are not finite, or too large, for sample {number} (from 0)"
+    return f"activations are too large to be compared, from sample {seen} (from 0) on"

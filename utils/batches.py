@@ -5,16 +5,19 @@ at the end of the row. Crop, flip and affine transform only say *which* source p
 black one outside the image), so they are composed on coordinates and carried out by a single gather.
 Random numbers are drawn for an epoch at once, on the CPU: the same images on every device.
 
-Tensors or a DataLoader can stand in for such a set: see `as_images`.
+Any other data can stand in for such a set: see `as_images`.
 """
 
-from collections.abc import Iterator
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch import nn
+from torch.utils.data import Dataset, IterableDataset, TensorDataset, default_collate
 
 from . import distributed, interrupts
 from .devices import images_at_once, memory_format, send
@@ -161,18 +164,21 @@ class Shared:
 
     share: distributed.Share | None = field(default_factory=distributed.share, kw_only=True)
 
-    def first(self, count: int) -> torch.Tensor:
-        """The first samples, x (count, …) at most, the same in all processes."""
-        x, _ = next(replace(self, share=None).batches(count))
-        return x[:count]
+    def first(self, count: int) -> "Batch":
+        """A batch of the first samples, `count` at most, the same in all processes."""
+        return taken(next(replace(self, share=None).batches(count)), slice(count))
+
+    def steps(self, batch_size: int) -> int:
+        """How many batches there are."""
+        return -(-len(self) // batch_size)
 
     def total(self, tensor: torch.Tensor) -> torch.Tensor:
         """The sum of the tensors of all processes that share the samples, in place and returned."""
         return tensor if self.share is None else self.share.total(tensor)
 
-    def batch_length(self, part: int, batch_size: int, seen: int) -> int:
-        """How many samples the batch has of which this process got `part`, after `seen` samples in all."""
-        return part if self.share is None else min(batch_size, len(self) - seen)
+    def whole(self, count: int) -> int:
+        """How many there are in all processes, of which this one has `count`."""
+        return count if self.share is None else self.share.whole(count)
 
     def own_seed(self, seed: int) -> int:
         """A seed of this process alone."""
@@ -295,104 +301,236 @@ def pack(images: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(packed.view(np.int32).reshape(n, -1))
 
 
-# --- tensors and loaders in place of images ----------------------------------------------------------------
+# --- what a batch is ---------------------------------------------------------------------------------------
+
+# A tensor x (b, …); a tuple that begins with x, or with as much as a network takes, and goes on with the targets; or
+# a dictionary. What is no tensor in it is for the loss alone.
+Batch = torch.Tensor | Sequence | Mapping
+
+TARGETS = ("labels", "label", "targets", "target", "y")  # what the targets are called in a dictionary
+WHOLE = ("batch", "data", "sample", "example")  # what a network's argument is called that is the whole dictionary
+IGNORED = -100  # the label of a position that counts nowhere
 
 
-class _AsTheyAre(Shared):
-    """Samples that networks see as they are; as images, their pixels are in [0, 1]."""
+class Inputs(NamedTuple):
+    """What a network is called with, where that is not one tensor."""
 
-    def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
-        return pixels
+    args: tuple
+    keywords: dict[str, object]
 
-    def to_pixels(self, x: torch.Tensor) -> torch.Tensor:
-        return x
+
+def split(network: nn.Module, batch: Batch) -> tuple[torch.Tensor | Inputs, object]:
+    """What a network takes of a batch, for `call`, and the targets, or None if there are none.
+
+    Of a tuple, that is as many entries as the network's forward requires; the next one are the targets. Of a
+    dictionary, it is what has the name of an argument, and the targets are one of TARGETS. If no entry has such a
+    name, it is the only tensor besides the targets, or else the dictionary itself.
+    """
+    if isinstance(batch, torch.Tensor):
+        return batch, None
+    arguments = inspect.signature(network.forward).parameters.values()
+    required = [p.name for p in arguments if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
+    if not isinstance(batch, Mapping):
+        count = max(len(required), 1)
+        target = batch[count] if len(batch) > count else None
+        return (batch[0] if count == 1 else Inputs(tuple(batch[:count]), {})), target
+    target = next((batch[name] for name in TARGETS if name in batch), None)
+    names = {p.name for p in arguments}
+    others = {name: value for name, value in batch.items() if name not in TARGETS or name in required}
+    if named := {name: value for name, value in others.items() if name in names}:
+        return Inputs((), named), target
+    if not required and any(p.kind is p.VAR_KEYWORD for p in arguments):
+        return Inputs((), others), target
+    tensors = [value for value in others.values() if isinstance(value, torch.Tensor)]
+    is_whole = len(tensors) != 1 or required[:1] in ([name] for name in WHOLE)
+    return (Inputs((batch,), {}) if is_whole else tensors[0]), target
+
+
+def call(network: Callable, x: torch.Tensor | Inputs) -> object:
+    """A network's output for what `split` took of a batch."""
+    return network(*x.args, **x.keywords) if isinstance(x, Inputs) else network(x)
+
+
+def mapped(function: Callable[[torch.Tensor], torch.Tensor], batch: Batch) -> Batch:
+    """A batch, in its own form, with `function` of each of its tensors."""
+    if isinstance(batch, torch.Tensor):
+        return function(batch)
+    if isinstance(batch, np.ndarray):
+        return function(torch.as_tensor(batch))
+    if isinstance(batch, Mapping):
+        return {name: mapped(function, value) for name, value in batch.items()}
+    if isinstance(batch, (tuple, list)):
+        parts = [mapped(function, value) for value in batch]
+        return type(batch)(*parts) if hasattr(batch, "_fields") else tuple(parts)
+    return batch
+
+
+def tensors_of(batch: Batch) -> list[torch.Tensor]:
+    """The tensors of a batch that have a dimension of samples."""
+    found: list[torch.Tensor] = []
+    mapped(found.append, batch)
+    return [tensor for tensor in found if tensor.dim()]
+
+
+def rows(batch: Batch) -> int:
+    """How many samples a batch has."""
+    return len(tensors_of(batch)[0])
+
+
+def taken(batch: Batch, index: slice | torch.Tensor) -> Batch:
+    """The samples `index` of a batch."""
+    count = rows(batch)
+    return mapped(lambda tensor: tensor[index] if tensor.dim() and len(tensor) == count else tensor, batch)
+
+
+def joined(first: Batch, second: Batch) -> Batch | None:
+    """The samples of two batches as one batch; None if they are of unlike shapes."""
+    parts, others = tensors_of(first), tensors_of(second)
+    if [part.shape[1:] for part in parts] != [other.shape[1:] for other in others]:
+        return None
+    left = iter(parts)
+    return mapped(lambda tensor: torch.cat([next(left), tensor]) if tensor.dim() else tensor, second)
+
+
+def token_mask(batch: Batch) -> torch.Tensor | None:
+    """Which positions (b, T) of a batch count: those of its mask, or else those whose labels are not IGNORED.
+
+    A dictionary may have `attention_mask` or `mask`, 1 where a position counts, or a mask of padding.
+    """
+    named = batch if isinstance(batch, Mapping) else {}
+    masks = {name: value for name, value in named.items() if name.endswith("mask") and value.dim() == 2}
+    for name, mask in masks.items():
+        return ~mask.bool() if "padding" in name else mask.bool()
+    for labels in [named[name] for name in TARGETS if name in named] or tensors_of(batch)[1:]:
+        if isinstance(labels, torch.Tensor) and labels.dim() == 2 and not labels.is_floating_point():
+            return labels != IGNORED
+    return None
+
+
+# --- other data in place of images -------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Samples(_AsTheyAre):
-    """Samples x, float (n, …), and labels, int64 (n,), both on the device, in place of `Images`; not augmented."""
+class Samples(Shared):
+    """Samples taken by their numbers, in place of `Images`; networks see them as they are."""
 
-    x: torch.Tensor
-    labels: torch.Tensor
+    count: int
+    device: torch.device
+    take: Callable[[slice | torch.Tensor], Batch]
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return self.count
 
-    @property
-    def device(self) -> torch.device:
-        return self.x.device
+    def batches(self, batch_size: int) -> Iterator[Batch]:
+        """Every sample once, in order. With several processes, each gets its part of every batch."""
+        yield from map(self.take, self._parts(batch_size))
 
-    def batches(self, batch_size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Every sample once, in order: x (b, …) and labels (b,). With several processes, each gets its part."""
-        for part in self._parts(batch_size):
-            yield self.x[part], self.labels[part]
-
-    def augmented(self, batch_size: int, generator: torch.Generator) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def augmented(self, batch_size: int, generator: torch.Generator) -> Iterator[Batch]:
         """Like `batches`, but shuffled by `generator`, a CPU generator, the same in all processes."""
-        order = send(torch.randperm(len(self), generator=generator), self.device)
+        order = torch.randperm(len(self), generator=generator)
         for part in self._parts(batch_size):
-            yield self.x[order[part]], self.labels[order[part]]
+            yield self.take(order[part])
 
 
 @dataclass(frozen=True)
-class Loader(_AsTheyAre):
-    """A DataLoader in place of `Images`: the x (b, …) and labels (b,) that it serves, brought to the device.
+class Loader(Shared):
+    """Batches that somebody else makes, in place of `Images`, brought to the device.
 
-    Its batch size, order and augmentation are its own; a batch size or generator given here changes nothing.
+    Their size, order and augmentation are their own; a batch size or generator given here changes nothing.
     """
 
-    loader: DataLoader
+    loader: Iterable[Batch]
     device: torch.device
 
-    def __len__(self) -> int:
-        """The number of samples that it serves in an epoch."""
-        count = len(self.loader.sampler)
-        return count - count % self.loader.batch_size if self.loader.drop_last else count
+    def steps(self, batch_size: int) -> int:
+        try:
+            return len(self.loader)
+        except TypeError:  # of a stream
+            return sum(1 for _ in self.loader)
 
-    def batches(self, batch_size: int | None = None) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        for x, labels in interrupts.checked(self.loader):
-            yield send(x, self.device), send(labels, self.device)
+    def batches(self, batch_size: int | None = None) -> Iterator[Batch]:
+        for batch in interrupts.checked(self.loader):
+            yield on_device(batch, self.device)
 
-    def augmented(
-        self, batch_size: int | None = None, generator: torch.Generator | None = None
-    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def augmented(self, batch_size: int | None = None, generator: torch.Generator | None = None) -> Iterator[Batch]:
         return self.batches()
 
 
 Source = Images | Samples | Loader
 
+Data = Source | Batch | Dataset | Iterable[Batch]  # what `as_images` takes
 
-def as_images(source: object, device: torch.device | str) -> Source:
+
+def on_device(batch: Batch, device: torch.device) -> Batch:
+    """A batch on the device. Raises TypeError if it has no tensors, ValueError if it has no samples."""
+    batch = mapped(lambda tensor: send(tensor, device), batch)
+    if not tensors_of(batch):
+        raise TypeError(f"{A_BATCH}, not {_in_words(batch)}")
+    if not rows(batch):
+        raise ValueError("a batch is empty: it has no samples")
+    return batch
+
+
+A_BATCH = "a batch is a tensor (b, …), a tuple of tensors such as (x, labels), or a dictionary of tensors"
+DATA = (
+    "data are a tensor, a tuple (x, labels, …) or a dictionary of tensors (n, …), a Dataset, a DataLoader, or "
+    "anything else that gives batches each time it is read"
+)
+
+
+def _in_words(value: object) -> str:
+    inside = f" of {type(value[0]).__name__}" if isinstance(value, (tuple, list)) and len(value) else ""
+    return f"a {type(value).__name__}{inside}"
+
+
+def as_images(source: object, device: torch.device | str, *, once: bool = False) -> Source:
     """The samples that `source` holds or serves, in the form that networks are trained and measured on.
 
-    source: a pair of tensors x, float (n, …), and labels, whole numbers (n,), or a TensorDataset of them, which go to
-    the device; a DataLoader, whose batches do; or `Images`, `Samples` or a `Loader`, which are returned unchanged.
+    source: a tensor x (n, …); a tuple (x, labels, …) or a dictionary of tensors or arrays, or a TensorDataset, which
+    go to the device; a Dataset (or Subset) with a length; a DataLoader or another iterable of batches (`Batch`),
+    which go there one by one; or `Images`, `Samples` or a `Loader`, which are returned unchanged. Tensors in a list,
+    or more than two of them, that are alike but for their length are batches.
+    once: whether the source need not be readable more than once.
 
-    Raises TypeError for anything else, and ValueError for a DataLoader under several processes, each of which would
-    go through all of it.
+    Raises TypeError for anything else, and ValueError if there are no samples or not as many in each tensor, or for
+    batches of somebody else under several processes, each of which would go through all of them.
     """
     if isinstance(source, Source):
         return source
-    if isinstance(source, DataLoader) and source.batch_size and not isinstance(source.dataset, IterableDataset):
-        loader = Loader(source, torch.device(device))
-        if loader.share is not None:
-            raise ValueError("several processes cannot share a DataLoader; give the tensors themselves")
-        return loader
-    tensors = source.tensors if isinstance(source, TensorDataset) else source
-    if _are_samples(tensors):
-        x, labels = tensors
-        return Samples(x.to(device), labels.to(device, torch.int64))
-    raise TypeError(
-        "images are Images, a TensorDataset or a pair of tensors (floats (n, …) and whole numbers (n,)), or a "
-        f"DataLoader with a batch_size that serves such pairs of a dataset with a length, not {type(source).__name__}"
-    )
+    device = torch.device(device)
+    whole = source.tensors if isinstance(source, TensorDataset) else source
+    if _is_whole(whole):
+        whole = on_device(whole, device)
+        if len(counts := {len(tensor) for tensor in tensors_of(whole)}) > 1:
+            raise ValueError(f"data have {' and '.join(map(str, sorted(counts)))} samples in their tensors")
+        return Samples(rows(whole), device, partial(taken, whole))
+    if isinstance(source, Dataset) and not isinstance(source, IterableDataset) and hasattr(source, "__len__"):
+        return Samples(len(source), device, partial(_collated, source, device))
+    is_data = isinstance(source, Iterable) and not isinstance(source, str | Mapping | nn.Module | IterableDataset)
+    if not is_data:
+        raise TypeError(f"{DATA}, not {_in_words(source)}")
+    if isinstance(source, Iterator) and not once:
+        raise ValueError("data have to be read again, and a generator can be read once: give a list or a DataLoader")
+    loader = Loader(source, device)
+    if loader.share is not None and not once:
+        raise ValueError("several processes cannot share a DataLoader; give the tensors themselves")
+    return loader
 
 
-def _are_samples(tensors: object) -> bool:
-    if not isinstance(tensors, (tuple, list)) or len(tensors) != 2:
+def _collated(dataset: Dataset, device: torch.device, index: slice | torch.Tensor) -> Batch:
+    numbers = range(len(dataset))[index] if isinstance(index, slice) else index.tolist()
+    return on_device(default_collate([dataset[number] for number in numbers]), device)
+
+
+def _is_whole(source: object) -> bool:
+    """Whether these are tensors (or arrays) of all samples, and no list of batches."""
+    if isinstance(source, torch.Tensor | np.ndarray):
+        return True
+    if not isinstance(source, Mapping | tuple | list):
         return False
-    if not all(isinstance(tensor, torch.Tensor) for tensor in tensors):
+    entries = list(source.values() if isinstance(source, Mapping) else source)
+    if not entries or not all(isinstance(entry, torch.Tensor | np.ndarray) for entry in entries):
         return False
-    x, labels = tensors
-    whole = not labels.is_floating_point() and not labels.is_complex()
-    return x.is_floating_point() and whole and labels.dim() == 1 and x.shape[:1] == labels.shape
+    are_alike = len({(entry.shape[1:], entry.dtype) for entry in entries}) == 1
+    is_pair = isinstance(source, tuple) and len(entries) == 2 and len(entries[0]) == len(entries[1])
+    return isinstance(source, Mapping) or is_pair or not are_alike

@@ -20,6 +20,7 @@ from torch.nn.utils.parametrizations import _SpectralNorm
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.utils._pytree import tree_leaves
 
+from .batches import Inputs
 from .devices import as_weight, compile_options, device_of
 
 
@@ -412,7 +413,7 @@ class Curve(nn.Module):
         rest = zip(coefficients, self.unlearned.unbind(), strict=True)
         return torch.cat([theta, functools.reduce(torch.add, [number * row for number, row in rest])])
 
-    def forward(self, x: torch.Tensor, theta: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor | Inputs, theta: torch.Tensor) -> object:
         """The base model's output for x at `theta`, a vector that `point` returned.
 
         In training mode what it estimates of images and weights is its own, and other buffers stay as they are.
@@ -422,7 +423,8 @@ class Curve(nn.Module):
             values = {name: value for name, value in values.items() if name not in self.estimated}
         for name in self.buffer_names:
             values[name] = values.get(name, self.base.get_buffer(name)).detach().clone()
-        return functional_call(self.base, values, (x,))
+        args, keywords = x if isinstance(x, Inputs) else ((x,), {})
+        return functional_call(self.base, values, args, keywords)
 
     def compile(self) -> None:
         """Compile the curve for fixed shapes of batches, and the networks that `network` returns, by themselves."""

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from . import distributed
-from .batches import Images
+from .batches import Data, as_images, call, split
 from .curves import Curve
-from .devices import autocast
-from .losses import main_output
+from .devices import autocast, device_of
+from .losses import Criterion, class_heads, class_labels
 from .measuring import evaluate, undisturbed
 from .progress import Progress, in_words
 
@@ -22,19 +22,22 @@ from .progress import Progress, in_words
 @undisturbed
 @torch.no_grad()
 def probabilities(
-    model: nn.Module, images: Images, *, batch_size: int = 512, precision: str = "fp32"
+    model: nn.Module, images: Data, *, batch_size: int = 512, precision: str = "fp32"
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The classes' probabilities (n, classes), in float32 on the CPU, of images under the test transform; and labels.
 
     To be called by one process alone. The model stays as it is.
     """
+    images = as_images(images, device_of(model))
     model.eval()
     parts, labels = [], []
-    for x, truth in images.batches(batch_size):
+    criterion = Criterion("classification", model, images)
+    for batch in images.batches(batch_size):
+        x, truth = split(model, batch)
         with autocast(images.device, precision):
-            logits = main_output(model(x))
+            logits = class_heads(call(model, x), criterion)[0]
         parts.append(logits.float().softmax(1).cpu())
-        labels.append(truth.cpu())
+        labels.append(class_labels(truth, logits).cpu())
     return torch.cat(parts), torch.cat(labels)
 
 
@@ -66,8 +69,8 @@ def evaluate_ensemble(
     curve: Curve,
     ts: Sequence[float],
     renormalize: Callable[[nn.Module, float], None],
-    test: Images,
-    held_out: Images,
+    test: Data,
+    held_out: Data,
     *,
     batch_size: int = 512,
     precision: str = "fp32",
@@ -82,6 +85,7 @@ def evaluate_ensemble(
     `what` says: t (NaN for an ensemble), loss_held_out, and `scores` on `test`.
     """
     network = curve.network()
+    test, held_out = (as_images(images, curve.fixed.device) for images in (test, held_out))
     with Progress(len(ts), "point", "of the ensemble") as progress:
 
         def at(t: float) -> tuple[torch.Tensor, torch.Tensor, float]:

@@ -8,7 +8,7 @@ def printable(text: str) -> str:
     return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
 
 
-class UserError(Exception):
+class UserError(ValueError):
     """What is wrong, in one line; a stage prints it and exits with `exit_code`."""
 
     def __init__(self, message: str, exit_code: int = 1):

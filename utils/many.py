@@ -13,8 +13,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from .activations import Batch, correlation_scores
+from .activations import correlation_scores
 from .assignment import assign_groups, assigned_score, undecided
+from .batches import Batch, Data, as_images
+from .devices import device_of
 from .permutations import Permutations, PermutationSpec, axis_index, compose, inverse, permute_entry
 from .weights import Weights, match_some, match_weights, weight_similarity
 
@@ -30,7 +32,7 @@ Rematch = Callable[[int, Sequence[Permutations]], Permutations | None]
 def align_many(
     networks: Sequence[nn.Module],
     spec: PermutationSpec,
-    batches: Iterable[Batch] | Callable[[], Iterable[Batch]] = (),
+    batches: Data | Callable[[], Iterable[Batch]] = (),
     *,
     method: str = "corr",
     to: str = "universe",
@@ -38,8 +40,7 @@ def align_many(
 ) -> list[Permutations]:
     """For each network the permutations that bring it to the order of neurons that all share.
 
-    batches: images (b, 3, H, W), or tuples that begin with them, which are read anew for every two networks; or a
-        function that gives them.
+    batches: any data (`utils.batches.as_images`), or a function that gives batches anew for every two networks.
     method: corr or weight, as in `utils.matching.align`; seed: of the orders in which weights are matched.
     to: reference, each network is matched to the first, as if there were no others; universe, from there on each in
         turn is matched to all others as they stand, until none can be bettered. What grows is the sum over all pairs
@@ -52,6 +53,11 @@ def align_many(
         raise ValueError(f"many networks are aligned by {known}, not {method} to {to}")
     if len(networks) < 2:
         raise ValueError("one network alone has none to be aligned with")
+
+    def read() -> Iterable[Batch]:
+        data, once = (batches(), True) if callable(batches) else (batches, False)
+        return as_images(data, device_of(networks[0]), once=once).batches(512)
+
     is_joint = to == "universe" and len(networks) > 2
     if method == "weight":
         weights = [dict(network.named_parameters()) for network in networks]
@@ -59,7 +65,6 @@ def align_many(
         rematch: Rematch = partial(_match_to_others, weights, spec, seed)
     else:
         pairs = combinations(range(len(networks)), 2) if is_joint else ((0, j) for j in range(1, len(networks)))
-        read = batches if callable(batches) else lambda: batches
         scores = {(i, j): correlation_scores(networks[i], networks[j], spec, read()) for i, j in pairs}
         to_first = [assign_groups(spec, scores[0, j]) for j in range(1, len(networks))]
         rematch = partial(_assign_to_others, scores, spec)

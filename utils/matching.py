@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from .activations import Batch, ImagePair, Moments, correlation_scores, cross_correlations, cross_moments
+from .activations import ImagePair, Moments, correlation_scores, cross_correlations, cross_moments
 from .assignment import assign_groups, undecided
 from .attack import Attack
-from .batches import Images
+from .batches import Batch, Data, Images, as_images
+from .devices import device_of
 from .permutations import Group, Permutations, PermutationSpec, axis_index, groups_in
 from .weights import match_some, match_weights
 
@@ -100,7 +101,7 @@ def align(
     network_a: nn.Module,
     network_b: nn.Module,
     spec: PermutationSpec,
-    batches: Iterable[Batch] = (),
+    batches: Data = (),
     *,
     method: str = "corr",
     seed: int = 1,
@@ -108,8 +109,8 @@ def align(
 ) -> Permutations:
     """The permutations of B, one a group of `spec`, that match it to A.
 
-    batches: images (b, 3, H, W), or tuples that begin with them, as a DataLoader gives; read once. Only methods that
-        compare activations need them.
+    batches: any data (`utils.batches.as_images`), e.g. a DataLoader; read once. Only methods that compare activations
+        need them. Padded positions do not count where a batch has a mask of tokens.
     method: corr or corr_pre, the greatest correlation of activations (section 3 of the paper) or of the inputs of
         activation functions; w2_post or w2_pre, their least L2 distance (and weight for units that no activation
         shows, or that never vary); weight, the least L2 distance of weights (`match_weights`);
@@ -117,12 +118,14 @@ def align(
     seed: of the random permutations, and of the orders in which weights are matched.
     start: permutations with which weight matching begins.
 
-    ValueError if there is no such method, it has no use for a start, or it needs images and has none.
+    ValueError if there is no such method, it has no use for a start, or it needs data and has none; UserError if an
+    activation is no finite number.
     """
     if method not in METHODS:
         raise ValueError(f"the methods are {', '.join(METHODS)}, not {method!r}")
     if start is not None and not METHODS[method].begins_with_a_match:
         raise ValueError(f"the method {method} does not begin with a match")
+    batches = as_images(batches, device_of(network_a), once=True).batches(512)
     return METHODS[method].find(network_a, network_b, spec, batches, seed, start)
 
 

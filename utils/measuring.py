@@ -7,23 +7,34 @@ from typing import ParamSpec, TypeVar
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset
 
 from . import distributed
 from .attack import Attack
-from .batches import Images, as_images
+from .batches import Data, Images, Source, as_images, call, rows, split, taken
 from .curves import Curve, batch_norm_layers, modes_kept
 from .devices import autocast, device_of, random_state_kept
 from .errors import UserError
 from .geometry import POINT_ROUNDING, plane_basis, plane_coordinates
-from .losses import main_output
+from .losses import NO_SAMPLES, Criterion, Loss, Metrics, Tally
 from .progress import Progress, in_words
 
 EVALUATION_SEED = 0  # the same random draws for every point of a curve, whenever it is evaluated
 
-Metrics = dict[str, float]
 Parameters, Result = ParamSpec("Parameters"), TypeVar("Result")
+
+
+def evaluate(
+    model: nn.Module,
+    images: Data,
+    *,
+    loss: Loss = "classification",
+    batch_size: int = 512,
+    precision: str = "fp32",
+    attack: Attack | None = None,
+) -> tuple[float, ...]:
+    """The mean loss and its metrics, by default accuracy in percent: `evaluate_all` without the names."""
+    means = evaluate_all(model, images, loss, batch_size=batch_size, precision=precision, attack=attack)
+    return tuple(means.values())
 
 
 def undisturbed(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
@@ -42,32 +53,37 @@ def undisturbed(function: Callable[Parameters, Result]) -> Callable[Parameters, 
 
 @undisturbed
 @torch.no_grad()
-def evaluate(
+def evaluate_all(
     model: nn.Module,
-    images: Images | Dataset | DataLoader,
+    images: Data,
+    loss: Loss = "classification",
     *,
     batch_size: int = 512,
     precision: str = "fp32",
     attack: Attack | None = None,
-) -> tuple[float, float]:
-    """Mean cross-entropy and accuracy in percent under the test transform, of attacked images if there is an attack.
+) -> Metrics:
+    """`loss`, and the metrics that come with it, under the test transform; of attacked images with an attack.
 
-    images: as `utils.batches.as_images` takes them. The model, which runs in eval mode, stays as it is.
+    images: any data (`utils.batches.as_images`). loss: a built-in one or a function (`utils.losses.Loss`); by default
+    the metric is accuracy in percent. The model, which runs in eval mode, stays as it is.
+
+    Raises UserError if there are no images, outputs or targets are none of this loss, or it is no finite number.
     """
     images = as_images(images, device_of(model))
     model.eval()
     generator = torch.Generator().manual_seed(EVALUATION_SEED)
-    loss = torch.zeros((), device=images.device)
-    correct = torch.zeros((), device=images.device, dtype=torch.int64)
-    for x, labels in images.batches(batch_size):
+    criterion, tally = Criterion(loss, model, images), Tally(images.device)
+    for batch in images.batches(batch_size):
+        x, target = split(model, batch)
         with autocast(images.device, precision):
             if attack is not None:
-                x = attack(model, x, labels, images, generator)
-            logits = main_output(model(x))
-        loss += F.cross_entropy(logits.float(), labels, reduction="sum")
-        correct += (logits.argmax(1) == labels).sum()
-    loss, correct = images.total(torch.stack([loss, correct.to(loss.dtype)])).tolist()
-    return loss / len(images), 100 * correct / len(images)
+                x = attack(model, x, target, images, generator)
+            output = call(model, x)
+        tally.add(criterion(output, batch))
+    means = tally.means(images)
+    if not np.isfinite(means["loss"]):
+        raise UserError(f"the loss of {type(model).__name__} is no finite number, but {means['loss']}")
+    return means
 
 
 # --- batch-norm statistics ---------------------------------------------------------------------------------
@@ -77,7 +93,7 @@ def evaluate(
 @torch.no_grad()
 def reestimate_batch_norm(
     model: nn.Module,
-    images: Images | Dataset | DataLoader,
+    images: Data,
     *,
     batch_size: int = 512,
     precision: str = "fp32",
@@ -129,18 +145,23 @@ def _estimate(
     repeated: list[nn.Module] = []
     seen = 0
     generator = torch.Generator().manual_seed(EVALUATION_SEED)
-    for x, labels in images.augmented(batch_size, generator):
+    for batch in images.augmented(batch_size, generator):
         if not seen:
-            repeated = _prepare(model, layers, x[:2])
-        count = images.batch_length(len(labels), batch_size, seen)
+            repeated = _prepare(model, layers, split(model, taken(batch, slice(2)))[0])
+        count = images.whole(rows(batch))
         seen += count
+        x, target = split(model, batch)
         with autocast(images.device, precision):
             if attack is not None:
-                x = attack(model, x, labels, images, generator)
+                x = attack(model, x, target, images, generator)
             for layer in repeated:
                 layer.num_batches_tracked.zero_()
-            model(x)
+            call(model, x)
         torch._foreach_lerp_(average, running, count / seen)
+    if not seen:
+        raise UserError(NO_SAMPLES)
+    if not bool(torch.stack([value.isfinite().all() for value in average]).all()):
+        raise UserError(f"the batch-norm statistics of {type(model).__name__} are no finite numbers")
     for statistic, value in zip(running, average, strict=True):
         statistic.copy_(value)
 
@@ -198,6 +219,7 @@ def measure(
     batch_size: int,
     precision: str,
     attack: Attack | None = None,
+    loss: Loss = "classification",
 ) -> Metrics:
     """Loss and accuracy of a model after re-estimating its batch-norm statistics.
 
@@ -206,7 +228,7 @@ def measure(
     """
     how = {"batch_size": batch_size, "precision": precision, "attack": attack}
     reestimate_batch_norm(model, for_batch_norm, **how)
-    return measure_as_it_is(model, splits, **how)
+    return measure_as_it_is(model, splits, loss=loss, **how)
 
 
 def measure_as_it_is(
@@ -217,13 +239,14 @@ def measure_as_it_is(
     precision: str,
     attack: Attack | None = None,
     way: str = "",
+    loss: Loss = "classification",
 ) -> Metrics:
     """As `measure`, with the model's own statistics; `way`, in the names of the metrics, tells what they are."""
     metrics = {}
-    for split, images in splits.items():
+    for suffix, images in splits.items():
         for kind, met in {"": None, "_robust": attack}.items() if attack else [("", None)]:
-            loss, accuracy = evaluate(model, images, batch_size=batch_size, precision=precision, attack=met)
-            metrics |= {f"loss{kind}{way}{split}": loss, f"accuracy{kind}{way}{split}": accuracy}
+            means = evaluate_all(model, images, loss, batch_size=batch_size, precision=precision, attack=met)
+            metrics |= {f"{name}{kind}{way}{suffix}": value for name, value in means.items()}
     return metrics
 
 
@@ -264,11 +287,12 @@ def evaluate_path(
 
 def evaluate_curve(
     curve: Curve,
-    train: Images | Dataset | DataLoader,
-    test: Images | Dataset | DataLoader,
+    train: Data,
+    test: Data,
     ts: Sequence[float] | None = None,
     *,
     points: int = 9,
+    loss: Loss = "classification",
     batch_size: int = 512,
     precision: str = "fp32",
 ) -> dict[str, np.ndarray]:
@@ -282,7 +306,7 @@ def evaluate_curve(
     train, test = (as_images(images, curve.fixed.device) for images in (train, test))
 
     def measured(model: nn.Module, _: float) -> Metrics:
-        return measure(model, train, {"": test}, batch_size=batch_size, precision=precision)
+        return measure(model, train, {"": test}, batch_size=batch_size, precision=precision, loss=loss)
 
     ts = np.linspace(0, 1, points) if ts is None else np.asarray(ts, np.float64)
     rows = list(evaluate_path(curve, ts, measured))
@@ -364,7 +388,13 @@ VALIDATION_POINTS = (0.25, 0.5, 0.75)  # of a curve, while it is learned
 
 
 def validate_curve(
-    place: Callable[[float], nn.Module], train: Images, test: Images, *, batch_size: int, precision: str
+    place: Callable[[float], nn.Module],
+    train: Source,
+    test: Source,
+    *,
+    loss: Loss = "classification",
+    batch_size: int,
+    precision: str,
 ) -> Metrics:
     """Test loss and accuracy at a few points, each with batch-norm statistics of its own.
 
@@ -375,8 +405,8 @@ def validate_curve(
     def at(t: float) -> Metrics:
         model = place(t)
         reestimate_batch_norm(model, train, **how)
-        loss, accuracy = evaluate(model, test, **how)
-        return {f"loss_test_at_{t}": loss, f"accuracy_test_at_{t}": accuracy}
+        means = evaluate_all(model, test, loss, **how)
+        return {f"{name}_test_at_{t}": value for name, value in means.items()}
 
     return {
         name: value for metrics in distributed.spread_out(at, VALIDATION_POINTS) for name, value in metrics.items()

@@ -16,15 +16,13 @@ from functools import partial
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset
 
 from . import distributed
 from .assignment import assign
-from .batches import Images, as_images
+from .batches import Data, Images, Inputs, Source, as_images, split
 from .curves import Curve, FlatParameters, load_state
 from .devices import autocast, compile_options
-from .losses import main_output
+from .losses import Criterion, Loss, Tally
 from .measuring import EVALUATION_SEED, undisturbed, use_batch_statistics, validate_curve
 from .permutations import Permutations, PermutationSpec, compose, permute, soft_permute
 from .training import CurveTask, Saves, draw_t, expect_ends, fit, step_rates
@@ -145,7 +143,9 @@ class PermutationTask:
         state_b: Mapping[str, torch.Tensor],
         phi: torch.Tensor,
         test: Images | None = None,
+        loss: Loss = "classification",
     ):
+        self.network, self.loss = curve.base, loss
         self.curve, self.spec, self.phi, self.test = curve, spec, phi, test
         self.state_b = {name: value.to(phi.device) for name, value in state_b.items()}
         self.parameters = {name: self.state_b[name] for name in curve.whole.shapes}
@@ -163,8 +163,8 @@ class PermutationTask:
         return point_between(t, self.curve.vector(0), b, phi)
 
     def forward(
-        self, x: torch.Tensor, labels: torch.Tensor, images: Images, generator: torch.Generator
-    ) -> tuple[torch.Tensor, float]:
+        self, x: torch.Tensor | Inputs, labels: object, images: Source, generator: torch.Generator
+    ) -> tuple[object, float]:
         return self.curve(x, self.point(draw_t(generator))), 0.0
 
     def after_step(self, rate: float) -> None:
@@ -179,7 +179,8 @@ class PermutationTask:
         def place(t: float) -> nn.Module:
             return self.curve.place_vector(self.point(t), network)
 
-        return validate_curve(place, images, self.test, batch_size=batch_size, precision=precision)
+        how = {"loss": self.loss, "batch_size": batch_size, "precision": precision}
+        return validate_curve(place, images, self.test, **how)
 
     def checkpoint(self) -> dict[str, object]:
         return {"model_state": self.curve.base.state_dict(), "soft": self.soft.state_dict()}
@@ -192,8 +193,15 @@ class PermutationTask:
 class TurningPointTask(CurveTask):
     """The turning point ½A + ½P·B + φ between A and P·B, a curve's ends, held near where it begins."""
 
-    def __init__(self, curve: Curve, phi: torch.Tensor, weight_decay: float, test: Images | None = None):
-        super().__init__(curve, weight_decay, test)
+    def __init__(
+        self,
+        curve: Curve,
+        phi: torch.Tensor,
+        weight_decay: float,
+        test: Images | None = None,
+        loss: Loss = "classification",
+    ):
+        super().__init__(curve, weight_decay, test, loss=loss)
         with torch.no_grad():
             self.start = torch.lerp(curve.row(0), curve.row(2), 0.5) + phi
             curve.row(1).copy_(self.start)
@@ -274,16 +282,17 @@ def path_loss(
     curve = task.curve
     b = curve.whole.flatten(permute(task.state_b, task.spec, permutations))
     generator = torch.Generator().manual_seed(EVALUATION_SEED)
-    steps = -(-len(images) // batch_size)
+    steps = images.steps(batch_size)
     ts = (torch.randperm(steps, generator=generator).double() + 0.5) / steps
     use_batch_statistics(curve.base)
     images.join(curve.base)
-    total = torch.zeros((), device=images.device)
-    for t, (x, labels) in zip(ts.tolist(), images.augmented(batch_size, generator), strict=True):
+    criterion, tally = Criterion(task.loss, curve.base, images), Tally(images.device)
+    for t, batch in zip(ts.tolist(), images.augmented(batch_size, generator), strict=True):
+        x, _ = split(curve.base, batch)
         with autocast(images.device, precision):
-            logits = main_output(curve(x, task.between(t, b)))
-        total += F.cross_entropy(logits.float(), labels, reduction="sum")
-    return images.total(total).item() / len(images)
+            output = curve(x, task.between(t, b))
+        tally.add(criterion(output, batch))
+    return tally.means(images)["loss"]
 
 
 def birkhoff(matrix: np.ndarray) -> Terms:
@@ -385,12 +394,13 @@ def learn_pam(
     network_a: nn.Module,
     network_b: nn.Module,
     spec: PermutationSpec,
-    images: Images | Dataset | DataLoader,
+    images: Data,
     *,
     outer_iters: int = 1,
     inner_iters_perm: int = 20,
     inner_iters_phi: int = 250,
     start: Sequence[np.ndarray] | None = None,
+    loss: Loss = "classification",
     lr: float = 0.1,
     batch_size: int = 128,
     weight_decay: float = 5e-4,
@@ -415,12 +425,13 @@ def learn_pam(
     for i in range(outer_iters):
         state = permute(state_b, spec, permutations)
         curve.connect({0: state_a, 2: state}, apart=spec.axes.keys())
-        task = PermutationTask(curve, spec, state, phi)
+        task = PermutationTask(curve, spec, state, phi, loss=loss)
         rates = perm_rates[i * inner_iters_perm :][:inner_iters_perm]
         order = learn_permutations(task, images, rates=rates, batch_size=batch_size, seed=seed)
         permutations = compose(spec, permutations, order)
         curve.connect({0: state_a, 2: permute(state_b, spec, permutations)})
         rates = phi_rates[i * inner_iters_phi :][:inner_iters_phi]
-        fit(TurningPointTask(curve, phi, weight_decay), images, rates=rates, batch_size=batch_size, seed=seed)
+        task = TurningPointTask(curve, phi, weight_decay, loss=loss)
+        fit(task, images, rates=rates, batch_size=batch_size, seed=seed)
         phi = (curve.row(1) - torch.lerp(curve.row(0), curve.row(2), 0.5)).detach()
     return permutations, curve

@@ -16,9 +16,8 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
 
-from .batches import Images, as_images
+from .batches import Data, Source, as_images, call, split
 from .curves import Curve, batch_norm_layers, copied, modes_kept
 from .devices import autocast, device_of
 from .errors import UserError
@@ -43,7 +42,7 @@ def repair(
     end_a: nn.Module,
     end_b: nn.Module,
     t: float,
-    images: Images | Dataset | DataLoader,
+    images: Data,
     *,
     batch_size: int = 512,
     precision: str = "fp32",
@@ -61,7 +60,7 @@ def repair(
 
 
 def repairer(
-    ends: Iterable[nn.Module], images: Images, *, batch_size: int = 512, precision: str = "fp32"
+    ends: Iterable[nn.Module], images: Source, *, batch_size: int = 512, precision: str = "fp32"
 ) -> Callable[[nn.Module, Sequence[float]], None]:
     """A function that repairs networks among `ends`, each given with its weights (`mix_statistics`).
 
@@ -77,13 +76,13 @@ def repairer(
 
 
 def renormalizer(
-    curve: Curve, images: Images, *, repaired: bool, batch_size: int = 512, precision: str = "fp32"
+    curve: Curve, images: Data, *, repaired: bool, batch_size: int = 512, precision: str = "fp32"
 ) -> Callable[[nn.Module, float], None]:
     """A function that makes the network at point t of a curve, given it and t, ready to be evaluated.
 
     It re-estimates batch-norm statistics; networks without batch norm are repaired before, if `repaired` is set.
     """
-    ends = map(curve.place, (0.0, 1.0))
+    images, ends = as_images(images, curve.fixed.device), map(curve.place, (0.0, 1.0))
     repair = repairer(ends, images, batch_size=batch_size, precision=precision) if repaired else None
 
     def renormalize(model: nn.Module, t: float) -> None:
@@ -111,7 +110,7 @@ def mix_statistics(statistics: Sequence[Statistics], weights: Sequence[float]) -
 
 @torch.no_grad()
 def activation_statistics(
-    model: nn.Module, images: Images, *, batch_size: int = 512, precision: str = "fp32"
+    model: nn.Module, images: Source, *, batch_size: int = 512, precision: str = "fp32"
 ) -> Statistics:
     """What each hidden convolution and linear layer puts out, over the augmented training images.
 
@@ -136,7 +135,7 @@ def expect_repairable(model: nn.Module) -> None:
 
 @torch.no_grad()
 def set_statistics(
-    model: nn.Module, wanted: Statistics, images: Images, *, batch_size: int = 512, precision: str = "fp32"
+    model: nn.Module, wanted: Statistics, images: Source, *, batch_size: int = 512, precision: str = "fp32"
 ) -> None:
     """Give what each layer puts out these statistics, over the augmented training images, by its weight and bias.
 
@@ -197,7 +196,7 @@ def _scaled_by(model: nn.Module, name: str) -> nn.Parameter:
     raise UserError(refusal + "has computed weights that cannot be scaled channel by channel")
 
 
-def _calls(model: nn.Module, images: Images) -> dict[str, int]:
+def _calls(model: nn.Module, images: Source) -> dict[str, int]:
     """The hidden layers in the order in which they run, and how often each does."""
     calls: dict[str, int] = {}
     last: dict[str, torch.Tensor] = {}
@@ -207,7 +206,7 @@ def _calls(model: nn.Module, images: Images) -> dict[str, int]:
         last[name] = output
 
     with _watched(model, count):
-        output = main_output(model.forward(images.first(2)))
+        output = main_output(call(model.forward, split(model, images.first(2))[0]))
     hidden = {name: number for name, number in calls.items() if last[name] is not output}
     if not hidden:
         raise UserError(f"{type(model).__name__} has no hidden linear layer or convolution that could be repaired")
@@ -219,7 +218,7 @@ class _Measured(Exception):
 
 
 def _measured(
-    model: nn.Module, images: Images, calls: Mapping[str, int], *, batch_size: int, precision: str
+    model: nn.Module, images: Source, calls: Mapping[str, int], *, batch_size: int, precision: str
 ) -> Statistics:
     """The statistics of these layers; a pass ends where all of them have run as often as they do."""
     modules = dict(model.named_modules())
@@ -240,10 +239,11 @@ def _measured(
 
     generator = torch.Generator().manual_seed(EVALUATION_SEED)
     with _watched(model, add):
-        for x, _ in images.augmented(batch_size, generator):
+        for batch in images.augmented(batch_size, generator):
             left |= calls
+            x, _ = split(model, batch)
             with autocast(images.device, precision), contextlib.suppress(_Measured):
-                model.forward(x)
+                call(model.forward, x)
     statistics = {}
     for name, total in sums.items():
         count, first, second = images.total(total)

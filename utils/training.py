@@ -9,16 +9,14 @@ from typing import Protocol
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset
 
 from .attack import Attack
-from .batches import Images, as_images
+from .batches import Batch, Data, Images, Inputs, Source, as_images, call, split
 from .curves import Curve, copied, load_state, stored
 from .devices import autocast, device_of, has_fused_step, memory_format
 from .errors import FileError, UserError
-from .losses import cross_entropy, main_output
-from .measuring import evaluate, undisturbed, validate_curve
+from .losses import Criterion, Loss, Outcome, Tally, main_output
+from .measuring import evaluate_all, undisturbed, validate_curve
 from .progress import Progress, in_words
 
 # --- what is learned ----------------------------------------------------------------------------------------
@@ -28,11 +26,13 @@ class Task(Protocol):
     """What is learned, and how: below, and in `utils.pam`."""
 
     module: nn.Module  # SGD moves those of its parameters that require gradients
+    network: nn.Module  # which is called with what its forward takes of a batch
+    loss: Loss
 
     def forward(
-        self, x: torch.Tensor, labels: torch.Tensor, images: Images, generator: torch.Generator
-    ) -> tuple[torch.Tensor, torch.Tensor | float]:
-        """The network's output for images x (b, 3, H, W) of the set `images`, and a penalty added to its loss."""
+        self, x: torch.Tensor | Inputs, labels: object, images: Source, generator: torch.Generator
+    ) -> tuple[object, torch.Tensor | float]:
+        """The network's output for x of a batch (`utils.batches.split`), and a penalty added to its loss."""
 
     def after_step(self, rate: float) -> None:
         """What is done after each step of this learning rate."""
@@ -50,25 +50,31 @@ class Task(Protocol):
 class NetworkTask:
     """A network, on images attacked as `attack` says if there is one; validated on `test` as it is."""
 
-    def __init__(self, model: nn.Module, test: Images | None = None, attack: Attack | None = None):
-        self.module, self.test, self.attack = model, test, attack
+    def __init__(
+        self,
+        model: nn.Module,
+        test: Images | None = None,
+        attack: Attack | None = None,
+        loss: Loss = "classification",
+    ):
+        self.module, self.network, self.test, self.attack, self.loss = model, model, test, attack, loss
 
     def forward(
-        self, x: torch.Tensor, labels: torch.Tensor, images: Images, generator: torch.Generator
-    ) -> tuple[torch.Tensor, float]:
+        self, x: torch.Tensor | Inputs, labels: object, images: Source, generator: torch.Generator
+    ) -> tuple[object, float]:
         if self.attack is not None:
             x = self.attack(self.module, x, labels, images, generator)
-        return self.module(x), 0.0
+        return call(self.module, x), 0.0
 
     def after_step(self, rate: float) -> None:
         pass
 
     def validate(self, images: Images, batch_size: int, precision: str) -> dict[str, float]:
-        """Test loss and accuracy."""
+        """Loss and metrics on the test images."""
         if self.test is None:
             return {}
-        loss, accuracy = evaluate(self.module, self.test, batch_size=batch_size, precision=precision)
-        return {"loss_test": loss, "accuracy_test": accuracy}
+        means = evaluate_all(self.module, self.test, self.loss, batch_size=batch_size, precision=precision)
+        return {f"{name}_test": value for name, value in means.items()}
 
     def checkpoint(self) -> dict[str, object]:
         return {"model_state": self.module.state_dict()}
@@ -85,13 +91,19 @@ class CurveTask:
     """
 
     def __init__(
-        self, curve: Curve, weight_decay: float = 5e-4, test: Images | None = None, attack: Attack | None = None
+        self,
+        curve: Curve,
+        weight_decay: float = 5e-4,
+        test: Images | None = None,
+        attack: Attack | None = None,
+        loss: Loss = "classification",
     ):
-        self.module, self.weight_decay, self.test, self.attack = curve, weight_decay, test, attack
+        self.module, self.network, self.loss = curve, curve.base, loss
+        self.weight_decay, self.test, self.attack = weight_decay, test, attack
 
     def forward(
-        self, x: torch.Tensor, labels: torch.Tensor, images: Images, generator: torch.Generator
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self, x: torch.Tensor | Inputs, labels: object, images: Source, generator: torch.Generator
+    ) -> tuple[object, torch.Tensor]:
         curve = self.module
         theta = curve.point(draw_t(generator))
         if self.attack is not None:
@@ -106,7 +118,8 @@ class CurveTask:
         if self.test is None:
             return {}
         place = partial(self.module.place, network=self.module.network())
-        return validate_curve(place, images, self.test, batch_size=batch_size, precision=precision)
+        how = {"loss": self.loss, "batch_size": batch_size, "precision": precision}
+        return validate_curve(place, images, self.test, **how)
 
     def checkpoint(self) -> dict[str, object]:
         return self.module.checkpoint()
@@ -170,7 +183,7 @@ class Saves(Protocol):
 
 def fit(
     task: Task,
-    images: Images | Dataset | DataLoader,
+    images: Data,
     saves: Saves | None = None,
     *,
     rates: Sequence[float],
@@ -215,7 +228,7 @@ def fit(
     generator = torch.Generator().manual_seed(seed)
     done, history = _restore(task, optimizer, generator, saves, len(rates)) if saves else (0, {})
     images.join(task.module, optimizer)
-    steps = math.ceil(len(images) / batch_size)
+    steps = images.steps(batch_size)
     with Progress((len(rates) - done) * steps, "step", is_silent=not verbose) as progress:
         for epoch in range(done, len(rates)):
             if not rates[epoch] < 1e37:  # it has to be a float32
@@ -253,52 +266,45 @@ def _epoch(
 ) -> dict[str, float]:
     """Every image once, augmented; returns the training loss and accuracy over all processes."""
     task.module.train()
-    loss_sum = torch.zeros((), device=images.device)
-    correct = torch.zeros((), device=images.device, dtype=torch.int64)
-    seen = 0
-    for step, (x, labels) in enumerate(images.augmented(batch_size, generator), start=1):
-        count = images.batch_length(len(labels), batch_size, (step - 1) * batch_size)
-        logits = train_step(task, optimizer, x, labels, images, generator, count, precision)
-        loss_sum += F.cross_entropy(logits.float(), labels, reduction="sum")
-        correct += (logits.argmax(1) == labels).sum()
+    criterion, tally = Criterion(task.loss, task.network, images), Tally(images.device)
+    for step, batch in enumerate(images.augmented(batch_size, generator), start=1):
+        tally.add(train_step(task, criterion, optimizer, batch, images, generator, precision))
         progress.step()
-        seen += len(labels)
         if progress.is_shown and step % 20 == 0:  # reading a number makes the host wait for the device
-            accuracy = 100 * correct.item() / max(seen, 1)
-            progress.show(epoch=epoch + 1, loss=loss_sum.item() / max(seen, 1), accuracy=accuracy)
-    loss, right = images.total(torch.stack([loss_sum, correct.to(loss_sum.dtype)])).tolist()
-    return {"loss_train": loss / len(images), "accuracy_train": 100 * right / len(images)}
+            progress.show(epoch=epoch + 1, **tally.means())
+    return {f"{name}_train": value for name, value in tally.means(images).items()}
 
 
 def train_step(
     task: Task,
+    criterion: Criterion,
     optimizer: torch.optim.Optimizer,
-    x: torch.Tensor,
-    labels: torch.Tensor,
-    images: Images,
+    batch: Batch,
+    images: Source,
     generator: torch.Generator,
-    count: int,
     precision: str,
-) -> torch.Tensor:
-    """One step of SGD on images x (b, 3, H, W), this process' part of a batch of `count`; the logits (b, classes)."""
+) -> Outcome:
+    """One step of SGD on this process' part of a batch; its loss."""
     optimizer.zero_grad()  # before a compiled network runs: a CUDA graph writes where the last gradients are
-    with autocast(x.device, precision):
-        output, penalty = task.forward(x, labels, images, generator)
-        loss = cross_entropy(output, labels, count) + penalty * (len(labels) / count)
+    with autocast(images.device, precision):
+        output, penalty = task.forward(*split(task.network, batch), images, generator)
+        outcome = criterion(output, batch)
+        count = max(images.whole(outcome.count), 1)
+        loss = outcome.objective(count) + penalty * (outcome.count / count)
     loss.backward()
     optimizer.step()
     task.after_step(optimizer.param_groups[0]["lr"])
-    return main_output(output).detach()
+    return outcome
 
 
 @torch.no_grad()
 def expect_ends(curve: Curve, network_a: nn.Module, network_b: nn.Module, images: Images) -> None:
     """ValueError if the networks at a curve's ends put out something else than these two, with their statistics."""
     for t, network in ((0.0, network_a), (1.0, network_b)):
-        x = images.first(2).to(curve.fixed.device)
+        x = split(network, images.first(2))[0]
         placed, other = curve.place(t).eval(), copied(network).to(curve.fixed.device).eval()
         curve.place_statistics(placed, t)
-        found, expected = (main_output(model(x)) for model in (placed, other))
+        found, expected = (main_output(call(model, x)) for model in (placed, other))
         if (found - expected).abs().max() > 1e-2 * expected.abs().max():
             raise ValueError(
                 f"the network {'B' if t else 'A'} does something else than one with its parameters and buffers: what "
@@ -310,10 +316,11 @@ def expect_ends(curve: Curve, network_a: nn.Module, network_b: nn.Module, images
 def fit_curve(
     network_a: nn.Module,
     network_b: nn.Module,
-    images: Images | Dataset | DataLoader,
+    images: Data,
     *,
     epochs: int,
     lr: float = 0.1,
+    loss: Loss = "classification",
     batch_size: int = 128,
     weight_decay: float = 5e-4,
     seed: int = 1,
@@ -329,7 +336,8 @@ def fit_curve(
 
     The networks, which stay as they are, have one architecture; align B to A first (`align`, `permute`).
 
-    images: what to learn from, as `utils.batches.as_images` takes it.
+    images: what to learn from: any data (`utils.batches.as_images`). loss: a built-in one or a function
+        (`utils.losses.Loss`).
     weight_decay: of the penalty ½ · weight_decay · ‖θ(t)‖² in the loss.
     lr: of SGD with Nesterov's momentum 0.9, whose rate is halved every 20 epochs, by default.
     optimizer: makes another from the list of what is learned, e.g. lambda p: torch.optim.AdamW(p, 3e-4).
@@ -352,7 +360,7 @@ def fit_curve(
     else:
         rates = rates_of(optimizer or partial(torch.optim.SGD, lr=lr), schedule, epochs)
     fit(
-        CurveTask(curve, weight_decay),
+        CurveTask(curve, weight_decay, loss=loss),
         images,
         rates=rates,
         batch_size=batch_size,

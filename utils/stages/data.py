@@ -185,7 +185,7 @@ class Data:
     @property
     def example(self) -> torch.Tensor:
         """The first images as a network sees them, float32 (1 or 2, 3, H, W), on the CPU."""
-        return self.test.first(2).cpu()
+        return self.test.first(2)[0].cpu()
 
     @property
     def alignment(self) -> Images:

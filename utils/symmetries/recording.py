@@ -6,6 +6,7 @@ from collections import Counter
 import torch
 from torch import nn
 
+from ..batches import Inputs
 from ..errors import UserError
 from ..permutations import Activation, PermutationSpec, Tap
 from .rules import PRODUCERS, called
@@ -33,9 +34,14 @@ class Recording:
         self.model, self.spec, self.before = model, spec, before
         self.module_path = ModulePath(model)
 
-    @torch.no_grad()
     def __call__(self, *inputs, **keywords) -> tuple[list[torch.Tensor], object]:
         """The channels of each row, (samples, channels) in float32, and the network's output."""
+        return self.run(Inputs(inputs, keywords))
+
+    @torch.no_grad()
+    def run(self, x: torch.Tensor | Inputs, mask: torch.Tensor | None = None) -> tuple[list[torch.Tensor], object]:
+        """The same for what was split from a batch, at the positions that count by a mask (b, T), if there is one."""
+        inputs, keywords = x if isinstance(x, Inputs) else ((x,), {})
         recorder = _Recorder(self.spec, self.module_path, self.before)
         inputs, keywords = tree_map_tensors(torch.clone, (inputs, keywords))  # which the network may change
         with restoring(self.model), plain_run(), step_by_step(self.model):
@@ -50,7 +56,7 @@ class Recording:
                 "compared: what it runs depends on the data, or one kernel does that and more on this device"
             )
         means = ((tensor.mean(row.mean, keepdim=True) if row.mean else tensor, row) for row, tensor in rows)
-        return [samples(tensor, row.dims, row.channels) for tensor, row in means], output
+        return [samples(tensor, row.dims, row.channels, mask) for tensor, row in means], output
 
 
 def _has_channels(tensor: torch.Tensor, row: Activation) -> bool:
@@ -105,14 +111,38 @@ class _Recorder(Deterministic):
             self.counts[path, ""] += 1
 
 
-def samples(tensor: torch.Tensor, dims: tuple[int, ...], channels: int | None = None) -> torch.Tensor:
+def samples(
+    tensor: torch.Tensor, dims: tuple[int, ...], channels: int | None = None, mask: torch.Tensor | None = None
+) -> torch.Tensor:
     """(samples, channels) in float32, with the dimensions `dims` as channels; maps above 32 × 32 are subsampled.
 
     channels: how many there are, where `dims` begin with samples: the heads of all images are in one dimension.
+    mask: which positions (b, T) count; a tensor without such positions counts as a whole.
     Real and imaginary parts of complex numbers are samples of their own.
     """
     if tensor.dim() == 4 and dims == (1,) and max(tensor.shape[2:]) > MAX_POSITIONS:
+        mask = mask[:, ::2] if mask is not None and mask.shape[1] in tensor.shape[2:] else mask
         tensor = tensor[:, :, ::2, ::2]
     rows = tensor.movedim(dims, tuple(range(-len(dims), 0))).flatten(-len(dims))
-    rows = rows.reshape(-1, channels or rows.shape[-1])
+    rows = rows.reshape(*rows.shape[:-1], -1, channels or rows.shape[-1])
+    counted = None if mask is None else _counted(mask, rows.shape[:-1])
+    rows = rows.flatten(0, -2) if counted is None else rows[counted]
     return (torch.cat([rows.real, rows.imag]) if rows.is_complex() else rows).float()
+
+
+def _counted(mask: torch.Tensor, positions: tuple[int, ...]) -> torch.Tensor:
+    """Where in a tensor of these positions the mask (b, T) is set: along every dimension of T, beside that of b.
+
+    The samples are the first dimension, alone or with the positions, or the last where the channels began with them.
+    """
+    count, length = mask.shape
+    if positions[0] == count * length:
+        return mask.flatten().view(-1, *[1] * (len(positions) - 1)).expand(positions)
+    batch = 0 if positions[0] == count and positions[-1] == 1 else len(positions) - 1
+    counted = mask.new_ones(positions)
+    for dim, size in enumerate(positions):
+        if size == length and dim != batch and positions[batch] == count:
+            shape = [1] * len(positions)
+            shape[batch], shape[dim] = count, length
+            counted = counted & (mask if batch < dim else mask.T).reshape(shape)
+    return counted
