@@ -197,7 +197,7 @@ def _runs(model: nn.Module, layers: Sequence[nn.Module], x: torch.Tensor) -> dic
         for layer in layers:
             layer.training = False
         try:
-            model.forward(x)  # itself, a compiled model would be compiled anew
+            call(model.forward, x)  # itself, a compiled model would be compiled anew
         finally:
             for hook in hooks:
                 hook.remove()

@@ -16,6 +16,7 @@ from functools import partial
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from . import distributed
 from .assignment import assign
