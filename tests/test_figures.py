@@ -164,10 +164,12 @@ def test_several_pairs_are_a_mean_with_its_deviation(tmp_path, drawn):
 def test_the_curve_on_its_plane_is_the_evaluated_curve(tmp_path, drawn):
     """Not what goes straight from one evaluated point to the next: the Bézier curve through them."""
     write_results(tmp_path)
-    draw("viz_curve_on_plane", tmp_path, "--alignment", "corr", pairs="one")
+    draw("viz_curve_on_plane", tmp_path, pairs="one")
     layout = Layout(tmp_path, "TinyTen", "CIFAR10")
     plane = np.load(layout.plane_with_curve("corr", 1, 2, 250))
-    axis = drawn["plane_with_curve_accuracy"].axes[0]
+    other, axis, _ = drawn["plane_with_curve_accuracy"].axes
+    scales = [one.collections[0].norm for one in (other, axis)]
+    assert (scales[0].vmin, scales[0].vmax) == (scales[1].vmin, scales[1].vmax)  # one for all planes
     lines = {line.get_label(): line.get_xydata() for line in axis.lines}
     t = np.linspace(0, 1, planes.FINE)
     bezier = np.stack([(1 - t) ** 2, t**2, 2 * t * (1 - t)], axis=1) @ plane["corners"]
@@ -177,15 +179,6 @@ def test_the_curve_on_its_plane_is_the_evaluated_curve(tmp_path, drawn):
     for words, corner in zip(("A", "B", "turning point"), plane["corners"], strict=True):
         np.testing.assert_array_equal(lines[words], [corner])
     assert axis.get_aspect() == 1  # one measure in both directions
-
-
-def test_one_colour_scale_for_all_planes(tmp_path, drawn):
-    write_results(tmp_path, pairs=((1, 2),))
-    draw("viz_curve_on_plane", tmp_path, pairs="one")
-    for figure in drawn.values():
-        scales = [axis.collections[0].norm for axis in figure.axes if axis.get_label() != "<colorbar>"]
-        assert len(scales) == 2
-        assert (scales[0].vmin, scales[0].vmax) == (scales[1].vmin, scales[1].vmax)
 
 
 @pytest.mark.parametrize("variant", [Variant(1, 4), Variant(1, 5, "PolyChain"), Variant(1, 3, "PolyChain")])
@@ -203,6 +196,8 @@ def test_a_curve_is_what_its_evaluated_points_tell(variant):
     for place in at(np.linspace(0, 1, 41)):
         assert np.linalg.norm(drawn - place, axis=1).min() < 0.05
     np.testing.assert_allclose(drawn[[0, -1]], points[[0, -1]], atol=1e-6)
+    steps = np.linspace(0, 1, 33)  # between the evaluated points too
+    np.testing.assert_allclose(planes.curve_on({"t": t, "curve": at(t)}, variant, steps), at(steps), atol=1e-9)
     few = t[[0, -1]]
     np.testing.assert_array_equal(planes.curve_on({"t": few, "curve": at(few)}, variant), at(few))
     other = at(t) + np.sin(9 * t)[:, None]

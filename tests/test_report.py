@@ -8,15 +8,12 @@ import shutil
 
 import numpy as np
 import pytest
-import torch
 from conftest import write_results
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from utils.curves import CURVES
 from utils.reports import page as pages
-from utils.reports import planes
 from utils.stages.files import save_arrays
 from utils.stages.layout import Layout, Variant
 
@@ -96,12 +93,6 @@ def test_alignments_are_compared(root, page):
     assert "figures/comparison_CIFAR10_TinyTen.png" in part
 
 
-def test_one_alignment_is_compared_with_none(tmp_path):
-    write_results(tmp_path, pairs=((1, 2),), alignments=("corr",))
-    run("evaluation.make_report", tmp_path)
-    assert "Alignments compared" not in (tmp_path / "figures/report.html").read_text()
-
-
 def test_captions_differ(page):
     """Of figures that a script draws of accuracy and of loss too; they say what is shown."""
     captions = re.findall(r'<figure><img alt="(.*?)".*?<figcaption>(.*?)<p', page, re.DOTALL)
@@ -130,26 +121,15 @@ def test_it_says_what_is_missing(tmp_path, capsys):
 
 
 def test_one_kind_of_networks_that_cannot_be_read_does_not_stop_the_rest(tmp_path, capsys):
-    write_results(tmp_path, pairs=((1, 2),))
+    write_results(tmp_path, pairs=((1, 2),), alignments=("corr",))
     layout = write_results(tmp_path, pairs=((1, 2),), robust=True)
     for path in layout.folder("evaluated").glob("*.npz"):
         path.write_bytes(b"damaged")
     run("evaluation.make_report", tmp_path)
-    assert "<b>TinyTen</b>" in (tmp_path / "figures/report.html").read_text()
-    assert f"Not in the report: {path}" in capsys.readouterr().out
-
-
-def test_robust_networks_alone(tmp_path):
-    """Every command is that of the robust networks' stages."""
-    write_results(tmp_path, pairs=((1, 2),), robust=True)
-    run("evaluation.make_report", tmp_path)
     page = (tmp_path / "figures/report.html").read_text()
-    assert "<h3>Robust networks</h3>" in page
-    assert "<h3>Networks</h3>" not in page
-    assert re.search("make_tables.py [^<]*--adversarial", page)
-    assert "python evaluation/eval_adversarial_curve.py" in page
-    assert "python evaluation/eval_curve.py" not in page
-    assert "there are no figures yet; draw them with: python visualization/viz_curve.py" in page
+    assert "<b>TinyTen</b>" in page
+    assert "Alignments compared" not in page  # there is one, and nothing to compare it with
+    assert f"Not in the report: {path}" in capsys.readouterr().out
 
 
 def walks_of(page):
@@ -158,24 +138,27 @@ def walks_of(page):
     return {walk["words"]: walk for walk in state["walks"]}
 
 
-def test_robust_curves_are_marked_where_they_are_worst_and_best(tmp_path):
+def test_robust_networks_alone(tmp_path):
+    """Every command is that of their stages; curves are marked where they are worst and best."""
     layout = write_results(tmp_path, pairs=((1, 2),), alignments=("corr",), robust=True)
     path = layout.evaluated("corr", 1, 2, 250)
     table = dict(np.load(path)) | {"accuracy_robust": np.array([50, 51, 52, 49, 40, 45, 55, 53, 52.0])}
     save_arrays(path, **table)
     run("evaluation.make_report", tmp_path)
     page = (tmp_path / "figures/report.html").read_text()
+    assert "<h3>Robust networks</h3>" in page
+    assert "<h3>Networks</h3>" not in page
+    assert re.search("make_tables.py [^<]*--adversarial", page)
+    assert "python evaluation/eval_adversarial_curve.py" in page
+    assert "python evaluation/eval_curve.py" not in page
+    assert "there are no figures yet; draw them with: python visualization/viz_curve.py" in page
     walks = walks_of(page)
     assert list(walks) == ["line, aligned", "curve, aligned"]
     assert walks["curve, aligned"]["extremes"] == [4, 6]
     for name in ("accuracy", "accuracy_robust"):
         np.testing.assert_allclose(walks["curve, aligned"]["values"][name], table[name])
-    for words in (
-        "robust accuracy, maximum",
-        "clean accuracy, where robust accuracy is highest",
-        "the more robust of",
-    ):
-        assert words in page
+    of_table = "robust accuracy, maximum", "clean accuracy, where robust accuracy is highest", "the more robust of"
+    assert all(words in page for words in of_table)
 
 
 def test_curves_of_other_seeds_are_told_apart(tmp_path, capsys):
@@ -234,17 +217,6 @@ def test_it_can_be_of_one_dataset(root, tmp_path):
 
 
 # --- curves to be walked along -----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("family", "num_bends"), [("Bezier", 3), ("Bezier", 5), ("PolyChain", 4)])
-def test_curves_are_drawn_as_they_are(family, num_bends):
-    """Between their evaluated points too."""
-    control = np.random.default_rng(0).normal(size=(num_bends, 2))
-    steps = np.linspace(0, 1, 33)
-    true = np.stack([CURVES[family](torch.tensor(t), num_bends).numpy() for t in steps]) @ control
-    plane = {"t": steps[::4], "curve": true[::4]}
-    drawn = planes.curve_on(plane, Variant(1, num_bends, family), steps)
-    np.testing.assert_allclose(drawn, true, atol=1e-9)
 
 
 def test_the_slider_stops_at_evaluated_points_and_between_them():

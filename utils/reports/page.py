@@ -5,13 +5,12 @@ here; its look is the template beside this file.
 """
 
 import base64
+import contextlib
 import itertools
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import jinja2
 import numpy as np
@@ -75,8 +74,8 @@ def write(
         raise next(iter(missing.values()))
     pictures = _pictures(root, selection, missing)
     page["comparison"] = _comparison(root, selection)
-    page["comparison_pictures"] = _by_subject(one for one in pictures if one.name.startswith("comparison_"))
-    page["pictures"] = _by_subject(one for one in pictures if not one.name.startswith("comparison_"))
+    page["comparison_pictures"] = [one for one in pictures if one["name"].startswith("comparison_")]
+    page["pictures"] = [one for one in pictures if one not in page["comparison_pictures"]]
     page |= {"missing": list(map(explain, missing.values())), "plotly": get_plotlyjs(), "command": command}
     write_atomically(path, lambda stream: stream.write(_template().render(page).encode()))
     return list(missing.values()), page["headlines"]
@@ -127,20 +126,12 @@ def _comparison(root: Path, selection: paths.Selection) -> dict[str, object] | N
 # --- figures and settings ----------------------------------------------------------------------------------
 
 
-class Picture(NamedTuple):
-    """A figure that was drawn, as the page holds it."""
+def _pictures(root: Path, selection: paths.Selection, missing: Missing) -> list[dict[str, object]]:
+    """The figures that were drawn of what is asked for, sorted by their files' names.
 
-    name: str  # of its file
-    subject: str  # a network and a dataset
-    caption: str
-    size: tuple[int, int]  # width and height in pixels
-    data: str  # the file, in base64
-    command: str
-    ran: list[Step]  # for the results that it shows
-
-
-def _pictures(root: Path, selection: paths.Selection, missing: Missing) -> list[Picture]:
-    """The figures that were drawn of what is asked for, sorted by their files' names."""
+    Each has a subject, a caption, its size in pixels, its content in base64, the command that drew it, and the steps
+    that were run for what it shows.
+    """
     pictures = []
     for path in sorted((root / "figures").glob("*.png")):
         try:
@@ -164,19 +155,12 @@ def _pictures(root: Path, selection: paths.Selection, missing: Missing) -> list[
             _note(missing, error)
             continue
         ran = list(dict.fromkeys(step for file, layout, _ in shown for step in steps(layout, file)))
-        data = base64.b64encode(path.read_bytes()).decode()
-        pictures.append(Picture(path.name, subject, caption, size, data, command, ran))
+        picture = {"name": path.name, "subject": subject, "caption": caption, "size": size, "command": command}
+        pictures.append(picture | {"data": base64.b64encode(path.read_bytes()).decode(), "ran": ran})
     if not pictures:
         drawn = documented("visualization/viz_curve.py", {"help": True}, root=root)
         _note(missing, UserError(f"there are no figures yet; draw them with: {drawn}"))
     return pictures
-
-
-def _by_subject(pictures: Iterable[Picture]) -> dict[str, list[Picture]]:
-    groups: dict[str, list[Picture]] = {}
-    for picture in pictures:
-        groups.setdefault(picture.subject, []).append(picture)
-    return groups
 
 
 def _expect_current(figure: Path, shown: Sequence[tuple[Path, Layout, str]], command: str) -> None:
@@ -201,7 +185,7 @@ def _order(step: Step) -> int:
 
 
 def _settings(found: paths.Found) -> list[Step]:
-    """The commands behind networks, matches, curves, evaluations and planes, each once."""
+    """The commands behind networks, matches, curves, evaluations and planes that are current, each once."""
     ran = []
     for route, pairs in found.items():
         layout = route.layout
@@ -209,18 +193,11 @@ def _settings(found: paths.Found) -> list[Step]:
             files = [route.evaluated(pair)]
             if route.epochs and not layout.robust:
                 files.append(layout.plane_with_curve(route.alignment, *pair, route.epochs, route.variant_of(pair)))
-            for file in filter(partial(_is_current, layout), files):
-                ran += steps(layout, file)
+            for file in files:
+                with contextlib.suppress(UserError):  # which the table or the walks name
+                    results.load_result(layout, file, {})
+                    ran += steps(layout, file)
     return list(dict.fromkeys(sorted(ran, key=_order)))
-
-
-def _is_current(layout: Layout, path: Path) -> bool:
-    """Whether a result exists, and belongs to the networks of now; where not, the table or the walks say so."""
-    try:
-        results.load_result(layout, path, {})
-    except UserError:
-        return False
-    return True
 
 
 def _results_in(root: Path, note: str) -> list[tuple[Path, Layout, str]]:
