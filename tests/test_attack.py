@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from models import TinyTen
 from utils.attack import Attack
+from utils.batches import as_images
 from utils.losses import AUXILIARY_WEIGHT
 from utils.measuring import evaluate, reestimate_batch_norm
 from utils.stages.parser import intensity
@@ -149,3 +150,23 @@ def test_agrees_with_an_independent_library(images, network):
 @pytest.mark.parametrize("text, value", [("8/255", 8 / 255), ("0.03", 0.03), ("0", 0.0)])
 def test_intensities(text, value):
     assert intensity(text) == pytest.approx(value)
+
+
+@pytest.mark.parametrize("mean, std", [((0.5,), (0.25,)), ((0.5, 0.4, 0.3), (0.2, 0.25, 0.3))])
+def test_an_attack_on_normalized_tensors_needs_their_moments(mean, std):
+    """With them it is the one on pixels; without, pixels would be cut off at 0 and 1."""
+    pixels, labels = torch.rand(8, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(8) % 3
+    m, s = (torch.tensor(values).view(-1, 1, 1) for values in (mean, std))
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 3))
+    of_pixels = lambda x: network((x - m) / s)  # noqa: E731
+    attack = Attack(0.03, 0.01, 4)
+    images = as_images((pixels, labels), "cpu")
+    expected = (attack(of_pixels, pixels, labels, images, torch.Generator().manual_seed(1)) - m) / s
+    x = (pixels - m) / s
+    with_moments = Attack(0.03, 0.01, 4, mean, std)
+    found = with_moments(network, x, labels, images, torch.Generator().manual_seed(1))
+    torch.testing.assert_close(found, expected)
+    for source in ((x, labels), torch.utils.data.DataLoader(list(zip(x, labels, strict=True)), 4)):
+        with pytest.raises(ValueError, match=r"an attack is on pixels in \[0, 1\]"):
+            evaluate(network, source, attack=attack)

@@ -235,7 +235,7 @@ def _not_finite(
 ) -> str:
     """Of which sample, after `seen` others, and of which row of a batch activations are not finite."""
     for tensor in tensors_of(batch):
-        if tensor.is_floating_point() and not (good := tensor.flatten(1).isfinite().all(1)).all():
+        if tensor.is_floating_point() and not (good := tensor.reshape(len(tensor), -1).isfinite().all(1)).all():
             return f"sample {seen + int(good.logical_not().nonzero()[0])} (from 0) has numbers that are not finite"
     for label, pair in zip(labels, pairs, strict=True):
         for which, values in zip("AB", pair, strict=True):

@@ -1,0 +1,239 @@
+"""What is computed of outputs and targets, and what is refused: any task, and never a number that means nothing."""
+
+import copy
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+
+from utils import align, evaluate, evaluate_curve, fit_curve, permutation_spec, permute, reestimate_batch_norm
+from utils.activations import cross_correlations
+
+GENERATOR = torch.Generator().manual_seed(0)
+X = torch.randn(40, 6, generator=GENERATOR)
+LABELS = torch.arange(40) % 3
+
+
+def mlp(outputs=3):
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, outputs))
+
+
+class Heads(nn.Module):
+    """A network that puts out more than its logits, in some form."""
+
+    def __init__(self, form, width=8):
+        super().__init__()
+        self.net, self.form, self.wide = mlp(), form, nn.Linear(6, width)
+
+    def forward(self, x):
+        return self.form(self.wide(x), self.net(x))
+
+
+@dataclasses.dataclass
+class Found:
+    hidden: torch.Tensor
+    pred: torch.Tensor
+
+
+FORMS = {
+    "pair": lambda features, logits: (features, logits),
+    "dictionary": lambda features, logits: {"feat": features, "pred": logits},
+    "dataclass": Found,
+}
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_logits_are_what_has_a_column_for_each_class(form):
+    expected = evaluate(mlp(), (X, LABELS))
+    assert evaluate(Heads(form), (X, LABELS), batch_size=2) == pytest.approx(expected)
+    with pytest.raises(ValueError, match="none has a column for each class"):
+        evaluate(Heads(form), (X, LABELS % 2))
+
+
+@pytest.mark.parametrize(
+    "targets",
+    [
+        LABELS.float(),
+        torch.where(LABELS == 2, -1, LABELS),
+        torch.where(LABELS == 2, 3, LABELS),
+        torch.where(LABELS == 2, -100, LABELS),
+        F.one_hot(LABELS),
+        LABELS.view(20, 2).repeat(2, 1),
+    ],
+    ids=["floats", "-1", "too many", "-100", "one-hot", "tokens"],
+)
+def test_targets_that_are_no_classes(targets):
+    network, curve = mlp(), fit_curve(mlp(), mlp(), (X, LABELS), epochs=1, verbose=False)
+    data = [(X, targets), DataLoader(list(zip(X, targets, strict=True)), 8), [{"x": X, "labels": targets}]]
+    for source in data:
+        for act in (
+            lambda: evaluate(network, source),  # noqa: B023
+            lambda: fit_curve(network, network, source, epochs=1, verbose=False),  # noqa: B023
+            lambda: evaluate_curve(curve, source, source),  # noqa: B023
+        ):
+            with pytest.raises(ValueError, match="class") as caught:
+                act()
+            assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, 1e30])
+@pytest.mark.parametrize("method", ["corr", "w2_pre", "w2_post"])
+def test_one_image_that_is_no_number(method, bad):
+    x = X.repeat(13, 1)[:512].clone()
+    x[300, 2] = bad
+    a, b = mlp(), mlp()
+    says = r"sample 300 \(from 0\)" if method != "w2_pre" or bad != 1e30 else "300"
+    for batches in (x, x.split(100), [(x, torch.zeros(512))]):
+        with pytest.raises(ValueError, match=says):
+            align(a, b, permutation_spec(a, X), batches, method=method)
+    if bad != 1e30:
+        norm = nn.Sequential(nn.BatchNorm1d(6), *mlp())
+        for act in (evaluate, reestimate_batch_norm):
+            with pytest.raises(ValueError, match="no finite number"):
+                act(norm, (x, torch.zeros(512).long()))
+
+
+def test_a_loss_that_is_no_number():
+    network = mlp()
+    network[2].bias.data[0] = math.nan
+    with pytest.raises(ValueError, match="the loss of Sequential is no finite number, but nan"):
+        evaluate(network, (X, LABELS))
+
+
+# --- other tasks -------------------------------------------------------------------------------------------
+
+
+def by_name(name, output, target):
+    """The mean loss and metric, written anew."""
+    if name == "regression":
+        error = (output.squeeze() - target.squeeze()).double()
+        return error.square().mean(), error.abs().mean()
+    if name == "multilabel":
+        counted = target != -100
+        output, target = output[counted], target[counted]
+        loss = F.binary_cross_entropy_with_logits(output, target.float())
+        return loss, 100 * ((output > 0) == (target == 1)).double().mean()
+    loss = F.cross_entropy(output, target, ignore_index=-100)
+    counted = target != -100
+    return loss, 100 * (output.argmax(1) == target)[counted].double().mean()
+
+
+SEGMENTS = torch.where(torch.rand(40, 5, 5, generator=GENERATOR) < 0.2, -100, torch.arange(5))
+TASKS = {
+    "regression": (mlp(1), X, X[:, 0]),
+    "regression of several": (mlp(2), X, X[:, :2]),
+    "multilabel": (mlp(3), X, torch.where(X[:, :3] > 1, -100, (X[:, 3:] > 0).long())),
+    "segmentation": (nn.Conv2d(3, 5, 1), torch.randn(40, 3, 5, 5, generator=GENERATOR), SEGMENTS),
+}
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_built_in_losses(name):
+    network, x, target = TASKS[name]
+    task = name.split()[0]
+    with torch.no_grad():
+        expected = by_name(task, network(x), target)
+    assert evaluate(network, (x, target), loss=task, batch_size=7) == pytest.approx([float(one) for one in expected])
+    curve = fit_curve(network, copy.deepcopy(network), (x, target), epochs=2, loss=task, lr=1e-3, verbose=False)
+    path = evaluate_curve(curve, (x, target), (x, target), points=3, loss=task)
+    assert path["loss"][[0, 2]] == pytest.approx([float(expected[0])] * 2)
+
+
+def test_a_loss_of_ones_own():
+    """A number for each sample, and metrics; their mean weighs samples alike, whatever the batches are."""
+
+    def loss(output, batch):
+        error = (output - batch["y"]).abs().sum(1)
+        return error, {"within": error < 1, "worst": error.max().view(1)}
+
+    network, data = mlp(1), {"input": X, "y": X[:, :1]}
+    error = (network(X) - X[:, :1]).abs().detach()
+    mean, within, _ = evaluate(network, data, loss=loss, batch_size=9)
+    assert (mean, within) == pytest.approx((error.mean().item(), 100 * (error < 1).double().mean().item()))
+    with pytest.raises(ValueError, match="a number for each sample"):
+        evaluate(network, data, loss=lambda output, batch: F.mse_loss(output, batch["y"]))
+    with pytest.raises(ValueError, match="the losses are classification, regression"):
+        evaluate(network, data, loss="mse")
+
+
+class GPT(nn.Module):
+    """A causal transformer of one layer, called as Hugging Face's are."""
+
+    def __init__(self, seed=0):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.embed, self.places = nn.Embedding(11, 16), nn.Embedding(12, 16)
+        self.qkv, self.out = nn.Linear(16, 48), nn.Linear(16, 16)
+        self.mlp = nn.Sequential(nn.LayerNorm(16), nn.Linear(16, 24), nn.GELU(), nn.Linear(24, 16))
+        self.head = nn.Linear(16, 11)
+
+    def forward(self, input_ids, attention_mask=None):
+        length = input_ids.shape[1]
+        x = self.embed(input_ids) + self.places.weight[:length]
+        q, k, v = (part.unflatten(2, (2, 8)).transpose(1, 2) for part in self.qkv(x).chunk(3, 2))
+        hidden = torch.ones(length, length, dtype=torch.bool).triu(1)
+        scores = (q @ k.transpose(2, 3) / 8**0.5).masked_fill(hidden, -math.inf)
+        x = x + self.out((scores.softmax(3) @ v).transpose(1, 2).flatten(2))
+        return {"logits": self.head(x + self.mlp(x)), "hidden": x}
+
+
+TOKENS = torch.randint(11, (30, 12), generator=GENERATOR)
+MASK = (torch.arange(12) < torch.randint(4, 13, (30, 1), generator=GENERATOR)).long()
+
+
+def texts(padding):
+    """Tokens, of which those that are padded are `padding`."""
+    ids = torch.where(MASK.bool(), TOKENS, padding)
+    return {"input_ids": ids, "attention_mask": MASK, "labels": ids.masked_fill(MASK == 0, -100)}
+
+
+def test_next_tokens():
+    """Padding counts nowhere, however its labels are given: neither in the loss nor in what is compared."""
+    network, other = GPT(0), GPT(1)
+    with torch.no_grad():
+        logits = network(TOKENS)["logits"][:, :-1].transpose(1, 2)
+    labels = TOKENS.masked_fill(MASK == 0, -100)
+    expected = F.cross_entropy(logits, labels[:, 1:]).item()
+    shifted = torch.cat([labels[:, 1:], torch.full((30, 1), -100)], 1)
+    masked = {name: texts(3)[name] for name in ("input_ids", "attention_mask")}
+    for data in (
+        texts(0),
+        texts(7),
+        masked,
+        [texts(5)],
+        (TOKENS, labels),
+        (TOKENS, shifted),
+        {"ids": TOKENS, "y": labels},
+    ):
+        assert evaluate(network, data, loss="language", batch_size=7)[0] == pytest.approx(expected, rel=1e-5)
+
+    def own(output, batch):  # as it is mostly written
+        return F.cross_entropy(output["logits"][:, :-1].transpose(1, 2), batch["labels"][:, 1:], reduction="none")
+
+    assert evaluate(network, texts(2), loss=own, batch_size=7)[0] == pytest.approx(expected, rel=1e-5)
+    spec = permutation_spec(network, TOKENS)
+    one, two = (cross_correlations(network, other, spec, [texts(padding)]) for padding in (0, 7))
+    for matrix, same in zip(one, two, strict=True):
+        np.testing.assert_allclose(matrix, same, atol=1e-5)
+
+
+def test_a_language_model_is_aligned_and_connected():
+    a, data = GPT(0), DataLoader([{name: value[i] for name, value in texts(0).items()} for i in range(30)], 8)
+    spec = permutation_spec(a, TOKENS)
+    planted = copy.deepcopy(a)
+    planted.load_state_dict(permute(a.state_dict(), spec, spec.random(3)))
+    planted.load_state_dict(permute(planted.state_dict(), spec, align(a, planted, spec, data)))
+    path = evaluate_curve(
+        fit_curve(a, planted, data, epochs=1, lr=1e-4, loss="language", verbose=False),
+        data,
+        data,
+        points=3,
+        loss="language",
+    )
+    assert path["loss"][1] < path["loss"][0] + 0.01
