@@ -110,13 +110,9 @@ def test_no_turn_makes_it_worse(name, monkeypatch):
     spec, a, b = spec_and_states(name)
     gains, is_better = [], weights.is_better
 
-    def watched(after, before):
-        if better := is_better(after, before):
-            values = [
-                [part.values.double() for part in (new.a, new.b, old.b)]
-                for new, old in zip(after, before, strict=True)
-            ]
-            gains.append(sum((a * (new - old)).sum().item() for a, new, old in values))
+    def watched(changes):
+        if better := is_better(changes):
+            gains.append(sum((a.values.double() * b.values.double()).sum().item() for a, b, *_ in changes))
         return better
 
     monkeypatch.setattr(weights, "is_better", watched)

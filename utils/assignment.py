@@ -25,12 +25,31 @@ from .permutations import (
 # A score has grown if it did by more than rounding in float64, relative to the sizes of what it sums up.
 SCORE_ROUNDING = 1e-12
 
+# So many channels, or fewer, are assigned at once, even where any good assignment would do.
+EXACTLY = 2048
+
 Turn = tuple[int, ...]  # a group, and the groups inside its blocks if they are matched with it
 
 
 def assign(score: np.ndarray) -> np.ndarray:
     """The permutation p that maximizes Σ_i score[i, p[i]]: channel p[i] of B goes to place i of A."""
     return _solver()(score, maximize=True)[1]
+
+
+def assign_alike(score: np.ndarray) -> np.ndarray:
+    """As `assign`; of many channels those first that are most alike to each other among all that are left.
+
+    Where each channel has a copy that is more alike than any other, this is the best permutation, found at once.
+    """
+    order, rows, columns = np.zeros(len(score), np.int64), *np.indices((2, len(score)))[1]
+    while len(rows) > EXACTLY:
+        left = score[np.ix_(rows, columns)]
+        best = left.argmax(1)
+        mutual = left.argmax(0)[best] == np.arange(len(rows))
+        order[rows[mutual]] = columns[best[mutual]]
+        rows, columns = rows[~mutual], np.delete(columns, best[mutual])
+    order[rows] = columns[assign(score[np.ix_(rows, columns)])]
+    return order
 
 
 @functools.cache
@@ -57,7 +76,11 @@ def assign_groups(spec: PermutationSpec, scores: Sequence[np.ndarray]) -> Permut
     return max(searched, key=lambda permutations: assigned_score(spec, scores, permutations))
 
 
-def assign_blocks(spec: PermutationSpec, totals: Mapping[int, np.ndarray]) -> Permutations:
+def assign_blocks(
+    spec: PermutationSpec,
+    totals: Mapping[int, np.ndarray],
+    solve: Callable[[np.ndarray], np.ndarray] = assign,
+) -> Permutations:
     """The best permutation of each group from its scores: the best assignment of units for each pair of blocks, and
     of blocks on top of it.
 
@@ -75,7 +98,7 @@ def assign_blocks(spec: PermutationSpec, totals: Mapping[int, np.ndarray]) -> Pe
             results = [[best(child, a * size + i, b * size + j) for j in range(size)] for i in range(size)]
             score = score + np.array([[value for value, *_ in line] for line in results])
             inner.append((child, results))
-        order = assign(score)
+        order = solve(score)
         return score[np.arange(size), order].sum(), order, inner
 
     def write(group: int, block: tuple[int, ...], order: np.ndarray, inner: list) -> None:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from .assignment import Move, Turn, ascend, assign, assign_blocks, last, no_scores
+from .assignment import Move, Turn, ascend, assign, assign_alike, assign_blocks, last, no_scores
 from .devices import send
 from .permutations import (
     Factor,
@@ -67,22 +67,22 @@ def _ascent(
 
     def take(turn: Turn) -> Move | None:
         group, *inside = turn
-        before, found = list(state.moved_by(turn).values()), spec.identity()
-        if inside:  # matched with the orders of all inside left open, and then each of these in turn
-            found = assign_blocks(spec, _totals(before, spec, turn))
-            inner = _State(permuted(before, found))
-            found = compose(spec, found, last(_ascent(inner, spec, [(other,) for other in inside], generator)))
-            after = inner.pairs
-        elif before:
-            found[group] = _assigned(state.scores(group)).reshape(found[group].shape)
-            after = permuted(before, found)
-        if not before or not is_better(after, before):
+        if not (here := state.moved_by(turn)):
             return None
-        state.replace(turn, after, found[group])
-        near = {other for pair in after for other in pair.b.groups if other is not None}
+        found = spec.identity()
+        if inside:  # matched with the orders of all inside left open, and then each of these in turn
+            found = _blocks_matched(spec, here.values(), turn)
+            inner = _State(permuted(here.values(), found))
+            found = compose(spec, found, last(_ascent(inner, spec, [(other,) for other in inside], generator)))
+        else:
+            found[group] = _assigned(state.scores(group)).reshape(found[group].shape)
+        changes = state.changes(turn, found)
+        if not is_better(changes.values()):
+            return None
+        state.carry_out(turn, changes, found[group])
+        near = {other for pair in here.values() for other in pair.b.groups if other is not None}
         # Where a weight has the group twice, each place was matched to the other as it was.
-        once = all(pair.b.groups.count(group) == 1 for pair in after)
-        return Move(found, near, is_optimal=once and not inside)
+        return Move(found, near, is_optimal=not inside and _is_there_once(here.values(), group))
 
     return ascend(spec, turns, take, generator)
 
@@ -91,17 +91,16 @@ def _assigned(scores: torch.Tensor) -> np.ndarray:
     """The best order of the units in each block, (blocks, size), by scores (blocks, size, size)."""
     # A constant is taken from each row and column: the assignment is the same, and is found twice as fast.
     scores = scores - scores.amax(-1, keepdim=True)
-    scores = (scores - scores.amax(-2, keepdim=True)).cpu().double().numpy()
-    return np.stack(list(map(assign, scores)))
+    scores -= scores.amax(-2, keepdim=True)
+    return np.stack(list(map(assign, scores.cpu().double().numpy())))
 
 
-def is_better(after: Sequence[WeightPair], before: Sequence[WeightPair]) -> bool:
-    """Whether ⟨θ_A, π(θ_B)⟩ grows by more than rounding from one permuted B to another."""
+def is_better(changes: Iterable["_Change"]) -> bool:
+    """Whether ⟨θ_A, π(θ_B)⟩ grows by more than rounding by some changes of B."""
     gain = scale = 0.0
-    for new, old in zip(after, before, strict=True):
-        change = new.b.values - old.b.values
-        gain += _product(new.a.values, change)
-        scale += (new.a.values.norm() * change.norm()).item()
+    for change in changes:
+        gain += _product(change.a.values, change.b.values)
+        scale += (change.a.values.norm() * change.b.values.norm()).item()
     return gain > WEIGHT_ROUNDING * scale
 
 
@@ -118,11 +117,24 @@ def permuted(pairs: Sequence[WeightPair], permutations: Sequence[np.ndarray]) ->
 # --- scores kept up to date -------------------------------------------------------------------------------
 
 
+class _Change(NamedTuple):
+    """What a turn changes of a pair: all, or some places along one dimension.
+
+    a: of A. b: of B, by how much it changes. after: what B has there then. d, places: the dimension and the places.
+    """
+
+    a: Part
+    b: Part
+    after: torch.Tensor
+    d: int = 0
+    places: torch.Tensor | None = None
+
+
 class _State:
     """The weights as they stand in a search, and the scores of groups as far as they are known for them."""
 
     def __init__(self, pairs: Iterable[WeightPair]):
-        self.pairs = list(pairs)
+        self.pairs = [pair._replace(b=pair.b._replace(values=pair.b.values.clone())) for pair in pairs]
         self.numbers: dict[int | None, list[int]] = defaultdict(list)
         for number, pair in enumerate(self.pairs):
             for group in set(pair.b.groups):
@@ -139,33 +151,50 @@ class _State:
             self.known[group] = scores_of(self.moved_by((group,)).values(), group)
         return self.known[group]
 
-    def replace(self, turn: Turn, after: Sequence[WeightPair], order: np.ndarray) -> None:
-        """Put the pairs of a turn as it has permuted them, and bring known scores up to date.
+    def changes(self, turn: Turn, permutations: Sequence[np.ndarray]) -> dict[int, _Change]:
+        """What permutations of a turn's groups change, by the numbers of pairs. Late in a search few units move."""
+        (group, *inside), order, here = turn, permutations[turn[0]], self.moved_by(turn)
+        moved = np.flatnonzero(order != np.arange(order.shape[-1]))
+        are_few = not inside and order.ndim == 1 and 2 * len(moved) <= len(order)
+        are_few = are_few and _is_there_once(here.values(), group)
+        found = {}
+        for number, (a, b) in here.items():
+            d = b.groups.index(group) if are_few else 0
+            if are_few and all(d not in blocks for blocks in b.blocks):
+                old, new = (send(torch.as_tensor(places), b.values.device) for places in (moved, order[moved]))
+                after = b.values.index_select(d, new)
+                a, was = (part._replace(values=part.values.index_select(d, old)) for part in (a, b))
+                found[number] = _Change(a, b._replace(values=after - was.values), after, d, old)
+            else:
+                after = permuted([WeightPair(a, b)], permutations)[0].b.values
+                found[number] = _Change(a, b._replace(values=after - b.values), after)
+        return found
 
-        Only the units that have moved change the scores of other groups: late in a search these are few. Scores of
-        which more than half is new are forgotten instead.
+    def carry_out(self, turn: Turn, changes: Mapping[int, _Change], order: np.ndarray) -> None:
+        """Change B, and bring known scores up to date, by the products with what has changed alone.
 
-        order: of the turn's group.
+        Scores of which more than half is new are forgotten instead. order: of the turn's group.
         """
         group, known = turn[0], self.known
-        is_alone = len(turn) == 1 and order.ndim == 1
-        if is_alone and group in known:
-            known[group] = known[group].index_select(-1, send(torch.as_tensor(order), known[group].device))
-        moved = torch.as_tensor(np.flatnonzero(order != np.arange(order.shape[-1])))
-        are_few = is_alone and 2 * len(moved) <= len(order)
-        for (number, old), new in zip(self.moved_by(turn).items(), after, strict=True):
-            self.pairs[number] = new
-            for k, other in enumerate(new.b.groups):
-                if other not in known or (other == group and is_alone and new.b.groups.count(group) == 1):
+        is_reordered = len(turn) == 1 and _is_there_once(self.moved_by(turn).values(), group)
+        if is_reordered and group in known:
+            index = send(torch.as_tensor(order), known[group].device).view(len(known[group]), 1, -1)
+            known[group] = known[group].gather(-1, index.expand(known[group].shape))
+        for number, (a, b, after, d, places) in changes.items():
+            values = self.pairs[number].b.values
+            values.copy_(after) if places is None else values.index_copy_(d, places, after)
+            for k, other in enumerate(b.groups):
+                if other not in known or (other == group and is_reordered):
                     continue
-                d = new.b.groups.index(group) if group in new.b.groups else None
-                if not are_few or d in new.b.blocks[k] or max(map(new.b.groups.count, (group, other))) > 1:
+                if places is None:
                     del known[other]
-                    continue
-                places = send(moved, new.b.values.device)
-                a, b, was = (part.values.index_select(d, places) for part in (new.a, new.b, old.b))
-                a, change = new.a._replace(values=a), new.b._replace(values=b - was)
-                known[other] = known[other] + _units(a, k) @ _units(change, k).mT
+                else:
+                    known[other] += _units(a, k) @ _units(b, k).mT
+
+
+def _is_there_once(pairs: Iterable[WeightPair], group: int) -> bool:
+    """Whether a group stands at one dimension of each pair."""
+    return all(pair.b.groups.count(group) == 1 for pair in pairs)
 
 
 def scores_of(pairs: Iterable[WeightPair], group: int) -> torch.Tensor:
@@ -177,9 +206,10 @@ def scores_of(pairs: Iterable[WeightPair], group: int) -> torch.Tensor:
     return total
 
 
-def _units(part: Part, k: int) -> torch.Tensor:
-    """The weights of each unit along dimension k, (blocks, size, weights)."""
-    return by_units(part, k)[..., 0]
+def _units(part: Part, k: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """The weights of each unit along dimension k, (blocks, size, weights), in `dtype` or a more exact one."""
+    units = by_units(part, k)[..., 0]
+    return units.to(torch.promote_types(units.dtype, dtype))
 
 
 # --- starts ----------------------------------------------------------------------------------------------
@@ -211,7 +241,7 @@ def match_weights(
     orders = int(np.clip(MULTIPLICATIONS // max(sweep, 1), 1, ORDERS))
     starts = [spec.identity() if start is None else start] * orders
     if start is None:
-        starts.append(assign_blocks(spec, _totals(pairs, spec, range(len(spec.groups)))))
+        starts.append(_blocks_matched(spec, pairs, range(len(spec.groups))))
 
     def similarity(permutations: Sequence[np.ndarray]) -> float:
         return weight_similarity(weights_a, weights_b, spec, permutations)
@@ -249,17 +279,17 @@ def match_some(
     pairs = permuted(pairs_of(weights_a, weights_b, spec, groups), permutations)
     turns = [(group, *(other for other in dependents(spec, group) if other in groups)) for group in groups]
     generator, found = np.random.default_rng(0), []
-    for start in (spec.identity(), assign_blocks(spec, _totals(pairs, spec, groups))):
+    for start in (spec.identity(), _blocks_matched(spec, pairs, groups)):
         done = last(_ascent(_State(permuted(pairs, start)), spec, turns, generator))
         found.append(compose(spec, permutations, compose(spec, start, done)))
     return max(found, key=lambda each: weight_similarity(weights_a, weights_b, spec, each))
 
 
-def _totals(pairs: Sequence[WeightPair], spec: PermutationSpec, loose: Collection[int]) -> dict[int, np.ndarray]:
-    """How alike each two units of each two blocks are in `loose` groups, whatever the order of the others of these:
-    (blocks of A, blocks of B, size, size).
+def _blocks_matched(spec: PermutationSpec, pairs: Iterable[WeightPair], loose: Collection[int]) -> Permutations:
+    """The best permutations of `loose` groups by how alike each two units of each two blocks are, whatever the order
+    of the others of these groups. All other groups stay as they are.
 
-    All other groups stay as they are. A pair counts for its innermost loose groups, in equal parts.
+    A pair counts for its innermost loose groups, in equal parts.
     """
     totals = no_scores(spec, loose)
     for pair in pairs:
@@ -269,10 +299,15 @@ def _totals(pairs: Sequence[WeightPair], spec: PermutationSpec, loose: Collectio
             a, b = (_invariants(part, k, loose) for part in pair)
             # A mean that all units share decides nothing, and would cost precision.
             mean = a.mean((0, 1))
-            scores = (a - mean).flatten(0, 1) @ (b - mean).flatten(0, 1).T
-            scores = scores.view(*a.shape[:2], *b.shape[:2]).transpose(1, 2)
-            totals[pair.b.groups[k]] += scores.cpu().double().numpy() / len(inner)
-    return totals
+            a, b = (units.sub(mean).flatten(0, 1) for units in (a, b))
+            total = totals[pair.b.groups[k]]
+            count, _, size, _ = total.shape
+            total += (a @ b.T).view(count, size, count, size).transpose(1, 2).cpu().double().numpy() / len(inner)
+            # Half of both squares decides nothing either, but without it nothing is more alike than what is equal.
+            square_a, square_b = (units.square().sum(1).cpu().double().view(count, size).numpy() for units in (a, b))
+            total -= square_a[:, None, :, None] / (2 * len(inner))
+            total -= square_b[None, :, None, :] / (2 * len(inner))
+    return assign_blocks(spec, totals, solve=assign_alike)
 
 
 def _invariants(part: Part, k: int, loose: Collection[int]) -> torch.Tensor:
