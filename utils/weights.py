@@ -152,22 +152,21 @@ class _State:
         return self.known[group]
 
     def changes(self, turn: Turn, permutations: Sequence[np.ndarray]) -> dict[int, _Change]:
-        """What permutations of a turn's groups change, by the numbers of pairs. Late in a search few units move."""
-        (group, *inside), order, here = turn, permutations[turn[0]], self.moved_by(turn)
-        moved = np.flatnonzero(order != np.arange(order.shape[-1]))
-        are_few = not inside and order.ndim == 1 and 2 * len(moved) <= len(order)
-        are_few = are_few and _is_there_once(here.values(), group)
-        found = {}
+        """What permutations of a turn's groups change, by the numbers of pairs."""
+        group, here, found = turn[0], self.moved_by(turn), {}
+        moved = _few(turn, permutations[group]) if _is_there_once(here.values(), group) else None
         for number, (a, b) in here.items():
-            d = b.groups.index(group) if are_few else 0
-            if are_few and all(d not in blocks for blocks in b.blocks):
-                old, new = (send(torch.as_tensor(places), b.values.device) for places in (moved, order[moved]))
-                after = b.values.index_select(d, new)
-                a, was = (part._replace(values=part.values.index_select(d, old)) for part in (a, b))
-                found[number] = _Change(a, b._replace(values=after - was.values), after, d, old)
-            else:
+            d = 0 if moved is None else b.groups.index(group)
+            if moved is None or any(d in blocks for blocks in b.blocks):
                 after = permuted([WeightPair(a, b)], permutations)[0].b.values
                 found[number] = _Change(a, b._replace(values=after - b.values), after)
+            else:
+                places, new = (
+                    send(torch.as_tensor(index), b.values.device) for index in (moved, permutations[group][moved])
+                )
+                after = b.values.index_select(d, new)
+                a, was = (part._replace(values=part.values.index_select(d, places)) for part in (a, b))
+                found[number] = _Change(a, b._replace(values=after - was.values), after, d, places)
         return found
 
     def carry_out(self, turn: Turn, changes: Mapping[int, _Change], order: np.ndarray) -> None:
@@ -180,16 +179,23 @@ class _State:
         if is_reordered and group in known:
             index = send(torch.as_tensor(order), known[group].device).view(len(known[group]), 1, -1)
             known[group] = known[group].gather(-1, index.expand(known[group].shape))
+        are_few = _few(turn, order) is not None
         for number, (a, b, after, d, places) in changes.items():
             values = self.pairs[number].b.values
             values.copy_(after) if places is None else values.index_copy_(d, places, after)
             for k, other in enumerate(b.groups):
                 if other not in known or (other == group and is_reordered):
                     continue
-                if places is None:
-                    del known[other]
-                else:
+                if are_few:
                     known[other] += _units(a, k) @ _units(b, k).mT
+                else:
+                    del known[other]
+
+
+def _few(turn: Turn, order: np.ndarray) -> np.ndarray | None:
+    """The units that move, where a turn of one group without blocks moves few, as it does late in a search."""
+    moved = np.flatnonzero(order != np.arange(order.shape[-1]))
+    return moved if len(turn) == order.ndim == 1 and 2 * len(moved) <= len(order) else None
 
 
 def _is_there_once(pairs: Iterable[WeightPair], group: int) -> bool:
