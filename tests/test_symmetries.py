@@ -2,6 +2,7 @@
 
 import functools
 import threading
+from collections import UserDict, deque
 from dataclasses import replace
 from unittest import mock
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from networks import NETWORKS, build
-from networks.kinds import IMAGES, VECTORS, Run, conv
+from networks.kinds import IMAGES, VECTORS, Run, conv, weight
 from torch import nn
 from torch.nn import functional as F
 
@@ -19,7 +20,7 @@ from utils.assignment import assign_groups
 from utils.errors import UserError
 from utils.permutations import axis_index, compose, groups_in, permute, places_of, soft_permute
 from utils.symmetries import rules
-from utils.symmetries.proof import derangements, prove
+from utils.symmetries.proof import derangements, examine, prove
 from utils.symmetries.recording import Recording
 from utils.symmetries.running import tree_map_tensors
 from utils.symmetries.spec import permutation_spec
@@ -277,9 +278,279 @@ def nested(self, x):
     return self.b(torch.nested.nested_tensor([x[:1], x[1:]])).to_padded_tensor(0.0)
 
 
+# --- what the example does not show -----------------------------------------------------------------------------
+
+
+def keeps(model, spec, *others):
+    """Whether the permuted model computes the same on other inputs, to rounding."""
+    model = model.double().eval()
+    expected = [model(*other) for other in others]
+    model.load_state_dict(permute(model.state_dict(), spec, derangements(spec, 3)))
+    return all(torch.allclose(model(*other), before) for other, before in zip(others, expected, strict=True))
+
+
+def table_of(length):
+    return {"table": lambda: weight(length, 8), "a": lambda: nn.Linear(8, 6), "b": lambda: nn.Linear(6, 3)}
+
+
+def scaled_table(self, x):
+    return self.b(F.relu(self.a(x + (self.table * 2)[: x.shape[1]])))
+
+
+SHORTER = {
+    "sliced": lambda self, x: self.b(F.relu(self.a(x + self.table[: x.shape[1]]))),
+    "narrowed": lambda self, x: self.b(F.relu(self.a(x + self.table.narrow(0, 0, x.shape[1])))),
+    "split": lambda self, x: self.b(F.relu(self.a(x + self.table.split([x.shape[1], 9 - x.shape[1]])[0]))),
+    "summed": lambda self, x: self.b(F.relu(self.a(x + self.table[: x.shape[1]].sum(0)))),
+    "scaled": scaled_table,
+    "selected": lambda self, x: self.b(F.relu(self.a(x + self.table[x.shape[1] - 1]))),
+    "one_by_one": lambda self, x: self.b(F.relu(self.a(x + torch.stack([*self.table][: x.shape[1]])))),
+}
+
+
+@pytest.mark.parametrize("kind", SHORTER)
+def test_positions_beyond_the_example_stay(kind):
+    torch.manual_seed(0)
+    model = Run(SHORTER[kind], **{name: make() for name, make in table_of(9).items()})
+    spec = permutation_spec(model, torch.randn(2, 5, 8))
+    assert any(group.size == 6 for group in spec.groups)
+    assert keeps(model, spec, *[(torch.randn(2, length, 8).double(),) for length in (5, 7, 9)])
+
+
+def test_masks_of_two_dimensions_stay_beyond_the_example():
+    def run(self, x):
+        length = x.shape[1]
+        scores = x @ x.transpose(1, 2) * self.mask[:length, :length]
+        return self.b(F.relu(self.a(scores @ x)))
+
+    model = Run(run, a=nn.Linear(8, 6), b=nn.Linear(6, 3), mask=nn.Buffer(torch.rand(9, 9)))
+    spec = permutation_spec(model, torch.randn(2, 5, 8))
+    assert keeps(model, spec, (torch.randn(2, 9, 8).double(),)) and "mask" not in spec.axes
+
+
+class Slots:
+    __slots__ = ("logits",)
+
+    def __init__(self, logits):
+        self.logits = logits
+
+
+def mlp(finish):
+    return Run(lambda self, x: finish(self, self.b(F.relu(self.a(x)))), a=nn.Linear(8, 6), b=nn.Linear(6, 3))
+
+
+@pytest.mark.parametrize("pack", [Slots, lambda y: deque([y]), lambda y: map(torch.clone, [y]), lambda y: {"a": [y]}])
+def test_outputs_are_seen_wherever_they_are(pack):
+    spec = permutation_spec(mlp(lambda self, y: pack(y)), *VECTORS)
+    assert [group.size for group in spec.groups] == [6]
+
+
+@pytest.mark.parametrize(
+    "finish",
+    [
+        lambda self, y: y.tolist(),
+        lambda self, y: y.argmax(1).tolist(),
+        lambda self, y: [f"class {c.item():.0f}" for c in y.argmax(1)],
+        lambda self, y: setattr(self, "logits", y),
+        lambda self, y: y[y > 1e6],
+        lambda self, y: y[:0] if not self.training else y,
+        lambda self, y: torch.zeros(3, 3),
+    ],
+)
+def test_what_cannot_be_seen_is_not_proved(finish):
+    """Numbers, texts and attributes that leave the run, empty tensors and constants."""
+    with pytest.raises(ValueError, match="no number that it puts out|could not be followed"):
+        spec = permutation_spec(mlp(finish), *VECTORS)
+        assert [group.size for group in spec.groups] == [6], spec  # or all classes stay where they are
+        raise ValueError("no number that it puts out has moved")
+
+
+@pytest.mark.parametrize("offset", [0.0, -1e9])
+def test_a_wrong_order_is_measured_by_how_far_the_output_moves(offset):
+    """Whatever constants stand beside it: masked logits."""
+
+    def run(self, x):
+        x = F.relu(self.a(x))
+        other = torch.from_numpy(x.detach().numpy()).flip(1)
+        return torch.cat([self.b(x) + self.c(other), torch.full((len(x), 1), offset)], 1)
+
+    model = Run(run, a=nn.Linear(8, 6), b=nn.Linear(6, 3), c=nn.Linear(6, 3))
+    with pytest.raises(ValueError, match="could not be followed"):
+        permutation_spec(model, *VECTORS)
+
+
+def test_what_a_deep_network_hides_is_not_proved():
+    """The first layer's order is seen in the last digits alone; a wrong one no better than a right one."""
+    model = nn.Sequential(*(part for _ in range(17) for part in (nn.Linear(6, 6), nn.Sigmoid())), nn.Linear(6, 3))
+    example = (torch.randn(3, 6),)
+    spec = permutation_spec(model, *example)
+    assert len(spec.groups) == 17
+    wrong = replace(spec, axes={name: axes for name, axes in spec.axes.items() if name != "0.bias"})
+    difference, unseen = examine(model, wrong, example, {}, wanted=None)
+    assert difference < 1e-7
+    assert 0 in unseen and 16 not in unseen
+
+
+def test_a_group_of_which_no_wrong_order_shows_stays():
+    """One is multiplied by 0, the other is a branch that puts out nothing."""
+
+    def run(self, x):
+        self.d(F.relu(self.c(x)))
+        return self.b(F.relu(self.a(x))) + 0 * self.d(F.relu(self.c(x)))
+
+    model = Run(run, a=nn.Linear(8, 6), b=nn.Linear(6, 3), c=nn.Linear(8, 7), d=nn.Linear(7, 3))
+    spec = permutation_spec(model, *VECTORS)
+    assert [group.size for group in spec.groups] == [6]
+    assert "not proved" in next(fixed.reason for fixed in spec.fixed if fixed.entry == "c.bias")
+
+
+def projected(draw):
+    return Run(lambda self, x: self.b(F.relu(F.relu(self.a(x)) @ draw())), a=nn.Linear(8, 6), b=nn.Linear(5, 3))
+
+
+def reseeded():
+    torch.manual_seed(0)
+    return torch.randn(6, 5)
+
+
+def in_a_fork():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        return torch.rand(6, 5)
+
+
+KEPT_GENERATOR = torch.Generator()
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        reseeded,
+        in_a_fork,
+        lambda: torch.randn(6, 5, generator=torch.Generator().manual_seed(0)),
+        lambda: torch.empty(6, 5).normal_(generator=KEPT_GENERATOR.manual_seed(3)),
+    ],
+)
+def test_seeded_chance_is_a_constant(draw):
+    model = projected(draw)
+    spec = permutation_spec(model, *VECTORS)
+    assert not spec.groups and any("a seed of its own" in fixed.reason for fixed in spec.fixed)
+
+
+def test_dropout_with_a_seed_is_a_constant():
+    def run(self, x):
+        torch.manual_seed(1)
+        return self.b(F.dropout(F.relu(self.a(x)), training=True))
+
+    assert not permutation_spec(Run(run, a=nn.Linear(8, 6), b=nn.Linear(6, 3)), *VECTORS).groups
+
+
+def test_weights_that_no_run_uses_are_named():
+    def run(self, x):
+        x = F.relu(self.a(x))
+        return self.b(x) if len(x) < 100 else self.d(F.relu(self.c(x)))
+
+    model = Run(run, a=nn.Linear(8, 6), b=nn.Linear(6, 3), c=nn.Linear(6, 5), d=nn.Linear(5, 3))
+    with pytest.warns(UserWarning, match=r"4 weights of Run were never used on this example \(c.weight, .*larger"):
+        spec = permutation_spec(model, *VECTORS)
+    assert {fixed.entry for fixed in spec.fixed if fixed.reason == "never used"} == {
+        f"{layer}.{kind}" for layer in "cd" for kind in ("weight", "bias")
+    }
+
+
+# --- networks that run in other ways ------------------------------------------------------------------------------
+
+
+class Forces(nn.Module):
+    """An energy, and its slope."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(8, 6), nn.Linear(6, 5), nn.Linear(5, 1)
+
+    def forward(self, x):
+        x = x.detach().requires_grad_()
+        energy = self.c(F.silu(self.b(torch.tanh(self.a(x))))).sum()
+        return energy, torch.autograd.grad(energy, x)[0]
+
+
+def convolved_on_a_graph(self, x, edges):
+    return self.b(torch.sparse.mm(edges, F.relu(self.a(torch.sparse.mm(edges, x)))))
+
+
+def remembers(self, x):
+    """Of the call before this one."""
+    self.h = torch.tanh(self.a(x) + (self.u(self.h) if self.h is not None else 0))
+    return self.b(self.h)
+
+
+def recurrent():
+    model = Run(remembers, a=nn.Linear(8, 6), u=nn.Linear(6, 6), b=nn.Linear(6, 3))
+    model.h = None
+    return model
+
+
+EDGES = (torch.rand(3, 3) > 0.5).float()
+
+
+@pytest.mark.parametrize(
+    ("build", "example", "sizes"),
+    [
+        (Forces, VECTORS, [6, 5]),
+        (lambda: Run(convolved_on_a_graph, a=nn.Linear(8, 6), b=nn.Linear(6, 3)), (*VECTORS, EDGES.to_sparse()), [6]),
+        (recurrent, VECTORS, [6]),
+        (lambda: mlp(lambda self, y: UserDict(a=y)), VECTORS, [6]),
+    ],
+)
+def test_gradients_in_forward_sparse_graphs_hidden_states_and_mappings(build, example, sizes):
+    model = build()
+    spec = permutation_spec(model, *example)
+    assert [group.size for group in spec.groups] == sizes
+    record(model, spec, *example)
+
+
+def test_a_hidden_state_keeps_its_order():
+    model, x = recurrent(), torch.randn(4, 3, 8).double()
+    spec = permutation_spec(model, *VECTORS)
+    other = recurrent()
+    other.load_state_dict(permute(model.state_dict(), spec, spec.random(1)))
+    for given in x:
+        torch.testing.assert_close(other.double()(given), model.double()(given))
+
+
+def test_outputs_may_be_named_and_caches_do_not_count():
+    def run(self, x):
+        hidden = F.relu(self.a(x))
+        return {"logits": self.b(hidden), "past_key_values": (hidden,), "hidden_states": hidden[:, :]}
+
+    model = Run(run, a=nn.Linear(8, 6), b=nn.Linear(6, 3))
+    spec = permutation_spec(model, *VECTORS)
+    reasons = {fixed.entry: fixed.reason for fixed in spec.fixed}
+    assert not spec.groups and reasons["a.bias"] == "the network's output hidden_states"
+    for outputs in ("logits", ["logits", "past_key_values"], lambda output: output["logits"]):
+        spec = permutation_spec(model, *VECTORS, outputs=outputs)
+        assert len(spec.groups) == (not isinstance(outputs, list))
+    with pytest.raises(ValueError, match="does not put out scores"):
+        permutation_spec(model, *VECTORS, outputs="scores")
+
+
+def test_a_part_of_which_the_shape_alone_is_read_moves():
+    def run(self, x):
+        x = F.relu(self.a(x))
+        return self.b(x) * x[:, -1].shape[0]
+
+    model = Run(run, a=nn.Linear(8, 6), b=nn.Linear(6, 3))
+    assert [group.size for group in permutation_spec(model, *VECTORS).groups] == [6]
+
+
+def branches(self, x):
+    return torch.cond(x.sum() > 0, lambda x: self.a(x), lambda x: -self.a(x), (x,))
+
+
 @pytest.mark.parametrize(
     "build, message",
     [
+        (lambda: Run(branches, a=nn.Linear(8, 6)), "cond hides what it runs; write it in plain operations"),
         (
             lambda: nn.Sequential(nn.LazyLinear(6), nn.Linear(6, 3)),
             "0.weight of Sequential has no shape before the first run",

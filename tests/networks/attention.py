@@ -209,6 +209,14 @@ def experts(self, x):
     return torch.einsum("beth,ehc,bte->btc", hidden, self.b, gate)
 
 
+@network((torch.randn(8, 8),), 0.5, a=lambda: weight(3, 8, 8), b=lambda: weight(3, 8, 8), c=(8, 4))
+def experts_in_one_product(self, x):
+    """The first three samples go to one expert, the next two to another; one kernel for float32 alone."""
+    ends = torch.tensor([3, 5, 8], dtype=torch.int32)
+    x = F.relu(torch._grouped_mm(x, self.a, offs=ends))
+    return self.c(torch._grouped_mm(x, self.b, offs=ends))
+
+
 @tokens(0.9, experts=lambda: nn.ModuleList(chain(8, 12, 8) for _ in range(3)), gate=(8, 3))
 def one_expert_each(self, x):
     """Each token goes to the expert with the greatest weight."""

@@ -1,55 +1,78 @@
-"""Proof by running: a network with random weights, and the same one permuted, must compute the same function."""
+"""Proof by running: a network with random weights, and the same one permuted, must compute the same function.
+
+And a wrong order of each group must show: what it would not change has not been proved.
+"""
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
 
-from ..permutations import PermutationSpec, permute_entry
+from ..permutations import PermutationSpec, groups_in, parts_of, permute_entry
 from .running import (
+    Copies,
     Deterministic,
-    copy_with,
+    Outputs,
     has_fractions,
-    leaves,
+    outputs_of,
     plain_run,
+    restoring,
     state_of,
     tensors_in,
     tree_map_tensors,
     with_values,
+    without_gradients,
 )
 
-# Of the largest output: rounding in float64 stays far below it, a wrong order far above.
-LARGEST_DIFFERENCE = 1e-5
+
+class Precision(NamedTuple):
+    """What numbers a proof computes in, and how much less an output may differ than it moves when weights move."""
+
+    default: torch.dtype
+    kinds: Mapping[torch.dtype, torch.dtype]
+    largest_difference: float
+
+    def widest(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A copy on the CPU in this precision, if it has fractions."""
+        return with_values(tensor).to(self.kinds.get(tensor.dtype, tensor.dtype))
 
 
-WIDEST = dict.fromkeys((torch.float16, torch.bfloat16, torch.float32), torch.float64)
-WIDEST |= dict.fromkeys((torch.complex32, torch.complex64), torch.complex128)
+def _kinds(real: torch.dtype, imaginary: torch.dtype) -> dict[torch.dtype, torch.dtype]:
+    kinds = dict.fromkeys((torch.float16, torch.bfloat16, torch.float32), real)
+    return kinds | dict.fromkeys((torch.complex32, torch.complex64), imaginary)
 
 
-class Float64(Deterministic):
-    """Deterministic, and in float64 whatever a network casts to: else casts would look like a wrong order."""
+# Rounding in float64 stays far below the bound, a wrong order far above; some operations know float32 alone.
+DOUBLE = Precision(torch.float64, _kinds(torch.float64, torch.complex128), 1e-5)
+SINGLE = Precision(torch.float32, _kinds(torch.float32, torch.complex64), 1e-3)
+SIGNAL = 1e3  # times the difference that a right order makes, a wrong one makes at least
+COLUMNS = 1e2  # times the bound, single columns of an output may differ: their moves are few, and small by chance
+
+
+class InPrecision(Deterministic):
+    """Deterministic, and in one precision whatever a network casts to: else casts would look like a wrong order."""
+
+    def __init__(self, precision: Precision):
+        super().__init__()
+        self.precision = precision
 
     def __torch_dispatch__(self, func, types, operands=(), keywords=None):
         keywords = dict(keywords or {})
-        if keywords.get("dtype") in WIDEST:
-            keywords["dtype"] = WIDEST[keywords["dtype"]]
+        if keywords.get("dtype") in self.precision.kinds:
+            keywords["dtype"] = self.precision.kinds[keywords["dtype"]]
         out = super().__torch_dispatch__(func, types, operands, keywords)
-        return to_widest(out) if func is torch.ops.aten.lift_fresh.default else out  # what torch.tensor(…) makes
-
-
-def randomize(model: nn.Module, state: Mapping[str, torch.Tensor], reorder: Callable, seed: int) -> None:
-    """Give the model random values, each reordered by `reorder(name, values)`. Entry by entry: networks are large."""
-    for number, (name, target) in enumerate(state_of(model).items()):
-        generator = torch.Generator().manual_seed(seed + number)
-        target.copy_(reorder(name, random_like(state[name], generator)))
+        # what torch.tensor(…) makes
+        return self.precision.widest(out) if func is torch.ops.aten.lift_fresh.default else out
 
 
 def random_like(tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Values on which a function depends visibly: nothing is zero, or alike along a dimension; integers stay."""
-    if not has_fractions(tensor) or tensor.numel() == 0:
+    if not has_fractions(tensor) or tensor.numel() == 0 or tensor.layout != torch.strided:
         return with_values(tensor)
     scale = 1 / math.sqrt(max(tensor[0].numel(), 4) if tensor.dim() > 1 else 10)
     if not tensor.is_complex() and _is_positive(tensor):
@@ -66,11 +89,6 @@ def _is_positive(tensor: torch.Tensor) -> bool:
     return tensor.min().item() >= 0 and tensor.max().item() > 0
 
 
-def to_widest(tensor: torch.Tensor) -> torch.Tensor:
-    """A copy on the CPU, in float64 or complex128 if it has fractions."""
-    return with_values(tensor).to(WIDEST.get(tensor.dtype, tensor.dtype))
-
-
 def derangements(spec: PermutationSpec, seed: int) -> list[np.ndarray]:
     """Random permutations of which none, in no block, is the identity: that would prove nothing."""
     permutations = spec.random(seed)
@@ -80,37 +98,15 @@ def derangements(spec: PermutationSpec, seed: int) -> list[np.ndarray]:
     return permutations
 
 
-def example_values(value):
-    """Examples in float64 on the CPU; those without values, or with all alike, by random ones."""
+def example_values(value, precision: Precision):
+    """Examples on the CPU; those without values, or with all alike, by random ones."""
 
     def convert(tensor: torch.Tensor) -> torch.Tensor:
-        if tensor.is_floating_point() and (tensor.is_meta or (tensor == tensor.flatten()[:1]).all()):
-            return torch.randn(tensor.shape, dtype=torch.float64)
-        return to_widest(tensor)
+        wide = precision.widest(tensor)
+        alike = tensor.layout == torch.strided and (tensor.is_meta or (tensor == tensor.flatten()[:1]).all())
+        return torch.randn(wide.shape, dtype=wide.dtype) if tensor.is_floating_point() and alike else wide
 
     return tree_map_tensors(convert, value)
-
-
-def outputs(
-    model: nn.Module, modes: Sequence[str], load: Callable[[], None], example: tuple, keywords: dict
-) -> dict[str, list]:
-    """All outputs of the model in evaluation and in training mode, each time with newly loaded values."""
-    found = {}
-    for mode in modes:
-        model.train(mode == "train")  # which may change weights
-        load()
-        given, named = tree_map_tensors(torch.clone, (example, keywords))  # which the model may change
-        with plain_run(), Float64():
-            output = model(*given, **named)
-        found[mode] = [as_tensor(leaf) for leaf in leaves(output) if isinstance(leaf, NUMBERS)]
-    return found
-
-
-NUMBERS = (torch.Tensor, np.ndarray, float, complex)
-
-
-def as_tensor(numbers: torch.Tensor | np.ndarray | complex) -> torch.Tensor:
-    return numbers.detach() if isinstance(numbers, torch.Tensor) else torch.as_tensor(numbers)
 
 
 LARGER_BATCH = 16
@@ -128,71 +124,255 @@ def larger_batch(value):
     return tree_map_tensors(enlarge, value)
 
 
-@torch.no_grad()
-def prove(model: nn.Module, spec: PermutationSpec, *example, seed: int = 0, **keywords) -> float:
-    """Permute a randomized copy and compare what it computes; returns the largest relative difference.
+class Trial:
+    """A copy of a network with random weights, and what it puts out with them in this order or another."""
 
-    Raises ValueError, naming the model, if it is more than rounding, or if the copy does not run.
+    def __init__(self, model: nn.Module, spec: PermutationSpec, wanted: Outputs | None, precision: Precision):
+        self.spec, self.wanted, self.precision, self.seed = spec, wanted, precision, 0
+        self.state, self.orders = state_of(model), derangements(spec, self.seed)
+        self.copies, self.marks = Copies(model, precision.widest), None
+
+    def randomize(self, reorder: Callable[[str, torch.Tensor], torch.Tensor]) -> None:
+        """Give all entries random values, each reordered by `reorder(name, values)`, one by one: they are large."""
+        for number, (name, target) in enumerate(state_of(self.copies.latest).items()):
+            generator = torch.Generator().manual_seed(self.seed + number)
+            target.copy_(reorder(name, random_like(self.state[name], generator)))
+
+    def permuted(self, name: str, values: torch.Tensor) -> torch.Tensor:
+        axes = self.spec.axes.get(name)
+        return values if axes is None else permute_entry(values, axes, self.spec, self.orders)
+
+    def wrong(self, group: int) -> Callable[[str, torch.Tensor], torch.Tensor]:
+        """Half of a group's entries come from where they would be if it had another order."""
+        orders = [self.orders[g] if g == group else order for g, order in enumerate(self.spec.identity())]
+
+        def reorder(name: str, values: torch.Tensor) -> torch.Tensor:
+            axes = self.spec.axes.get(name, ())
+            if group not in groups_in(sum(axes, ())):
+                return values
+            half = torch.rand(values.shape, generator=torch.Generator().manual_seed(self.seed)) < 0.5
+            return torch.where(half, values, permute_entry(values, axes, self.spec, orders))
+
+        return reorder
+
+    def run(self, example: tuple, keywords: dict) -> list[tuple[str, object]]:
+        """What the network puts out; of its next call too, if that uses what this one has kept."""
+        network, found = self.copies.latest, []
+        with plain_run(), InPrecision(self.precision):
+            for _ in range(2):
+                given, named = tree_map_tensors(torch.clone, (example, keywords))  # which the model may change
+                found += outputs_of(network(*given, **named), self.wanted)
+                if not self.copies.have_kept():
+                    break
+        return found
+
+    def outputs(self, modes: Sequence[str], load: Callable[[], None], *given) -> dict[str, list]:
+        """What the network puts out in its modes, each time with weights as `load` loads them."""
+        found, self.marks = {}, None
+        for mode in modes:
+            network = self.copies.fresh()
+            network.train(mode == "train")
+            if self.marks is None or self.marks != self._sums():  # a run, or the mode, may change weights
+                load()
+                self.marks = self._sums()
+            with restoring(network):
+                output = without_gradients(functools.partial(self.run, *given))
+            found[mode] = [as_tensor(value) for _, value in output]
+        return found
+
+    def _sums(self) -> list[float]:
+        return [parameter.reshape(-1)[:1000].sum().item() for parameter in self.copies.latest.parameters()]
+
+    def move(self) -> None:
+        """Other weights than these."""
+        for tensor in filter(has_fractions, {id(t): t for t in state_of(self.copies.latest).values()}.values()):
+            if tensor.numel() > 1:
+                tensor.copy_(tensor.flip(tensor.shape.index(max(tensor.shape))))
+            else:
+                tensor.mul_(0.75)
+
+    def shown(self, mode: str, *given) -> np.ndarray:
+        """For each group, how far the outputs move when its entries change places at random, by their gradients."""
+        found, network = np.zeros(len(self.spec.groups)), self.copies.fresh()
+        network.train(mode == "train")
+        for parameter in filter(has_fractions, network.parameters()):
+            parameter.requires_grad_()
+        with contextlib.suppress(Exception), restoring(network), torch.enable_grad():  # which not all has
+            tensors = [as_tensor(value, keep=True) for _, value in self.run(*given)]
+            tensors = [t for t in tensors if isinstance(t, torch.Tensor) and t.requires_grad]
+            total = sum((torch.randn_like(t) * t / _typical(t) / math.sqrt(t.numel())).sum().real for t in tensors)
+            names = {name: tensor for name, tensor in state_of(network).items() if tensor.requires_grad}
+            slopes = torch.autograd.grad(total, list(names.values()), allow_unused=True)
+            for (name, values), slope in zip(names.items(), slopes, strict=True):
+                if slope is not None and name in self.spec.axes:
+                    for part in parts_of(slope.mul_(values.detach()), self.spec.axes[name], self.spec):
+                        moves = torch.linalg.vector_norm(part.values).item() ** 2
+                        found[[g for g in part.groups if g is not None]] += moves
+        return np.sqrt(found)
+
+
+def examine(
+    model: nn.Module, spec: PermutationSpec, example: tuple, keywords: dict, *, wanted: Outputs | None
+) -> tuple[float, list[int]]:
+    """Permute a randomized copy and compare what it computes.
+
+    Returns the largest relative difference, and the groups of which a wrong order would not show.
+    Raises ValueError, naming the model, if the difference is more than rounding, if nothing that the network puts out
+    depends on its weights, or if the copy does not run.
     """
-    name, permutations, state = type(model).__name__, derangements(spec, seed), state_of(model)
-
-    def reordered(entry: str, values: torch.Tensor) -> torch.Tensor:
-        return permute_entry(values, spec.axes[entry], spec, permutations) if entry in spec.axes else values
-
-    def differences(copied: nn.Module, modes: Sequence[str], example: tuple, keywords: dict) -> dict[str, float]:
-        before, after = (
-            outputs(copied, modes, lambda reorder=reorder: randomize(copied, state, reorder, seed), example, keywords)
-            for reorder in (
-                lambda name, values: values,
-                reordered,
-            )
-        )
-        return {mode: _largest(before[mode], after[mode]) for mode in modes}
-
-    kind = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    try:
-        with plain_run():
-            example, keywords = example_values((example, keywords))
-        copied = copy_with(model, to_widest)
-        found = differences(copied, spec.modes, example, keywords)
-        if found.get("eval", 0) <= LARGEST_DIFFERENCE < found.get("train", 0):
-            # Batch norm over the two values of a channel with one place amplifies rounding without bounds
-            with plain_run():
-                more = larger_batch((example, keywords))
-            with contextlib.suppress(Exception):  # a network may take batches of one size only
-                found |= differences(copied, ["train"], *more)
-    except Exception as error:  # what a model raises when it cannot run can be of any kind
+    name, kind, failed = type(model).__name__, torch.get_default_dtype(), None
+    for precision in (DOUBLE, SINGLE):
+        torch.set_default_dtype(precision.default)
+        try:
+            with plain_run(), torch.no_grad():
+                given = example_values((example, keywords), precision)
+                trial = Trial(model, spec, wanted, precision)
+                found = _differences(trial, spec.modes, *given)
+                if all(found[mode].relative <= precision.largest_difference for mode in found):
+                    unseen = _unseen(trial, found, *given)
+            break
+        except Exception as error:  # what a model raises when it cannot run can be of any kind
+            failed = failed or error
+        finally:
+            torch.set_default_dtype(kind)
+    else:
         raise ValueError(
-            f"the symmetries of {name} cannot be tried: its copy in float64 does not run ({error})"
-        ) from error
-    finally:
-        torch.set_default_dtype(kind)
+            f"the symmetries of {name} cannot be tried: its copy in float64 does not run ({failed})"
+        ) from failed
     for mode, difference in found.items():
-        if not difference <= LARGEST_DIFFERENCE:
+        if not difference.relative <= precision.largest_difference:
             raise ValueError(
                 f"the symmetries of {name} could not be followed: permuted, it computes "
-                f"something else in {mode} mode (relative difference {difference:.1e})"
+                f"something else in {mode} mode (relative difference {difference.relative:.1e})"
             )
-    return max(found.values())
+        if spec.groups and not difference.moves:
+            raise ValueError(
+                f"the symmetries of {name} cannot be proved: on this example, no number that it puts out in {mode} "
+                "mode depends on its weights"
+            )
+    return max(difference.relative for difference in found.values()), unseen
 
 
-def _largest(before: Sequence[torch.Tensor], after: Sequence[torch.Tensor]) -> float:
-    """The largest relative difference, NaN if one is; infinite if there are not as many outputs."""
+def prove(model: nn.Module, spec: PermutationSpec, *example, outputs: Outputs | None = None, **keywords) -> float:
+    """The largest relative difference of what the model computes when it is permuted; ValueErrors as `examine`."""
+    return examine(model, spec, example, keywords, wanted=outputs)[0]
+
+
+# --- comparing ---------------------------------------------------------------------------------------------------
+
+
+class Difference(NamedTuple):
+    """relative: of what a right order makes, the most, to how far that output moves when weights do.
+
+    spread: the root of its mean square, relative to typical values. moves: whether any output moves.
+    """
+
+    relative: float
+    spread: float
+    moves: bool
+
+
+def _differences(trial: Trial, modes: Sequence[str], *given) -> dict[str, Difference]:
+    before = trial.outputs(modes, lambda: trial.randomize(lambda name, values: values), *given)
+    alike = len(modes) > 1 and compared(*(before[mode] for mode in modes), [], trial.precision).relative == 0
+    moved = trial.outputs(modes[:1] if alike else modes, trial.move, *given)
+    moved = dict.fromkeys(modes, moved[modes[0]]) if alike else moved
+    after = trial.outputs(modes, lambda: trial.randomize(trial.permuted), *given)
+    found = {mode: compared(before[mode], after[mode], moved[mode], trial.precision) for mode in modes}
+    largest = trial.precision.largest_difference
+    if "eval" in modes and found["eval"].relative <= largest < found.get("train", found["eval"]).relative:
+        # Batch norm over the two values of a channel with one place amplifies rounding without bounds
+        with contextlib.suppress(Exception):  # a network may take batches of one size only
+            found |= _differences(trial, ["train"], *larger_batch(given))
+    return found
+
+
+def _unseen(trial: Trial, found: Mapping[str, Difference], *given) -> list[int]:
+    """The groups of which a wrong order shows in no mode: by gradients, and where these do not show it by trying."""
+    noise = {mode: SIGNAL * max(found[mode].spread, torch.finfo(trial.precision.default).eps) for mode in found}
+    left = set(range(len(trial.spec.groups)))
+    for mode in sorted(found):
+        if left:
+            left &= set(np.flatnonzero(trial.shown(mode, *given) <= noise[mode]).tolist())
+    more = [given]
+    with contextlib.suppress(Exception):
+        more.append(larger_batch(given))
+    for inputs in more if left else ():
+        trial.seed += len(trial.state)
+        before = trial.outputs([*found], lambda: trial.randomize(lambda name, values: values), *inputs)
+        for group in sorted(left):
+            wrong = trial.outputs([*found], lambda group=group: trial.randomize(trial.wrong(group)), *inputs)
+            if any(_spread(before[mode], wrong[mode]) > noise[mode] for mode in found):
+                left.discard(group)
+    return sorted(left)
+
+
+def as_tensor(value, *, keep: bool = False) -> torch.Tensor | str | bytes:
+    """Numbers as a tensor, texts as they are; keep: with what gradients are taken of."""
+    if isinstance(value, (str, bytes)):
+        return value
+    tensor = value if isinstance(value, torch.Tensor) else torch.as_tensor(value)
+    tensor = tensor.dequantize() if tensor.is_quantized else tensor
+    tensor = tensor.to_dense() if tensor.layout != torch.strided else tensor
+    return tensor if keep else tensor.detach().clone()
+
+
+def compared(before: list, after: list, moved: list, precision: Precision) -> Difference:
+    """Outputs with weights in one order and in another, beside those with other weights."""
     if len(before) != len(after):
-        return math.inf
-    differences = map(relative_difference, before, after)
-    return max(differences, key=lambda value: (math.isnan(value), value), default=0.0)
+        return Difference(math.inf, math.inf, True)
+    others = [*moved, *[None] * (len(before) - len(moved))]
+    found = [_relative(x, y, z, precision) for x, y, z in zip(before, after, others, strict=False)]
+    relative = max((ratio for ratio, _ in found), key=lambda ratio: (math.isnan(ratio), ratio), default=0.0)
+    return Difference(relative, _spread(before, after), any(moves for _, moves in found))
 
 
-def relative_difference(x: torch.Tensor, y: torch.Tensor) -> float:
-    """max |x − y| / max |x| over finite entries; NaN if others differ."""
-    if x.shape != y.shape:
-        return math.inf
-    x, y = (tensor.to(torch.complex128 if tensor.is_complex() else torch.float64) for tensor in (x, y))
+def _relative(x, y, z, precision: Precision) -> tuple[float, bool]:
+    """max |x − y| / max |x − z|, as a whole and in columns, of finite entries; whether x and z differ."""
+    if not isinstance(x, torch.Tensor) or not isinstance(y, torch.Tensor) or x.shape != y.shape:
+        is_same = isinstance(x, (str, bytes)) and x == y
+        return (0.0 if is_same else math.inf), False
+    if x.numel() == 0:
+        return 0.0, False
+    is_other = not isinstance(z, torch.Tensor) or z.shape != x.shape
+    x, y, z = (as_double(tensor) for tensor in (x, y, torch.zeros_like(x) if is_other else z))
     finite = x.isfinite()
     if not torch.equal(finite, y.isfinite()) or not x[~finite].equal(y[~finite]):  # NaN is not NaN
-        return math.nan
-    x, y = x[finite], y[finite]
-    scale = x.abs().max().item() if x.numel() else 0.0
-    return (x - y).abs().max().item() / scale if scale else (0.0 if torch.equal(x, y) else math.inf)
+        return math.nan, True
+    difference, moves = ((x - tensor).abs().where(finite & tensor.isfinite(), 0.0) for tensor in (y, z))
+    acts = (difference > 0) | (moves > 0)
+    rounding = SIGNAL * torch.finfo(precision.default).eps * x.abs().where(acts, 0.0).max().item()
+
+    def ratio(difference: torch.Tensor, moves: torch.Tensor) -> float:
+        return torch.where(difference > rounding, difference / moves, 0.0).max().item()
+
+    largest = ratio(difference.max(), moves.max())
+    for d in range(1, x.dim()):
+        rest = [other for other in range(x.dim()) if other != d]
+        largest = max(largest, ratio(difference.amax(rest), moves.amax(rest)) / COLUMNS)
+    return largest, is_other or moves.max().item() > rounding
+
+
+def _spread(before: list, after: list) -> float:
+    """The root of the mean square of a difference relative to typical values: of all outputs with fractions."""
+    total = 0.0
+    for x, y in zip(before, after, strict=False):
+        if isinstance(x, torch.Tensor) and has_fractions(x) and x.numel():
+            if not isinstance(y, torch.Tensor) or x.shape != y.shape:
+                return math.inf
+            difference = (as_double(x) - as_double(y)).abs().nan_to_num(0.0, 0.0)
+            total += (difference / _typical(x)).square().mean().item()
+        elif not (torch.equal(x, y) if isinstance(x, torch.Tensor) and isinstance(y, torch.Tensor) else x == y):
+            return math.inf
+    return math.sqrt(total) if len(before) == len(after) else math.inf
+
+
+def _typical(tensor: torch.Tensor) -> float:
+    """The median of absolute values that are numbers other than 0; 1 if there are none."""
+    values = as_double(tensor.detach()).abs()
+    values = values[values.isfinite() & (values > 0)]
+    return values.median().item() if values.numel() else 1.0
+
+
+def as_double(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.to(torch.complex128 if tensor.is_complex() else torch.float64)

@@ -13,12 +13,14 @@ from .rules import PRODUCERS, called
 from .running import (
     Deterministic,
     ModulePath,
+    memory_of,
     only_heads,
     plain_run,
     restoring,
     step_by_step,
     tensors_in,
     tree_map_tensors,
+    without_gradients,
 )
 
 MAX_POSITIONS = 32  # larger maps are subsampled by 2, as published
@@ -38,16 +40,9 @@ class Recording:
         """The channels of each row, (samples, channels) in float32, and the network's output."""
         return self.run(Inputs(inputs, keywords))
 
-    @torch.no_grad()
     def run(self, x: torch.Tensor | Inputs, mask: torch.Tensor | None = None) -> tuple[list[torch.Tensor], object]:
         """The same for what was split from a batch, at the positions that count by a mask (b, T), if there is one."""
-        inputs, keywords = x if isinstance(x, Inputs) else ((x,), {})
-        recorder = _Recorder(self.spec, self.module_path, self.before)
-        inputs, keywords = tree_map_tensors(torch.clone, (inputs, keywords))  # which the network may change
-        with restoring(self.model), plain_run(), step_by_step(self.model):
-            only_heads(self.model)
-            with self.module_path.watch(recorder.leaving), recorder:
-                output = self.model(*inputs, **keywords)
+        recorder, output = without_gradients(lambda: self._run(*(x if isinstance(x, Inputs) else ((x,), {}))))
         rows = [(row, recorder.found.get(number)) for number, row in enumerate(self.spec.rows)]
         missing = [row.label for row, tensor in rows if tensor is None or not _has_channels(tensor, row)]
         if missing:
@@ -56,7 +51,15 @@ class Recording:
                 "compared: what it runs depends on the data, or one kernel does that and more on this device"
             )
         means = ((tensor.mean(row.mean, keepdim=True) if row.mean else tensor, row) for row, tensor in rows)
-        return [samples(tensor, row.dims, row.channels, mask) for tensor, row in means], output
+        return [samples(tensor.detach(), row.dims, row.channels, mask) for tensor, row in means], output
+
+    def _run(self, inputs: tuple, keywords: dict) -> tuple["_Recorder", object]:
+        recorder = _Recorder(self.spec, self.module_path, self.before)
+        inputs, keywords = tree_map_tensors(torch.clone, (inputs, keywords))  # which the network may change
+        with restoring(self.model), plain_run(), step_by_step(self.model):
+            only_heads(self.model)
+            with self.module_path.watch(recorder.leaving), recorder:
+                return recorder, self.model(*inputs, **keywords)
 
 
 def _has_channels(tensor: torch.Tensor, row: Activation) -> bool:
@@ -100,9 +103,9 @@ class _Recorder(Deterministic):
 
     def save_from(self, changed: list[torch.Tensor]) -> None:
         """Copy kept tensors that are about to be changed in place. Most are not, so that no others are copied."""
-        memories = {tensor.untyped_storage()._cdata for tensor in changed}
+        memories = set(map(memory_of, changed))
         for number, tensor in self.found.items():
-            if tensor.untyped_storage()._cdata in memories:
+            if memory_of(tensor) in memories:
                 self.found[number] = tensor.clone()
 
     def leaving(self, module: nn.Module, path: str, output: object) -> None:

@@ -58,6 +58,13 @@ PRODUCERS = frozenset(
     _cdist_forward
     """.split()  # noqa: SIM905
 )
+# What takes a part of a tensor, and what makes new tensors of which no entry is one of the old: they read nothing.
+CUTS = frozenset(
+    """
+    slice select split split_with_sizes chunk unsafe_split unsafe_chunk unbind index _unsafe_index index_select gather
+    diagonal unfold constant_pad_nd
+    """.split()  # noqa: SIM905
+)
 # Of two operations that do the same, PyTorch takes one by how many samples there are.
 SAME = {"_euclidean_dist": "_cdist_forward"}
 
@@ -74,6 +81,9 @@ def operations_of(kind: str) -> list[str]:
     """The operations that TABLE lists under a kind."""
     kinds = re.findall(r"^(\w+) ((?:.+\n)(?: +.+\n)*)", TABLE, re.MULTILINE)
     return next(names.split() for name, names in kinds if name == kind)
+
+
+MADE_ALIKE = frozenset(operations_of("alike"))
 
 
 def rule_for(func: torch._ops.OpOverload) -> Callable | None:
@@ -256,7 +266,19 @@ def matmul(n, self, mat2) -> list[Axis]:
     return contract(n, n.axes(self), n.axes(mat2))
 
 
-@rule("addmm", "baddbmm", "_addmm_activation")
+@rule("_grouped_mm")
+def grouped_matmul(n, self, mat2, offs=None) -> list[Axis] | None:
+    """(rows, k) @ (experts, k, b), each row with the matrix of one expert: rows stand in the order of experts."""
+    if self.dim() != 2 or mat2.dim() != 3:
+        return None
+    (rows, inner), (experts, k, columns) = n.axes(self), n.axes(mat2)
+    for axis in (rows, experts, *(n.axes(offs) if offs is not None else ())):
+        n.fix(axis)
+    n.unify(inner, k)
+    return [rows, columns]
+
+
+@rule("addmm", "baddbmm", "_addmm_activation", "_sparse_addmm")
 def addmm(n, out, self, mat1=None, mat2=None, batch1=None, batch2=None) -> list[Axis]:
     x, y = (mat1, mat2) if batch1 is None else (batch1, batch2)
     n.put(out, contract(n, n.axes(x), n.axes(y)))
@@ -648,8 +670,9 @@ def _depends(n, axis: Axis, atom) -> bool:
 
 
 @rule("select")
-def select(n, self, dim, index) -> list[Axis]:
-    return member(n, n.axes(self), dim, index % self.shape[dim])
+def select(n, out, self, dim, index) -> list[Axis]:
+    n.find_when_read(out, self, lambda: member(n, n.axes(self), dim, index % self.shape[dim]))
+    return [n.free(size) for size in out.shape]
 
 
 @rule("unbind")

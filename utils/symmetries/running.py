@@ -3,18 +3,24 @@
 import contextlib
 import copy
 import functools
+import operator
 import random
+import re
 import sys
 import types
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import fields, is_dataclass
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
+
+OWN_SEED = 7_164_289_350_216  # of the runs here: none that a network is likely to set
+Result = TypeVar("Result")
 
 # --- tensors -----------------------------------------------------------------------------------------------------
 
@@ -26,26 +32,32 @@ def leaves(value, modules: bool = False, seen: dict[int, object] | None = None) 
         if id(leaf) not in seen:
             seen[id(leaf)] = leaf  # kept, so that no other object takes its place
             yield leaf
-            if inner := _parts(leaf, modules):
+            if inner := [part for _, part in _parts(leaf, modules)]:
                 yield from leaves(inner, modules, seen)
 
 
-def _parts(leaf, modules: bool) -> list:
+PLAIN = (torch.Tensor, int, float, complex, str, bytes, type, types.NoneType, types.ModuleType, torch.dtype)
+UNNAMED = (set, frozenset, deque, types.GeneratorType)
+
+
+def _parts(leaf, modules: bool = False) -> list[tuple[str, object]]:
+    """What is in an object that is no plain value, with the names that it has there, if any."""
+    if isinstance(leaf, PLAIN):
+        return []
     if isinstance(leaf, Mapping):
-        return list(leaf.values())
-    if isinstance(leaf, (set, frozenset, types.GeneratorType)):
-        return list(leaf)
+        return [(str(key), part) for key, part in leaf.items()]
+    if isinstance(leaf, UNNAMED) or (isinstance(leaf, np.ndarray) and leaf.dtype == np.dtype(object)):
+        return [("", part) for part in leaf]
     if isinstance(leaf, functools.partial):
-        return [leaf.func, leaf.args, leaf.keywords]
+        return [("", leaf.func), ("", leaf.args), ("", leaf.keywords)]
     if isinstance(leaf, types.FunctionType):
-        return [value for cell in leaf.__closure__ or () for value in _contents(cell)]
-    if is_dataclass(leaf) and not isinstance(leaf, type):
-        return [getattr(leaf, field.name, None) for field in fields(leaf)]
+        return [("", value) for cell in leaf.__closure__ or () for value in _contents(cell)]
     if isinstance(leaf, nn.Module) and (not modules or isinstance(leaf, torch.jit.ScriptModule)):
         return []
-    if isinstance(leaf, (torch.Tensor, type, types.ModuleType)):
-        return []
-    return list(getattr(leaf, "__dict__", {}).values())
+    slots = [getattr(kind, "__slots__", ()) for kind in type(leaf).__mro__]
+    names = [name for some in slots for name in ([some] if isinstance(some, str) else some) if name[:2] != "__"]
+    values = {name: getattr(leaf, name) for name in names if hasattr(leaf, name)}
+    return [*(values | getattr(leaf, "__dict__", {})).items()]
 
 
 def _contents(cell: types.CellType) -> list:
@@ -62,7 +74,53 @@ def tensors_in(value, modules: bool = False) -> list[torch.Tensor]:
 
 def tree_map_tensors(convert: Callable[[torch.Tensor], torch.Tensor], value):
     """A copy of a nested value in which every tensor is `convert` of the original's."""
-    return copy.deepcopy(value, {id(tensor): convert(tensor) for tensor in tensors_in(value)})
+    memo = {id(t): convert(t).requires_grad_(t.requires_grad) for t in tensors_in(value)}
+    return tree_map(lambda leaf: copy.deepcopy(leaf, memo), value)
+
+
+# What of a network's output counts: fields by name or place, or a function that gives it.
+Outputs = str | int | Sequence[str | int] | Callable[[object], object]
+CACHES = re.compile(r"cache|past_key_values", re.IGNORECASE)  # what a network may be given in its next call
+SEEN = (torch.Tensor, np.ndarray, np.generic, int, float, complex, str, bytes)
+
+
+def outputs_of(output, wanted: Outputs | None = None) -> list[tuple[str, object]]:
+    """The numbers and texts that a network puts out, each with the name of its field; caches only if wanted.
+
+    Raises ValueError if it puts out nothing of a wanted name.
+    """
+    if wanted is None or callable(wanted):
+        return list(_outputs("", output if wanted is None else wanted(output), {}, wanted is not None))
+    names = [wanted] if isinstance(wanted, (str, int)) else wanted
+    try:
+        parts = {str(name): getattr(output, name) if hasattr(output, str(name)) else output[name] for name in names}
+    except (LookupError, TypeError) as error:
+        raise ValueError(f"the network does not put out {', '.join(map(str, names))}") from error
+    return list(_outputs("", parts, {}, True))
+
+
+def _outputs(name: str, value, seen: dict[int, object], caches: bool) -> Iterator[tuple[str, object]]:
+    if isinstance(value, SEEN) and getattr(value, "dtype", None) != np.dtype(object):
+        yield name, value
+    elif id(value) not in seen:
+        seen[id(value)] = value
+        for key, part in _inner(value):
+            if caches or not (CACHES.search(key) or CACHES.search(type(part).__name__)):
+                yield from _outputs(key or name, part, seen, caches)
+
+
+def _inner(value) -> Iterable[tuple[str, object]]:
+    """What is in an output, with names; containers are those that PyTorch knows, and whatever can be counted."""
+    parts, _ = tree_flatten(value, is_leaf=lambda part: part is not value)
+    if isinstance(value, Mapping) or (len(parts) == 1 and parts[0] is value):
+        is_counted = isinstance(value, (Collection, Iterator)) and not isinstance(value, Mapping)
+        return [*_parts(value), *(("", part) for part in (value if is_counted else ()))]
+    return zip(getattr(value, "_fields", [""] * len(parts)), parts, strict=True)
+
+
+def memory_of(tensor: torch.Tensor) -> int:
+    """A number of the memory in which the tensor is; a sparse one is in several, and shares none."""
+    return tensor.untyped_storage()._cdata if tensor.layout == torch.strided else -id(tensor)
 
 
 def to_meta(tensor: torch.Tensor) -> torch.Tensor:
@@ -101,8 +159,7 @@ def copy_with(model: nn.Module, convert: Callable[[torch.Tensor], torch.Tensor])
     for tensor in [*(entry for entry in entries if id(entry) in ids), *held]:
         if id(tensor) in memo:
             continue
-        memory = tensor.untyped_storage()._cdata
-        new = None
+        memory, new = memory_of(tensor), None
         if memory in owners and not isinstance(tensor, nn.Parameter):
             new = _view_like(tensor, owners[memory], memo[id(owners[memory])])
         if new is None:
@@ -159,7 +216,39 @@ def extent(tensor: torch.Tensor) -> tuple[int, int]:
 
 def state_of(model: nn.Module) -> dict[str, torch.Tensor]:
     state = model.state_dict(keep_vars=True)
-    return {name: tensor for name, tensor in state.items() if isinstance(tensor, torch.Tensor)}
+    tensors = ((name, tensor) for name, tensor in state.items() if isinstance(tensor, torch.Tensor))
+    return {name: tensor for name, tensor in tensors if tensor.layout == torch.strided}
+
+
+class Copies:
+    """Copies of a model to run: one for all runs, unless it keeps what it has computed for its next call."""
+
+    def __init__(self, model: nn.Module, convert: Callable[[torch.Tensor], torch.Tensor]):
+        self.make = functools.partial(copy_with, model, convert)
+        self._renew()
+
+    def _renew(self) -> None:
+        self.latest = self.make()
+        self.before = self.now = _beside_state(self.latest)
+
+    def have_kept(self) -> bool:
+        """Whether the copy, which has run, holds other tensors than when it was made, beside its state."""
+        self.now = _beside_state(self.latest)
+        return not (len(self.now) == len(self.before) and all(map(operator.is_, self.now, self.before)))
+
+    def fresh(self) -> nn.Module:
+        """A copy that has kept nothing; what has been loaded into another is lost."""
+        if self.now is not self.before and self.have_kept():
+            self._renew()
+        return self.latest
+
+
+def _beside_state(model: nn.Module) -> list[torch.Tensor]:
+    """The tensors that a model's modules have as attributes, and are neither parameters nor buffers."""
+    state, every = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}, vars(nn.Module()).keys()
+    plain = (module for module in model.modules() if not isinstance(module, torch.jit.ScriptModule))
+    own = [value for module in plain for name, value in vars(module).items() if name not in every]
+    return [tensor for tensor in tensors_in(own) if id(tensor) not in state]
 
 
 # --- runs --------------------------------------------------------------------------------------------------------
@@ -167,7 +256,7 @@ def state_of(model: nn.Module) -> dict[str, torch.Tensor]:
 
 @contextlib.contextmanager
 def plain_run() -> Iterator[None]:
-    """Nothing fused or compiled, no gradients, and the generators of random numbers as they were after it."""
+    """Nothing fused or compiled, and the generators of random numbers as they were after it."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 (what a network may draw from)
@@ -176,8 +265,8 @@ def plain_run() -> Iterator[None]:
     eager = torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext()
     try:
         # The CPU's generator alone: what is run is there, or is meta, and others may not even be restored (mps)
-        with torch.random.fork_rng(devices=[]), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), eager:
-            torch.default_generator.manual_seed(0)
+        with torch.random.fork_rng(devices=[]), sdpa_kernel(SDPBackend.MATH), eager:
+            torch.default_generator.manual_seed(OWN_SEED)
             random.seed(0)
             np.random.seed(0)  # noqa: NPY002
             yield
@@ -187,15 +276,36 @@ def plain_run() -> Iterator[None]:
         np.random.set_state(numpy)  # noqa: NPY002
 
 
+def without_gradients(run: Callable[[], Result]) -> Result:
+    """The result of a run without gradients; with them, if the network takes gradients of its own outputs."""
+    try:
+        with torch.no_grad():
+            return run()
+    except RuntimeError as error:
+        if "require grad" not in str(error):
+            raise
+    with torch.enable_grad():
+        return run()
+
+
+def is_seeded(given: Mapping[str, object]) -> bool:
+    """Whether a network has seeded what it draws from, so that it draws the same in each run: a constant."""
+    return given.get("generator") is not None or torch.initial_seed() != OWN_SEED
+
+
 class Deterministic(TorchDispatchMode):
-    """Replaces random draws by their means, so that two runs can be compared."""
+    """Replaces random draws by their means, so that two runs can be compared; seeded ones are as they are."""
 
     def __torch_dispatch__(self, func, types, operands=(), keywords=None):
-        keywords = keywords or {}
+        keywords = dict(keywords or {})
         name = func._schema.name.removeprefix("aten::")
         if torch.Tag.nondeterministic_seeded not in func.tags:
             return func(*operands, **keywords)
         given = bind(func, operands, keywords)
+        if is_seeded(given):
+            if (drawn := given.get("generator")) is not None:  # it may be kept from run to run
+                keywords |= {"generator": torch.Generator(drawn.device).manual_seed(drawn.initial_seed())}
+            return func(*operands, **keywords)
         if name in ("native_dropout", "_fused_dropout"):
             return operands[0].clone(), torch.ones_like(operands[0], dtype=torch.bool)
         if name.startswith("rrelu_with_noise"):
@@ -275,13 +385,14 @@ def only_heads(model: nn.Module) -> None:
         module.training = next(module.children(), None) is not None
 
 
-def modes(model: nn.Module) -> Iterator[str]:
-    """The model in each of the modes in which its function must be kept, and before with only its heads training."""
-    only_heads(model)
-    yield "heads"
-    for mode in ("train", "eval"):
+MODES = ("heads", "train", "eval")  # in which the function must be kept, after one with its heads alone training
+
+
+def set_mode(model: nn.Module, mode: str) -> None:
+    if mode == "heads":
+        only_heads(model)
+    else:
         model.train(mode == "train")
-        yield mode
 
 
 class ModulePath:

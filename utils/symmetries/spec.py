@@ -3,6 +3,7 @@
 `permutation_spec` is the way in. No architecture is known here by name.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence, Set
 from typing import NamedTuple
 
@@ -21,36 +22,60 @@ from ..permutations import (
     groups_in,
 )
 from .axes import Atom, Axis, Product, atoms_of, axis_of, is_fixed, product_size
-from .proof import prove
-from .running import has_fractions, plain_run, tree_map_tensors
+from .proof import examine
+from .running import Outputs, has_fractions, plain_run, tree_map_tensors
 from .tracing import ONE_IMAGE, Trace, TracedAxes, follow
 
 
-def permutation_spec(model: nn.Module, *example, proof: bool = True, **keywords) -> PermutationSpec:
-    """What may be permuted in `model`, as it runs on the example.
+def permutation_spec(
+    model: nn.Module, *example, proof: bool = True, outputs: Outputs | None = None, **keywords
+) -> PermutationSpec:
+    """What may be permuted in `model`, as it runs on the example: its inputs; by default images (2, 3, 32, 32).
+
+    outputs: what of its output counts, and keeps its order: fields by name or place, or a function that gives it; all
+    by default, except for caches of keys and values. proof: whether the symmetries are tried, in float64.
 
     A model may carry `aligned_by`, a dictionary {activation: node}: the activation is then measured at that node,
-    a module path, and it alone decides its permutation. The model is left as it was.
+    a module path, and it alone decides its permutation. The model is left as it was. A warning names weights that
+    the run does not use.
 
-    Raises ValueError, naming the model, if permutations change what it computes: its run depends on data.
+    Raises ValueError, naming the model, if permutations change what it computes (its run depends on data), or if that
+    cannot be seen.
     """
     try:
-        return _spec(model, example, keywords, proof)
+        return _spec(model, example, keywords, outputs, proof=proof)
     except ValueError as error:
         if ONE_IMAGE not in str(error):
             raise
-        return _spec(model, *tree_map_tensors(_doubled, (example, keywords)), proof)
+        return _spec(model, *tree_map_tensors(_doubled, (example, keywords)), outputs, proof=proof)
 
 
-def _spec(model: nn.Module, example: tuple, keywords: dict, proof: bool) -> PermutationSpec:
+def _spec(
+    model: nn.Module, example: tuple, keywords: dict, wanted: Outputs | None, *, proof: bool
+) -> PermutationSpec:
     if not example and not keywords:
         example = (torch.zeros(2, 3, 32, 32),)
     with plain_run():
-        traced, trace = follow(model, example, keywords)
-        spec = _Builder(traced).spec(trace, getattr(model, "aligned_by", {}))
-        if proof:
-            prove(model, spec, *example, **keywords)
+        traced, trace = follow(model, example, keywords, wanted)
+        unseen = True
+        while unseen:
+            builder = _Builder(traced)
+            spec = builder.spec(trace, getattr(model, "aligned_by", {}))
+            unseen = examine(model, spec, example, keywords, wanted=wanted)[1] if proof else []
+            traced.where = "not proved: a wrong order of it would not show"
+            for atom in [atom for atom, number in builder.numbers.items() if number in unseen]:
+                traced.fix(axis_of(atom))
+    if unused := [*dict.fromkeys(fixed.entry for fixed in spec.fixed if fixed.reason == UNUSED)]:
+        names = ", ".join([*unused[:3], *["…"][: len(unused) - 3]])
+        warnings.warn(
+            f"{len(unused)} weights of {type(model).__name__} were never used on this example ({names}): "
+            "what uses them on other data is not kept; try a larger example",
+            stacklevel=3,
+        )
     return spec
+
+
+UNUSED = "never used"
 
 
 def _doubled(tensor: torch.Tensor) -> torch.Tensor:
@@ -66,6 +91,8 @@ class _Builder:
 
     def __init__(self, traced: TracedAxes):
         self.traced = traced
+        self._finish()
+        traced.fix_unread()
         self._finish()
         atoms: dict[Atom, None] = {}
         for axes in traced.entries.values():
@@ -166,7 +193,7 @@ class _Builder:
         for name in traced.state:
             owner, order = traced.aliases[name]
             if owner not in traced.entries:
-                kind = "never used" if has_fractions(traced.state[name]) else "not of floating point"
+                kind = UNUSED if has_fractions(traced.state[name]) else "not of floating point"
                 fixed += [Fixed(name, d, kind) for d in range(traced.state[name].dim())]
                 continue
             if order is None:

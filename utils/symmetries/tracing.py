@@ -5,9 +5,11 @@ control flow. A network that looks at values is run on real ones.
 """
 
 import contextlib
+import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import nn
@@ -15,23 +17,30 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from .algebra import Algebra
-from .axes import Axis
-from .proof import random_like
-from .rules import ACTIVATIONS, PRODUCERS, accepts, called, fixed_like, rule_for
+from .axes import Atom, Axis, atoms_of, axis_of, is_fixed
+from .proof import larger_batch, random_like
+from .rules import ACTIVATIONS, CUTS, MADE_ALIKE, PRODUCERS, accepts, called, fixed_like, rule_for
 from .running import (
+    MODES,
+    Copies,
     ModulePath,
+    Outputs,
     bind,
     copy_with,
     extent,
     is_recurrent,
-    modes,
+    is_seeded,
+    memory_of,
+    outputs_of,
     plain_run,
+    set_mode,
     state_of,
     step_by_step,
     tensors_in,
     to_meta,
     tree_map_tensors,
     with_values,
+    without_gradients,
 )
 
 ONE_IMAGE = "more than 1 value per channel"  # batch normalization's complaint about a batch of one
@@ -48,9 +57,11 @@ class TracedAxes(Algebra):
         self.aliases = find_aliases(state)
         self.entries: dict[str, list[Axis]] = {}  # by owner, as far as a run has touched them
         self.known = WeakIdKeyDictionary()
-        self.when_read = WeakIdKeyDictionary()
+        self.when_read: Mapping[torch.Tensor, Callable[[], None]] = WeakIdKeyDictionary()
         self.names: dict[int, str] = {}
-        self.originals = {tensor.untyped_storage()._cdata for tensor in state.values()}
+        self.originals = {memory_of(tensor) for tensor in state.values()}
+        # Of all operations: whether they cut, the axes of what they read, and of what they put out
+        self.read: dict[tuple[bool, tuple, tuple], None] = {}
         self.operation = ""
 
     def enter(self, model: nn.Module, inputs: list[torch.Tensor]) -> None:
@@ -58,11 +69,11 @@ class TracedAxes(Algebra):
         self.where = "the network's input"
         self.known = WeakIdKeyDictionary({tensor: fixed_like(self, tensor) for tensor in inputs})
         self.when_read.clear()
-        self.names = {tensor.untyped_storage()._cdata: name for name, tensor in state_of(model).items()}
+        self.names = {memory_of(tensor): name for name, tensor in state_of(model).items()}
 
     def axes(self, tensor: torch.Tensor) -> list[Axis]:
-        for axis in self.when_read.pop(tensor, ()):
-            self.fix(axis)
+        if read := self.when_read.pop(tensor, None):
+            read()
         axes = self.known.get(tensor)
         if axes is None:
             axes = self._first_seen(tensor)
@@ -70,7 +81,7 @@ class TracedAxes(Algebra):
         return axes
 
     def _first_seen(self, tensor: torch.Tensor) -> list[Axis]:
-        name = self.names.get(tensor.untyped_storage()._cdata)
+        name = self.names.get(memory_of(tensor))
         if name is not None and (tensor.is_floating_point() or tensor.is_complex()):
             axes = self.entry(name)
             if tensor.shape == self.state[name].shape and tensor.stride() == self.state[name].stride():
@@ -101,7 +112,54 @@ class TracedAxes(Algebra):
         self.known[tensor] = self.settle(axes)
 
     def fix_when_read(self, tensor: torch.Tensor, axes: list[Axis]) -> None:
-        self.when_read[tensor] = axes
+        self.when_read[tensor] = lambda: [self.fix(axis) for axis in axes]
+
+    def find_when_read(self, out: torch.Tensor, source: torch.Tensor, find: Callable[[], list[Axis]]) -> None:
+        """The axes of a part of a tensor, of which the shape alone may be wanted."""
+        where = self.where
+
+        def read() -> None:
+            now, self.where = self.where, where
+            self.known[out] = self.settle(find())
+            self.note("select", [source], [out])
+            self.where = now
+
+        self.when_read[out] = read
+
+    def note(self, name: str, inputs: list[torch.Tensor], outputs: list[torch.Tensor]) -> None:
+        """Note what an operation has read, as far as it is free, and what it has put out."""
+        if name in MADE_ALIKE or any(tensor in self.when_read for tensor in outputs):
+            return
+        read = [tuple(axes) for axes in map(self.known.get, inputs) if axes]
+        if not all(is_fixed(product) for axes in read for axis in axes for product in axis):
+            put_out = tuple(tuple(self.known.get(tensor, ())) for tensor in outputs)
+            self.read[name in CUTS, tuple(read), put_out] = None
+
+    def fix_unread(self) -> None:
+        """Fix axes of which parts were cut off and read by nothing: other data may read what these stand for.
+
+        Read is an axis by what has it no more: a sum, for instance, but no slice.
+        """
+        read, cut = set(), set()
+        for cuts, inputs, outputs in self.read:
+            shown = [self._shown(axes) for axes in outputs]
+            before = set().union(*map(self._shown, inputs))
+            if cuts:
+                cut.update(*(before - after for after in shown))
+            else:
+                read |= before.difference(*shown)
+        self.where = "places that the run has not read"
+        if unread := {atom for atom in cut - read if atom.reason is None and atom.bound is None}:
+            for axis in [axis for axes in self.entries.values() for axis in axes]:
+                if not unread.isdisjoint(self._shown([axis])):
+                    self.fix(axis)
+
+    def _shown(self, axes: list[Axis]) -> set[Atom]:
+        """The atoms of axes, for families those of their members."""
+        found = {atom for axis in axes for atom in atoms_of(self.resolve(axis))}
+        families = {atom for atom in found if atom.members is not None}
+        members = [axis_of(member) for family in families for member in family.members]
+        return (found - families) | (self._shown(members) if members else set())
 
 
 def find_aliases(state: Mapping[str, torch.Tensor]) -> dict[str, tuple[str, list[int] | None]]:
@@ -114,7 +172,7 @@ def find_aliases(state: Mapping[str, torch.Tensor]) -> dict[str, tuple[str, list
     for name, tensor in state.items():
         aliases[name] = (name, list(range(tensor.dim())))
         first, last = extent(tensor)
-        for owner in owners.setdefault(tensor.untyped_storage()._cdata, []):
+        for owner in owners.setdefault(memory_of(tensor), []):
             other = state[owner]
             begin, end = extent(other)
             if last < begin or first > end:
@@ -129,7 +187,7 @@ def find_aliases(state: Mapping[str, torch.Tensor]) -> dict[str, tuple[str, list
             aliases[name] = (owner, order)
             break
         else:
-            owners[tensor.untyped_storage()._cdata].append(name)
+            owners[memory_of(tensor)].append(name)
     return aliases
 
 
@@ -173,7 +231,7 @@ class Tracer(TorchDispatchMode):
         self.last: tuple[torch.Tensor | None, Call | None] = (None, None)
 
     def __torch_dispatch__(self, func, types, operands=(), keywords=None):
-        if any(t.untyped_storage()._cdata in self.traced.originals for t in tensors_in([operands, keywords])):
+        if any(memory_of(tensor) in self.traced.originals for tensor in tensors_in([operands, keywords])):
             raise ValueError(
                 "a copy of it computes with its own weights, as functions do that hold the network itself"
             )
@@ -194,12 +252,13 @@ class Tracer(TorchDispatchMode):
         traced.operation = name
         traced.where = f"{name} in {path}" if path else name
         function = rule_for(func)
-        result = None
-        if function is not None:
-            given = {"tensors": tensors_in([operands, keywords]), "out": out, **bind(func, operands, keywords)}
+        inputs, outputs, result = tensors_in([operands, keywords]), tensors_in(out), None
+        given = {"tensors": inputs, "out": out, **bind(func, operands, keywords)}
+        if torch.Tag.nondeterministic_seeded in func.tags and is_seeded(given):
+            traced.where = f"chance with a seed of its own{f' in {path}' if path else ''}"
+        elif function is not None:
             with contextlib.suppress(Exception):  # of whatever kind: a form that the rule does not know
                 result = function(traced, **{name: given[name] for name in accepts(function) if name in given})
-        inputs, outputs = tensors_in([operands, keywords]), tensors_in(out)
         if any(tensor in self.fed for tensor in inputs):
             self.fed.update(dict.fromkeys(outputs))
         if result is None:
@@ -212,6 +271,7 @@ class Tracer(TorchDispatchMode):
         for tensor, its in zip(out if several else [out], result if several else [result], strict=False):
             if isinstance(tensor, torch.Tensor):
                 traced.put(tensor, its)
+        traced.note(name, inputs, outputs)
         self._note(called(func), path, outputs)
 
     def _not_understood(self, name: str, inputs: list[torch.Tensor], outputs: list[torch.Tensor]) -> None:
@@ -247,11 +307,13 @@ class Tracer(TorchDispatchMode):
         self.trace.modules[path, number] = self.traced.axes(output)
 
 
-def follow(model: nn.Module, example: tuple, keywords: dict) -> tuple[TracedAxes, Trace]:
+def follow(
+    model: nn.Module, example: tuple, keywords: dict, wanted: Outputs | None = None
+) -> tuple[TracedAxes, Trace]:
     """Run a copy of the model in all its modes; the trace is the one with training heads.
 
     Meta tensors come first. A network that looks at values gets some, as do recurrent layers, whose operations are
-    others without; a network that needs targets to train evaluates only.
+    others without; a network that needs targets to train evaluates only. wanted: the outputs that count.
     Raises what the model raises, if it does not run on the example; ValueError, naming the model, if it cannot be
     followed or copied or has tensors without a shape.
     """
@@ -260,31 +322,36 @@ def follow(model: nn.Module, example: tuple, keywords: dict) -> tuple[TracedAxes
     for chosen in (("heads", "train", "eval"), ("eval",)):
         for convert in (with_values,) if is_recurrent(model) else (to_meta, with_values):
             traced = TracedAxes(state_of(model))
+            run = partial(_follow, traced, model, chosen=chosen, wanted=wanted)
             try:
                 values = tree_map_tensors(convert, (example, keywords))
-                trace = _follow(traced, copy_with(model, convert), *values, chosen)
+                trace = without_gradients(partial(run, convert, *values))
             except Exception as error:  # what a model raises when it cannot run can be of any kind
                 if ONE_IMAGE in str(error):
                     raise
                 first = error if convert is with_values and first is None else first
                 continue
             if convert is with_values:
-                _follow_other_ways(traced, model, (example, keywords), chosen)
+                without_gradients(partial(_follow_other_ways, run, (example, keywords)))
             return traced, trace
     given, named = tree_map_tensors(with_values, (example, keywords))
-    copy_with(model, with_values)(*given, **named)  # which raises what is wrong with the example, if anything is
-    raise ValueError(f"the operations of {type(model).__name__} cannot be followed: {first}") from first
+    # Which raises what is wrong with the example, if anything is
+    without_gradients(partial(copy_with(model, with_values), *given, **named))
+    operator = re.search(r"HigherOrderOperator (\w+)", str(first))  # torch.cond, flex_attention, …
+    why = f"{operator[1]} hides what it runs; write it in plain operations" if operator else first
+    raise ValueError(f"the operations of {type(model).__name__} cannot be followed: {why}") from first
 
 
-def _follow_other_ways(traced: TracedAxes, model: nn.Module, example: tuple, chosen: tuple) -> None:
-    for seed in range(OTHER_RUNS):
+def _follow_other_ways(run: Callable[..., Trace], example: tuple) -> None:
+    for seed in range(OTHER_RUNS + 1):
         generator = torch.Generator().manual_seed(seed)
 
         def convert(tensor: torch.Tensor, generator: torch.Generator = generator) -> torch.Tensor:
             return random_like(tensor, generator).to(tensor.dtype)
 
+        values = tree_map_tensors(convert, example)
         with contextlib.suppress(Exception):  # not all weights need be possible
-            _follow(traced, copy_with(model, convert), *tree_map_tensors(convert, example), chosen)
+            run(convert, *(larger_batch(values) if seed == OTHER_RUNS else values))
 
 
 def _check_shapes(model: nn.Module) -> None:
@@ -295,22 +362,37 @@ def _check_shapes(model: nn.Module) -> None:
             )
 
 
-def _follow(traced: TracedAxes, model: nn.Module, example: tuple, keywords: dict, chosen: tuple) -> Trace:
+def _follow(
+    traced: TracedAxes,
+    model: nn.Module,
+    convert: Callable[[torch.Tensor], torch.Tensor],
+    example: tuple,
+    keywords: dict,
+    chosen: tuple,
+    wanted: Outputs | None,
+) -> Trace:
     found: Trace | None = None
-    meta = any(tensor.is_meta for tensor in tensors_in([example, keywords, dict(model.named_parameters())]))
-    for mode in modes(model):
+    copies = Copies(model, convert)
+    meta = any(t.is_meta for t in tensors_in([example, keywords, dict(copies.latest.named_parameters())]))
+    for mode in MODES:
         if mode not in chosen:
             continue
-        module_path, given = ModulePath(model), tensors_in([example, keywords])
-        tracer = Tracer(traced, module_path, given)
-        traced.enter(model, given)
-        device = torch.device("meta") if meta else contextlib.nullcontext()
-        with plain_run(), step_by_step(model), device, module_path.watch(tracer.leaving), tracer:
-            output = model(*example, **keywords)
-        traced.where = "the network's output"
-        for tensor in tensors_in(output):
-            for axis in traced.axes(tensor):
-                traced.fix(axis)
-        found = found or tracer.trace
+        network = copies.fresh()
+        set_mode(network, mode)
+        values, named = tree_map_tensors(torch.clone, (example, keywords))
+        module_path, given = ModulePath(network), tensors_in([values, named])
+        traced.enter(network, given)
+        for _ in range(2):
+            tracer = Tracer(traced, module_path, given)
+            device = torch.device("meta") if meta else contextlib.nullcontext()
+            with plain_run(), step_by_step(network), device, module_path.watch(tracer.leaving), tracer:
+                output = outputs_of(network(*values, **named), wanted)
+            for name, tensor in output:
+                traced.where = f"the network's output {name}".rstrip()
+                for axis in traced.axes(tensor) if isinstance(tensor, torch.Tensor) else ():
+                    traced.fix(axis)
+            found = found or tracer.trace
+            if not copies.have_kept():  # else its next call uses that
+                break
     found.modes = tuple(mode for mode in chosen if mode != "heads")
     return found
