@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from utils.errors import FileError
-from utils.stages.files import load_checkpoint, save_checkpoint
+from utils.stages.files import load_checkpoint, save_arrays, save_checkpoint
 from utils.stages.layout import kept, rolling
 from utils.stages.records import Record
 from utils.stages.runs import GrowingTable, Run
@@ -39,6 +39,16 @@ def test_a_finished_table_is_read_where_nothing_can_be_written(tmp_path, monkeyp
     table.finish()
     monkeypatch.setattr(os, "open", lambda *_: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
     assert GrowingTable(tmp_path / "t.npz", Record(flags={"a": 1})).finished
+
+
+@pytest.mark.parametrize("arrays", [{"t": [0.5]}, {"t": [0.5], "xy": [1]}, {"t": [0.5], "xy": [[1, 2]], "z": [1]}])
+def test_a_table_that_another_version_began_is_not_gone_on_with(tmp_path, arrays):
+    table = GrowingTable(tmp_path / "t.npz", Record(flags={"a": 1}))
+    save_arrays(
+        table.partial, record=table.record.as_array(), **{name: np.array(one) for name, one in arrays.items()}
+    )
+    with pytest.raises(FileError, match="holds other measurements than this version makes"):
+        GrowingTable(tmp_path / "t.npz", Record(flags={"a": 1})).add(t=1.0, xy=np.array([3, 4]))
 
 
 def test_a_table_whose_process_was_killed_when_it_had_finished(tmp_path):

@@ -200,9 +200,11 @@ def _load_matrices(match: paths.Route, pair: paths.Pair) -> results.Result:
 def draw_matrices(matches: Mapping[paths.Route, Sequence[Layer]]) -> Figure:
     """A column a layer: the first, the last and those evenly between them. Above is B as it is, below aligned B.
 
-    Of wide layers the first channels of A are drawn, with those of B in the same places.
+    The channels of A are in the order of how well those matched to them correlate, so that the diagonal is seen; of
+    wide layers the best are drawn. Those of B are in the same places.
     """
     layers = next(iter(matches.values()))
+    sorted_by = [np.argsort(-layer.aligned.diagonal().astype(float), kind="stable") for layer in layers]
     shown = [round(place) for place in np.linspace(0, len(layers) - 1, min(len(layers), MOST_LAYERS))]
     rows = {"null": [layer.correlations for layer in layers]}  # which are the same with every match
     rows |= {match.alignment: [layer.aligned for layer in of_match] for match, of_match in matches.items()}
@@ -211,13 +213,14 @@ def draw_matrices(matches: Mapping[paths.Route, Sequence[Layer]]) -> Figure:
     for row, (alignment, correlations) in zip(axes, rows.items(), strict=True):
         row[0].set_ylabel(f"{textwrap.fill(paths.look(alignment).words, 14)}\nchannels of A")
         for axis, number in zip(row, shown, strict=True):
-            corner = correlations[number][:MOST_CHANNELS, :MOST_CHANNELS].astype(np.float32)
+            best = sorted_by[number][:MOST_CHANNELS]
+            corner = correlations[number][np.ix_(best, best)].astype(np.float32)
             image = axis.imshow(corner, cmap=COLOURS, vmin=-1, vmax=1, interpolation="nearest")
             axis.set(xticks=[], yticks=[])
             axis.spines[:].set_visible(True)
     for axis, number in zip(axes[0], shown, strict=True):
         count = len(layers[number].order)
-        channels = f"{count} channels" if count <= MOST_CHANNELS else f"first {MOST_CHANNELS} of {count}"
+        channels = f"{count} channels" if count <= MOST_CHANNELS else f"best {MOST_CHANNELS} of {count}"
         axis.set_title(f"layer {number + 1} of {len(layers)}\n{channels}")
     for axis in axes[-1]:
         axis.set_xlabel("channels of B")

@@ -236,6 +236,9 @@ class GrowingTable:
         return len(next(iter(self.arrays.values()), ()))
 
     def add(self, **row: float | np.ndarray) -> None:
+        shapes = {name: np.shape(value) for name, value in row.items()}
+        if self.arrays and shapes != {name: array.shape[1:] for name, array in self.arrays.items()}:
+            raise FileError(self.partial, "holds other measurements than this version makes", "replace")
         for name, value in row.items():
             known = self.arrays.get(name, np.empty((0, *np.shape(value))))
             self.arrays[name] = np.concatenate([known, np.asarray(value)[None]])
