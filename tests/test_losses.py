@@ -7,11 +7,25 @@ import math
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from utils import align, evaluate, evaluate_curve, fit_curve, permutation_spec, permute, reestimate_batch_norm
+from utils import (
+    align,
+    align_many,
+    barrier,
+    evaluate,
+    evaluate_curve,
+    fit_curve,
+    line,
+    merge,
+    permutation_spec,
+    permute,
+    plot_path,
+    reestimate_batch_norm,
+)
 from utils.activations import cross_correlations
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -237,3 +251,62 @@ def test_a_language_model_is_aligned_and_connected():
         loss="language",
     )
     assert path["loss"][1] < path["loss"][0] + 0.01
+
+
+# --- the face ----------------------------------------------------------------------------------------------
+
+
+def test_a_line_is_evaluated_merged_and_drawn():
+    a, b, data = mlp(), copy.deepcopy(mlp()), (X, LABELS)
+    spec = permutation_spec(a, X)
+    b.load_state_dict(permute(a.state_dict(), spec, spec.random(2)))
+    permutations = align(a, b, spec, data)
+    merged = merge(a, b, spec, permutations, data)
+    torch.testing.assert_close(merged(X), a(X), rtol=1e-4, atol=1e-5)
+    path = evaluate_curve(line(a, b), data, data, points=3)
+    assert barrier(path) == pytest.approx(barrier(path.to_dict()))
+    assert path["loss"][0] == pytest.approx(evaluate(a, data)[0])
+    axes = plot_path({"unaligned": path}, axes=Figure().add_subplot())
+    np.testing.assert_array_equal(axes.lines[0].get_ydata(), path["loss"])
+    assert len(repr(line(a, b)).splitlines()) == 2
+
+
+def normed(seed):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3)).eval()
+
+
+def test_a_merged_network_has_statistics_of_its_own():
+    a, b = normed(1), normed(2)
+    spec = permutation_spec(a, X)
+    merged = merge(a, b, spec, spec.identity(), (X, LABELS), t=0.25)
+    weight = 0.75 * a[0].weight + 0.25 * b[0].weight
+    torch.testing.assert_close(merged[0].weight, weight)
+    torch.testing.assert_close(merged[1].running_mean, merged[0](X).mean(0))
+
+
+@pytest.mark.parametrize(
+    "act, says",
+    [
+        (lambda a, wide, spec: align(a, wide, spec, X), "not of one architecture: 0 has 8 and 9 channels"),
+        (lambda a, wide, spec: fit_curve(a, wide, (X, LABELS), epochs=1), "0 has 8 and 9 channels"),
+        (lambda a, wide, spec: line(a, wide), "0 has 8 and 9 channels"),
+        (lambda a, wide, spec: align_many([a, a, wide], spec, X), "0 has 8 and 9 channels"),
+        (lambda a, wide, spec: align(a, copy.deepcopy(a).to("meta"), spec, X), "on several devices, cpu and meta"),
+        (lambda a, wide, spec: align(spec, a, a, X), "a spec is what permutation_spec returns, and not a Sequential"),
+        (lambda a, wide, spec: evaluate((X, LABELS), a), "a network is a torch.nn.Module, and not a tuple"),
+        (lambda a, wide, spec: fit_curve((X, LABELS), a, a, epochs=1), "a network is a torch.nn.Module"),
+        (lambda a, wide, spec: evaluate_curve((X, LABELS), (X, LABELS), line(a, a)), "a curve is what fit_curve"),
+        (lambda a, wide, spec: fit_curve(a, a, (X, LABELS), epochs=0), "at least one epoch"),
+        (lambda a, wide, spec: evaluate_curve(line(a, a), (X, LABELS), (X, LABELS), points=0), "points t are"),
+        (lambda a, wide, spec: evaluate_curve(line(a, a), (X, LABELS), (X, LABELS), ts=[2.0]), "points t are"),
+        (lambda a, wide, spec: barrier([0.5], [1.0]), "a barrier is that of a path from t = 0 to t = 1"),
+        (lambda a, wide, spec: align(a, a, spec), "there are no samples"),
+    ],
+    ids=range(14),
+)
+def test_mistakes_are_told_in_a_sentence(act, says):
+    wide = nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 3))
+    with pytest.raises((TypeError, ValueError), match=says) as caught:
+        act(mlp(), wide, permutation_spec(mlp(), X))
+    assert "\n" not in str(caught.value)

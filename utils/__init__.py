@@ -16,8 +16,11 @@ HOME = {
     "evaluate_ensemble": "ensembles",
     "fit_curve": "training",
     "learn_pam": "pam",
+    "line": "curves",
+    "merge": "repairing",
     "permutation_spec": "symmetries.spec",
     "permute": "permutations",
+    "plot_path": "geometry",
     "reestimate_batch_norm": "measuring",
     "repair": "repairing",
 }

@@ -201,6 +201,24 @@ def _entries(model: nn.Module) -> dict[str, torch.Tensor]:
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
+def expect_alike(*networks: nn.Module) -> None:
+    """TypeError if these are no networks, ValueError if they are not of one architecture, or on several devices."""
+    for network in networks:
+        if not isinstance(network, nn.Module):
+            raise TypeError(f"a network is a torch.nn.Module, and not a {type(network).__name__}")
+    if len(devices := {str(device_of(network)) for network in networks}) > 1:
+        raise ValueError(f"the networks are on several devices, {' and '.join(sorted(devices))}; bring them to one")
+    first, *others = (dict(network.named_parameters()) for network in networks)
+    for other in others:
+        for name in first.keys() ^ other.keys():
+            raise ValueError(f"A and B are not of one architecture: only one of them has {name}")
+        for name, value in first.items():
+            if (ours := value.shape) != (theirs := other[name].shape):
+                owner, widths = name.rpartition(".")[0] or name, [shape[:1].numel() for shape in (ours, theirs)]
+                shapes = f"{widths[0]} and {widths[1]} channels" if widths[0] != widths[1] else f"{ours} and {theirs}"
+                raise ValueError(f"A and B are not of one architecture: {owner} has {shapes}")
+
+
 class Curve(nn.Module):
     """A curve of `num_bends` control points in the parameter space of `base`, a network that stays as it is.
 
@@ -324,6 +342,11 @@ class Curve(nn.Module):
                 raise ValueError(
                     f"{first} and {name} are one weight in the network, and have two values in its state"
                 )
+
+    def __repr__(self) -> str:
+        learned = f"{len(self.learned_rows)} of them learned"
+        points = f"Curve of {self.num_bends} control points ({self.coefficients.__name__}), {learned}"
+        return f"{points}\nbetween two {type(self.base).__name__} of {len(self.flat):,} parameters"
 
     def row(self, index: int) -> torch.Tensor:
         """Control point `index` as a vector (P,), a view of the matrix."""
@@ -467,3 +490,12 @@ class Curve(nn.Module):
         for name, value in of_a.items():
             if value.is_floating_point():
                 own[name].copy_(torch.lerp(value, of_b[name], t))
+
+
+def line(network_a: nn.Module, network_b: nn.Module) -> Curve:
+    """The straight line between two networks of one architecture, as a curve to be evaluated, drawn or sampled.
+
+    ValueError if they are not of one architecture.
+    """
+    expect_alike(network_a, network_b)
+    return Curve.between(network_a, stored(network_a), stored(network_b), num_bends=2)

@@ -56,7 +56,35 @@ def barrier(t: np.ndarray | Mapping[str, np.ndarray], loss: np.ndarray | None = 
     """
     if loss is None:
         t, loss = t["t"], t["loss"]
+    t, loss = np.asarray(t), np.asarray(loss)
+    if len(t) < 2 or t[0] != 0 or t[-1] != 1 or not np.isfinite(loss).all():
+        raise ValueError(f"a barrier is that of a path from t = 0 to t = 1 with finite losses, and not at t = {t}")
     return float(np.max(loss - ((1 - t) * loss[0] + t * loss[-1])))
+
+
+class Path(dict):
+    """What `evaluate_curve` returns: arrays (n,), by name, of what there is to know of points along a curve."""
+
+    def to_dict(self) -> dict[str, list]:
+        """The same in lists of numbers, e.g. for JSON or a table."""
+        return {name: np.asarray(values).tolist() for name, values in self.items()}
+
+
+def plot_path(paths: Mapping[str, Mapping[str, np.ndarray]], quantity: str = "loss", axes: object = None) -> object:
+    """Draw paths, as `evaluate_curve` returns them, by the names that the legend is to show; matplotlib's axes.
+
+    quantity: what is drawn along t. axes: where to draw, or None for new ones; they are returned.
+    """
+    if axes is None:
+        from matplotlib import pyplot  # which is no requirement of the library
+
+        axes = pyplot.figure().add_subplot()
+    for name, path in paths.items():
+        axes.plot(path["t"], path[quantity], label=name)
+    axes.set_xlabel("t")
+    axes.set_ylabel(quantity)
+    axes.legend()
+    return axes
 
 
 FREQUENCIES = 8  # as many as are published

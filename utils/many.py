@@ -16,6 +16,7 @@ from torch import nn
 from .activations import correlation_scores
 from .assignment import assign_groups, assigned_score, undecided
 from .batches import Batch, Data, as_images
+from .curves import expect_alike
 from .devices import device_of
 from .permutations import Permutations, PermutationSpec, axis_index, compose, inverse, permute_entry
 from .weights import Weights, match_some, match_weights, weight_similarity
@@ -51,6 +52,7 @@ def align_many(
     if method not in METHODS_OF_MANY or to not in TO:
         known = f"{' or '.join(METHODS_OF_MANY)} to {' or '.join(TO)}"
         raise ValueError(f"many networks are aligned by {known}, not {method} to {to}")
+    expect_alike(*networks)
     if len(networks) < 2:
         raise ValueError("one network alone has none to be aligned with")
 

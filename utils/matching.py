@@ -17,6 +17,7 @@ from .activations import ImagePair, Moments, correlation_scores, cross_correlati
 from .assignment import assign_groups, undecided
 from .attack import Attack
 from .batches import Batch, Data, Images, as_images
+from .curves import expect_alike
 from .devices import device_of
 from .permutations import Group, Permutations, PermutationSpec, axis_index, groups_in
 from .weights import match_some, match_weights
@@ -121,6 +122,9 @@ def align(
     ValueError if there is no such method, it has no use for a start, or it needs data and has none; UserError if an
     activation is no finite number.
     """
+    if not isinstance(spec, PermutationSpec):
+        raise TypeError(f"a spec is what permutation_spec returns, and not a {type(spec).__name__}")
+    expect_alike(network_a, network_b)
     if method not in METHODS:
         raise ValueError(f"the methods are {', '.join(METHODS)}, not {method!r}")
     if start is not None and not METHODS[method].begins_with_a_match:

@@ -11,10 +11,10 @@ from torch import nn
 from . import distributed
 from .attack import Attack
 from .batches import Data, Images, Source, as_images, call, rows, split, taken
-from .curves import Curve, batch_norm_layers, modes_kept
+from .curves import Curve, batch_norm_layers, expect_alike, modes_kept
 from .devices import autocast, device_of, random_state_kept
 from .errors import UserError
-from .geometry import POINT_ROUNDING, plane_basis, plane_coordinates
+from .geometry import POINT_ROUNDING, Path, plane_basis, plane_coordinates
 from .losses import NO_SAMPLES, Criterion, Loss, Metrics, Tally
 from .progress import Progress, in_words
 
@@ -45,6 +45,7 @@ def undisturbed(function: Callable[Parameters, Result]) -> Callable[Parameters, 
 
     @functools.wraps(function)
     def wrapped(network: nn.Module, *others: Parameters.args, **named: Parameters.kwargs) -> Result:
+        expect_alike(network)
         with modes_kept(network), random_state_kept(device_of(network)):
             return function(network, *others, **named)
 
@@ -295,22 +296,29 @@ def evaluate_curve(
     loss: Loss = "classification",
     batch_size: int = 512,
     precision: str = "fp32",
-) -> dict[str, np.ndarray]:
+) -> Path:
     """Loss and accuracy (%) on `test` at points of a curve, with batch norm re-estimated on `train` at each of them.
 
     ts: where, each in [0, 1] (n,); without them, at so many equally spaced `points`, both ends among them.
     train, test: as `utils.batches.as_images` takes them, e.g. DataLoaders.
 
-    Returns arrays t, loss, accuracy and length (of the path up to there), each (n,), and coordinates (n, 2).
+    loss: a built-in one or a function (`utils.losses.Loss`), whose metrics stand in accuracy's place.
+
+    Returns a `Path`: arrays t, loss, accuracy, length (of the path up to there), each (n,), and coordinates (n, 2).
+    Raises TypeError if this is no curve, ValueError if there are no such points or data.
     """
+    if not isinstance(curve, Curve):
+        raise TypeError(f"a curve is what fit_curve or line returns, and not a {type(curve).__name__}")
     train, test = (as_images(images, curve.fixed.device) for images in (train, test))
 
     def measured(model: nn.Module, _: float) -> Metrics:
         return measure(model, train, {"": test}, batch_size=batch_size, precision=precision, loss=loss)
 
     ts = np.linspace(0, 1, points) if ts is None else np.asarray(ts, np.float64)
-    rows = list(evaluate_path(curve, ts, measured))
-    return {name: np.array([row[name] for row in rows]) for name in rows[0]}
+    if not len(ts) or not ((ts >= 0) & (ts <= 1)).all() or (np.diff(ts) < 0).any():
+        raise ValueError(f"points t are in order in [0, 1], at least one, and not {ts}")
+    found = list(evaluate_path(curve, ts, measured))
+    return Path({name: np.array([row[name] for row in found]) for name in found[0]})
 
 
 def plane_of(curve: Curve) -> tuple[np.ndarray, torch.Tensor, torch.Tensor]:

@@ -18,11 +18,12 @@ import torch
 from torch import nn
 
 from .batches import Data, Source, as_images, call, split
-from .curves import Curve, batch_norm_layers, copied, modes_kept
+from .curves import Curve, batch_norm_layers, copied, expect_alike, line, modes_kept
 from .devices import autocast, device_of
 from .errors import UserError
 from .losses import main_output
 from .measuring import EVALUATION_SEED, reestimate_batch_norm
+from .permutations import Permutations, PermutationSpec, permute
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -55,6 +56,8 @@ def repair(
     Raises UserError as `activation_statistics` does, or if a layer has no bias to be shifted by, or weights that
     cannot be scaled: those of a spectral norm, or of another layer too.
     """
+    for network in (model, end_a, end_b):
+        expect_alike(network)
     images = as_images(images, device_of(model))
     repairer((end_a, end_b), images, batch_size=batch_size, precision=precision)(model, (1 - t, t))
 
@@ -91,6 +94,26 @@ def renormalizer(
         reestimate_batch_norm(model, images, batch_size=batch_size, precision=precision)
 
     return renormalize
+
+
+def merge(
+    network_a: nn.Module,
+    network_b: nn.Module,
+    spec: PermutationSpec,
+    permutations: Permutations,
+    train: Data,
+    t: float = 0.5,
+) -> nn.Module:
+    """A new network, (1−t) · A + t · P(B), ready to be used, for permutations P of B that `align` found.
+
+    Its batch norm is re-estimated on `train`; one without batch norm is repaired, if its layers allow it.
+    """
+    aligned = copied(network_b)
+    aligned.load_state_dict(permute(network_b.state_dict(), spec, permutations))
+    between = line(network_a, aligned)
+    merged = between.place(t)
+    renormalizer(between, train, repaired=not batch_norm_layers(merged))(merged, t)
+    return merged
 
 
 def mix_statistics(statistics: Sequence[Statistics], weights: Sequence[float]) -> Statistics:

@@ -12,7 +12,7 @@ from torch import nn
 
 from .attack import Attack
 from .batches import Batch, Data, Images, Inputs, Source, as_images, call, split
-from .curves import Curve, copied, load_state, stored
+from .curves import Curve, copied, expect_alike, load_state, stored
 from .devices import autocast, device_of, has_fused_step, memory_format
 from .errors import FileError, UserError
 from .losses import Criterion, Loss, Outcome, Tally, main_output
@@ -350,6 +350,7 @@ def fit_curve(
     Raises ValueError if there is no epoch, or the networks do not go together (`Curve.connect`), and UserError if
     learning diverges.
     """
+    expect_alike(network_a, network_b)
     curve = Curve.between(network_a, stored(network_a), stored(network_b), num_bends, family)
     images = as_images(images, device or device_of(network_a))
     expect_ends(curve, network_a, network_b, images)
