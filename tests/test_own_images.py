@@ -1,11 +1,14 @@
 """What stages say of images that are somebody's own: their name, their size, their number."""
 
+import shutil
+
 import numpy as np
 import pytest
 from conftest import SIZE, write_image_folder
 from PIL import Image
 from stages import STAGES, fails, run
 
+from utils.stages.data import load_data
 from utils.stages.files import load_arrays, save_arrays
 from utils.stages.layout import Layout
 from utils.stages.records import load_record, record_in
@@ -135,3 +138,24 @@ def test_few_images_and_large_batches(capsys, tmp_path):
     code, line = fails(capsys, "training/train_model.py", *flags, "--epochs", 1, "--no-use_test")
     assert code == 1
     assert "a tenth, to be held out for testing, is none" in line
+    capsys.readouterr()
+    run("evaluation/eval_curve.py", *pair, "--epochs_curve", 1, "--num_points", 3, "--overwrite")
+    assert "other images" not in capsys.readouterr().out
+    for split in ("train", "test"):  # so that all classes have other numbers
+        (tmp_path / "data/few" / split / "class0").rename(tmp_path / "data/few" / split / "zebra")
+    for stage in (
+        ["alignment/align_models.py", *flags, "--epochs", 1, "--overwrite"],
+        ["evaluation/eval_curve.py", *pair, "--epochs_curve", 1, "--num_points", 3, "--overwrite"],
+    ):
+        run(*stage)
+        said = [line for line in capsys.readouterr().out.splitlines() if "was trained on other images" in line]
+        assert len(said) == 2
+        assert all("few has here, or with classes in another order" in line for line in said)
+
+
+def test_test_images_to_train_on_are_counted(tmp_path, capsys):
+    write_image_folder(tmp_path / "bars", 3, 2)
+    for number in (0, 2):
+        shutil.copy(tmp_path / f"bars/train/class{number}/001.png", tmp_path / f"bars/test/class{number}/more.png")
+    load_data("bars", folder=tmp_path, transform="TinyTen")
+    assert capsys.readouterr().out == "2 of the 10 test images of bars are training images, too\n"

@@ -247,6 +247,8 @@ def load_data(
         labels = torch.from_numpy(arrays[f"{split}_labels"].astype(np.int64)).to(device)
         return Images(pack(arrays[f"{split}_images"]).to(device), labels, size, augmentation, mean, std)
 
+    if about.arrays is None and (count := _shared(arrays["train_images"], arrays["test_images"])):
+        print(f"{count} of the {len(arrays['test_images'])} test images of {name} are training images, too")
     train, test = images("train"), images("test")
     num_classes = int(max(train.labels.max(), test.labels.max())) + 1
     if not use_test:
@@ -254,6 +256,12 @@ def load_data(
             raise UserError(f"{name} has {len(train)} training images: a tenth, to be held out for testing, is none")
         train, test = _hold_out(train)
     return Data(train, test, num_classes, _digest(arrays), transform, moments)
+
+
+def _shared(train: np.ndarray, test: np.ndarray) -> int:
+    """How many of the test images (n, H, W, 3) are training images, pixel by pixel."""
+    seen = {hash(image.tobytes()) for image in train}
+    return sum(hash(image.tobytes()) in seen for image in test)
 
 
 def _hold_out(train: Images) -> tuple[Images, Images]:

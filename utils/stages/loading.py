@@ -157,8 +157,11 @@ def load_endpoint(build: Build, layout: Layout, data: Data, seed: int, epochs: i
     """The network of a seed after `epochs`, in eval mode (`load_network`)."""
     path, how = layout.endpoint(seed, epochs), {"transform": data.transform, "moments": data.moments}
     network = load_network(path, build(data.num_classes), robust=layout.robust, **how)
+    record = load_record(path)
+    if record.inputs.get("images", data.digest) != data.digest:
+        print(f"{path} was trained on other images than {layout.dataset} has here, or with classes in another order")
     is_of_user = ".py:" in layout.model  # ours and libraries' stay what they are
-    if is_of_user and other_inputs(load_record(path), Record().of(layout.model).inputs):
+    if is_of_user and other_inputs(record, Record().of(layout.model).inputs):
         raise FileError(path, "was trained with another definition of the network than there is now", "replace")
     return network
 
