@@ -353,9 +353,9 @@ def _add_notes(table: Table, *, robust: bool) -> None:
 
 
 def headlines(table: Table) -> list[str]:
-    """In a sentence for each model, dataset and loss: from where to where its barrier falls, of all paths shown.
+    """In a sentence for each model, dataset and loss: from where to where its barrier falls, on lines and on curves.
 
-    Paths that were evaluated unlike the others say nothing of this.
+    Where there are not two of a kind, of all paths shown. Those that were evaluated unlike the others do not count.
     """
     sentences = []
     columns = [one for one in table.columns if one.statistic == "barrier" and results.is_loss(one.quantity)]
@@ -365,10 +365,14 @@ def headlines(table: Table) -> list[str]:
             rows = [row for row in rows if column.dataset not in row.aside and EVERY_SECOND not in row.words]
             if len(rows) < 2:
                 continue
-            highest, *_, lowest = sorted(rows, key=lambda row: -row.cells[column].measured[0])
-            between = (f"{number(row.cells[column].measured, 2)} ({row.words})" for row in (highest, lowest))
-            sentence = f"{model} on {column.dataset}: the barrier of the {column.words} falls from "
-            sentences.append(printable(sentence + " to ".join(between) + "."))
+            kinds = [[row for row in rows if row.route.is_line == is_line] for is_line in (True, False)]
+            falls = []
+            for those in [kind for kind in kinds if len(kind) > 1] or [rows]:
+                highest, *_, lowest = sorted(those, key=lambda row: -row.cells[column].measured[0])
+                ends = (f"{number(row.cells[column].measured, 2)} ({row.words})" for row in (highest, lowest))
+                falls.append(f"from {' to '.join(ends)}")
+            sentence = f"{model} on {column.dataset}: the barrier of the {column.words} falls {', and '.join(falls)}."
+            sentences.append(printable(sentence))
     return sentences
 
 
