@@ -18,13 +18,16 @@ from utils import (
     barrier,
     evaluate,
     evaluate_curve,
+    evaluate_ensemble,
     fit_curve,
+    learn_pam,
     line,
     merge,
     permutation_spec,
     permute,
     plot_path,
     reestimate_batch_norm,
+    repair,
 )
 from utils.activations import cross_correlations
 
@@ -111,6 +114,24 @@ def test_one_image_that_is_no_number(method, bad):
         for act in (evaluate, reestimate_batch_norm):
             with pytest.raises(ValueError, match="no finite number"):
                 act(norm, (x, torch.zeros(512).long()))
+
+
+@pytest.mark.parametrize("data", [(torch.full((8, 6), math.nan), LABELS[:8]), DataLoader(X, 64, drop_last=True)])
+def test_nothing_is_made_of_what_is_no_number_or_is_not_there(data):
+    a, path = mlp(), line(mlp(), mlp())
+    before = copy.deepcopy(a.state_dict())
+    for act in (
+        lambda: fit_curve(a, a, data, epochs=1, verbose=False),
+        lambda: learn_pam(a, a, permutation_spec(a, X), data, inner_iters_perm=1, inner_iters_phi=1),
+        lambda: repair(a, a, a, 0.5, data),
+        lambda: merge(a, a, permutation_spec(a, X), permutation_spec(a, X).identity(), data),
+        lambda: evaluate_curve(path, data, data),
+        lambda: evaluate_ensemble(path, [0, 1], lambda *_: None, data, (X, LABELS)),
+        lambda: align_many([a, a, a], permutation_spec(a, X), data),
+    ):
+        with pytest.raises(ValueError, match="not finite|no finite number|diverged|no samples|something else"):
+            act()
+    assert all(torch.equal(value, before[name]) for name, value in a.state_dict().items())
 
 
 def test_a_loss_that_is_no_number():

@@ -21,6 +21,9 @@ from torch.utils.data import Dataset, IterableDataset, TensorDataset, default_co
 
 from . import distributed, interrupts
 from .devices import images_at_once, memory_format, send
+from .errors import UserError
+
+NO_SAMPLES = "there are no samples that count: the data are empty, or a loader drops its only batch"
 
 # --- augmentation ------------------------------------------------------------------------------------------
 
@@ -166,7 +169,9 @@ class Shared:
 
     def first(self, count: int) -> "Batch":
         """A batch of the first samples, `count` at most, the same in all processes."""
-        return taken(next(replace(self, share=None).batches(count)), slice(count))
+        for batch in replace(self, share=None).batches(count):
+            return taken(batch, slice(count))
+        raise UserError(NO_SAMPLES)
 
     def steps(self, batch_size: int) -> int:
         """How many batches there are."""

@@ -11,9 +11,10 @@ import torch
 from torch import nn
 
 from . import distributed
-from .batches import Data, as_images, call, split
+from .batches import NO_SAMPLES, Data, as_images, call, split
 from .curves import Curve
 from .devices import autocast, device_of
+from .errors import UserError
 from .losses import Criterion, class_heads, class_labels
 from .measuring import evaluate, undisturbed
 from .progress import Progress, in_words
@@ -38,7 +39,12 @@ def probabilities(
             logits = class_heads(call(model, x), criterion)[0]
         parts.append(logits.float().softmax(1).cpu())
         labels.append(class_labels(truth, logits).cpu())
-    return torch.cat(parts), torch.cat(labels)
+    if not parts:
+        raise UserError(NO_SAMPLES)
+    predicted = torch.cat(parts)
+    if not bool(predicted.isfinite().all()):
+        raise UserError(f"the probabilities of {type(model).__name__} are no finite numbers")
+    return predicted, torch.cat(labels)
 
 
 BINS = 15

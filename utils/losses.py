@@ -13,12 +13,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .batches import IGNORED, Batch, Source, split, tensors_of, token_mask
+from .batches import IGNORED, NO_SAMPLES, Batch, Source, split, tensors_of, token_mask
 from .errors import UserError
 
 AUXILIARY_WEIGHT = 0.3  # of each auxiliary classifier's loss (GoogLeNet)
-
-NO_SAMPLES = "there are no samples that count: the data are empty, or a loader drops its only batch"
 
 Metrics = dict[str, float]
 
@@ -170,7 +168,9 @@ def _tensor(target: object, task: str, kind: str) -> torch.Tensor:
 # --- classification ----------------------------------------------------------------------------------------
 
 
-def classification(output: object, target: object, batch: Batch, criterion: Criterion) -> Outcome:
+def classification(
+    output: object, target: object, batch: Batch | None = None, criterion: Criterion | None = None
+) -> Outcome:
     """Cross-entropy of logits (b, classes) for labels (b,), and of auxiliary classifiers; accuracy in percent."""
     logits = class_heads(output, criterion)
     labels = class_labels(target, logits[0])
@@ -214,6 +214,8 @@ def class_labels(target: object, logits: torch.Tensor) -> torch.Tensor:
         if logits.dim() != 2 or logits.shape[1] <= high:
             shape, wanted = tuple(logits.shape[1:]), f"a logit for each of {high + 1} classes"
             raise UserError(f"the network puts out {shape} for an image, where {wanted} is wanted")
+    if logits.dim() != 2:
+        raise UserError(f"the network puts out {tuple(logits.shape)}, where logits (b, classes) are wanted")
     return labels
 
 
@@ -222,10 +224,7 @@ def cross_entropy(output: object, labels: torch.Tensor, count: int) -> torch.Ten
 
     count: images in the batch of which these are this process' part; the parts' losses add up to the batch's mean.
     """
-    logits = class_heads(output)
-    labels = class_labels(labels, logits[0])
-    sums = [F.cross_entropy(one, labels, reduction="sum") for one in logits]
-    return Outcome(sums, sums[0], len(labels), {}).objective(count)
+    return classification(output, labels).objective(count)
 
 
 # --- other tasks -------------------------------------------------------------------------------------------

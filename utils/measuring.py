@@ -10,12 +10,12 @@ from torch import nn
 
 from . import distributed
 from .attack import Attack
-from .batches import Data, Images, Source, as_images, call, rows, split, taken
+from .batches import NO_SAMPLES, Data, Images, Source, as_images, call, rows, split, taken
 from .curves import Curve, batch_norm_layers, expect_alike, modes_kept
 from .devices import autocast, device_of, random_state_kept
 from .errors import UserError
 from .geometry import POINT_ROUNDING, Path, plane_basis, plane_coordinates
-from .losses import NO_SAMPLES, Criterion, Loss, Metrics, Tally
+from .losses import Criterion, Loss, Metrics, Tally
 from .progress import Progress, in_words
 
 EVALUATION_SEED = 0  # the same random draws for every point of a curve, whenever it is evaluated

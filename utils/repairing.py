@@ -271,6 +271,8 @@ def _measured(
     for name, total in sums.items():
         count, first, second = images.total(total)
         mean = first / count
+        if not bool(mean.isfinite().all()):
+            raise UserError(f"the statistics of {type(model).__name__} at {name} are no finite numbers")
         statistics[name] = Spread(mean, (second / count - mean.square()).clamp(min=0).sqrt())
     return statistics
 

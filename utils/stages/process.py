@@ -16,7 +16,6 @@ from types import FrameType
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from .. import distributed, interrupts
 from ..curves import Curve
@@ -95,9 +94,6 @@ def misfit(error: Exception) -> str | None:
         return None
     for depth, frame in enumerate(frames):
         names = frame.f_locals
-        if frame.f_code is F.cross_entropy.__code__:
-            shape, classes = tuple(names["input"].shape[1:]), int(names["target"].max()) + 1
-            return f"the network puts out {shape} for an image, where a logit for each of {classes} classes is wanted"
         is_call = frame.f_code is nn.Module._wrapped_call_impl.__code__ and not isinstance(names["self"], Curve)
         if is_call and names["args"] and isinstance(names["args"][0], torch.Tensor):
             return _unsuited(names["self"], names["args"][0], error, frames[depth:])
