@@ -28,7 +28,7 @@ from utils.stages import flags, hints, process, published
 from utils.stages.data import load_data
 from utils.stages.files import expect, expect_writable, save_array
 from utils.stages.layout import Layout
-from utils.stages.loading import load_endpoint, spec_of
+from utils.stages.loading import load_endpoints, spec_of
 from utils.stages.matches import save_match
 from utils.stages.parser import add_folder_flags, is_free, new_match, positive_int, seed_number
 from utils.stages.records import behind
@@ -74,8 +74,9 @@ def main(args):
     expect_writable(layout.folder("matches"), layout.folder("correlations"))
     data = load_data(args.dataset, **args.images)
     networks, made_for = {}, {}
-    for seed in args.seeds:
-        networks[seed] = network = load_endpoint(args.build, layout, data, seed, args.epochs)
+    loaded = load_endpoints(args.build, layout, data, args.seeds, args.epochs)
+    for seed, network in zip(args.seeds, loaded, strict=True):
+        networks[seed] = network
         made_for[seed] = network_digest(network)
         network.to(args.device, memory_format=memory_format(args.device))
     spec = spec_of(network, data.example)
@@ -96,11 +97,11 @@ def main(args):
         results = {layout.correlation(args.align_name, which, a, b): values for which, values in measured.items()}
         path, pair = layout.match(args.align_name, a, b), [made_for[a], made_for[b]]
         replaced = [*results, layout.matrices(args.align_name, a, b)]
-        how = {"overwrite": args.overwrite, "replaces": replaced, "record": record.stored()}
+        how = {"overwrite": args.overwrite, "replaces": replaced, "record": record.at(path).stored()}
         save_match(path, spec, permutations, pair, **how)
         made_from = record.of(args.model, behind(layout, (a, b), args.epochs, args.align_name))
         for file, values in results.items():
-            save_array(file, values, {"networks": pair, "record": made_from.stored()})
+            save_array(file, values, {"networks": pair, "record": made_from.at(file).stored()})
         written += [path, *results]
         means[f"{a} and {b}"] = {which: values[:-1].mean() for which, values in measured.items()}
     print("Mean correlation of matched channels on the test set, over all layers but the logits:")

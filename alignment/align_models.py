@@ -35,7 +35,7 @@ from utils.stages import flags, hints, process, published
 from utils.stages.data import load_data
 from utils.stages.files import expect_writable, save_array
 from utils.stages.layout import Layout
-from utils.stages.loading import expect_pair, load_endpoint, load_permutations, spec_of
+from utils.stages.loading import expect_pair, load_endpoints, load_permutations, spec_of
 from utils.stages.matches import row_labels, rows_from_permutations, save_match
 from utils.stages.matrices import save_matrices
 from utils.stages.originals import stand_in
@@ -94,7 +94,7 @@ def main(args):
     expect_pair(layout, seeds, args.epochs, args.init or "")
     expect_writable(layout.folder("matches"), layout.folder("correlations"))
     data = load_data(args.dataset, **args.images)
-    networks = [load_endpoint(args.build, layout, data, seed, args.epochs) for seed in seeds]
+    networks = load_endpoints(args.build, layout, data, seeds, args.epochs)
     made_for = [network_digest(network) for network in networks]
     for network in networks:
         network.to(args.device, memory_format=memory_format(args.device))
@@ -123,11 +123,11 @@ def main(args):
         args.model, behind(layout, seeds, args.epochs, args.init or ""), images=data.digest
     )
     rows = rows_from_permutations(spec, permutations)
-    how = {"overwrite": args.overwrite, "replaces": [*measured, of_channels], "record": record.stored()}
+    how = {"overwrite": args.overwrite, "replaces": [*measured, of_channels], "record": record.at(path).stored()}
     save_match(path, spec, permutations, made_for, **how)
     record = replace(record.of(args.model, behind(layout, seeds, args.epochs, args.align_name)), cost=taken)
     for file, values in measured.items():
-        save_array(file, values, {"networks": made_for, "record": record.stored()})
+        save_array(file, values, {"networks": made_for, "record": record.at(file).stored()})
     if args.matrices:
         save_matrices(of_channels, row_labels(spec)[:-1], matrices[:-1], rows, record)
     print("Mean correlation of matched channels on the test set:")

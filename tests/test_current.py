@@ -5,6 +5,7 @@ import json
 import re
 import shlex
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import torch
 from PIL import Image
 from stages import fails, run, stage
 
+from utils.errors import UserError
 from utils.stages.files import save_arrays
 from utils.stages.layout import Layout, partial
 from utils.stages.records import Record, behind, load_record, other_inputs, record_in
@@ -296,3 +298,88 @@ def test_matches_and_their_correlations_tell_how_they_were_made(trained):
         assert [record.flags[name] for name in ("epochs", "batch_size", "method")] == [3, 32, "corr"]
         assert record.made.keys() == {"torch", "python", "device", "date"}
         assert record.command[0] == "alignment/align_models.py"
+
+
+# --- files under another's name ----------------------------------------------------------------------------
+
+EVALUATE = ["evaluation/eval_curve.py", *PAIR, "--epochs_curve", 2, "--num_points", 5, "--overwrite"]
+COPIED = {  # what is copied to where, and the stage that reads it
+    "the other seed": (lambda w: (w.endpoint(1, 3), w.endpoint(2, 3)), EVALUATE),
+    "another epoch": (
+        lambda w: (w.endpoint(2, 3), w.endpoint(2, 9)),
+        ["training/train_model.py", "--seed", 2, "--epochs", 9, "--lr_drop", 1],
+    ),
+    "another dataset": (lambda w: (replace(w, dataset="rods").endpoint(2, 3), w.endpoint(2, 3)), EVALUATE),
+    "another match": (lambda w: (w.match("mine", 1, 2), w.match("corr", 1, 2)), EVALUATE),
+    "another curve": (lambda w: (w.curve("", 1, 2, 2), w.curve("corr", 1, 2, 2)), EVALUATE),
+    "a line as a curve": (lambda w: (w.curve("corr", 1, 2, 0), w.curve("corr", 1, 2, 2)), EVALUATE),
+    "a run under way": (
+        lambda w: (w.endpoint(1, 3), w.endpoint(5, 3)),
+        ["training/train_model.py", "--seed", 5, "--epochs", 4, "--lr_drop", 1, "--resume"],
+    ),
+    "an unfinished table": (
+        lambda w: (w.evaluated("", 1, 2, 2), partial(w.evaluated("corr", 1, 2, 0))),
+        ["evaluation/eval_curve.py", *PAIR, "--epochs_curve", 0, "--num_points", 5],
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", COPIED)
+def test_a_file_under_anothers_name(kind, small, workspace, capsys):
+    """Whoever reads it says what it is by its record, and what its name says."""
+    layout = Layout(workspace, "TinyTen", "bars")
+    if kind == "another match":
+        run("alignment/align_models.py", *small, "--epochs", 3, "--align_name", "mine")
+    if kind == "another dataset":
+        shutil.copytree(layout.folder("models"), replace(layout, dataset="rods").folder("models"))
+        path = replace(layout, dataset="rods").endpoint(2, 3)
+        checkpoint = torch.load(path, weights_only=True)
+        torch.save(checkpoint | {"record": checkpoint["record"] | {"path": "/".join(path.parts[-3:])}}, path)
+    copied, (script, *flags) = COPIED[kind]
+    source, target = copied(layout)
+    layout.evaluated("corr", 1, 2, 0).unlink()
+    shutil.copy(source, target)
+    code, line = fails(capsys, script, *small, *flags)
+    assert code == 1
+    assert f"{target} was written as {'/'.join(source.parts[-3:])}, which its name does not say; " in line
+
+
+@pytest.mark.parametrize("of", ["the unaligned line", "before alignment"])
+def test_a_result_under_anothers_name(of, shown, capsys):
+    """Neither tables nor figures nor the report have it, and files of before that do not say their name neither."""
+    line = of == "the unaligned line"
+    kind, name = (shown.evaluated, ("corr", 1, 2, 0)) if line else (shown.correlation, ("corr", "aligned", 1, 2))
+    source = kind("", 1, 2, 0) if line else kind("corr", "unaligned", 1, 2)
+    command = ["evaluation/make_tables.py", "--root", shown.root] if line else [list(FIGURES)[3], *drawn(shown.root)]
+    shutil.copy(source, kind(*name))
+    for of_before in (False, True) if line else (False,):
+        if of_before:
+            arrays = dict(np.load(source))
+            record = replace(record_in(arrays), path="")
+            save_arrays(kind(*name), **arrays | {"record": record.as_array()})
+        said = fails_or_prints(capsys, *command)
+        assert f"{kind(*name)} was " in said
+        assert "which its name does not say" in said
+
+
+def fails_or_prints(capsys, *command):
+    capsys.readouterr()
+    try:
+        run(*command)
+    except UserError as error:
+        return str(error)
+    return capsys.readouterr().out
+
+
+def test_two_networks_that_are_the_same(small, workspace, capsys):
+    layout = Layout(workspace, "TinyTen", "bars")
+    checkpoint = torch.load(layout.endpoint(1, 3), weights_only=True)
+    checkpoint["record"]["path"] = checkpoint["record"]["path"].replace("_01-", "_07-")
+    torch.save(checkpoint, layout.endpoint(7, 3))
+    pair = ["--epochs_model", 3, "--epochs_curve", 0, "--num_points", 2, "--seed_b", 7]
+    for script, flags in (
+        ("evaluation/eval_curve.py", pair),
+        ("alignment/align_models.py", ["--epochs", 3, *pair[-2:]]),
+    ):
+        run(script, *small, *flags)
+        assert f"{layout.endpoint(1, 3)} and {layout.endpoint(7, 3)} hold the same weights" in capsys.readouterr().out

@@ -139,7 +139,10 @@ def test_checkpoints_of_other_code(tmp_path):
     save_checkpoint(kept(tmp_path / "c", 4), {"epoch": 4, **STATE})
     assert a_run(tmp_path).open()["epoch"] == 4
     error = refused(a_run(tmp_path, epochs=6, resume=True))
-    assert (error.reason, error.mend) == ("does not hold what a resumed run needs", "remake")
+    assert (error.reason, error.mend) == (
+        "does not hold what a resumed run needs; use another seed, or another root",
+        "",
+    )
 
 
 def test_one_file_a_series(tmp_path):

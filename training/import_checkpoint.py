@@ -59,7 +59,7 @@ def main(args):
     if args.overwrite:
         for history in layout.model_history(args.seed).values():  # of the network that is replaced
             remove(history)
-    save_checkpoint(path, {"model_state": network.state_dict(), "record": record.stored()})
+    save_checkpoint(path, {"model_state": network.state_dict(), "record": record.at(path).stored()})
     let_go(stem)
     other = partner(args.seed)
     seed_a, seed_b = sorted((args.seed, other))

@@ -129,7 +129,7 @@ def main(args):
             taken += took
             permutations = compose(spec, permutations, order)
             made_for = list(map(network_digest, networks))
-            save_match(match, spec, permutations, made_for, replaces=means, record=record.stored())
+            save_match(match, spec, permutations, made_for, replaces=means, record=record.at(match).stored())
         if match is matches[-1]:
             made_from = record.of(args.model, behind(layout, seeds, args.epochs_model, name, 0, variant))
             made_from = replace(made_from, cost=in_all(taken, matches))
@@ -186,12 +186,12 @@ def save_correlations(files, networks, spec, permutations, images, record):
     """How well matched channels correlate on these images, layer by layer, before and after; if that is not there."""
     if distributed.from_main(lambda: all(is_current(file, record) for file in files)):
         return
-    note = {"networks": list(map(network_digest, networks)), "record": record.stored()}
+    digests = list(map(network_digest, networks))
     for network in networks:
         network.to(images.device, memory_format=memory_format(images.device))
     measured = correlations_before_and_after(*networks, spec, permutations, images.batches(512))
     for file, values in zip(files, measured.values(), strict=True):
-        save_array(file, values, note)
+        save_array(file, values, {"networks": digests, "record": record.at(file).stored()})
 
 
 def is_current(file, record):

@@ -1,5 +1,6 @@
 """Networks, matches and curves from their files, each checked against what it is to be used with."""
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from .foreign import load_points, load_state
 from .layout import USUAL, Layout, Variant, tag
 from .matches import Match, load_match, permutations_from_rows
 from .originals import stand_in
-from .records import Record, load_record, other_inputs, record_in
+from .records import Record, expect_named, load_record, other_inputs, record_in
 
 Build = Callable[[int], nn.Module]  # makes an untrained network for so many classes
 
@@ -37,7 +38,7 @@ def load_network(
         raise FileError(path, f"{reason}; use the model and dataset it was trained with") from error
     if not is_finite(network):
         raise FileError(path, "holds weights that are not finite numbers", "remake")
-    flags = record_in(stored).flags
+    flags = expect_named(path, record_in(stored)).flags
     if "transform" not in flags:
         return network.eval()
     if ("epsilon" in flags) != robust:
@@ -123,6 +124,7 @@ def load_permutations(path: Path, spec: PermutationSpec, networks: Sequence[nn.M
 
 
 def _match_of(path: Path, networks: Sequence[nn.Module]) -> Match:
+    expect_named(path, load_record(path))
     match = load_match(path)
     if match.networks not in (None, [network_digest(network) for network in networks]):
         raise FileError(path, "was made for other networks, of other epochs or trained anew", "replace")
@@ -166,6 +168,16 @@ def load_endpoint(build: Build, layout: Layout, data: Data, seed: int, epochs: i
     return network
 
 
+def load_endpoints(build: Build, layout: Layout, data: Data, seeds: Sequence[int], epochs: int) -> list[nn.Module]:
+    """The networks of several seeds (`load_endpoint`). Two that are the same are said to be."""
+    networks = [load_endpoint(build, layout, data, seed, epochs) for seed in seeds]
+    for (seed_a, a), (seed_b, b) in itertools.combinations(zip(seeds, networks, strict=True), 2):
+        if all(map(torch.equal, a.parameters(), b.parameters())):
+            files = " and ".join(str(layout.endpoint(seed, epochs)) for seed in (seed_a, seed_b))
+            print(f"{files} hold the same weights: what is measured between them says nothing.")
+    return networks
+
+
 def load_pair(
     build: Build,
     layout: Layout,
@@ -180,7 +192,7 @@ def load_pair(
 
     data: the images on which they are to work. variant: of the curve with which PAM found the match, if PAM did.
     """
-    a, b = (load_endpoint(build, layout, data, seed, epochs) for seed in seeds)
+    a, b = load_endpoints(build, layout, data, seeds, epochs)
     name = tag(alignment)
     if name != "null":
         spec, permutations = load_alignment(there(layout.match(name, *seeds, variant)), (a, b), data.example)
@@ -223,7 +235,7 @@ def load_curve(
         return Curve.between(base, a.state_dict(), b.state_dict(), num_bends=2)
     path = there(layout.curve(alignment, *seeds, epochs_curve, variant))
     learned = load_checkpoint(path)
-    record = record_in(learned)
+    record = expect_named(path, record_in(learned))
     shape = {"num_bends": variant.num_bends, "curve": variant.curve}
     shape |= {name: record.flags[name] for name in (*shape, "fix_start", "fix_end") if name in record.flags}
     try:

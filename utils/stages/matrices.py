@@ -35,7 +35,7 @@ def save_matrices(
     record: Record,
 ) -> None:
     """An .npz file of all layers: their `labels`, and `correlations_0`, in half precision, `order_0`, and so on."""
-    arrays = {"record": record.as_array(), "labels": np.array(labels)}
+    arrays = {"record": record.at(path).as_array(), "labels": np.array(labels)}
     for number, (matrix, order) in enumerate(zip(matrices, orders, strict=True)):
         arrays |= {f"correlations_{number}": matrix.astype(np.float16), f"order_{number}": order}
     save_arrays(path, **arrays)

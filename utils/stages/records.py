@@ -10,6 +10,7 @@ import importlib
 import inspect
 import io
 import json
+import re
 import sys
 import tokenize
 from collections.abc import Iterable, Mapping
@@ -38,7 +39,7 @@ class Record:
     trained: for each of these files, the flags of the run that made it.
     made: versions of torch and Python, device and day.
     cost: seconds and memory (MB), where they were measured.
-    origin: the file of other code that was imported.
+    path: the end of the path under which it was written: of which network, dataset, seeds and alignment it is.
     new: values that flags had before there were these flags, for comparisons with older files; not stored.
     """
 
@@ -48,7 +49,7 @@ class Record:
     trained: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     made: Mapping[str, str] = field(default_factory=dict)
     cost: Mapping[str, float] = field(default_factory=dict)
-    origin: str = ""
+    path: str = ""
     new: Mapping[str, object] = field(default_factory=dict)
 
     def of(self, model: str, files: Mapping[str, Path] | None = None, **inputs: object) -> "Record":
@@ -57,6 +58,10 @@ class Record:
         found = {name: digest for name, (digest, _) in known.items()} | _code_digest(model) | inputs
         trained = {name: record.flags for name, (_, record) in known.items() if not name.startswith("match")}
         return dataclasses.replace(self, inputs={**self.inputs, **found}, trained={**self.trained, **trained})
+
+    def at(self, path: Path) -> "Record":
+        """The record of the file at `path`."""
+        return dataclasses.replace(self, path="/".join(path.parts[-3:]) if read_name(path) else "")
 
     def having(self, *, before: Mapping[str, object] | None = None, **flags: object) -> "Record":
         """With more that decides the outcome and is no flag. before: what that was in files that do not say so."""
@@ -96,7 +101,7 @@ def record_in(content: Mapping[str, object]) -> Record:
     parts["trained"] = {name: _as_dict(flags) for name, flags in parts["trained"].items()}
     command = stored.get("command")
     is_command = isinstance(command, list) and all(isinstance(word, str) for word in command)
-    return Record(tuple(command) if is_command else (), **parts, origin=str(stored.get("origin", "")))
+    return Record(tuple(command) if is_command else (), **parts, path=str(stored.get("path", "")))
 
 
 def _as_dict(value: object) -> dict[str, object]:
@@ -111,8 +116,8 @@ def _from_settings(settings: Mapping[str, object]) -> Record:
     inputs |= {name: rest.pop(name) for name in ("points", "images", "ends") if name in rest}
     told = {name: _as_dict(rest.pop(name, {})) for name in ("trained", "made", "taken")}
     trained = {name: _as_dict(flags) for name, flags in told["trained"].items()}
-    origin = str(rest.pop("imported", ""))
-    return Record((), _as_flags(rest), inputs, trained, told["made"], told["taken"], origin)
+    rest.pop("imported", "")
+    return Record((), _as_flags(rest), inputs, trained, told["made"], told["taken"])
 
 
 def _as_flags(settings: dict[str, object]) -> dict[str, object]:
@@ -178,15 +183,43 @@ def unlike(before: Record, now: Record) -> str | None:
     return f"was made {', '.join(filter(None, parts))}" if inputs or flags else None
 
 
+def expect_named(path: Path, record: Record) -> Record:
+    """The record of the file at `path`. FileError if that was written as something else than its name says.
+
+    Files of before tell it by what they were made from, or not at all.
+    """
+    name, written = read_name(path), read_name(Path(record.path))
+    if name is None:
+        return record
+    epochs = {name.epoch, written.epoch if written else None}
+    if written and (_identity(Path(record.path)) != _identity(path) or len(epochs - {None}) > 1):
+        raise FileError(path, f"was written as {record.path}, which its name does not say", "remake")
+    seed = record.flags.get("seed", name.seeds[0])
+    if not written and name.kind == "endpoint" and seed != name.seeds[0]:
+        raise FileError(path, f"was trained with --seed {seed}, which its name does not say", "remake")
+    return record
+
+
+def _identity(path: Path) -> tuple[str, str, str]:
+    """Network, dataset and name of a file, but for its epoch; the network of a user's file may be elsewhere now."""
+    stem = re.sub(r"(-\d+|-resume)?(\.partial)?\.\w+$", "", path.name)
+    return model_of(path.parts[-3]).rpartition("/")[2], path.parts[-2], stem
+
+
 def expect_current(layout: Layout, path: Path, record: Record) -> None:
     """FileError if a result was made with other networks, match, curve or code than there are now.
 
     What its record does not say, and files that are not there any more, are not compared.
     """
+    expect_named(path, record)
     name, epochs = read_name(path), record.flags.get("epochs_model", record.flags.get("epochs"))
     if name is None or not record.inputs or not isinstance(epochs, int):
         return
     files = behind(layout, name.seeds, epochs, name.alignment or "", name.epoch or 0, name.variant)
+    parts = {"match", "match_c", "curve"}
+    if {"a", "b"} <= record.inputs.keys() and parts & record.inputs.keys() != parts & files.keys():
+        of = " and ".join(sorted(parts & record.inputs.keys())) or "no match and no curve"
+        raise FileError(path, f"was made with {of}, which its name does not say", "replace")
     now = Record().of(layout.model, {file: path for file, path in files.items() if file in record.inputs})
     if other := other_inputs(record, now.inputs):
         raise FileError(path, f"was made with {other} than there are now", "replace")

@@ -25,7 +25,7 @@ from .files import (
     write_atomically,
 )
 from .layout import kept, kept_epochs, partial, rolling
-from .records import Record, record_in, unlike
+from .records import Record, expect_named, record_in, unlike
 
 
 @dataclass
@@ -93,7 +93,7 @@ class Run:
             newest = paths[-1]
         state = load_checkpoint(newest)
         self.path = newest
-        if not (record_in(state) and isinstance(state.get("epoch"), int)):
+        if not (expect_named(newest, record_in(state)) and isinstance(state.get("epoch"), int)):
             # Written by other code, which may count epochs otherwise.
             if newest != finished:
                 raise FileError(newest, "does not hold what a resumed run needs; use another seed, or another root")
@@ -141,14 +141,16 @@ class Run:
             self._replaced.pop(0).unlink(missing_ok=True)
         if self.log:
             self._write_scalars(epoch, state)
-        state = {**state, "record": self.record.stored()}
         # In this order a run that is killed in between repeats the epoch, and lacks no file that it should have.
         if epoch == self.epochs:
             self.save_history(state["history"])
         if epoch == self.epochs or epoch % self.save_freq == 0:
-            save_checkpoint(kept(self.stem, epoch), state)
+            self._save(kept(self.stem, epoch), state)
         if epoch < self.epochs:
-            save_checkpoint(rolling(self.stem), state)
+            self._save(rolling(self.stem), state)
+
+    def _save(self, path: Path, state: Mapping[str, object]) -> None:
+        save_checkpoint(path, {**state, "record": self.record.at(path).stored()})
 
     def _write_scalars(self, epoch: int, state: Mapping[str, object]) -> None:
         """What is new in the history, and the learning rate, for TensorBoard.
@@ -179,10 +181,11 @@ class Run:
     def save_history(self, history: Mapping[str, list[float]]) -> None:
         arrays = {name: np.array(values) for name, values in history.items()}
         if isinstance(self.history, Path):
-            save_arrays(self.history, record=self.record.as_array(), **arrays)
+            save_arrays(self.history, record=self.record.at(self.history).as_array(), **arrays)
         else:
             for name, values in arrays.items():
-                save_array(self.history[name], values, {"record": self.record.stored()})
+                path = self.history[name]
+                save_array(path, values, {"record": self.record.at(path).stored()})
 
     def close(self, history: Mapping[str, list[float]]) -> None:
         """Remove the checkpoint of the run under way, and mend a lost history."""
@@ -222,7 +225,7 @@ class GrowingTable:
         for candidate in (self.path, self.partial):
             if candidate.exists() and candidate not in self._replaced:
                 arrays = load_arrays(candidate)
-                if why := unlike(record_in(arrays), self.record):
+                if why := unlike(expect_named(candidate, record_in(arrays)), self.record):
                     raise FileError(candidate, why, "replace")
                 arrays = {name: array for name, array in arrays.items() if name not in ("record", "settings")}
                 if candidate == self.path:
@@ -247,7 +250,7 @@ class GrowingTable:
     def _save(self, path: Path) -> None:
         while self._replaced:
             remove(self._replaced.pop(0))
-        save_arrays(path, record=self.record.as_array(), **self.arrays)
+        save_arrays(path, record=self.record.at(path).as_array(), **self.arrays)
 
     def finish(self, **whole: np.ndarray) -> None:
         """Give the table its own name; `whole` are further arrays, which are not made of rows."""
@@ -289,4 +292,4 @@ def save_line(
     except UserError:  # damaged, and made anew
         there = {}
     if there.keys() != middle.keys() or not all(torch.equal(there[name], middle[name].cpu()) for name in middle):
-        save_checkpoint(path, {"epoch": 0, "model_state": middle, "record": record.stored()})
+        save_checkpoint(path, {"epoch": 0, "model_state": middle, "record": record.at(path).stored()})
