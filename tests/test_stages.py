@@ -325,7 +325,7 @@ def test_plane_of_a_match_that_pam_found(capsys, small, workspace):
     assert code == 1
     assert "make it with: python training/train_curve_pam.py" in line
     folder = workspace / "model_dicts/paired_models/TinyTen/bars"
-    shutil.copy(folder / "match_corr_seeds_01_02.npy", folder / "match_pam_corr_seeds_01_02.npy")
+    np.save(folder / "match_pam_corr_seeds_01_02.npy", np.load(folder / "match_corr_seeds_01_02.npy"))
     run("evaluation/eval_plane_with_alignment.py", *flags)
 
 
