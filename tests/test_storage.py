@@ -311,7 +311,7 @@ def test_another_match_is_not_replaced_unasked(tmp_path, capsys):
         ({"t": np.zeros(0), "loss": np.zeros(0)}, r"t has the shape \(0,\)"),
         ({"t": np.zeros(3), "loss": np.array([0, np.nan, 0])}, "loss has entries that are not finite"),
         ({"t": np.zeros(3), "loss": np.array(["a", "b", "c"])}, "loss has entries that are not finite"),
-        ({"t": np.zeros(3), "loss": np.zeros(3), "settings": np.array("[1]")}, "settings are not a JSON object"),
+        ({"t": np.zeros(3), "loss": np.zeros(3), "settings": np.array("[1]")}, "settings is not a JSON object"),
         ({"t": np.zeros(3), "loss": np.zeros(3), "settings": np.array("{")}, "is damaged"),
     ],
 )
