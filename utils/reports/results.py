@@ -102,18 +102,20 @@ def _impossible(arrays: Mapping[str, np.ndarray], *, gaps: bool) -> str | None:
 
 def _expect_known(record: Record) -> None:
     """TypeError for flags, digests or costs of types that no flag, digest or cost has."""
-    for flags in (record.flags, *record.trained.values()):
-        for name, value in flags.items():
-            parts = value if isinstance(value, list) else [value]
-            if not all(part is None or isinstance(part, str | int | float) for part in parts):
+    flags = [item for values in (record.flags, *record.trained.values()) for item in values.items()]
+    points, images = record.inputs.get("points", []), record.inputs.get("images", "")
+    for known, items in (
+        (str | int | float | None, [(name, one) for name, value in flags for one in _parts(value)]),
+        (str, [("images", images), *(("points", one) for one in points), *record.made.items()]),
+        (int | float, record.cost.items()),
+    ):
+        for name, value in items:
+            if not isinstance(value, known):
                 raise TypeError(f"{name} {value!s:.40}")
-    texts = {**record.made, **{name: one for name, one in record.inputs.items() if name != "points"}}
-    for name, value in (*texts.items(), *(("points", one) for one in record.inputs.get("points", []))):
-        if not isinstance(value, str):
-            raise TypeError(f"{name} {value!s:.40}")
-    for name, value in record.cost.items():
-        if not isinstance(value, int | float):
-            raise TypeError(f"{name} {value!s:.40}")
+
+
+def _parts(value: object) -> list[object]:
+    return value if isinstance(value, list) else [value]
 
 
 def load_result(layout: Layout, path: Path, shapes: Mapping[str, tuple]) -> Result:
