@@ -43,25 +43,6 @@ from .records import Record
 # --- flags that several stages have ------------------------------------------------------------------------
 
 
-def add_dataset_flags(parser: Parser) -> None:
-    """The flags that say which images, and where things are."""
-    dataset_help = "a known name, or that of a folder of images data/NAME/{train,test}"
-    parser.images("--dataset", type=dataset_name, default="FashionMNIST10k", help=dataset_help)
-    size_help = "make images square: shorter side to this size, and the middle of it (default: as they are)"
-    parser.images("--image_size", type=positive_int, help=size_help, outcome=NEW)
-    parser.computation(
-        "--num-workers", "--num_workers", type=nonnegative_int, default=4, help="threads that decode images"
-    )
-    parser.images(
-        "--data_path",
-        type=folder_path,
-        help="folder that holds the datasets (default: ROOT/data, else the repository's)",
-    )
-    parser.files(
-        "--root", type=folder_path, default=REPOSITORY, help="folder under which all results are written and found"
-    )
-
-
 def stage_parser(
     description: str | None, script: str, models: ModuleType, *, batch_size: int, model: str | None = None
 ) -> Parser:
@@ -70,63 +51,56 @@ def stage_parser(
     script: the stage's own file. models: what knows networks by name, as the package of this name does.
     """
     parser = Parser(description, script=script)
-    parser.set_defaults(build=models.builder)
+    parser.set_defaults(robust=False, momentum=0.9, build=models.builder)
     add_dataset_flags(parser)
-    parser.images(
-        "--transform",
-        choices=TRANSFORMS,
-        outcome=True,
-        help="augmentation and normalization (default: the model's, standard, or Adversarial)",
-    )
-    moments = {"nargs": 3, "type": finite_float, "metavar": ("R", "G", "B"), "outcome": NEW}
-    parser.images(
-        "--mean", help="of pixels in [0, 1], by which images are normalized (default: the dataset's)", **moments
-    )
-    parser.images("--std", help="the deviations that go with it (default: the dataset's)", **moments)
-    parser.computation("--batch_size", type=positive_int, default=batch_size, help="images in a batch", outcome=True)
+    transform_help = "augmentation and normalization (default: the model's, standard, or Adversarial)"
+    parser.images("--transform", None, None, transform_help, choices=TRANSFORMS, outcome=True)
+    moments = {"nargs": 3, "metavar": ("R", "G", "B"), "outcome": NEW}
+    mean_help = "of pixels in [0, 1], by which images are normalized (default: the dataset's)"
+    parser.images("--mean", finite_float, None, mean_help, **moments)
+    parser.images("--std", finite_float, None, "the deviations that go with it (default: the dataset's)", **moments)
+    parser.computation("--batch_size", positive_int, batch_size, "images in a batch", outcome=True)
     if model:
-        parser.networks("--model", choices=[model], default=model, help="the network, which is always this")
+        parser.networks("--model", None, model, "the network, which is always this", choices=[model])
     else:
         parser.networks("--model", default=FIRST, **network_options(models, "the network"))
-    parser.images(
-        "--use_test",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        outcome=True,
-        help="evaluate on the test set; otherwise on training images held out for it",
-    )
-    parser.computation(
-        "--device", help="what computes: cuda, cuda:1, mps, cpu (default: the first that is available)"
-    )
+    test_help = "evaluate on the test set; otherwise on training images held out for it"
+    parser.images("--use_test", None, True, test_help, action=argparse.BooleanOptionalAction, outcome=True)
+    device_help = "what computes: cuda, cuda:1, mps, cpu (default: the first that is available)"
+    parser.computation("--device", None, None, device_help)
     precision_help = "tf32: faster, less exact convolutions on CUDA; bf16: run the networks under autocast"
-    parser.computation(
-        "--precision", choices=("fp32", "tf32", "bf16"), default="fp32", help=precision_help, outcome=True
-    )
-    parser.set_defaults(robust=False, momentum=0.9)
+    precisions = ("fp32", "tf32", "bf16")
+    parser.computation("--precision", None, "fp32", precision_help, choices=precisions, outcome=True)
     return parser
+
+
+def add_dataset_flags(parser: Parser) -> None:
+    """The flags that say which images, and where things are."""
+    dataset_help = "a known name, or that of a folder of images data/NAME/{train,test}"
+    parser.images("--dataset", dataset_name, "FashionMNIST10k", dataset_help)
+    size_help = "make images square: shorter side to this size, and the middle of it (default: as they are)"
+    parser.images("--image_size", positive_int, None, size_help, outcome=NEW)
+    parser.computation("--num-workers", nonnegative_int, 4, "threads that decode images")
+    parser.add_alias("--num_workers", "num_workers", type=nonnegative_int)
+    path_help = "folder that holds the datasets (default: ROOT/data, else the repository's)"
+    parser.images("--data_path", folder_path, None, path_help)
+    parser.files("--root", folder_path, REPOSITORY, "folder under which all results are written and found")
 
 
 def add_training_flags(parser: Parser) -> None:
     """The flags of SGD and of a run that can be resumed."""
-    parser.files(
-        "--save_freq",
-        type=positive_int,
-        default=200,
-        help="keep a checkpoint every so many epochs, and the last",
-    )
-    parser.optimization(
-        "--lr", type=positive_float, default=0.1, help="learning rate of the first epoch", outcome=True
-    )
-    parser.optimization("--wd", type=nonnegative_float, default=5e-4, help="weight decay", outcome=True)
+    parser.files("--save_freq", positive_int, 200, "keep a checkpoint every so many epochs, and the last")
+    parser.optimization("--lr", positive_float, 0.1, "learning rate of the first epoch", outcome=True)
+    parser.optimization("--wd", nonnegative_float, 5e-4, "weight decay", outcome=True)
     decay_help = "factor on the learning rate, every epoch"
-    parser.optimization("--lr_decay", type=positive_float, default=0.9996, help=decay_help, outcome=True)
-    drop_help = "the learning rate is halved every so many epochs"
-    parser.optimization("--lr_drop", type=positive_int, default=20, help=drop_help, outcome=True)
-    parser.networks(
-        "--seed", type=seed_number, default=1, help="of the initial weights and all random draws", outcome=True
+        "factor on the learning rate, every epoch",
+        "the learning rate is halved every so many epochs",
     )
+    parser.optimization("--lr_decay", positive_float, 0.9996, decay_help, outcome=True)
+    parser.optimization("--lr_drop", positive_int, 20, "halve the learning rate every so many epochs", outcome=True)
+    parser.networks("--seed", seed_number, 1, "of the initial weights and all random draws", outcome=True)
     log_help = "write loss, accuracy and learning rate of every epoch there, for TensorBoard (default: nowhere)"
-    parser.files("--log_dir", type=folder_path, metavar="DIR", help=log_help)
+    parser.files("--log_dir", folder_path, None, log_help, metavar="DIR")
     add_compile_flag(parser)
     again = parser.groups["files"].add_mutually_exclusive_group()
     resume_help = "go on from the newest checkpoint, if there is one, or from the checkpoint in this file"
@@ -143,105 +117,84 @@ def training_parser(
     parser = stage_parser(description, script, models, batch_size=128)
     add_training_flags(parser)
     words = f"epochs in all, those before a resume included ({epochs_help})"
-    parser.networks("--epochs", type=positive_int, help=words, outcome=robust)
+    parser.networks("--epochs", positive_int, None, words, outcome=robust)
     if robust:
-        add_attack_flags(parser, training=True)
+        add_attack_flags(parser)
+        parser.optimization("--momentum", nonnegative_float, 0.9, "of SGD (Nesterov)", outcome=True)
     return parser
 
 
 def add_compile_flag(parser: Parser) -> None:
-    parser.computation(
-        "--compile", action="store_true", help="compile the networks (torch.compile); pays in long runs"
-    )
+    compile_help = "compile the networks (torch.compile); pays in long runs"
+    parser.computation("--compile", None, False, compile_help, action="store_true")
 
 
 def add_pair_flags(parser: Parser) -> None:
-    parser.networks("--seed_a", type=seed_number, default=1, help="seed of network A, the target")
-    parser.networks("--seed_b", type=seed_number, default=2, help="seed of network B, which is permuted")
+    parser.networks("--seed_a", seed_number, 1, "seed of network A, the target")
+    parser.networks("--seed_b", seed_number, 2, "seed of network B, which is permuted")
 
 
 ATTACK_STEPS = 5  # as published
 
 
-def add_attack_flags(parser: Parser, training: bool = False) -> None:
+def add_attack_flags(parser: Parser) -> None:
     """The flags that make a stage one of robust networks."""
     of_robust = attrgetter("robust")  # a stage may be of plain ones too
     parser.set_defaults(robust=True)
-    parser.attack(
-        "--epsilon",
-        type=intensity,
-        outcome=of_robust,
-        help="radius of the attack, as 8/255 (default: 4/255 on Tiny ImageNet, else 8/255)",
-    )
-    parser.attack(
-        "--attack_step",
-        type=intensity,
-        outcome=of_robust,
-        help="length of a step of the attack (default: a quarter of 8/255 or 4/255)",
-    )
-    steps_help = "number of steps of the attack"
-    parser.attack("--attack_steps", type=nonnegative_int, default=ATTACK_STEPS, help=steps_help, outcome=of_robust)
-    if training:
-        parser.optimization(
-            "--momentum", type=nonnegative_float, default=0.9, help="of SGD (Nesterov)", outcome=of_robust
-        )
+    radius_help = "radius of the attack, as 8/255 (default: 4/255 on Tiny ImageNet, else 8/255)"
+    parser.attack("--epsilon", intensity, None, radius_help, outcome=of_robust)
+    step_help = "length of a step of the attack (default: a quarter of 8/255 or 4/255)"
+    parser.attack("--attack_step", intensity, None, step_help, outcome=of_robust)
+    parser.attack("--attack_steps", nonnegative_int, ATTACK_STEPS, "number of steps of the attack", outcome=of_robust)
 
 
 def add_robust_flag(parser: Parser, help_text: str) -> None:
-    parser.networks("--adversarial", dest="robust", action="store_true", help=help_text)
+    parser.networks("--adversarial", None, False, help_text, dest="robust", action="store_true")
 
 
 def add_curve_flags(parser: Parser) -> None:
-    parser.networks("--curve", choices=CURVES, default="Bezier", help="family of the curve", outcome=True)
-    parser.add_alias("--curve_type", "curve", choices=CURVES)
-    bends_help = "control points, the two ends included"
-    parser.networks("--num_bends", type=at_least_two, default=3, help=bends_help, outcome=True)
-    fixed = {"action": argparse.BooleanOptionalAction, "default": True, "outcome": True}
-    parser.networks("--fix_start", help="keep A where it is", **fixed)
-    parser.networks("--fix_end", help="keep B where it is", **fixed)
+    add_family_flags(parser, outcome=True)
+    fixed = {"action": argparse.BooleanOptionalAction, "outcome": True}
+    parser.networks("--fix_start", None, True, "keep A where it is", **fixed)
+    parser.networks("--fix_end", None, True, "keep B where it is", **fixed)
     off_help = "begin at random networks, not on the line from A to B"
-    parser.networks("--init_linear_off", action="store_true", help=off_help, outcome=NEW)
+    parser.networks("--init_linear_off", None, False, off_help, action="store_true", outcome=NEW)
+
+
+def add_family_flags(parser: Parser, *, outcome: bool = False) -> None:
+    bends_help = "control points of the curve, the two ends included"
+    parser.networks("--num_bends", at_least_two, 3, bends_help, outcome=outcome)
+    parser.networks("--curve", None, "Bezier", "family of the curve", choices=CURVES, outcome=outcome)
+    parser.add_alias("--curve_type", "curve", choices=CURVES)
 
 
 def add_alignment_flag(parser: Parser) -> None:
-    parser.networks(
-        "--alignment", type=name_part, default="", help="name of the match that permutes B, as corr; '' for none"
-    )
+    parser.networks("--alignment", name_part, "", "name of the match that permutes B, as corr; '' for none")
     epochs_help = f"epochs for which the two networks were trained ({EPOCHS_HELP})"
-    parser.networks("--epochs_model", type=positive_int, help=epochs_help, outcome=True)
+    parser.networks("--epochs_model", positive_int, None, epochs_help, outcome=True)
 
 
 def add_evaluation_flags(parser: Parser) -> None:
     """The flags of stages that evaluate networks with batch-norm statistics re-estimated for them."""
     add_compile_flag(parser)
-    parser.evaluation(
-        "--bn_images",
-        type=positive_int,
-        outcome=True,
-        help="re-estimate batch norm on so many training images (default: all)",
-    )
+    images_help = "re-estimate batch norm on so many training images (default: all)"
+    parser.evaluation("--bn_images", positive_int, None, images_help, outcome=True)
     repair_help = "let activations vary as between the ends (REPAIR), in networks without batch norm"
-    parser.evaluation("--repair", action="store_true", help=repair_help, outcome=NEW)
-    parser.files("--overwrite", action="store_true", help="evaluate again what has been evaluated otherwise")
+    parser.evaluation("--repair", None, False, repair_help, action="store_true", outcome=NEW)
+    overwrite_help = "evaluate again what has been evaluated otherwise"
+    parser.files("--overwrite", None, False, overwrite_help, action="store_true")
 
 
 def add_path_flags(parser: Parser) -> None:
     """The flags that name a path between two networks: a learned curve, or the straight line."""
     add_pair_flags(parser)
     add_alignment_flag(parser)
-    parser.networks(
-        "--epochs_curve",
-        type=nonnegative_int,
-        help=f"epochs of the curve; 0 is the straight line ({CURVE_EPOCHS_HELP})",
-    )
-    parser.networks("--seed", type=seed_number, default=1, help="seed with which the curve was learned")
-    parser.networks(
-        "--num_bends", type=at_least_two, default=3, help="control points of the curve, the two ends included"
-    )
-    parser.networks("--curve", choices=CURVES, default="Bezier", help="family of the curve")
-    parser.add_alias("--curve_type", "curve", choices=CURVES)
+    curve_help = f"epochs of the curve; 0 is the straight line ({CURVE_EPOCHS_HELP})"
+    parser.networks("--epochs_curve", nonnegative_int, None, curve_help)
+    parser.networks("--seed", seed_number, 1, "seed with which the curve was learned")
+    add_family_flags(parser)
     epochs_help = "whichever of --epochs_model and --epochs_curve is not given (default: theirs)"
-    parser.networks("--epochs", type=positive_int, help=epochs_help)
+    parser.networks("--epochs", positive_int, None, epochs_help)
 
 
 def parse(parser: Parser, argv: Sequence[str] | None, *, fp32_only: bool = False) -> argparse.Namespace:
@@ -364,29 +317,18 @@ def results_parser(
         return None if of_all else list(values)
 
     name = partial(dataset_name, with_folder=False)
-    dataset_help = "on which the networks were trained"
-    if of_all:
-        parser.images("--dataset", type=name, nargs="+", help=dataset_help)
-    else:
-        parser.images("--dataset", type=name, default="FashionMNIST10k", help=dataset_help)
-    parser.networks("--model", nargs="+", default=usual(FIRST), **network_options(models, "networks"))
-    parser.networks("--seed_a", nargs="+", type=seed_number, default=usual(1), help="networks A, one a pair")
-    parser.networks("--seed_b", nargs="+", type=seed_number, default=usual(2), help="networks B, one a pair")
-    parser.networks(
-        "--alignment", nargs="+", type=name_part, default=usual("", "corr"), help="names of matches; '' for none"
-    )
+    several = {"nargs": "+"} if of_all else {"default": "FashionMNIST10k"}
+    parser.images("--dataset", name, help="on which the networks were trained", **several)
+    parser.networks("--model", default=usual(FIRST), nargs="+", **network_options(models, "networks"))
+    parser.networks("--seed_a", seed_number, usual(1), "networks A, one a pair", nargs="+")
+    parser.networks("--seed_b", seed_number, usual(2), "networks B, one a pair", nargs="+")
+    parser.networks("--alignment", name_part, usual("", "corr"), "names of matches; '' for none", nargs="+")
     epochs_help = "epochs of the curves, where there are any; 0: straight lines"
     epochs_help += "" if of_all else f"; as many as models (2 or more): one for each model ({CURVE_EPOCHS_HELP})"
-    parser.networks("--epochs", nargs="+", type=nonnegative_int, help=epochs_help)
-    parser.files(
-        "--root", type=folder_path, default=REPOSITORY, help="folder under which results are found and written"
-    )
-    parser.files(
-        "--name",
-        type=name_part,
-        default="",
-        help="a word for the names of what is written, to keep it beside other figures",
-    )
+    parser.networks("--epochs", nonnegative_int, None, epochs_help, nargs="+")
+    parser.files("--root", folder_path, REPOSITORY, "folder under which results are found and written")
+    name_help = "a word for the names of what is written, to keep it beside other figures"
+    parser.files("--name", name_part, "", name_help)
     parser.set_defaults(robust=robust, curve_seed=None, num_bends=None, curve=None)
     return parser
 
@@ -395,27 +337,27 @@ def add_variant_flags(parser: Parser, *, of_all: bool = False) -> None:
     """The flags that tell curves between the same networks apart; of_all as in `results_parser`."""
     usual = {name: None if of_all else [value] for name, value in USUAL._asdict().items()}
     seed_help = "seed of the curves: one for all pairs, or one a pair"
-    parser.networks("--curve_seed", nargs="+", type=seed_number, default=usual["seed"], help=seed_help)
+    parser.networks("--curve_seed", seed_number, usual["seed"], seed_help, nargs="+")
     bends_help = "control points of the curves, the two ends included"
-    parser.networks("--num_bends", nargs="+", type=at_least_two, default=usual["num_bends"], help=bends_help)
-    parser.networks("--curve", nargs="+", choices=CURVES, default=usual["curve"], help="families of the curves")
+    parser.networks("--num_bends", at_least_two, usual["num_bends"], bends_help, nargs="+")
+    parser.networks("--curve", None, usual["curve"], "families of the curves", nargs="+", choices=CURVES)
     parser.add_alias("--curve_type", "curve", nargs="+", choices=CURVES)
 
 
 def add_figure_flags(parser: Parser) -> None:
-    parser.figures("--show", action="store_true", help="open the figures in a window too")
+    parser.figures("--show", None, False, "open the figures in a window too", action="store_true")
     add_title_flag(parser)
 
 
 def add_title_flag(parser: Parser) -> None:
     help_text = "draw no titles above figures, as for a paper, which has captions"
-    parser.figures("--no_title", action="store_true", help=help_text)
+    parser.figures("--no_title", None, False, help_text, action="store_true")
 
 
 def add_plane_flags(parser: Parser) -> None:
     parser.add_unused("--interp", "planes are drawn by contours, and not interpolated as images")
     help_text = "colour map of matplotlib (default: viridis; reversed for losses, so that bright is good)"
-    parser.figures("--cmap", type=colour_map, metavar="NAME", help=help_text)
+    parser.figures("--cmap", colour_map, None, help_text, metavar="NAME")
 
 
 def parse_results(

@@ -66,7 +66,7 @@ class Parser(argparse.ArgumentParser):
     """An argparse parser of long flags that are never shortened: --epochs must not be taken for --epochs_model.
 
     Its help shows flags under TITLES, in whatever order they were added, and an example. Each title has a method that
-    adds a flag there, as `add_argument` does: parser.images("--dataset", …).
+    adds a flag there: parser.images("--dataset", type, default, help), and more as `add_argument` takes it.
     """
 
     def __init__(self, description: str | None, epilog: str | None = None, script: str = ""):
@@ -83,20 +83,29 @@ class Parser(argparse.ArgumentParser):
         super().__init__(description=description, epilog=epilog, formatter_class=HelpFormatter, allow_abbrev=False)
         self.groups = {name: self.add_argument_group(title) for name, title in TITLES.items()}
         for name, group in self.groups.items():
-            setattr(self, name, partial(self.add_argument, group=group))
+            setattr(self, name, partial(self._add, group))
 
-    def add_argument(
-        self, *names: str, outcome: Outcome = False, group: argparse._ArgumentGroup | None = None, **options: object
-    ) -> argparse.Action:
-        """As argparse's, and whether the flag decides what is in the files that the script writes.
+    def _add(
+        self,
+        group: argparse._ArgumentGroup,
+        flag: str,
+        type: Callable | None = None,
+        default: object = None,
+        help: str = "",
+        *,
+        outcome: Outcome = False,
+        **options: object,
+    ) -> None:
+        """Under a title, and whether the flag decides what is in the files that the script writes.
 
         outcome: True, or when (given the parsed flags); NEW where older files lack the flag and had its default.
             What a file's name says (networks, match, kind of curve) need not be declared.
         """
-        action = group.add_argument(*names, **options) if group else super().add_argument(*names, **options)
+        given = {"type": type} if type else {}
+        given |= {} if default is None else {"default": default}
+        dest = group.add_argument(flag, help=help, **given, **options).dest
         if outcome:
-            self.outcome[action.dest] = outcome
-        return action
+            self.outcome[dest] = outcome
 
     def outcome_flags(self, args: argparse.Namespace) -> dict[str, object]:
         """The values of the flags that decide the outcome."""
