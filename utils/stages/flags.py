@@ -3,7 +3,7 @@
 import argparse
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
@@ -93,11 +93,9 @@ def add_training_flags(parser: Parser) -> None:
     parser.optimization("--lr", positive_float, 0.1, "learning rate of the first epoch", outcome=True)
     parser.optimization("--wd", nonnegative_float, 5e-4, "weight decay", outcome=True)
     decay_help = "factor on the learning rate, every epoch"
-        "factor on the learning rate, every epoch",
-        "the learning rate is halved every so many epochs",
-    )
     parser.optimization("--lr_decay", positive_float, 0.9996, decay_help, outcome=True)
-    parser.optimization("--lr_drop", positive_int, 20, "halve the learning rate every so many epochs", outcome=True)
+    drop_help = "the learning rate is halved every so many epochs"
+    parser.optimization("--lr_drop", positive_int, 20, drop_help, outcome=True)
     parser.networks("--seed", seed_number, 1, "of the initial weights and all random draws", outcome=True)
     log_help = "write loss, accuracy and learning rate of every epoch there, for TensorBoard (default: nowhere)"
     parser.files("--log_dir", folder_path, None, log_help, metavar="DIR")
@@ -234,7 +232,7 @@ def parse(parser: Parser, argv: Sequence[str] | None, *, fp32_only: bool = False
         args.attack = Attack(args.epsilon, args.attack_step, args.attack_steps)
     if getattr(args, "log_dir", None):
         expect_log(parser, args.log_dir)
-    args.notes = [*_without_effect(vars(args), parser.get_default), *parser.unused_notes(args)]
+    args.notes = _without_effect(parser, vars(args))
     args.asked_device, args.device = args.device, choose_device(parser, args.device)
     args.images = {"transform": args.transform, "moments": args.moments, "image_size": args.image_size}
     args.images |= {"use_test": args.use_test, "device": args.device}
@@ -254,7 +252,7 @@ def _replace_folders(parser: Parser, args: argparse.Namespace) -> None:
         args.replaced = replaced_folders(vars(args))
     except ValueError as error:
         parser.error(str(error))
-    if parser.has("--adversarial"):
+    if parser.words("robust", True):
         args.robust |= in_robust_folders(args.replaced)
 
 
@@ -276,18 +274,19 @@ def _complete_epochs(parser: Parser, args: argparse.Namespace) -> None:
             setattr(args, name, value)
 
 
-def _without_effect(flags: Mapping[str, object], default: Callable[[str], object]) -> list[str]:
-    """What is to be said of flags that change nothing; `default` gives each flag's default."""
-    told = {name for name, value in flags.items() if value != default(name)}
-    notes = []
-    if flags["robust"] and flags.get("attack") and (schedule := sorted(told & {"lr_decay", "lr_drop"})):
-        words = " and ".join(f"--{name}" for name in schedule)
-        notes.append(
-            f"{words}: not in robust training, whose learning rate is constant at first and then falls to 1 %."
-        )
+def _without_effect(parser: Parser, flags: Mapping[str, object]) -> list[str]:
+    """What is to be said of flags that change nothing."""
+    told = {name for name, value in flags.items() if value != parser.get_default(name)}
+
+    def named(names: set[str]) -> str:
+        return " and ".join(f"--{name}" for name in sorted(told & names))
+
+    notes = [why for name, why in parser.unused.items() if name in told]
+    if flags["robust"] and flags.get("attack") and (words := named({"lr_decay", "lr_drop"})):
+        why = "not in robust training, whose learning rate is constant at first and then falls to 1 %"
+        notes.append(f"{words}: {why}.")
     is_line = flags.get("epochs_curve") == 0 and not tag(flags["alignment"]).startswith("pam_")
-    if is_line and (curve := sorted(told & {"seed", "num_bends", "curve"})):
-        words = " and ".join(f"--{name}" for name in curve)
+    if is_line and (words := named({"seed", "num_bends", "curve"})):
         notes.append(f"{words}: the straight line is the same for all curves.")
     if "align_name" in flags and "seed" in told and flags.get("method") not in ("weight", "random"):
         notes.append("--seed: nothing in an alignment is drawn at random, but for --method weight and random.")
@@ -377,7 +376,7 @@ def parse_results(
         add_folder_flags(parser, TWINS.get(name, name), argv)
     args = parser.parse_args(argv)
     args.command = shlex.join(["python", name, *argv])
-    args.notes = parser.unused_notes(args)
+    args.notes = _without_effect(parser, vars(args))
     if draws:
         _complete_for_figures(parser, args, of_curves)
     seeds_a, seeds_b = args.seed_a or [], args.seed_b or []

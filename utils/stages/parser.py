@@ -25,18 +25,14 @@ NEW = "new"  # the outcome of a flag that older files lack
 PASSING = ("root", "device", "resume", "overwrite")  # flags that may be others when a command is run again
 
 
-class HelpFormatter(argparse.HelpFormatter):
-    """Adds defaults, except those that depend on other flags (the help text has them); leaves commands whole."""
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Adds defaults, except those that depend on other flags: the help text has them."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         if action.default is None or action.default == argparse.SUPPRESS:
             return action.help
         words = action.help.removesuffix(" (default: %(default)s)")  # which some versions of Python add
         return f"{words} (default: {_in_words(action.default)})".replace("%", "%%")
-
-    def _fill_text(self, text: str, width: int, indent: str) -> str:
-        fill = super()._fill_text
-        return "\n".join(line if line.startswith("  ") else fill(line, width, indent) for line in text.split("\n"))
 
 
 def _in_words(default: object) -> str:
@@ -171,15 +167,7 @@ class Parser(argparse.ArgumentParser):
 
     def add_unused(self, flag: str, why: str) -> None:
         """A flag of the original code, in no help, that changes nothing; `why` is said where it is given."""
-        self.add_argument(flag, help=argparse.SUPPRESS)
-        self.unused[flag] = why
-
-    def unused_notes(self, args: argparse.Namespace) -> list[str]:
-        given = (flag for flag in self.unused if getattr(args, _dest(flag)) is not None)
-        return [f"{flag}: {self.unused[flag]}." for flag in given]
-
-    def has(self, flag: str) -> bool:
-        return flag in self._option_string_actions
+        self.unused[self.add_argument(flag, help=argparse.SUPPRESS).dest] = f"{flag}: {why}."
 
     def format_help(self) -> str:
         needed = (action for action in self._actions if action.required)
