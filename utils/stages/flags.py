@@ -118,7 +118,7 @@ def training_parser(
     parser.networks("--epochs", positive_int, None, words, outcome=robust)
     if robust:
         add_attack_flags(parser)
-        parser.optimization("--momentum", nonnegative_float, 0.9, "of SGD (Nesterov)", outcome=True)
+        parser.optimization("--momentum", nonnegative_float, 0.9, "of SGD (Nesterov)", outcome=attrgetter("robust"))
     return parser
 
 
