@@ -178,7 +178,8 @@ class PermutationSpec:
 
         whole: nor may the state have entries that the spec does not know.
         """
-        if strange := [n for n, axes in self.axes.items() if n not in state or _shape(axes) != state[n].shape]:
+        shapes = {name: torch.Size(map(axis_size, axes)) for name, axes in self.axes.items()}
+        if strange := [name for name in shapes if name not in state or shapes[name] != state[name].shape]:
             others = f", nor {_some(strange[1:])}" if strange[1:] else ""
             raise ValueError(f"the network has no entry {strange[0]} of this shape{others}")
         known = {*self.axes, *(fixed.entry for fixed in self.fixed)}
@@ -229,10 +230,6 @@ def _some(words: Iterable[str], count: int = 4) -> str:
     """The first of some words."""
     words = list(words)
     return ", ".join([*words[:count], *(["…"] if len(words) > count else [])]) or "none"
-
-
-def _shape(axes: Sequence[Segments]) -> tuple[int, ...]:
-    return tuple(map(axis_size, axes))
 
 
 def axis_size(axis: Segments) -> int:

@@ -6,7 +6,7 @@ And a wrong order of each group must show: what it would not change has not been
 import contextlib
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -132,26 +132,25 @@ class Trial:
         self.state, self.orders = state_of(model), derangements(spec, self.seed)
         self.copies, self.marks = Copies(model, precision.widest), None
 
-    def randomize(self, reorder: Callable[[str, torch.Tensor], torch.Tensor]) -> None:
+    def randomize(self, reorder: Callable[[str, torch.Tensor], torch.Tensor] = lambda name, values: values) -> None:
         """Give all entries random values, each reordered by `reorder(name, values)`, one by one: they are large."""
         for number, (name, target) in enumerate(state_of(self.copies.latest).items()):
             generator = torch.Generator().manual_seed(self.seed + number)
             target.copy_(reorder(name, random_like(self.state[name], generator)))
 
-    def permuted(self, name: str, values: torch.Tensor) -> torch.Tensor:
-        axes = self.spec.axes.get(name)
-        return values if axes is None else permute_entry(values, axes, self.spec, self.orders)
-
-    def wrong(self, group: int) -> Callable[[str, torch.Tensor], torch.Tensor]:
-        """Half of a group's entries come from where they would be if it had another order."""
-        orders = [self.orders[g] if g == group else order for g, order in enumerate(self.spec.identity())]
+    def reordered(self, moved: Collection[int], share: float = 1.0) -> Callable[[str, torch.Tensor], torch.Tensor]:
+        """A function of entries that gives some groups, or a share of their entries (a wrong order), other places."""
+        orders = [self.orders[g] if g in moved else order for g, order in enumerate(self.spec.identity())]
 
         def reorder(name: str, values: torch.Tensor) -> torch.Tensor:
             axes = self.spec.axes.get(name, ())
-            if group not in groups_in(sum(axes, ())):
+            if groups_in(sum(axes, ())).isdisjoint(moved):
                 return values
-            half = torch.rand(values.shape, generator=torch.Generator().manual_seed(self.seed)) < 0.5
-            return torch.where(half, values, permute_entry(values, axes, self.spec, orders))
+            permuted = permute_entry(values, axes, self.spec, orders)
+            if share == 1:
+                return permuted
+            chance = torch.rand(values.shape, generator=torch.Generator().manual_seed(self.seed))
+            return torch.where(chance < share, permuted, values)
 
         return reorder
 
@@ -186,10 +185,7 @@ class Trial:
     def move(self) -> None:
         """Other weights than these."""
         for tensor in filter(has_fractions, {id(t): t for t in state_of(self.copies.latest).values()}.values()):
-            if tensor.numel() > 1:
-                tensor.copy_(tensor.flip(tensor.shape.index(max(tensor.shape))))
-            else:
-                tensor.mul_(0.75)
+            tensor.copy_(0.75 * tensor.flatten().roll(1).view_as(tensor))
 
     def shown(self, mode: str, *given) -> np.ndarray:
         """For each group, how far the outputs move when its entries change places at random, by their gradients."""
@@ -273,11 +269,12 @@ class Difference(NamedTuple):
 
 
 def _differences(trial: Trial, modes: Sequence[str], *given) -> dict[str, Difference]:
-    before = trial.outputs(modes, lambda: trial.randomize(lambda name, values: values), *given)
+    every = range(len(trial.spec.groups))
+    before = trial.outputs(modes, trial.randomize, *given)
     alike = len(modes) > 1 and compared(*(before[mode] for mode in modes), [], trial.precision).relative == 0
     moved = trial.outputs(modes[:1] if alike else modes, trial.move, *given)
     moved = dict.fromkeys(modes, moved[modes[0]]) if alike else moved
-    after = trial.outputs(modes, lambda: trial.randomize(trial.permuted), *given)
+    after = trial.outputs(modes, lambda: trial.randomize(trial.reordered(every)), *given)
     found = {mode: compared(before[mode], after[mode], moved[mode], trial.precision) for mode in modes}
     largest = trial.precision.largest_difference
     if "eval" in modes and found["eval"].relative <= largest < found.get("train", found["eval"]).relative:
@@ -299,9 +296,11 @@ def _unseen(trial: Trial, found: Mapping[str, Difference], *given) -> list[int]:
         more.append(larger_batch(given))
     for inputs in more if left else ():
         trial.seed += len(trial.state)
-        before = trial.outputs([*found], lambda: trial.randomize(lambda name, values: values), *inputs)
+        before = trial.outputs([*found], trial.randomize, *inputs)
         for group in sorted(left):
-            wrong = trial.outputs([*found], lambda group=group: trial.randomize(trial.wrong(group)), *inputs)
+            wrong = trial.outputs(
+                [*found], lambda group=group: trial.randomize(trial.reordered([group], 0.5)), *inputs
+            )
             if any(_spread(before[mode], wrong[mode]) > noise[mode] for mode in found):
                 left.discard(group)
     return sorted(left)

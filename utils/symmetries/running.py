@@ -385,16 +385,6 @@ def only_heads(model: nn.Module) -> None:
         module.training = next(module.children(), None) is not None
 
 
-MODES = ("heads", "train", "eval")  # in which the function must be kept, after one with its heads alone training
-
-
-def set_mode(model: nn.Module, mode: str) -> None:
-    if mode == "heads":
-        only_heads(model)
-    else:
-        model.train(mode == "train")
-
-
 class ModulePath:
     """Knows in which module's call a run is: a stack of module paths."""
 

@@ -21,7 +21,6 @@ from .axes import Atom, Axis, atoms_of, axis_of, is_fixed
 from .proof import larger_batch, random_like
 from .rules import ACTIVATIONS, CUTS, MADE_ALIKE, PRODUCERS, accepts, called, fixed_like, rule_for
 from .running import (
-    MODES,
     Copies,
     ModulePath,
     Outputs,
@@ -31,9 +30,9 @@ from .running import (
     is_recurrent,
     is_seeded,
     memory_of,
+    only_heads,
     outputs_of,
     plain_run,
-    set_mode,
     state_of,
     step_by_step,
     tensors_in,
@@ -374,11 +373,9 @@ def _follow(
     found: Trace | None = None
     copies = Copies(model, convert)
     meta = any(t.is_meta for t in tensors_in([example, keywords, dict(copies.latest.named_parameters())]))
-    for mode in MODES:
-        if mode not in chosen:
-            continue
+    for mode in chosen:
         network = copies.fresh()
-        set_mode(network, mode)
+        only_heads(network) if mode == "heads" else network.train(mode == "train")
         values, named = tree_map_tensors(torch.clone, (example, keywords))
         module_path, given = ModulePath(network), tensors_in([values, named])
         traced.enter(network, given)
