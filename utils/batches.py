@@ -524,7 +524,8 @@ def as_images(source: object, device: torch.device | str, *, once: bool = False)
 
 def _collated(dataset: Dataset, device: torch.device, index: slice | torch.Tensor) -> Batch:
     numbers = range(len(dataset))[index] if isinstance(index, slice) else index.tolist()
-    return on_device(default_collate([dataset[number] for number in numbers]), device)
+    batch = default_collate([dataset[number] for number in numbers or [0]])  # a process may have no part of a batch
+    return taken(on_device(batch, device), slice(len(numbers)))
 
 
 def _is_whole(source: object) -> bool:

@@ -29,12 +29,11 @@ Loss = str | Callable[[object, Batch], torch.Tensor | tuple[torch.Tensor, Mappin
 class Outcome(NamedTuple):
     """A loss on a batch.
 
-    sums: Σ of the losses, to be learned, and then those of auxiliary classifiers. total: the first, as it is
-        reported. count: of how many losses they are. metrics: values (n,) by name.
+    sums: Σ of the losses, and then of those of auxiliary classifiers, which are learned from and not reported.
+    count: of how many losses they are. metrics: values (n,) by name.
     """
 
     sums: list[torch.Tensor]
-    total: torch.Tensor
     count: int
     metrics: Mapping[str, torch.Tensor]
 
@@ -85,8 +84,7 @@ class Criterion:
 
 
 def _outcome(losses: torch.Tensor, metrics: Mapping[str, torch.Tensor]) -> Outcome:
-    total = losses.sum()
-    return Outcome([total], total.detach(), losses.numel(), metrics)
+    return Outcome([losses.sum()], losses.numel(), metrics)
 
 
 class Tally:
@@ -98,7 +96,7 @@ class Tally:
 
     def add(self, outcome: Outcome) -> None:
         self.count += outcome.count
-        self.total += outcome.total
+        self.total += outcome.sums[0].detach()
         for name, values in outcome.metrics.items():
             total, count, _ = self.metrics.get(name, (0, 0, False))
             self.metrics[name] = total + values.sum(), count + values.numel(), values.dtype == torch.bool
@@ -174,12 +172,9 @@ def classification(
     """Cross-entropy of logits (b, classes) for labels (b,), and of auxiliary classifiers; accuracy in percent."""
     logits = class_heads(output, criterion)
     labels = class_labels(target, logits[0])
-    sums = [F.cross_entropy(one, labels, reduction="sum") for one in logits]
-    main = logits[0].detach()
-    total = (
-        sums[0].detach() if main.dtype == torch.float32 else F.cross_entropy(main.float(), labels, reduction="sum")
-    )
-    return Outcome(sums, total, len(labels), {"accuracy": main.argmax(1) == labels})
+    exact = [one if one.dtype.itemsize > 2 else one.float() for one in logits]
+    sums = [F.cross_entropy(one, labels, reduction="sum") for one in exact]
+    return Outcome(sums, len(labels), {"accuracy": logits[0].detach().argmax(1) == labels})
 
 
 def class_heads(output: object, criterion: Criterion | None = None) -> list[torch.Tensor]:
