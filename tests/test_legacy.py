@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import data_of, randomize
+from stages import run
 
 from models import MODELS, TinyTen
 from utils.curves import FlatParameters, midpoint
@@ -366,6 +367,20 @@ def test_histories(tmp_path):
     pickled(tmp_path / "model_data/training/curve_models/TinyTen/CIFAR10/curve_align_corr_seeds_01_02.npy", content)
     history = results.load_history(route_of(tmp_path, epochs=3), (1, 2))
     expect(history, {"loss_train": [3, 2, 1], "accuracy_train": [40, 50, 60], "loss_test": tested[1:]})
+
+
+@pytest.mark.parametrize("content", [{"loss_train": [{}]}, {"loss_train": [np.nan, 1e30]}, [Bomb()], {}], ids=str)
+def test_a_broken_file_of_one_kind_does_not_stop_the_others(tmp_path, monkeypatch, capsys, content):
+    monkeypatch.chdir(tmp_path)
+    write_evaluated(tmp_path, EVALUATED)
+    folder = tmp_path / "model_data/training/curve_models/TinyTen/CIFAR10"
+    path = pickled(folder / "curve_align_corr_seeds_01_02.npy", content)
+    flags = ["--root", tmp_path, "--dataset", "CIFAR10", "--alignment", "corr", "--epochs", 250]
+    run("visualization/viz_curve.py", *flags)
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("Not drawn: "))
+    assert path.stem in line
+    assert [path.name for path in tmp_path.glob("figures/*.png")] == ["curve_CIFAR10_TinyTen.png"]
+    assert not (tmp_path / "bomb").exists()
 
 
 @pytest.mark.parametrize("content", [[np.arange(16.0), np.arange(32.0)], {"test_loss": Bomb(), "test_acc": Bomb()}])
