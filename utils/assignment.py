@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import interrupts
 from .permutations import (
     Activation,
     Permutations,
@@ -21,6 +20,7 @@ from .permutations import (
     occurrences,
     places_of,
 )
+from .progress import checked
 
 # A score has grown if it did by more than rounding in float64, relative to the sizes of what it sums up.
 SCORE_ROUNDING = 1e-12
@@ -205,7 +205,7 @@ def ascend(
     done, waiting = spec.identity(), set(turns)
     while True:
         order = range(len(turns)) if generator is None else generator.permutation(len(turns))
-        for turn in interrupts.checked(turns[number] for number in order):
+        for turn in checked(turns[number] for number in order):
             if turn not in waiting:
                 continue
             waiting.remove(turn)

@@ -19,9 +19,10 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset, IterableDataset, TensorDataset, default_collate
 
-from . import distributed, interrupts
+from . import distributed
 from .devices import images_at_once, memory_format, send
 from .errors import UserError
+from .progress import checked
 
 NO_SAMPLES = "there are no samples that count: the data are empty, or a loader drops its only batch"
 
@@ -196,7 +197,7 @@ class Shared:
 
     def _parts(self, batch_size: int) -> Iterator[slice]:
         """This process' part of every batch."""
-        for start in interrupts.checked(range(0, len(self), batch_size)):
+        for start in checked(range(0, len(self), batch_size)):
             count = min(batch_size, len(self) - start)
             part = slice(0, count) if self.share is None else self.share.part(count)
             yield slice(start + part.start, start + part.stop)
@@ -265,7 +266,7 @@ class Images(Shared):
             batches = lengths[first : first + together]
             here = slice(start, start := start + sum(batches))
             images = self.augment(order[here], drawn.take(here))
-            yield from interrupts.checked(zip(images.split(batches), labels[here].split(batches), strict=True))
+            yield from checked(zip(images.split(batches), labels[here].split(batches), strict=True))
 
     def augment(self, index: torch.Tensor, drawn: AugmentationDraw) -> torch.Tensor:
         """Images `index` (b,) varied as drawn: float32 (b, 3, H, W)."""
@@ -454,7 +455,7 @@ class Loader(Shared):
             return sum(1 for _ in self.loader)
 
     def batches(self, batch_size: int | None = None) -> Iterator[Batch]:
-        for batch in interrupts.checked(self.loader):
+        for batch in checked(self.loader):
             yield on_device(batch, self.device)
 
     def augmented(self, batch_size: int | None = None, generator: torch.Generator | None = None) -> Iterator[Batch]:

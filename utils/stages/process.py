@@ -17,7 +17,7 @@ from types import FrameType
 import torch
 from torch import nn
 
-from .. import distributed, interrupts
+from .. import distributed, progress
 from ..curves import Curve
 from ..devices import compile_options, describe, is_out_of_memory, keep_memory, set_products, why_unusable
 from ..errors import UserError, first_line
@@ -35,7 +35,7 @@ def run(parse_args: Callable[[], argparse.Namespace], main: Callable[[argparse.N
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # not where a test or a notebook has put its own
             stream.reconfigure(errors="replace")  # no character that an encoding lacks is an error
-    interrupts.watch()
+    progress.watch()
     distributed.silence_others()
     try:
         try:
