@@ -139,7 +139,7 @@ CURVE = ["--epochs_model", 3, "--epochs_curve", 2, "--alignment", "corr"]
 
 def interrupt(monkeypatch, at):
     """Let the evaluation number `at` stop the process; returns the list that counts them."""
-    evaluate, calls = measuring.evaluate, []
+    evaluate, calls = measuring.evaluate_all, []
 
     def interrupted(*args, **options):
         calls.append(1)
@@ -147,7 +147,7 @@ def interrupt(monkeypatch, at):
             raise KeyboardInterrupt
         return evaluate(*args, **options)
 
-    monkeypatch.setattr(measuring, "evaluate", interrupted)
+    monkeypatch.setattr(measuring, "evaluate_all", interrupted)
     return calls
 
 
