@@ -167,7 +167,7 @@ def test_a_match_with_a_spec_is_read_without_tracing(small, workspace, monkeypat
         "training/train_curve_pam.py": ["--inner_iters_perm", 1, "--inner_iters_phi", 1],
     }
 
-    def forbidden(*_):
+    def forbidden(*_, **__):
         raise AssertionError("a network is traced")
 
     monkeypatch.setattr(spec_module, "_spec", forbidden)
