@@ -196,7 +196,7 @@ def expect_named(path: Path, record: Record) -> Record:
         raise FileError(path, f"was written as {record.path}, which its name does not say", "remake")
     seed = record.flags.get("seed", name.seeds[0])
     if not written and name.kind == "endpoint" and seed != name.seeds[0]:
-        raise FileError(path, f"was trained with --seed {seed}, which its name does not say", "remake")
+        raise FileError(path, f"was trained with seed {seed}, which its name does not say", "remake")
     return record
 
 
