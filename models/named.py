@@ -1,11 +1,12 @@
 """Networks by name: ours, torchvision's, timm's, or what a factory in a file of the user's own makes."""
 
+import ast
+import contextlib
 import difflib
 import importlib
-import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -58,14 +59,18 @@ def builder(name: str, *, pretrained: bool = False) -> Callable[[int], nn.Module
 def _of_user(name: str, num_classes: int) -> nn.Module:
     """What the factory in a file makes."""
     source, _, rest = name.rpartition(":")
-    factory = _factory(Path(source), rest)
-    known = inspect.signature(factory).parameters
-    takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in known.values())
-    keywords = {"in_channels": 3} if "in_channels" in known or takes_any else {}
-    try:
-        network = factory(num_classes=num_classes, **keywords)
-    except TypeError as error:
-        raise NoNetwork(f"{name} cannot be called with num_classes={num_classes}: {error}") from error
+    path = Path(source).expanduser().resolve()
+    with _beside(path) as module_name:
+        factory = getattr(_imported(path, module_name), rest, None)
+        if not callable(factory):
+            raise NoNetwork(f"{path} has no function or class {rest!r}")
+        known = inspect.signature(factory).parameters
+        takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in known.values())
+        keywords = {"in_channels": 3} if "in_channels" in known or takes_any else {}
+        try:
+            network = factory(num_classes=num_classes, **keywords)
+        except TypeError as error:
+            raise NoNetwork(f"{name} cannot be called with num_classes={num_classes}: {error}") from error
     if not isinstance(network, nn.Module):
         raise NoNetwork(f"{name} makes a {type(network).__name__}, not a torch.nn.Module")
     return network
@@ -122,23 +127,76 @@ def _timm() -> ModuleType:
         raise NoNetwork("timm is not installed; install it with: python -m pip install timm") from error
 
 
-def _factory(path: Path, name: str) -> Callable[..., nn.Module]:
-    """The function or class `name` of a Python file, which is run."""
-    path = path.expanduser().resolve()
-    module_name = f"network_file_{path.stem}_{abs(hash(path))}"
-    if module_name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(module_name, path)
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[module_name] = module
-        sys.path.insert(0, str(path.parent))  # what the file imports from beside it
-        try:
-            spec.loader.exec_module(module)
-        except Exception as error:
-            del sys.modules[module_name]
-            raise NoNetwork(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
-        finally:
-            sys.path.remove(str(path.parent))
-    factory = getattr(sys.modules[module_name], name, None)
-    if not callable(factory):
-        raise NoNetwork(f"{path} has no function or class {name!r}")
-    return factory
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+_modules: dict[Path, dict[str, ModuleType]] = {}  # of each file with a network: itself, and what it imports beside it
+
+
+@contextlib.contextmanager
+def _beside(path: Path) -> Iterator[str]:
+    """In this block, modules in the file's project come before ours of the same names; gives the file's own name.
+
+    The project is the nearest folder that is no package. Each file has modules of its own, of the files as they are;
+    those that have no name of ours are found afterwards too.
+    """
+    project = next(folder for folder in path.parents if not (folder / "__init__.py").exists())
+    shadowed = {one.stem for one in project.iterdir()} & {one.stem for one in REPOSITORY.iterdir()}
+    is_ours = project == REPOSITORY
+    ours = {} if is_ours else {name: one for name, one in sys.modules.items() if name.split(".")[0] in shadowed}
+    for name, one in [*ours.items(), *(item for others in _modules.values() for item in others.items())]:
+        if sys.modules.get(name) is one:
+            del sys.modules[name]
+    own = _modules.get(path, {})
+    if all(_stamp(Path(one.__file__)) == one.__dict__["__stamp__"] for one in own.values() if _file(one)):
+        sys.modules.update(own)
+    searched, writes_none, before = sys.path[:], sys.dont_write_bytecode, set(sys.modules)
+    others = [folder for folder in searched if is_ours or Path(folder).resolve() != REPOSITORY]
+    sys.path[:], sys.dont_write_bytecode = [str(project), str(path.parent), *others], True
+    importlib.invalidate_caches()
+    try:
+        yield ".".join(path.relative_to(project).with_suffix("").parts).removesuffix(".__init__")
+    finally:
+        sys.path[:], sys.dont_write_bytecode = searched, writes_none
+        if not is_ours:
+            found = {name: one for name, one in sys.modules.items() if name not in before or name in own}
+            _modules[path] = {name: one for name, one in found.items() if _is_in(one, {project, path.parent})}
+            for name, one in _modules[path].items():
+                if name.split(".")[0] in shadowed:
+                    del sys.modules[name]
+                if _file(one):
+                    one.__dict__.setdefault("__stamp__", _stamp(Path(one.__file__)))
+            sys.modules.update(ours)
+
+
+def _file(module: ModuleType) -> str | None:
+    return getattr(module, "__file__", None)
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """What is another when a file has changed."""
+    return (path.stat().st_mtime_ns, path.stat().st_size) if path.exists() else (0, 0)
+
+
+def _is_in(module: ModuleType, folders: Collection[Path]) -> bool:
+    """Whether a module is of a project, and not installed in an environment inside of it."""
+    places = [_file(module)] if _file(module) else [*getattr(module, "__path__", ())]
+    paths = [Path(place).resolve() for place in places]
+    return any(folder in path.parents and "site-packages" not in path.parts for path in paths for folder in folders)
+
+
+def _imported(path: Path, name: str) -> ModuleType:
+    """The module of a file; nothing may run at its top level that is meant for a script."""
+    left: list[ast.AST] = [ast.parse(path.read_text())] if name not in sys.modules else []
+    while left:
+        node = left.pop()
+        called = getattr(getattr(node, "func", None), "attr", "")
+        if called in ("parse_args", "parse_known_args", "backward"):
+            advice = "put what it does as a script under: if __name__ == '__main__'"
+            raise NoNetwork(f"{path} cannot be imported: its top level calls {called} (line {node.lineno}); {advice}")
+        is_main = isinstance(node, ast.If) and "__name__" in ast.unparse(node.test)
+        if not is_main and not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)):
+            left += ast.iter_child_nodes(node)
+    try:
+        return importlib.import_module(name)
+    except (Exception, SystemExit) as error:
+        raise NoNetwork(f"{path} cannot be imported: {type(error).__name__}: {error}") from error

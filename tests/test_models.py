@@ -1,3 +1,4 @@
+import copy
 import inspect
 import sys
 
@@ -5,6 +6,7 @@ import pytest
 import torch
 
 from models import MODELS, GoogLeNet, build
+from utils.errors import UserError
 from utils.permutations import permute
 from utils.stages.foreign import load_state
 from utils.stages.layout import is_network, model_folder, model_of
@@ -82,6 +84,100 @@ def test_the_definition_of_a_network_is_its_module(name):
     assert definition(name) == inspect.getsource(sys.modules[MODELS[name].__module__])
     assert "class ResNet" in definition("torchvision:resnet18")
     assert definition("Nothing") == definition("torchvision:nothing") == ""
+
+
+LAYER = "from torch import nn\n\n\nclass Layer(nn.Linear):\n    mark = {!r}\n"
+NETWORK = """{}
+
+
+class Net({}Layer):
+    def __init__(self, num_classes):
+        from utils.more import SIZE
+
+        super().__init__(SIZE, num_classes)
+
+    def forward(self, x):
+        import layers
+
+        return super().forward(x), layers.Layer.mark
+"""
+
+
+@pytest.fixture
+def project(tmp_path):
+    """Makes a project with a package, folders called as ours, and modules beside them."""
+
+    def write(name, start, base=""):
+        root = tmp_path / name
+        files = {
+            "models/__init__.py": "",
+            "models/blocks.py": LAYER.format(name),
+            "models/net.py": NETWORK.format(start, base),
+            "utils/more.py": "SIZE = 4",
+            "layers.py": LAYER.format(name),
+            "net.py": NETWORK.format(start, base),
+        }
+        for path, text in files.items():
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
+            (root / path).write_text(text)
+        return root
+
+    return write
+
+
+@pytest.mark.parametrize(
+    "file, start, base",
+    [
+        ("models/net.py", "from .blocks import Layer", ""),
+        ("models/net.py", "from models.blocks import Layer", ""),
+        ("models/net.py", "from blocks import Layer", ""),
+        ("models/net.py", "from layers import Layer", ""),
+        ("net.py", "import models.blocks", "models.blocks."),
+        ("net.py", "from layers import Layer", ""),
+    ],
+)
+def test_a_network_in_a_project_of_its_own(project, file, start, base):
+    """Its own utils and models come before ours, each file has its own modules, and ours are what they were."""
+    before, path = dict(sys.modules), sys.path[:]
+    for name in ("one", "two", "one"):
+        network = build(f"{project(name, start, base) / file}:Net", 3)
+        assert (network.mark, network.in_features, network.out_features) == (name, 4, 3)
+        if "layers" in start:  # found later too
+            output, mark = copy.deepcopy(network)(torch.ones(2, 4))
+            assert output.shape == (2, 3) and mark == name
+    assert {name: one for name, one in sys.modules.items() if name.split(".")[0] in ("utils", "models")} == {
+        name: one for name, one in before.items() if name.split(".")[0] in ("utils", "models")
+    }
+    assert sys.path == path
+
+
+def test_a_changed_file_is_read_anew(project):
+    root = project("one", "from layers import Layer")
+    assert build(f"{root / 'net.py'}:Net", 3).mark == "one"
+    (root / "layers.py").write_text(LAYER.format("ten"))
+    assert build(f"{root / 'net.py'}:Net", 3).mark == "ten"
+
+
+@pytest.mark.parametrize(
+    "line, words",
+    [
+        ("import argparse\nargs = argparse.ArgumentParser().parse_args()", "its top level calls parse_args (line 2)"),
+        ("import torch\nfor i in range(3):\n    torch.ones(1).sum().backward()", "calls backward (line 3)"),
+        ("raise SystemExit('no')", "SystemExit: no"),
+        ("import nothing_of_this_name", "ModuleNotFoundError: No module named 'nothing_of_this_name'"),
+    ],
+)
+def test_a_file_that_is_a_script_is_refused_by_name(tmp_path, line, words):
+    file = tmp_path / "script.py"
+    file.write_text(f"{line}\nNet = None\n")
+    with pytest.raises(UserError) as caught:
+        build(f"{file}:Net", 3)
+    assert str(caught.value).startswith(f"{file} cannot be imported: ") and words in str(caught.value)
+    file.write_text(
+        "from torch.nn import Linear\n\n\ndef net(num_classes):\n    return Linear(2, num_classes)\n\n\n"
+        "if __name__ == '__main__':\n    net(3).weight.sum().backward()\n"
+    )
+    assert build(f"{file}:net", 3).out_features == 3
 
 
 def test_a_network_that_asks_for_the_version_of_a_state():
