@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from .. import distributed
 from ..errors import FileError, UserError, printable
 from .layout import REPOSITORY, Layout, Name, Variant, kept, kept_epochs, model_folder, partial, read_name
 from .parser import DECLARED, PASSING, ROBUST_SCRIPTS, Declared, Parser, folder_flags
@@ -132,6 +133,8 @@ def _python() -> str:
 
 def closing_words(args: Namespace, paths: Sequence[Path], next_command: str | None = None) -> None:
     """Name the files of a stage's result, apart from those that existed already, and the command that comes next."""
+    if not distributed.is_main():  # which writes them, perhaps only now
+        return
     new = [path for path in paths if path.stat().st_mtime >= args.began]
     old = [path for path in paths if path not in new]
     for words, those in (("There already:", old), ("Wrote:", new)):
