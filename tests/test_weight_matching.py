@@ -1,5 +1,6 @@
 """Weight matching: shuffled copies are found exactly, and nothing that is begun with gets worse."""
 
+import emulated
 import networks
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from stages import fails, run
 from torch import nn
 
 from models import MODELS
-from utils import weights
+from utils import assignment, weights
 from utils.assignment import assign, last
 from utils.matching import align
 from utils.permutations import compose, inverse, permute
@@ -207,6 +208,33 @@ def test_a_large_network_is_searched_less(monkeypatch):
     monkeypatch.setattr(weights, "MULTIPLICATIONS", 1)
     back = permute(b, spec, match_weights(a, b, spec))
     assert all(torch.equal(back[key], a[key]) for key in weights.counted(a, spec))
+
+
+@pytest.mark.skipif(emulated.MISSING is not None, reason=str(emulated.MISSING))
+def test_a_device_is_asked_for_small_weights_once():
+    """One copy of each weight, and the match of the CPU; of large ones each decision waits."""
+    spec, a, b = spec_and_states("TinyTen")
+    expected = match_weights(a, b, spec)
+    with emulated.rules(emulated.MPS) as emulation:
+        there = [{name: value.to(emulated.NAME) for name, value in state.items()} for state in (a, b)]
+        emulation.waits.clear()
+        found = match_weights(*there, spec)
+        assert emulation.waits.total() == 2 * len(weights.counted(a, spec))
+    assert all(map(np.array_equal, expected, found))
+
+
+def test_many_units_are_paired_with_their_copies(monkeypatch):
+    """As exactly as by an assignment, if each has one; and whatever is left is assigned."""
+    monkeypatch.setattr(assignment, "EXACTLY", 4)
+    generator = np.random.default_rng(1)
+    x, order = generator.normal(size=(40, 3)), generator.permutation(40)
+    for noise in (0, 0.3, 3):
+        y = x[order] + noise * generator.normal(size=x.shape)
+        score = -np.square(x[:, None] - y).sum(-1)
+        found = assignment.assign_alike(score)
+        assert sorted(found) == list(range(40))
+        if noise == 0:
+            assert (order[found] == np.arange(40)).all() and (found == assign(score)).all()
 
 
 def test_running_statistics_do_not_count():

@@ -36,6 +36,11 @@ def assign(score: np.ndarray) -> np.ndarray:
     return _solver()(score, maximize=True)[1]
 
 
+def assign_least(cost: np.ndarray) -> np.ndarray:
+    """The permutation p that minimizes Σ_i cost[i, p[i]], of float64 numbers without a copy of them."""
+    return _solver()(cost)[1]
+
+
 def assign_alike(score: np.ndarray) -> np.ndarray:
     """As `assign`; of many channels those first that are most alike to each other among all that are left.
 

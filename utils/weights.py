@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from .assignment import Move, Turn, ascend, assign, assign_alike, assign_blocks, last, no_scores
+from .assignment import Move, Turn, ascend, assign_alike, assign_blocks, assign_least, last, no_scores
 from .devices import send
 from .permutations import (
     Factor,
@@ -35,6 +35,8 @@ from .permutations import (
 # have not more than so many multiplications; then of all searches the best after one sweep goes on alone.
 ORDERS = 12
 MULTIPLICATIONS = 2e10
+
+LARGE = 2**24  # weights, from which on products on a device are worth its waits
 
 # ⟨θ_A, π(θ_B)⟩ has grown if it did by more than rounding in float32, relative to the norms of what has changed.
 WEIGHT_ROUNDING = 1e-7
@@ -90,9 +92,9 @@ def _ascent(
 def _assigned(scores: torch.Tensor) -> np.ndarray:
     """The best order of the units in each block, (blocks, size), by scores (blocks, size, size)."""
     # A constant is taken from each row and column: the assignment is the same, and is found twice as fast.
-    scores = scores - scores.amax(-1, keepdim=True)
-    scores -= scores.amax(-2, keepdim=True)
-    return np.stack(list(map(assign, scores.cpu().double().numpy())))
+    costs = scores.amax(-1, keepdim=True) - scores
+    costs -= costs.amin(-2, keepdim=True)
+    return np.stack(list(map(assign_least, costs.cpu().double().numpy())))
 
 
 def is_better(changes: Iterable["_Change"]) -> bool:
@@ -239,6 +241,7 @@ def match_weights(
     start: permutations to begin with, than which the result is no worse. By default searches begin with the identity,
         and one with invariants of each unit under all permutations: so a network finds its own shuffled copy.
     """
+    weights_a, weights_b = (_nearby(weights, spec) for weights in (weights_a, weights_b))
     pairs = pairs_of(weights_a, weights_b, spec)
     generator = np.random.default_rng(seed)
     sweep = sum(
@@ -282,6 +285,7 @@ def match_some(
     """The permutations of B, in which some groups are matched by their weights, given all others as they are."""
     if not groups:
         return list(permutations)
+    weights_a, weights_b = (_nearby(weights, spec) for weights in (weights_a, weights_b))
     pairs = permuted(pairs_of(weights_a, weights_b, spec, groups), permutations)
     turns = [(group, *(other for other in dependents(spec, group) if other in groups)) for group in groups]
     generator, found = np.random.default_rng(0), []
@@ -297,23 +301,32 @@ def _blocks_matched(spec: PermutationSpec, pairs: Iterable[WeightPair], loose: C
 
     A pair counts for its innermost loose groups, in equal parts.
     """
-    totals = no_scores(spec, loose)
-    for pair in pairs:
-        outer = {d for blocks in pair.b.blocks for d in blocks}
-        inner = [k for k, group in enumerate(pair.b.groups) if group in totals and k not in outer]
-        for k in inner:
-            a, b = (_invariants(part, k, loose) for part in pair)
-            # A mean that all units share decides nothing, and would cost precision.
-            mean = a.mean((0, 1))
-            a, b = (units.sub(mean).flatten(0, 1) for units in (a, b))
-            total = totals[pair.b.groups[k]]
-            count, _, size, _ = total.shape
-            total += (a @ b.T).view(count, size, count, size).transpose(1, 2).cpu().double().numpy() / len(inner)
-            # Half of both squares decides nothing either, but without it nothing is more alike than what is equal.
-            square_a, square_b = (units.square().sum(1).cpu().double().view(count, size).numpy() for units in (a, b))
-            total -= square_a[:, None, :, None] / (2 * len(inner))
-            total -= square_b[None, :, None, :] / (2 * len(inner))
-    return assign_blocks(spec, totals, solve=assign_alike)
+    found = spec.identity()
+    for root in (group for group in loose if set(spec.groups[group].depends_on).isdisjoint(loose)):
+        totals = no_scores(spec, [root, *(other for other in dependents(spec, root) if other in loose)])
+        for pair in pairs:
+            outer = {d for blocks in pair.b.blocks for d in blocks}
+            inner = [k for k, group in enumerate(pair.b.groups) if group in loose and k not in outer]
+            for k in (k for k in inner if pair.b.groups[k] in totals):
+                _add_alike(totals[pair.b.groups[k]], *(_invariants(part, k, loose) for part in pair), len(inner))
+        matched = assign_blocks(spec, totals, solve=assign_alike)
+        found = [matched[group] if group in totals else order for group, order in enumerate(found)]
+    return found
+
+
+def _add_alike(total: np.ndarray, a: torch.Tensor, b: torch.Tensor, parts: int) -> None:
+    """Add, divided by `parts`, how alike units of A and B (blocks, size, n) are, to (blocks, blocks, size, size).
+
+    Less half of both squares, which decides nothing, but makes nothing more alike than what is equal.
+    """
+    # Nor does a mean that all units share, and it would cost precision.
+    mean = a.mean((0, 1))
+    a, b = (units - mean for units in (a, b))
+    scores = (a.flatten(0, 1) @ b.flatten(0, 1).T).view(*a.shape[:2], *b.shape[:2]).transpose(1, 2)
+    total += scores.cpu().double().numpy() / parts
+    square_a, square_b = (units.square().sum(-1).cpu().double().numpy() / (2 * parts) for units in (a, b))
+    total -= square_a[:, None, :, None]
+    total -= square_b[None, :, None, :]
 
 
 def _invariants(part: Part, k: int, loose: Collection[int]) -> torch.Tensor:
@@ -368,6 +381,14 @@ def counted(weights: Weights, spec: PermutationSpec) -> list[str]:
         and (value.is_floating_point() or value.is_complex())
         and name.rpartition(".")[2] not in STATISTICS
     ]
+
+
+def _nearby(weights: Weights, spec: PermutationSpec) -> Weights:
+    """What is compared, on the CPU unless it is large: a device would wait for each of many decisions."""
+    compared = {name: weights[name].detach() for name in counted(weights, spec)}
+    if sum(value.numel() for value in compared.values()) > LARGE:
+        return compared
+    return {name: value.cpu() for name, value in compared.items()}
 
 
 def _real(value: torch.Tensor) -> torch.Tensor:
