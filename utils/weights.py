@@ -8,6 +8,7 @@ what it begins with (several orders, and invariants by which a network finds its
 """
 
 import itertools
+import math
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -37,6 +38,8 @@ ORDERS = 12
 MULTIPLICATIONS = 2e10
 
 LARGE = 2**24  # weights, from which on products on a device are worth its waits
+
+COPIED = 1e-5  # by how much less than 1 the cosine of the weights of copies is, at most
 
 # ⟨θ_A, π(θ_B)⟩ has grown if it did by more than rounding in float32, relative to the norms of what has changed.
 WEIGHT_ROUNDING = 1e-7
@@ -248,15 +251,20 @@ def match_weights(
         b.values.numel() * b.values.shape[k] for _, b in pairs for k, g in enumerate(b.groups) if g is not None
     )
     orders = int(np.clip(MULTIPLICATIONS // max(sweep, 1), 1, ORDERS))
-    starts = [spec.identity() if start is None else start] * orders
-    if start is None:
-        starts.append(_blocks_matched(spec, pairs, range(len(spec.groups))))
 
     def similarity(permutations: Sequence[np.ndarray]) -> float:
         return weight_similarity(weights_a, weights_b, spec, permutations)
 
+    starts = [spec.identity() if start is None else start] * orders
+    if start is None:
+        starts.append(_blocks_matched(spec, pairs, range(len(spec.groups))))
+        squares = (weight_similarity(weights, weights, spec, spec.identity()) for weights in (weights_a, weights_b))
+        # B is a copy of A: no search ends higher, by the Cauchy–Schwarz inequality.
+        if similarity(starts[-1]) >= (1 - COPIED) * math.prod(squares) ** 0.5:
+            starts = starts[-1:]
+
     searches = [_search(pairs, spec, first, generator) for first in starts]
-    if orders < ORDERS:
+    if orders < ORDERS and len(searches) > 1:
         first, best = max(((next(search), search) for search in searches), key=lambda begun: similarity(begun[0]))
         searches = [itertools.chain([first], best)]
     return max(map(last, searches), key=similarity)
