@@ -212,8 +212,10 @@ def test_frozen_batch_norm_is_not_estimated():
 def test_networks_of_two_architectures_are_refused():
     a, b = pair(None)
     b.first = nn.Linear(6, 9)
-    with pytest.raises(ValueError, match=r"first.weight has the shapes \(8, 6\) and \(9, 6\)"):
+    with pytest.raises(ValueError, match="not of one architecture: first has 8 and 9 channels"):
         fit_curve(a, b, IMAGES, epochs=1)
+    with pytest.raises(ValueError, match=r"first.weight has the shapes \(8, 6\) and \(9, 6\)"):
+        Curve.between(a, a.state_dict(), b.state_dict())
     tied = Buffered("tied")
     state = tied.state_dict()
     state["again.weight"] = state["again.weight"] + 1

@@ -353,9 +353,9 @@ def fit_curve(
     expect_alike(network_a, network_b)
     curve = Curve.between(network_a, stored(network_a), stored(network_b), num_bends, family)
     images = as_images(images, device or device_of(network_a))
-    expect_ends(curve, network_a, network_b, images)
     if device is not None:
         curve.to(device, memory_format=memory_format(device))
+    expect_ends(curve, network_a, network_b, images)
     if optimizer is None and schedule is None:
         rates = step_rates(epochs, lr)
     else:
