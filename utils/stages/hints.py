@@ -168,7 +168,7 @@ def explain(error: UserError, args: Namespace) -> str:
     if (name := read_name(error.path)) is None:
         return str(error)
     if error.mend == "make":
-        return f"{error}; {_make(error.path, name, args)}"
+        return f"{error}; {_make(error.path, name, args, error.flags)}"
     if _makes(args, name):
         is_match = name.kind == "match" and not _is_pams(name)
         return f"{error}; {OWN[f'{error.mend} a match' if is_match and error.mend == 'replace' else error.mend]}"
@@ -196,11 +196,11 @@ def _is_pams(name: Name) -> bool:
     return (name.alignment or "").startswith("pam_")
 
 
-def _make(path: Path, name: Name, args: Namespace) -> str:
+def _make(path: Path, name: Name, args: Namespace, flags: Flags) -> str:
     """What makes a missing file, or goes on with the run that is to make it; and what there is instead."""
     run = _run_of(path, name, args)
     length = {"epochs": name.epoch} if run and name.epoch is not None else {}
-    made = made_by(run or path, name, args, **length)
+    made = made_by(run or path, name, args, **length, **flags)
     if run and run.stem.endswith("-resume"):
         return f"it is under way; go on with: {made} --resume"
     make = f"make it with: {made}" if made else "any other name is given by: align_models.py --align_name"
