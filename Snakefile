@@ -5,6 +5,7 @@
 # The stages and their files are those of the scripts. Snakemake runs what is missing, in order and side by side, on this
 # machine or on a cluster; a stage that was stopped goes on from its newest checkpoint when snakemake is called again.
 
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -40,6 +41,18 @@ setup = """set -euo pipefail
 logged() {{
     trap '' INT TERM
     tee -a "$1" | while IFS= read -r line; do printf '[%s] %s\\n' "$(basename "$1" .log)" "$line"; done
+}}
+# afresh LEFT INPUT ... -- COMMAND ...: a stage that replaces what an earlier start LEFT if an input is newer than that.
+afresh() {{
+    local left=$1 made=() words=() stale="" file one
+    shift
+    while [ "$1" != -- ]; do made+=("$1"); shift; done
+    shift
+    while IFS= read -r file; do
+        for one in "${{made[@]}}"; do if [ "$file" -ot "$one" ]; then stale=--overwrite; fi; done
+    done < <(compgen -G "$left" || true)
+    for one in "$@"; do if [ -z "$stale" ] || [ "$one" != --resume ]; then words+=("$one"); fi; done
+    "${{words[@]}}" $stale
 }}
 """
 THREADS = config.get("threads", 1)
@@ -239,6 +252,12 @@ def epochs_model(wildcards):
     return epochs_of_networks(wildcards.get("robust", ""))
 
 
+def left_beside(pattern, ending):
+    """A function for `params`: which files an earlier start may have left, in place of the output of this pattern."""
+    end = r"\.npz$" if ending.endswith(".npz") else r"-\d+\.pt$"
+    return lambda wildcards: re.sub(end, ending, pattern.format(**wildcards))
+
+
 def twin(wildcards):
     """The ending of the scripts for robust networks."""
     return "_adversarial" if wildcards.get("robust") or wildcards.get("kind") == "adversarial" else ""
@@ -323,6 +342,7 @@ rule curve:
         tag="null|corr|corr_pre|w2_post|w2_pre|weight",
         epoch=r"[1-9]\d*",
     params:
+        left=left_beside(CURVE, "-*.pt"),
         flags=flags("curve"),
         seeds=seeds,
         epochs=epochs_model,
@@ -333,6 +353,7 @@ rule curve:
     resources:
         **config.get("resources", {}).get("curve", {}),
     shell:
+        "afresh {params.left:q} {input:q} -- "
         "{PYTHON} training/train_curve{params.twin}.py {params.flags} {params.seeds} --epochs_model {params.epochs}"
         " {params.run} {params.alignment} --resume " + LOGGED
 
@@ -349,6 +370,7 @@ rule pam:
     wildcard_constraints:
         start="null|corr",
     params:
+        left=left_beside(PAM_CURVE, "_perm1-*.pt"),
         flags=flags("pam"),
         seeds=seeds,
         epochs=f"--epochs_model {config['epochs_model']} --inner_iters_phi {config['epochs_curve']}",
@@ -357,6 +379,7 @@ rule pam:
     resources:
         **config.get("resources", {}).get("pam", {}),
     shell:
+        "afresh {params.left:q} {input:q} -- "
         "{PYTHON} training/train_curve_pam.py {params.flags} {params.seeds} {params.epochs} {params.alignment}"
         " --resume " + LOGGED
 
@@ -369,6 +392,7 @@ rule evaluation:
     log:
         PATH_LOG.replace("{rule}", "{robust}evaluation"),
     params:
+        left=left_beside(EVALUATED, ".partial.npz"),
         flags=flags("evaluation"),
         seeds=seeds,
         epochs=epochs_model,
@@ -378,6 +402,7 @@ rule evaluation:
     resources:
         **config.get("resources", {}).get("evaluation", {}),
     shell:
+        "afresh {params.left:q} {input:q} -- "
         "{PYTHON} evaluation/{params.name}.py {params.flags} {params.seeds} --epochs_model {params.epochs}"
         " --epochs_curve {wildcards.epoch} {params.alignment} " + LOGGED
 
@@ -390,6 +415,7 @@ rule plane:
     log:
         PATH_LOG.replace("{rule}", "plane"),
     params:
+        left=left_beside(PLANE, ".partial.npz"),
         flags=flags("plane"),
         seeds=seeds,
         epochs=epochs_model,
@@ -398,6 +424,7 @@ rule plane:
     resources:
         **config.get("resources", {}).get("plane", {}),
     shell:
+        "afresh {params.left:q} {input:q} -- "
         "{PYTHON} evaluation/eval_plane_with_curve.py {params.flags} {params.seeds} --epochs_model {params.epochs}"
         " --epochs_curve {wildcards.epoch} {params.alignment} " + LOGGED
 
@@ -411,6 +438,7 @@ rule aligned_plane:
     log:
         LOG.replace("{rule}", "aligned_plane") + "{match}_seeds_{a}_{b}.log",
     params:
+        left=left_beside(ALIGNED_PLANE, ".partial.npz"),
         flags=flags("plane"),
         seeds=seeds,
         epochs=epochs_model,
@@ -418,6 +446,7 @@ rule aligned_plane:
     resources:
         **config.get("resources", {}).get("plane", {}),
     shell:
+        "afresh {params.left:q} {input:q} -- "
         "{PYTHON} evaluation/eval_plane_with_alignment.py {params.flags} {params.seeds} --epochs_model {params.epochs}"
         " --alignment {wildcards.match} " + LOGGED
 
@@ -430,6 +459,7 @@ rule midpoint:
     log:
         PATH_LOG.replace("{rule}", "midpoint"),
     params:
+        left=left_beside(MIDPOINT, ".partial.npz"),
         flags=flags("midpoint"),
         seeds=seeds,
         epochs=epochs_model,
@@ -438,6 +468,7 @@ rule midpoint:
     resources:
         **config.get("resources", {}).get("midpoint", {}),
     shell:
+        "afresh {params.left:q} {input:q} -- "
         "{PYTHON} alignment/align_along_curve.py {params.flags} {params.seeds} --epochs_model {params.epochs}"
         " --epochs_curve {wildcards.epoch} {params.alignment} " + LOGGED
 

@@ -32,6 +32,7 @@ from utils.stages.parser import (
     folder_path,
     name_part,
     network_options,
+    new_file,
     positive_int,
     seed_number,
 )
@@ -47,7 +48,7 @@ def parse_args(argv=None):
     parser.networks("--num_classes", type=positive_int, default=10, help="classes for which the network is built")
     size_help = "side of the images on which the network is run"
     parser.networks("--image_size", dest="side", type=positive_int, default=32, help=size_help)
-    parser.files("--json", type=Path, metavar="FILE", help="write all of it there too (default: nowhere)")
+    parser.files("--json", type=new_file, metavar="FILE", help="write all of it there too (default: nowhere)")
     pair = "also show the correlations by layer of a match: "
     parser.networks("--seed_a", type=seed_number, help=pair + "network A (default: none)")
     parser.networks("--seed_b", type=seed_number, help=pair + "network B (default: none)")

@@ -27,7 +27,7 @@ from utils.stages import flags, hints, process
 from utils.stages.evaluation import NamedPath
 from utils.stages.files import hold, save_checkpoint
 from utils.stages.layout import tag
-from utils.stages.parser import add_folder_flags, fraction
+from utils.stages.parser import add_folder_flags, fraction, new_file
 
 
 def fraction_or_best(text):
@@ -45,7 +45,7 @@ def parse_args(argv=None):
     flags.add_attack_flags(parser)
     flags.add_robust_flag(parser, "robust networks, whose batch norm is re-estimated on attacked images")
     parser.set_defaults(robust=False)
-    parser.files("--out", type=Path, required=True, metavar="FILE", help="the checkpoint that is written")
+    parser.files("--out", type=new_file, required=True, metavar="FILE", help="the checkpoint that is written")
     args = flags.parse(parser, argv)
     if args.t == "best" and not args.robust:
         parser.error("--t best is for robust networks: add --adversarial")

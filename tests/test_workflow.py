@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import processes
 import pytest
+import torch
 
 from utils.matching import METHODS
 from utils.stages.files import save_arrays
@@ -139,6 +140,15 @@ def test_a_small_experiment(tmp_path, data_path, warm_python):
     assert next(robust.glob("adversarial_models/*/*/checkpoint_seed_01-1.pt"))
     assert next(robust.glob("adversarial_curve_models/*/*/checkpoint_align_corr_seeds_01_02_seed_2-2.pt"))
     assert "Nothing to be done" in snakemake("-n", "--configfile", preset)
+    network = next((tmp_path / "runs/model_dicts/basic_models").rglob("checkpoint_seed_02-*.pt"))
+    checkpoint = torch.load(
+        network, weights_only=True
+    )  # trained anew: PAM and all that it left are of the one before
+    checkpoint["model_state"] = {name: 1.01 * value for name, value in checkpoint["model_state"].items()}
+    torch.save(checkpoint, network)
+    found = next((tmp_path / "runs/model_data/curves").rglob("curve_align_pam_*_seed_2-*.npz"))
+    snakemake("--configfile", preset, found, python=warm_python)
+    snakemake("--configfile", preset, python=warm_python)
     lost = next((tmp_path / "runs/model_data/curves").rglob("curve_align_corr_*-1.npz"))
     lost.unlink()
     assert re.search(r"^evaluation +1$", snakemake("-n", "--configfile", preset), re.MULTILINE)

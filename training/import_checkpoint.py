@@ -52,7 +52,8 @@ def main(args):
     network.to(args.device)
     loss, accuracy = evaluate(network, data.test, batch_size=args.batch_size, precision=args.precision)
     print(f"On the test set: loss {loss:.4f}, accuracy {accuracy:.2f} %.")
-    if accuracy < 2 * 100 / data.num_classes:
+    chance = 100 / data.num_classes
+    if accuracy < min(2 * chance, chance + (100 - chance) / 10):
         print("That is close to chance: is it --transform, or --mean and --std, with which it was trained?")
 
     record = args.record.of(args.model, images=data.digest)

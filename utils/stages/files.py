@@ -6,6 +6,7 @@ arrays (.npy), are verified when they are read. Nothing of a file is ever run.
 """
 
 import atexit
+import contextlib
 import functools
 import glob
 import hashlib
@@ -43,12 +44,13 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
     if not distributed.is_main():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    prefix = f".{path.name}.{platform.node()}."
-    for left in path.parent.glob(f"{glob.escape(prefix)}*.tmp"):
-        process = left.name.removeprefix(prefix).removesuffix(".tmp")
-        if process.isdecimal() and not _is_running(int(process)):
+    temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    with contextlib.suppress(OSError, NotImplementedError):  # where nothing is locked, what was left stays
+        if path not in _held:
+            lock.acquire()
+        for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
             left.unlink(missing_ok=True)
-    temporary = path.with_name(f"{prefix}{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as stream:
             write(stream)
@@ -60,19 +62,13 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+        _free(lock)
 
 
-def _is_running(process: int) -> bool:
-    """Whether there is such a process on this machine; on Windows, where asking would end it, it is taken for one."""
-    if os.name == "nt":
-        return True
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # it is somebody else's
-        pass
-    return True
+def _free(lock: FileLock) -> None:
+    if lock.is_locked:
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
 
 
 def expect_writable(*folders: Path) -> None:
@@ -93,9 +89,10 @@ _held: dict[Path, FileLock] = {}  # the locks of what this process is writing
 def hold(path: Path) -> None:
     """Until this process ends, nobody else may hold `path`, which need not exist. UserError if another process does.
 
-    The system frees a lock however its process ends; the lock file, hidden beside `path`, may then remain.
+    Of several processes, process 0 alone does. The system frees a lock however its process ends; the lock file,
+    hidden beside `path`, may then remain.
     """
-    if path in _held:
+    if path in _held or not distributed.is_main():
         return
     name = path.with_name(f".{path.name}.lock")
     lock = FileLock(name, timeout=0)
@@ -114,8 +111,7 @@ def hold(path: Path) -> None:
 def let_go(path: Path) -> None:
     """Free what `hold` holds, if it does."""
     if lock := _held.pop(path, None):
-        Path(lock.lock_file).unlink(missing_ok=True)
-        lock.release()
+        _free(lock)
 
 
 @atexit.register

@@ -224,9 +224,25 @@ def true_or_false(text: str) -> bool:
     return words[text.lower()]
 
 
+def _path(text: str) -> Path:
+    """A path, which may begin with ~, also where a shell leaves that, as in --root=~/x."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: {error}") from error
+
+
+def new_file(text: str) -> Path:
+    """A file that may not exist yet, in whatever folder."""
+    path = _path(text)
+    if not path.name or path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is {'a folder' if text else 'nothing'}, where a file is wanted")
+    return path
+
+
 def folder_path(text: str) -> Path:
     """A folder, which need not exist."""
-    path = Path(text)
+    path = _path(text)
     if not text or path.is_file():
         raise argparse.ArgumentTypeError(f"{text!r} is {'a file' if text else 'nothing'}, where a folder is wanted")
     return path
@@ -234,7 +250,7 @@ def folder_path(text: str) -> Path:
 
 def file_path(text: str) -> Path:
     """A file that exists."""
-    path = Path(text)
+    path = _path(text)
     if not path.is_file():
         raise argparse.ArgumentTypeError(f"there is no file {text!r}")
     return path

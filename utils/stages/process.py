@@ -36,6 +36,7 @@ def run(parse_args: Callable[[], argparse.Namespace], main: Callable[[argparse.N
         if hasattr(stream, "reconfigure"):  # not where a test or a notebook has put its own
             stream.reconfigure(errors="replace")  # no character that an encoding lacks is an error
     progress.watch()
+    _expect_torchrun()
     distributed.silence_others()
     try:
         try:
@@ -51,6 +52,22 @@ def run(parse_args: Callable[[], argparse.Namespace], main: Callable[[argparse.N
         sys.exit(_ended(141))  # as shells report a process that was ended by this signal
     except OSError as error:
         sys.exit(_complain(f"{error.filename or 'input/output'}: {error.strerror or error}", 1))
+
+
+def _expect_torchrun() -> None:
+    """End with one line where the environment has a part of what torchrun puts into it."""
+    numbers = {name: os.environ.get(name, "0") for name in ("RANK", "WORLD_SIZE")}
+    odd = [f"{name} is {value!r}" for name, value in numbers.items() if not value.isdecimal()]
+    needed = (
+        "MASTER_ADDR",
+        "MASTER_PORT",
+        *(("LOCAL_RANK", "LOCAL_WORLD_SIZE") if torch.cuda.is_available() else ()),
+    )
+    if not odd and distributed.launched():
+        odd = [f"there is no {name} beside RANK" for name in needed if name not in os.environ]
+    if odd:
+        advice = "start several processes with torchrun, or unset RANK for one"
+        sys.exit(f"{Path(sys.argv[0]).name}: error: {' and '.join(odd)} in the environment; {advice}")
 
 
 def _run(parse_args: Callable[[], argparse.Namespace], main: Callable[[argparse.Namespace], None]) -> None:

@@ -100,7 +100,7 @@ def record_in(content: Mapping[str, object]) -> Record:
     parts = {name: _as_dict(stored.get(name)) for name in ("flags", "inputs", "made", "cost", "trained")}
     parts["trained"] = {name: _as_dict(flags) for name, flags in parts["trained"].items()}
     command = stored.get("command")
-    is_command = isinstance(command, list) and all(isinstance(word, str) for word in command)
+    is_command = isinstance(command, list) and all(isinstance(word, str) and word.isprintable() for word in command)
     return Record(tuple(command) if is_command else (), **parts, path=str(stored.get("path", "")))
 
 
