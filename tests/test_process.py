@@ -341,3 +341,28 @@ def test_what_is_printed_is_run_elsewhere(small, workspace, tmp_path, monkeypatc
     assert script == "visualization/viz_curve.py"
     assert (tmp_path / "matches/TinyTen/bars/match_corr_seeds_01_02.npy").is_file()
     assert list(workspace.rglob("curve_bars_TinyTen.png"))
+
+
+@pytest.mark.parametrize(
+    "variables, says",
+    [
+        ({"RANK": "0", "WORLD_SIZE": "2"}, "there is no MASTER_ADDR beside RANK and there is no MASTER_PORT"),
+        ({"RANK": "1", "WORLD_SIZE": "2", "MASTER_PORT": "1"}, "there is no MASTER_ADDR beside RANK"),
+        ({"RANK": "x", "WORLD_SIZE": "2"}, "RANK is 'x'"),
+    ],
+)
+def test_a_part_of_what_torchrun_sets(variables, says, monkeypatch):
+    for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit, match=says) as caught:
+        process.run(lambda: None, lambda args: None)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("flags", [["--root", "~/x"], ["--root=~/x"]])
+def test_a_home_is_found(flags, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    parse_args, _ = stage("training/train_model.py")
+    assert parse_args([*flags, "--data_path=~"]).root == tmp_path / "x"

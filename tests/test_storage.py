@@ -367,3 +367,26 @@ def test_a_pickle_among_results_is_refused_without_advice_to_trust_it(tmp_path, 
     assert "it holds pickled objects" in str(error.value)
     assert "allow_pickle" not in str(error.value)
     assert "trust" not in str(error.value)
+
+
+def test_what_a_killed_writer_left_goes_with_the_next(tmp_path, monkeypatch):
+    """Of whichever machine and process, also where one of the same number is running; never what one is writing."""
+    path = tmp_path / "c.pt"
+    for left in (f".c.pt.{os.uname().nodename}.{os.getpid()}.tmp", ".c.pt.elsewhere.1.tmp", ".c.pt.abc.tmp"):
+        (tmp_path / left).touch()
+    other = tmp_path / ".c.pt2.elsewhere.1.tmp"
+    other.touch()
+    files.write_atomically(path, lambda stream: stream.write(b"whole"))
+    assert set(tmp_path.iterdir()) == {path, other}
+    monkeypatch.setattr(os, "fchmod", lambda *_: (_ for _ in ()).throw(OSError(95, "Operation not supported")))
+    files.write_atomically(path, lambda stream: stream.write(b"again"))  # where nothing can be locked
+    files.hold(path)
+    assert path.read_bytes() == b"again"
+
+
+def test_other_processes_of_a_job_wait_for_no_lock(tmp_path, monkeypatch):
+    files.hold(tmp_path / "c")
+    monkeypatch.setattr(files, "_held", {})
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    files.hold(tmp_path / "c")

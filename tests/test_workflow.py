@@ -1,6 +1,7 @@
 """The Snakefile: its presets name commands that the scripts accept, and a small one runs to its report."""
 
 import importlib
+import os
 import re
 import shlex
 import shutil
@@ -11,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import processes
 import pytest
-import torch
 
 from utils.matching import METHODS
 from utils.stages.files import save_arrays
@@ -140,15 +140,6 @@ def test_a_small_experiment(tmp_path, data_path, warm_python):
     assert next(robust.glob("adversarial_models/*/*/checkpoint_seed_01-1.pt"))
     assert next(robust.glob("adversarial_curve_models/*/*/checkpoint_align_corr_seeds_01_02_seed_2-2.pt"))
     assert "Nothing to be done" in snakemake("-n", "--configfile", preset)
-    network = next((tmp_path / "runs/model_dicts/basic_models").rglob("checkpoint_seed_02-*.pt"))
-    checkpoint = torch.load(
-        network, weights_only=True
-    )  # trained anew: PAM and all that it left are of the one before
-    checkpoint["model_state"] = {name: 1.01 * value for name, value in checkpoint["model_state"].items()}
-    torch.save(checkpoint, network)
-    found = next((tmp_path / "runs/model_data/curves").rglob("curve_align_pam_*_seed_2-*.npz"))
-    snakemake("--configfile", preset, found, python=warm_python)
-    snakemake("--configfile", preset, python=warm_python)
     lost = next((tmp_path / "runs/model_data/curves").rglob("curve_align_corr_*-1.npz"))
     lost.unlink()
     assert re.search(r"^evaluation +1$", snakemake("-n", "--configfile", preset), re.MULTILINE)
@@ -260,3 +251,23 @@ def test_jobs_share_gpus_out(gpus, jobs_per_gpu, tmp_path):
     for start, _, gpu in jobs:  # the job that starts, and those that run then
         together = [job for job in jobs if job[2] == gpu and int(job[0]) <= int(start) < job[1]]
         assert len(together) <= jobs_per_gpu
+
+
+def test_what_older_inputs_left_is_replaced(tmp_path):
+    """And what is newer than all inputs, and was stopped, is gone on with."""
+    source = (REPOSITORY / "Snakefile").read_text()
+    afresh = source[source.index("afresh() {{") :].partition('"""')[0].replace("{{", "{").replace("}}", "}")
+    left, made = tmp_path / "a b_perm1-2.pt", tmp_path / "net work"
+
+    def ran(*words):
+        command = f'set -euo pipefail\n{afresh}\nafresh "$@"'
+        return processes.output("bash", "-c", command, "job", f"{tmp_path}/*_perm1-*.pt", made, "--", "echo", *words)
+
+    made.touch()
+    assert ran("pam", "--resume") == "pam --resume\n"  # nothing is there
+    left.touch()
+    os.utime(left, (1, 1))
+    assert ran("pam", "--resume") == "pam --overwrite\n"
+    assert ran("table") == "table --overwrite\n"
+    os.utime(made, (0, 0))
+    assert ran("pam", "--resume") == "pam --resume\n"

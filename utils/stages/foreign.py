@@ -65,8 +65,8 @@ class _Array(np.ndarray):
 
 
 def _dtype(stub: Stub) -> np.dtype:
-    """numpy's type of numbers, text or objects."""
-    if not re.fullmatch(r"[biufSU]\d+|O\d*|\?", stub.code):
+    """numpy's type of numbers, text or objects; entries of no bytes could be any number."""
+    if not re.fullmatch(r"[biufSU][1-9]\d*|O\d*|\?", stub.code):
         raise ValueError(f"it holds an array of {stub.code[:20]}")
     return np.dtype(stub.code).newbyteorder(stub.state[1].replace("|", "=") if stub.state else "=")
 
