@@ -258,7 +258,7 @@ def test_methods_without_images():
     assert all(map(np.array_equal, align(a, b, spec, method="identity"), spec.identity()))
     assert all(map(np.array_equal, align(a, b, spec, method="random", seed=2), spec.random(2)))
     for method in ("corr", "w2_pre"):
-        with pytest.raises(ValueError, match="no images"):
+        with pytest.raises(ValueError, match="no samples"):
             align(a, b, spec, method=method)
         with pytest.raises(ValueError, match="does not begin with a match"):
             align(a, b, spec, [torch.randn(4, 3, 12, 12)], method=method, start=spec.identity())
