@@ -369,7 +369,7 @@ def test_histories(tmp_path):
     expect(history, {"loss_train": [3, 2, 1], "accuracy_train": [40, 50, 60], "loss_test": tested[1:]})
 
 
-@pytest.mark.parametrize("content", [{"loss_train": [{}]}, {"loss_train": [np.nan, 1e30]}, [Bomb()], {}], ids=str)
+@pytest.mark.parametrize("content", [{"loss_train": [{}]}, {"loss_train": [np.nan, 1e30]}, [Bomb()], {}])
 def test_a_broken_file_of_one_kind_does_not_stop_the_others(tmp_path, monkeypatch, capsys, content):
     monkeypatch.chdir(tmp_path)
     write_evaluated(tmp_path, EVALUATED)
