@@ -21,7 +21,7 @@ from utils.stages import flags, hints, process
 from utils.stages.evaluation import NamedPath
 from utils.stages.loading import spec_of
 from utils.stages.matches import padded_rows, row_labels, rows_from_permutations
-from utils.stages.parser import add_folder_flags, fraction
+from utils.stages.parser import fraction
 from utils.stages.runs import GrowingTable
 
 # As the point is; permuted to match the end; and with each activation matched on its own, where some share a stream
@@ -29,10 +29,7 @@ WHICH = ("unaligned", "aligned", "noid")
 
 
 def parse_args(argv=None):
-    parser = flags.stage_parser(__doc__, __file__, models, batch_size=512)
-    flags.add_path_flags(parser)
-    add_folder_flags(parser, "alignment/align_along_curve.py")
-    flags.add_evaluation_flags(parser)
+    parser = flags.path_parser(__doc__, __file__, models)
     point_help = "the point, from 0 at A to 1 at B"
     parser.networks("--point_t", type=fraction, default=0.5, help=point_help, outcome=True)
     return flags.parse(parser, argv, fp32_only=True)

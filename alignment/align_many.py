@@ -54,7 +54,7 @@ def parse_args(argv=None):
         type=positive_int,
         help="re-estimate batch norm on so many training images (default: all)",
     )
-    add_folder_flags(parser, "alignment/align_many.py")
+    add_folder_flags(parser)
     parser.files("--overwrite", action="store_true", help="replace matches that are there and are others")
     args = flags.parse(parser, argv, fp32_only=True)
     if len(args.seeds) < 2 or len(set(args.seeds)) < len(args.seeds):

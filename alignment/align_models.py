@@ -71,7 +71,7 @@ def parse_args(argv=None, description=__doc__, script=__file__, model=None, meth
     parser.networks("--seed", type=seed_number, default=1, help=seed_help, outcome=True)
     matrices_help = "also keep how every two channels correlate, which viz_align_models.py draws"
     parser.alignment("--matrices", action="store_true", help=matrices_help)
-    add_folder_flags(parser, "alignment/align_models.py")
+    add_folder_flags(parser)
     parser.add_alias("--adv_flag", "robust", type=true_or_false, nargs="?", const=True)
     parser.files("--overwrite", action="store_true", help="replace a match that is there and is another")
     args = flags.parse(parser, argv, fp32_only=True)

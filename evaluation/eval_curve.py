@@ -22,17 +22,12 @@ from utils.repairing import renormalizer
 from utils.reports.results import CHOSEN_BY, is_loss, robust_places, summary
 from utils.stages import flags, hints, process
 from utils.stages.evaluation import NamedPath
-from utils.stages.parser import add_folder_flags, at_least_two, true_or_false
+from utils.stages.parser import at_least_two, true_or_false
 from utils.stages.runs import GrowingTable, write_csv
 
 
 def parse_args(argv=None, description=__doc__, script=__file__, robust=False):
-    parser = flags.stage_parser(description, script, models, batch_size=512)
-    if robust:
-        flags.add_attack_flags(parser)
-    flags.add_path_flags(parser)
-    add_folder_flags(parser, "evaluation/eval_curve.py")
-    flags.add_evaluation_flags(parser)
+    parser = flags.path_parser(description, script, models, attacks=robust)
     points_help = "points evaluated, the two ends included"
     parser.evaluation("--num_points", type=at_least_two, default=65, help=points_help, outcome=True)
     parser.set_defaults(ensemble=None)

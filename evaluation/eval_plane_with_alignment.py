@@ -39,7 +39,7 @@ def parse_args(argv=None):
     seed_c_help = "the plane of three networks: B and this one, both aligned to A, instead of B and aligned B"
     parser.networks("--seed_c", type=seed_number, help=seed_c_help)
     flags.add_alignment_flag(parser)
-    add_folder_flags(parser, "evaluation/eval_plane_with_alignment.py")
+    add_folder_flags(parser)
     parser.add_alias("--epochs", "epochs_model", type=positive_int)
     parser.add_alias("--alignment_type", "alignment", type=name_part)
     flags.add_evaluation_flags(parser)

@@ -18,7 +18,7 @@ from utils.measuring import evaluate_plane, measure_as_it_is, midpoint_height, p
 from utils.repairing import renormalizer
 from utils.stages import flags, hints, process
 from utils.stages.evaluation import NamedPath
-from utils.stages.parser import add_folder_flags, at_least_two
+from utils.stages.parser import at_least_two
 from utils.stages.runs import GrowingTable
 
 # As fractions of the way from A to B, and of the height above it of the curve's point t = ½
@@ -26,10 +26,7 @@ GRID = ((-0.05, 1.05), (-0.10, 1.5))
 
 
 def parse_args(argv=None):
-    parser = flags.stage_parser(__doc__, __file__, models, batch_size=512)
-    flags.add_path_flags(parser)
-    add_folder_flags(parser, "evaluation/eval_plane_with_curve.py")
-    flags.add_evaluation_flags(parser)
+    parser = flags.path_parser(__doc__, __file__, models)
     points_help = "points along each side of the grid"
     parser.evaluation("--num_points", type=at_least_two, default=17, help=points_help, outcome=True)
     return flags.parse(parser, argv)

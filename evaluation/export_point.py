@@ -27,7 +27,7 @@ from utils.stages import flags, hints, process
 from utils.stages.evaluation import NamedPath
 from utils.stages.files import hold, save_checkpoint
 from utils.stages.layout import tag
-from utils.stages.parser import add_folder_flags, fraction, new_file
+from utils.stages.parser import fraction, new_file
 
 
 def fraction_or_best(text):
@@ -36,10 +36,7 @@ def fraction_or_best(text):
 
 
 def parse_args(argv=None):
-    parser = flags.stage_parser(__doc__, __file__, models, batch_size=512)
-    flags.add_path_flags(parser)
-    add_folder_flags(parser, "evaluation/export_point.py")
-    flags.add_evaluation_flags(parser)
+    parser = flags.path_parser(__doc__, __file__, models)
     t_help = "the point, from 0 at A to 1 at B; or best, of an evaluated robust path"
     parser.networks("--t", type=fraction_or_best, default=0.5, help=t_help, outcome=True)
     flags.add_attack_flags(parser)

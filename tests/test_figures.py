@@ -451,23 +451,6 @@ def test_figures_are_shown_where_there_are_windows(tmp_path, monkeypatch, capsys
     plt.close("all")
 
 
-@pytest.mark.parametrize(
-    "script, flags, message",
-    [
-        ("viz_curve_on_plane", ["--epochs", "0"], "spans no plane"),
-        ("viz_adversarial_curve", ["--alignment", "pam_corr"], "PAM is for plain networks"),
-        ("layerwise_mean_correlation.viz_align_models", ["--alignment", ""], "--alignment names matches"),
-        ("viz_plane", ["--alignment", ""], "there is no plane"),
-        ("viz_plane", ["--cmap", "rainbows"], "matplotlib has no colour map 'rainbows'"),
-        ("viz_curve", ["--seed_a", "1", "1", "--seed_b", "2", "2"], "name a pair twice"),
-    ],
-)
-def test_bad_arguments(script, flags, message, capsys):
-    code, line = fails(capsys, f"visualization/{script.replace('.', '/')}.py", *flags)
-    assert code == 2
-    assert message in line
-
-
 def test_curves_of_several_kinds_have_words_and_strokes_of_their_own(tmp_path, drawn):
     """Seeds, control points, families; the usual curve has plain words."""
     layout = write_results(tmp_path, pairs=((1, 2),))

@@ -303,26 +303,6 @@ def test_no_help_shows_them(capsys):
             assert flag not in words
 
 
-@pytest.mark.parametrize(
-    "script, flags, says",
-    [
-        ("visualization/viz_curve.py", ["--interp", "linear"], "unrecognized arguments: --interp linear"),
-        ("visualization/viz_plane.py", ["--dir", "model_data/curves"], "is not in the place of a folder that this"),
-        ("visualization/viz_curve.py", ["--dir_nothing", "somewhere"], "is not in the place of a folder that this"),
-        ("training/train_curve.py", ["--dir_models", "model_dicts/curve_models"], "is not in the place of"),
-        ("training/train_model.py", ["--ckpt", "nothing.pt"], "there is no file 'nothing.pt'"),
-        ("training/train_curve_pam.py", ["--resume", __file__], "--resume takes no file here"),
-        ("evaluation/eval_plane_with_alignment.py", ["--alignment_path", __file__], "is a file, where a folder is"),
-        ("alignment/align_models.py", ["--adv_flag", "perhaps"], "'perhaps' is neither True nor False"),
-        ("training/train_curve.py", ["--init_linear_off", "--num_bends", "2"], "has none between its ends"),
-    ],
-)
-def test_what_cannot_be_meant_is_refused(capsys, script, flags, says):
-    code, line = fails(capsys, script, *flags)
-    assert code == 2
-    assert says in line
-
-
 # --- what they do ------------------------------------------------------------------------------------------
 
 

@@ -34,7 +34,7 @@ def parse_args(argv=None):
     parser.networks("--seed", type=seed_number, default=1, help="by which the network is to be known")
     parser.networks("--epochs", type=positive_int, help=f"for which it was trained (default: {published.EPOCHS})")
     parser.files("--overwrite", action="store_true", help="replace a network that is there")
-    add_folder_flags(parser, "training/import_checkpoint.py")
+    add_folder_flags(parser)
     return flags.parse(parser, argv)
 
 

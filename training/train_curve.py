@@ -26,7 +26,7 @@ from utils.stages.layout import Layout, Variant
 from utils.stages.loading import expect_pair, load_pair
 from utils.stages.parser import add_folder_flags, epochs_or_none
 from utils.stages.runs import Run, save_line
-from utils.training import CurveTask, fit, robust_rates, step_rates
+from utils.training import CurveTask, fit
 
 
 def parse_args(argv=None, description=__doc__, script=__file__, robust=False):
@@ -35,7 +35,7 @@ def parse_args(argv=None, description=__doc__, script=__file__, robust=False):
     flags.add_curve_flags(parser)
     flags.add_alignment_flag(parser)
     parser.optimization("--val_freq", type=epochs_or_none, help="test every so many epochs (default: none)")
-    add_folder_flags(parser, "training/train_curve.py")
+    add_folder_flags(parser)
     args = flags.parse(parser, argv)
     if args.init_linear_off and args.num_bends == 2:
         parser.error("--init_linear_off: a curve of 2 control points has none between its ends")
@@ -87,9 +87,7 @@ def main(args):
         CurveTask(curve, args.wd, data.test, args.attack),
         data.train,
         run,
-        rates=robust_rates(args.epochs, args.lr)
-        if args.robust
-        else step_rates(args.epochs, args.lr, args.lr_drop, args.lr_decay),
+        rates=flags.rates(args),
         batch_size=args.batch_size,
         momentum=args.momentum,
         seed=args.seed,

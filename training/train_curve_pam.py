@@ -61,7 +61,7 @@ def parse_args(argv=None):
     parser.optimization("--inner_iters_phi", type=positive_int, help=phi_help, **of_phi)
     val_freq_help = "test every so many epochs; a second number is for the curve phase (default: none)"
     parser.optimization("--val_freq", type=epochs_or_none, nargs="+", help=val_freq_help)
-    add_folder_flags(parser, "training/train_curve_pam.py")
+    add_folder_flags(parser)
     args = flags.parse(parser, argv)
     args.val_freq = args.val_freq or [None]
     if len(args.val_freq) > 2:

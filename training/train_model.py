@@ -24,7 +24,7 @@ from utils.stages.foreign import fitted
 from utils.stages.layout import Layout
 from utils.stages.parser import NEW, add_folder_flags, epochs_or_none, partner
 from utils.stages.runs import Run
-from utils.training import NetworkTask, fit, robust_rates, step_rates
+from utils.training import NetworkTask, fit
 
 
 def parse_args(argv=None, description=__doc__, script=__file__, robust=False):
@@ -32,7 +32,7 @@ def parse_args(argv=None, description=__doc__, script=__file__, robust=False):
     pretrained_help = "begin with torchvision's or timm's published weights, which are downloaded"
     parser.optimization("--pretrained", action="store_true", help=pretrained_help, outcome=NEW)
     parser.optimization("--val_freq", type=epochs_or_none, default=1, help="test every so many epochs, or none")
-    add_folder_flags(parser, "training/train_model.py")
+    add_folder_flags(parser)
     return flags.parse(parser, argv)
 
 
@@ -60,9 +60,7 @@ def main(args):
         NetworkTask(model, data.test, args.attack),
         data.train,
         run,
-        rates=robust_rates(args.epochs, args.lr)
-        if args.robust
-        else step_rates(args.epochs, args.lr, args.lr_drop, args.lr_decay),
+        rates=flags.rates(args),
         batch_size=args.batch_size,
         momentum=args.momentum,
         weight_decay=args.wd,

@@ -12,11 +12,11 @@ from types import ModuleType
 from ..attack import Attack
 from ..curves import CURVES
 from ..errors import UserError
+from ..training import robust_rates, step_rates
 from .data import TRANSFORMS, data_folder, dataset_info
 from .layout import REPOSITORY, USUAL, tag
 from .parser import (
     NEW,
-    TWINS,
     Parser,
     add_folder_flags,
     at_least_two,
@@ -85,6 +85,13 @@ def add_dataset_flags(parser: Parser) -> None:
     path_help = "folder that holds the datasets (default: ROOT/data, else the repository's)"
     parser.images("--data_path", folder_path, None, path_help)
     parser.files("--root", folder_path, REPOSITORY, "folder under which all results are written and found")
+
+
+def rates(args: argparse.Namespace) -> list[float]:
+    """The learning rate of each epoch: the robust schedule, or the one that flags set."""
+    if args.robust:
+        return robust_rates(args.epochs, args.lr)
+    return step_rates(args.epochs, args.lr, args.lr_drop, args.lr_decay)
 
 
 def add_training_flags(parser: Parser) -> None:
@@ -183,8 +190,14 @@ def add_evaluation_flags(parser: Parser) -> None:
     parser.files("--overwrite", None, False, overwrite_help, action="store_true")
 
 
-def add_path_flags(parser: Parser) -> None:
-    """The flags that name a path between two networks: a learned curve, or the straight line."""
+def path_parser(description: str | None, script: str, models: ModuleType, *, attacks: bool = False) -> Parser:
+    """A parser with the flags of a stage that evaluates a path between two networks: a learned curve, or the line.
+
+    attacks: whether with the flags of attacks.
+    """
+    parser = stage_parser(description, script, models, batch_size=512)
+    if attacks:
+        add_attack_flags(parser)
     add_pair_flags(parser)
     add_alignment_flag(parser)
     curve_help = f"epochs of the curve; 0 is the straight line ({CURVE_EPOCHS_HELP})"
@@ -193,6 +206,9 @@ def add_path_flags(parser: Parser) -> None:
     add_family_flags(parser)
     epochs_help = "whichever of --epochs_model and --epochs_curve is not given (default: theirs)"
     parser.networks("--epochs", positive_int, None, epochs_help)
+    add_folder_flags(parser)
+    add_evaluation_flags(parser)
+    return parser
 
 
 def parse(parser: Parser, argv: Sequence[str] | None, *, fp32_only: bool = False) -> argparse.Namespace:
@@ -369,11 +385,11 @@ def parse_results(
     Scripts that draw have also `epochs_of`, the epochs for each model, and `replaced`, as stages have.
     """
     argv = sys.argv[1:] if argv is None else argv
-    name = Path(script).resolve().relative_to(REPOSITORY).as_posix()
+    parser.script = name = Path(script).resolve().relative_to(REPOSITORY).as_posix()
     draws = name.startswith("visualization/")
     if draws:
         parser.add_alias("--alignment_type", "alignment", type=name_part, nargs="+")
-        add_folder_flags(parser, TWINS.get(name, name), argv)
+        add_folder_flags(parser, argv)
     args = parser.parse_args(argv)
     args.command = shlex.join(["python", name, *argv])
     args.notes = _without_effect(parser, vars(args))

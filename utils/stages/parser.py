@@ -384,11 +384,12 @@ FOLDER_FLAGS = {
 }
 
 
-def add_folder_flags(parser: Parser, script: str, argv: Sequence[str] = ()) -> None:
-    """The folder flags of a script; those that only the original code has, and all of figures, stand in no help.
+def add_folder_flags(parser: Parser, argv: Sequence[str] = ()) -> None:
+    """The folder flags of its script; those that only the original code has, and all of figures, stand in no help.
 
     argv: of scripts for figures. Whatever in it begins with --dir is understood, as the original has several such.
     """
+    script = TWINS.get(parser.script, parser.script)
     for kind, flags in FOLDER_FLAGS[script].items():
         flag, *others = flags.split()
         shown = script.startswith("training/") or (flag.startswith("--dir_") and script[:3] != "vis")
