@@ -42,17 +42,14 @@ logged() {{
     trap '' INT TERM
     tee -a "$1" | while IFS= read -r line; do printf '[%s] %s\\n' "$(basename "$1" .log)" "$line"; done
 }}
-# afresh LEFT INPUT ... -- COMMAND ...: a stage that replaces what an earlier start LEFT if an input is newer than that.
-afresh() {{
-    local left=$1 made=() words=() stale="" file one
-    shift
-    while [ "$1" != -- ]; do made+=("$1"); shift; done
-    shift
+# resuming WORD LEFT INPUT ...: the flag WORD; --overwrite if an input is newer than what an earlier start LEFT
+resuming() {{
+    local word=$1 left=$2 file one
+    shift 2
     while IFS= read -r file; do
-        for one in "${{made[@]}}"; do if [ "$file" -ot "$one" ]; then stale=--overwrite; fi; done
+        for one in "$@"; do if [ "$file" -ot "$one" ]; then word=--overwrite; fi; done
     done < <(compgen -G "$left" || true)
-    for one in "$@"; do if [ -z "$stale" ] || [ "$one" != --resume ]; then words+=("$one"); fi; done
-    "${{words[@]}}" $stale
+    echo "$word"
 }}
 """
 THREADS = config.get("threads", 1)
@@ -353,9 +350,8 @@ rule curve:
     resources:
         **config.get("resources", {}).get("curve", {}),
     shell:
-        "afresh {params.left:q} {input:q} -- "
         "{PYTHON} training/train_curve{params.twin}.py {params.flags} {params.seeds} --epochs_model {params.epochs}"
-        " {params.run} {params.alignment} --resume " + LOGGED
+        " {params.run} {params.alignment} $(resuming --resume {params.left:q} {input:q}) " + LOGGED
 
 
 rule pam:
@@ -379,9 +375,8 @@ rule pam:
     resources:
         **config.get("resources", {}).get("pam", {}),
     shell:
-        "afresh {params.left:q} {input:q} -- "
         "{PYTHON} training/train_curve_pam.py {params.flags} {params.seeds} {params.epochs} {params.alignment}"
-        " --resume " + LOGGED
+        " $(resuming --resume {params.left:q} {input:q}) " + LOGGED
 
 
 rule evaluation:
@@ -402,9 +397,8 @@ rule evaluation:
     resources:
         **config.get("resources", {}).get("evaluation", {}),
     shell:
-        "afresh {params.left:q} {input:q} -- "
         "{PYTHON} evaluation/{params.name}.py {params.flags} {params.seeds} --epochs_model {params.epochs}"
-        " --epochs_curve {wildcards.epoch} {params.alignment} " + LOGGED
+        " --epochs_curve {wildcards.epoch} {params.alignment} $(resuming '' {params.left:q} {input:q}) " + LOGGED
 
 
 rule plane:
@@ -424,9 +418,8 @@ rule plane:
     resources:
         **config.get("resources", {}).get("plane", {}),
     shell:
-        "afresh {params.left:q} {input:q} -- "
         "{PYTHON} evaluation/eval_plane_with_curve.py {params.flags} {params.seeds} --epochs_model {params.epochs}"
-        " --epochs_curve {wildcards.epoch} {params.alignment} " + LOGGED
+        " --epochs_curve {wildcards.epoch} {params.alignment} $(resuming '' {params.left:q} {input:q}) " + LOGGED
 
 
 rule aligned_plane:
@@ -446,9 +439,8 @@ rule aligned_plane:
     resources:
         **config.get("resources", {}).get("plane", {}),
     shell:
-        "afresh {params.left:q} {input:q} -- "
         "{PYTHON} evaluation/eval_plane_with_alignment.py {params.flags} {params.seeds} --epochs_model {params.epochs}"
-        " --alignment {wildcards.match} " + LOGGED
+        " --alignment {wildcards.match} $(resuming '' {params.left:q} {input:q}) " + LOGGED
 
 
 rule midpoint:
@@ -468,9 +460,8 @@ rule midpoint:
     resources:
         **config.get("resources", {}).get("midpoint", {}),
     shell:
-        "afresh {params.left:q} {input:q} -- "
         "{PYTHON} alignment/align_along_curve.py {params.flags} {params.seeds} --epochs_model {params.epochs}"
-        " --epochs_curve {wildcards.epoch} {params.alignment} " + LOGGED
+        " --epochs_curve {wildcards.epoch} {params.alignment} $(resuming '' {params.left:q} {input:q}) " + LOGGED
 
 
 rule report:

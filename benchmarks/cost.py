@@ -42,8 +42,18 @@ from utils.stages.parser import positive_float
 from utils.symmetries.spec import permutation_spec
 from utils.training import CurveTask, NetworkTask, Task
 
+
+class Numberless(FakeTensorMode):
+    """Fake tensors; a number that is asked for, as in checks that all are finite, is 1."""
+
+    def dispatch(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten._local_scalar_dense.default:
+            return 1
+        return super().dispatch(func, types, args, kwargs)
+
+
 # Tensors that claim to be on the CPU. They meet some of the stages' that are real: random draws, PAM's matrices.
-FAKE = FakeTensorMode(allow_non_fake_inputs=True)
+FAKE = Numberless(allow_non_fake_inputs=True)
 
 Step = Callable[[torch.Tensor, torch.Tensor], object]  # of images (b, 3, H, W) and labels (b,)
 
@@ -129,9 +139,10 @@ def count_images(args: argparse.Namespace) -> Dataset:
     return found
 
 
-# In place of the images that an attack asks how they are normalized. What goes into a network is to be computed from
-# what is differentiated by: so the counter's hooks want it.
-PIXELS = SimpleNamespace(share=None, to_pixels=lambda x: x, normalize=lambda pixels: pixels * 1)
+# In place of images, for an attack. What goes into a network is to be computed from what is differentiated by: so the
+# counter's hooks want it. Hence attacks of images that are normalized, if by nothing.
+PIXELS = SimpleNamespace(share=None, whole=lambda count: count)
+NORMALIZED = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 
 
 class Work:
@@ -210,6 +221,8 @@ def stage_flops(kind: str, args: argparse.Namespace) -> int:
     """FLOPs of a stage with these flags."""
     images = count_images(args)
     work, compared = Work(args.model, images, args.batch_size), min(data.ALIGNMENT_IMAGES, images.train)
+    if args.attack is not None:
+        args.attack = args.attack._replace(**NORMALIZED)
     match kind:
         case "network":
             epoch = work.epoch(NetworkTask(work.network, attack=args.attack))
@@ -229,7 +242,8 @@ def stage_flops(kind: str, args: argparse.Namespace) -> int:
             matches = 1 if matching.each_by_itself(work.spec) is None else 2
             return 3 * work.statistics(args.bn_images) + 2 * (work.correlated(compared) + matches * work.aligned())
         case "evaluation":  # of straight lines not that of interpolated statistics
-            measured = images.test + (images.train if args.eval_train else 0)
+            held_out = min(data.HELD_OUT_IMAGES, max(images.train // 10, 1)) if args.attack else 0
+            measured = images.test + held_out + (images.train if args.eval_train else 0)
             met = sum(work.forward(measured, attack=attack) for attack in {None, args.attack})
             return args.num_points * (work.statistics(args.bn_images, args.attack) + met)
         case _:  # a plane

@@ -443,9 +443,12 @@ def test_other_errors_are_not_out_of_memory():
     assert not devices.is_out_of_memory(ValueError("out of memory"))
 
 
+MASTER = {"MASTER_ADDR": "localhost", "MASTER_PORT": 29500}
+
+
 @pytest.fixture
 def second_of_two(monkeypatch):
-    for name, value in {"RANK": 1, "WORLD_SIZE": 2, "LOCAL_RANK": 1, "LOCAL_WORLD_SIZE": 2}.items():
+    for name, value in {"RANK": 1, "WORLD_SIZE": 2, "LOCAL_RANK": 1, "LOCAL_WORLD_SIZE": 2, **MASTER}.items():
         monkeypatch.setenv(name, str(value))
 
 
