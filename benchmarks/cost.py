@@ -106,8 +106,9 @@ def commands(preset: Path) -> list[str]:
         raise UserError("a preset is read by Snakemake: python -m pip install -r requirements-workflow.txt")
     if ended.returncode != 0:
         raise FileError(preset, f"is not a preset: {' '.join(ended.stderr.split())}")
-    # A command ends where its output is sent to a log
-    return re.findall(r"((?:training|alignment|evaluation)/\w+\.py .*?)(?: 2>&1 .*)?$", ended.stdout, re.MULTILINE)
+    # A command ends where it depends on what there is, or where its output is sent to a log
+    stage = r"((?:training|alignment|evaluation)/\w+\.py .*?)(?: (?:\$\(|2>&1 ).*)?$"
+    return re.findall(stage, ended.stdout, re.MULTILINE)
 
 
 def counted(command: str) -> tuple[str, str, str, int]:

@@ -48,7 +48,7 @@ def main(args):
 
 
 def draw(layout, asked_for, missing, of_three, cmap):
-    before = "" if of_three else "B as it is, and "
+    before = "A, B and C, " if of_three else "B as it is, and "
     matches = [
         replace(route, words=f"{before}{paths.look(route.alignment).words}")
         for route in asked_for.by_name(layout, epochs=[0])
