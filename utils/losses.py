@@ -17,6 +17,8 @@ from .batches import IGNORED, NO_SAMPLES, Batch, Source, split, tensors_of, toke
 from .errors import UserError
 
 AUXILIARY_WEIGHT = 0.3  # of each auxiliary classifier's loss (GoogLeNet)
+# In place of −100, which cross-entropy would leave out without a word where labels are not looked at (not on the CPU)
+NO_CLASS = torch.iinfo(torch.int64).min
 
 Metrics = dict[str, float]
 
@@ -173,7 +175,7 @@ def classification(
     logits = class_heads(output, criterion)
     labels = class_labels(target, logits[0])
     exact = [one if one.dtype.itemsize > 2 else one.float() for one in logits]
-    sums = [F.cross_entropy(one, labels, reduction="sum") for one in exact]
+    sums = [F.cross_entropy(one, labels, reduction="sum", ignore_index=NO_CLASS) for one in exact]
     return Outcome(sums, len(labels), {"accuracy": logits[0].detach().argmax(1) == labels})
 
 
