@@ -255,7 +255,7 @@ def test_methods_without_images():
     found = align(a, b, spec, method="weight", seed=3)
     expected = match_weights(dict(a.named_parameters()), dict(b.named_parameters()), spec, seed=3)
     assert all(map(np.array_equal, found, expected))
-    assert all(map(np.array_equal, align(a, b, spec, method="identity"), spec.identity()))
+    assert all(map(np.array_equal, align(a, b, spec, None, method="identity"), spec.identity()))
     assert all(map(np.array_equal, align(a, b, spec, method="random", seed=2), spec.random(2)))
     for method in ("corr", "w2_pre"):
         with pytest.raises(ValueError, match="no samples"):

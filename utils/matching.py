@@ -102,7 +102,7 @@ def align(
     network_a: nn.Module,
     network_b: nn.Module,
     spec: PermutationSpec,
-    batches: Data = (),
+    batches: Data | None = None,
     *,
     method: str = "corr",
     seed: int = 1,
@@ -129,8 +129,8 @@ def align(
         raise ValueError(f"the methods are {', '.join(METHODS)}, not {method!r}")
     if start is not None and not METHODS[method].begins_with_a_match:
         raise ValueError(f"the method {method} does not begin with a match")
-    batches = as_images(batches, device_of(network_a), once=True).batches(512)
-    return METHODS[method].find(network_a, network_b, spec, batches, seed, start)
+    data = as_images(() if batches is None else batches, device_of(network_a), once=True)
+    return METHODS[method].find(network_a, network_b, spec, data.batches(512), seed, start)
 
 
 # --- images that are attacked, activations that are matched alone ------------------------------------------
