@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import data_of, randomize
-from stages import run
+from stages import REPOSITORY, run
 
 from models import MODELS, TinyTen
 from utils.curves import Curve, FlatParameters, network_digest
@@ -89,6 +89,18 @@ def test_robust_networks_are_not_mistaken_for_plain_ones(tmp_path):
     assert (error.reason, error.mend) == (f"is a plain network, not a robust one; {OF_TWO_KINDS}", "")
     error = refused(load_network, robust, TinyTen(4), transform="Adversarial")
     assert (error.reason, error.mend) == (f"is a robust network, not a plain one; {OF_TWO_KINDS}", "")
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_the_networks_of_the_repository_are_there(seed):
+    """Points of a path that an earlier version exported into networks' places: plain, and of no training seed."""
+    layout = Layout(
+        REPOSITORY, "TinyTen", "FashionMNIST10k", replaced={"models": REPOSITORY / "results/demo/networks"}
+    )
+    path, network = layout.endpoint(seed, 8), TinyTen(10)
+    load_network(path, network, transform="TinyTen")
+    expected = torch.load(path, weights_only=True)["model_state"]
+    assert all(torch.equal(value, expected[name]) for name, value in network.state_dict().items())
 
 
 def test_a_network_sees_images_normalized_as_those_it_was_trained_on(tmp_path):

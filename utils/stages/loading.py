@@ -41,7 +41,7 @@ def load_network(
     flags = expect_named(path, record_in(stored)).flags
     if "transform" not in flags:
         return network.eval()
-    if ("epsilon" in flags) != robust:
+    if (flags.get("epsilon") is not None) != robust:  # files of before hold None for plain networks
         kind, wanted = ("plain", "robust") if robust else ("robust", "plain")
         reason = f"is a {kind} network, not a {wanted} one; the two kinds have stages and folders of their own"
         raise FileError(path, reason)

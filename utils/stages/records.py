@@ -195,7 +195,8 @@ def expect_named(path: Path, record: Record) -> Record:
     if written and (_identity(Path(record.path)) != _identity(path) or len(epochs - {None}) > 1):
         raise FileError(path, f"was written as {record.path}, which its name does not say", "remake")
     seed = record.flags.get("seed", name.seeds[0])
-    if not written and name.kind == "endpoint" and seed != name.seeds[0]:
+    is_point = "t" in record.flags  # of a path, whose seed is another thing, put in a network's place by --out
+    if not written and name.kind == "endpoint" and not is_point and seed != name.seeds[0]:
         raise FileError(path, f"was trained with seed {seed}, which its name does not say", "remake")
     return record
 
