@@ -79,7 +79,7 @@ def compare(end, point, spec, images, batch_size):
     """
 
     def batches(purpose):
-        return track(images.batches(batch_size), -(-len(images) // batch_size), "batch", purpose)
+        return track(images.batches(batch_size), images.steps(batch_size), "batch", purpose)
 
     correlations = cross_correlations(end, point, spec, batches("measuring correlations"))
     results = {"unaligned": mean_correlations(spec, correlations, spec.identity())}

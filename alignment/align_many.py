@@ -25,7 +25,6 @@ from utils.measuring import measure
 from utils.permutations import permute
 from utils.progress import track
 from utils.stages import flags, hints, process, published
-from utils.stages.data import load_data
 from utils.stages.files import expect, expect_writable, save_array
 from utils.stages.layout import Layout
 from utils.stages.loading import load_endpoints, spec_of
@@ -72,7 +71,7 @@ def main(args):
     layout = Layout(args.root, args.model, args.dataset, args.robust, args.replaced)
     expect(*(layout.endpoint(seed, args.epochs) for seed in args.seeds))
     expect_writable(layout.folder("matches"), layout.folder("correlations"))
-    data = load_data(args.dataset, **args.images)
+    data = args.load()
     networks, made_for = {}, {}
     loaded = load_endpoints(args.build, layout, data, args.seeds, args.epochs)
     for seed, network in zip(args.seeds, loaded, strict=True):
@@ -82,7 +81,7 @@ def main(args):
     spec = spec_of(network, data.example)
 
     def batches(images, purpose):
-        return track(images.batches(args.batch_size), -(-len(images) // args.batch_size), "batch", purpose)
+        return track(images.batches(args.batch_size), images.steps(args.batch_size), "batch", purpose)
 
     compared = partial(batches, data.alignment, "comparing activations")
     how = {"method": args.method, "to": args.to, "seed": args.seed}
@@ -115,7 +114,9 @@ def main(args):
     evaluated = {}
     for name, state in of_interest.items():
         network.load_state_dict(state)
-        evaluated[name] = measure(network, data.for_batch_norm(args.bn_images), {"": data.test}, **how)
+        evaluated[name] = measure(
+            network, data.for_batch_norm(args.bn_images), {"": data.test}, loss=data.task, **how
+        )
     print("On the test set, with batch norm re-estimated:")
     print_rows(evaluated, of="network")
     a, b = sorted(args.seeds)[:2]

@@ -32,7 +32,6 @@ from utils.matching import (
 )
 from utils.progress import track
 from utils.stages import flags, hints, process, published
-from utils.stages.data import load_data
 from utils.stages.files import expect_writable, save_array
 from utils.stages.layout import Layout
 from utils.stages.loading import expect_pair, load_endpoints, load_permutations, spec_of
@@ -93,7 +92,7 @@ def main(args):
     seeds = (args.seed_a, args.seed_b)
     expect_pair(layout, seeds, args.epochs, args.init or "")
     expect_writable(layout.folder("matches"), layout.folder("correlations"))
-    data = load_data(args.dataset, **args.images)
+    data = args.load()
     networks = load_endpoints(args.build, layout, data, seeds, args.epochs)
     made_for = [network_digest(network) for network in networks]
     for network in networks:
@@ -103,7 +102,7 @@ def main(args):
         start = load_permutations(stand_in(layout.match(args.init, *seeds)), spec, networks)
 
     def batches(images, purpose):
-        return track(images.batches(args.batch_size), -(-len(images) // args.batch_size), "batch", purpose)
+        return track(images.batches(args.batch_size), images.steps(args.batch_size), "batch", purpose)
 
     compared = batches(data.alignment, "comparing activations")
     if args.attack is not None:

@@ -3,6 +3,7 @@
 python evaluation/eval_curve.py --dataset CIFAR100 --alignment corr --epochs_model 250 --epochs_curve 250
 """
 
+import math
 import sys
 from pathlib import Path
 
@@ -38,7 +39,10 @@ def parse_args(argv=None, description=__doc__, script=__file__, robust=False):
     taken = {"type": true_or_false, "nargs": "?", "const": True, "default": False, "metavar": "True"}
     parser.evaluation("--eval_train", help=train_help, outcome=True, **taken)
     parser.add_unused("--lr", "nothing is learned here")
-    return flags.parse(parser, argv)
+    args = flags.parse(parser, argv)
+    if args.ensemble and args.task != "classification":
+        parser.error(f"--ensemble: means of probabilities are for classification, and not for --task {args.task}")
+    return args
 
 
 def main(args):
@@ -52,7 +56,7 @@ def main(args):
         splits = {"": data.test, "_train": data.train} if args.eval_train else {"": data.test}
         if args.robust and (not len(table) or CHOSEN_BY in table.arrays):  # tables from before lack it
             splits["_held_out"] = data.held_out
-        measured = measuring(curve, images, splits, repaired=args.repair, attack=args.attack, **how)
+        measured = measuring(curve, images, splits, data.task, repaired=args.repair, attack=args.attack, **how)
         ts, done = np.linspace(0, 1, args.num_points), len(table)
         length = table.arrays["length"][-1] if done else 0.0
         for row in evaluate_path(curve, ts, measured, done=done, length=length):
@@ -77,34 +81,38 @@ def main(args):
     hints.closing_words(args, files, hints.command(args, "visualization/viz_curve.py", **named.drawn))
 
 
-def measuring(curve, images, splits, *, repaired, attack, **how):
+def measuring(curve, images, splits, task, *, repaired, attack, **how):
     """What is measured of the network at point t, given it and t, in each way in which it can be evaluated."""
     # Only on a line do statistics between those of the ends have a meaning; attacks would double the time.
     interpolates = curve.num_bends == 2 and batch_norm_layers(curve.base) and not attack
     repair = renormalizer(curve, images, repaired=True, **how) if repaired else None
 
     def measured(model, t):
-        metrics = measure(model, images, splits, attack=attack, **how)
+        metrics = measure(model, images, splits, attack=attack, loss=task, **how)
         if interpolates:
             curve.place_statistics(model, t)
-            metrics |= measure_as_it_is(model, splits, way="_interpolated", **how)
+            metrics |= measure_as_it_is(model, splits, way="_interpolated", loss=task, **how)
         if repair:
             repair(model, t)
-            metrics |= measure_as_it_is(model, splits, way="_repaired", **how)
+            metrics |= measure_as_it_is(model, splits, way="_repaired", loss=task, **how)
         return metrics
 
     return measured
 
 
 def print_summary(arrays, robust):
-    """What there is to say of a path in a few numbers, a line for each loss and accuracy."""
+    """What there is to say of a path in a few numbers, a line for each loss, accuracy or other metric."""
     columns = {"ends": "endpoints", "average": "average", "minimum": "minimum", "maximum": "maximum"}
     columns |= {"barrier": "barrier"} | ({"better": "more robust end"} if robust else {})
     print(f"{'':<24}" + "".join(f"{words:>17}" for words in columns.values()))
-    for name in sorted(name for name in arrays if name.startswith(("accuracy", "loss"))):
+    of_points = {name for name, values in arrays.items() if values.shape == arrays["t"].shape} - {"t", "length"}
+    for name in sorted(of_points):
         numbers = summary(arrays, name)
-        unit = "17.4f" if is_loss(name) else "15.1f"
-        cells = (f"{numbers[column]:{unit}}" + ("" if is_loss(name) else " %") for column in columns)
+        is_share = name.startswith("accuracy")
+        if not is_share and not is_loss(name):  # whether more or less of it is good is not known
+            numbers["barrier"] = math.nan
+        unit = "15.1f" if is_share else "17.4f"
+        cells = (f"{numbers[column]:{unit}}" + (" %" if is_share else "") for column in columns)
         print(f"{name.replace('_', ' '):<24}" + "".join(cells))
 
 

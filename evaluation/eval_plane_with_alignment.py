@@ -21,7 +21,6 @@ from utils.devices import memory_format
 from utils.measuring import evaluate_plane, measure, plane_of
 from utils.repairing import repairer
 from utils.stages import flags, hints, process
-from utils.stages.data import load_data
 from utils.stages.files import expect_writable
 from utils.stages.layout import Layout, tag
 from utils.stages.loading import expect_pair, load_endpoint, load_pair
@@ -62,7 +61,7 @@ def main(args):
         expect_pair(layout, (args.seed_a, other), args.epochs_model, args.alignment)
     if args.overwrite or not path.exists():
         expect_writable(path.parent)
-    data = load_data(args.dataset, **args.images)
+    data = args.load()
     load = partial(load_pair, args.build, layout, data, epochs=args.epochs_model, alignment=args.alignment)
     a, aligned = load(seeds[:2])
     if args.seed_c is None:
@@ -70,7 +69,7 @@ def main(args):
     else:
         second, third = aligned, load((args.seed_a, args.seed_c))[1]
     # Of the three points that span a plane, the third is the middle control point.
-    corners = Curve(args.build(data.num_classes))
+    corners = Curve(args.build(data.num_classes, data.channels))
     corners.connect({0: a.state_dict(), 1: third.state_dict(), 2: second.state_dict()})
     corners.to(args.device, memory_format=memory_format(args.device))
     coordinates, *_ = plane_of(corners)
@@ -90,7 +89,7 @@ def main(args):
             if repair:
                 towards_b = x - y * along
                 repair(model, (1 - towards_b - y, towards_b, y))
-            return measure(model, images, {"": data.test}, **how)
+            return measure(model, images, {"": data.test}, loss=data.task, **how)
 
         for row in evaluate_plane(corners, GRID, args.num_points, measured, done=len(table)):
             table.add(**row)

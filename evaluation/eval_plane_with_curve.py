@@ -49,7 +49,7 @@ def main(args):
 
         def measured(model, x, _):
             renormalize(model, x)
-            return measure_as_it_is(model, {"": data.test}, **how)
+            return measure_as_it_is(model, {"": data.test}, loss=data.task, **how)
 
         for row in evaluate_plane(curve, GRID, args.num_points, measured, height=height, done=len(table)):
             table.add(**row)

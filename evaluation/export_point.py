@@ -20,6 +20,7 @@ import models
 from utils import distributed
 from utils.errors import FileError, UserError
 from utils.measuring import measure, measure_as_it_is
+from utils.progress import in_words
 from utils.repairing import renormalizer
 from utils.reports.paths import Route
 from utils.reports.results import load_path, robust_places
@@ -59,16 +60,19 @@ def main(args):
     images, how = data.for_batch_norm(args.bn_images), {"batch_size": args.batch_size, "precision": args.precision}
     if args.robust:
         network = curve.place(t)
-        metrics = measure(network, images, {"": data.test}, attack=args.attack, **how)
+        metrics = measure(network, images, {"": data.test}, attack=args.attack, loss=data.task, **how)
     else:
         renormalize = renormalizer(curve, images, repaired=args.repair, **how)
         network = curve.place(t)
         renormalize(network, t)
-        metrics = measure_as_it_is(network, {"": data.test}, **how)
+        metrics = measure_as_it_is(network, {"": data.test}, loss=data.task, **how)
     state = {name: value.clone(memory_format=torch.contiguous_format) for name, value in network.state_dict().items()}
     save_checkpoint(args.out, {"model_state": state, "record": record.having(t=t).stored()})
-    words = f"loss {metrics['loss']:.4f}, accuracy {metrics['accuracy']:.1f} %"
-    words += f", robust accuracy {metrics['accuracy_robust']:.1f} %" if args.robust else ""
+    if args.robust:
+        words = f"loss {metrics['loss']:.4f}, accuracy {metrics['accuracy']:.1f} %"
+        words += f", robust accuracy {metrics['accuracy_robust']:.1f} %"
+    else:
+        words = in_words(metrics).replace("  ", ", ")
     print(f"At t = {t:g}: {words} on test images")
     hints.closing_words(args, [args.out])
 

@@ -33,13 +33,14 @@ FORMS = "TinyTen, ResNet32, GoogLeNet, torchvision:NAME, timm:NAME, or FILE.py:F
 
 def build(name: str, num_classes: int, *, pretrained: bool = False) -> nn.Module:
     """A network that maps images to logits (n, num_classes), as `builder` makes it."""
-    return builder(name, pretrained=pretrained)(num_classes)
+    return builder(name, pretrained=pretrained)(num_classes, 3)
 
 
-def builder(name: str, *, pretrained: bool = False) -> Callable[[int], nn.Module]:
-    """What makes the network of a name for a number of classes, untrained unless `pretrained`.
+def builder(name: str, *, pretrained: bool = False) -> Callable[[int | None, int | None], nn.Module]:
+    """What makes the network of a name for so many classes and channels, untrained unless `pretrained`.
 
-    name: one of FORMS. A factory is called with num_classes, and in_channels=3 if it takes that.
+    name: one of FORMS. A factory is called with num_classes and in_channels, as far as it takes them, and data have
+        them: both are None for other data.
     pretrained: torchvision's or timm's published weights, which are downloaded; a classifier of other classes than
         theirs begins anew.
 
@@ -48,29 +49,50 @@ def builder(name: str, *, pretrained: bool = False) -> Callable[[int], nn.Module
     check_name(name)
     source, _, rest = name.rpartition(":")
     if source == "torchvision":
-        return partial(_torchvision, rest, pretrained)
+        return partial(_of_images, name, partial(_torchvision, rest, pretrained))
     if source == "timm":
-        return lambda num_classes: _timm().create_model(rest, pretrained=pretrained, num_classes=num_classes)
+        make = partial(_timm().create_model, rest, pretrained)
+        return partial(_of_images, name, lambda num_classes: make(num_classes=num_classes))
     if pretrained:
         raise NoNetwork(f"{name} has no published weights; pretrained networks are torchvision's or timm's")
-    return partial(_of_user, name) if source else MODELS[name]
+    return partial(_of_user, name) if source else partial(_of_images, name, MODELS[name])
 
 
-def _of_user(name: str, num_classes: int) -> nn.Module:
-    """What the factory in a file makes."""
+def _of_images(
+    name: str, make: Callable[[int], nn.Module], num_classes: int | None, in_channels: int | None
+) -> nn.Module:
+    if num_classes is None or in_channels != 3:
+        raise NoNetwork(f"{name} is for classes of images with 3 channels, and the data are others")
+    return make(num_classes)
+
+
+@contextlib.contextmanager
+def named(name: str) -> Iterator[Callable]:
+    """What FILE.py:NAME is, a function or class; what is beside the file is found in this block.
+
+    Raises NoNetwork, in one line, if there is no such thing.
+    """
     source, _, rest = name.rpartition(":")
     path = Path(source).expanduser().resolve()
     with _beside(path) as module_name:
-        factory = getattr(_imported(path, module_name), rest, None)
-        if not callable(factory):
+        found = getattr(_imported(path, module_name), rest, None)
+        if not callable(found):
             raise NoNetwork(f"{path} has no function or class {rest!r}")
+        yield found
+
+
+def _of_user(name: str, num_classes: int | None, in_channels: int | None) -> nn.Module:
+    """What the factory in a file makes."""
+    with named(name) as factory:
         known = inspect.signature(factory).parameters
         takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in known.values())
-        keywords = {"in_channels": 3} if "in_channels" in known or takes_any else {}
+        wanted = {"num_classes": num_classes, "in_channels": in_channels}
+        taken = [word for word, value in wanted.items() if value is not None and (word in known or takes_any)]
         try:
-            network = factory(num_classes=num_classes, **keywords)
+            network = factory(**{word: wanted[word] for word in taken})
         except TypeError as error:
-            raise NoNetwork(f"{name} cannot be called with num_classes={num_classes}: {error}") from error
+            words = ", ".join(f"{word}={wanted[word]}" for word in taken) or "nothing"
+            raise NoNetwork(f"{name} cannot be called with {words}: {error}") from error
     if not isinstance(network, nn.Module):
         raise NoNetwork(f"{name} makes a {type(network).__name__}, not a torch.nn.Module")
     return network

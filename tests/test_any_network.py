@@ -1,14 +1,13 @@
 """Networks of the user's own through the stages: made in a file, with attention and layer norm; a library's."""
 
 import shlex
-from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from stages import fails, run
 
-from models import build
+from models import builder
 from utils.losses import cross_entropy, main_output
 from utils.permutations import permute
 from utils.stages.layout import Layout
@@ -68,14 +67,15 @@ def test_the_match_keeps_what_it_computes(own, load_bars):
     model, root, _ = own
     data = load_bars(transform="standard", moments=[[0.5] * 3, [0.25] * 3])
     layout = Layout(root, model, "bars")
-    a, b = (load_endpoint(partial(build, model), layout, data, seed, 2) for seed in (1, 2))
-    spec = permutation_spec(b, data.example)
+    a, b = (load_endpoint(builder(model), layout, data, seed, 2) for seed in (1, 2))
+    x = data.example[0]
+    spec = permutation_spec(b, x)
     rows = load_match(layout.match("corr", 1, 2)).rows
     permutations = permutations_from_rows(spec, rows)
     assert any((p != i).any() for p, i in zip(permutations, spec.identity(), strict=True))
-    before = main_output(b(data.example))
+    before = main_output(b(x))
     b.load_state_dict(permute(b.state_dict(), spec, permutations))
-    torch.testing.assert_close(main_output(b(data.example)), before)
+    torch.testing.assert_close(main_output(b(x)), before)
     line = np.load(layout.evaluated("corr", 1, 2, 0))
     curve = np.load(layout.evaluated("corr", 1, 2, 1))
     np.testing.assert_allclose(line["loss"][[0, -1]], curve["loss"][[0, -1]])  # the same two networks

@@ -19,7 +19,7 @@ import torch
 from conftest import data_of, randomize
 from torch import nn
 
-from models import MODELS, TinyTen
+from models import MODELS, TinyTen, builder
 from utils.curves import Curve
 from utils.errors import FileError
 from utils.stages.files import load_checkpoint, save_checkpoint
@@ -616,7 +616,7 @@ def layout(tmp_path):
 
 
 def the_curve(layout, epochs=7):
-    return load_curve(TinyTen, layout, data_of(4), (1, 2), 3, epochs)
+    return load_curve(builder("TinyTen"), layout, data_of(4), (1, 2), 3, epochs)
 
 
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.base.", "net."])

@@ -10,7 +10,7 @@ import torch
 from conftest import data_of, randomize
 from stages import run
 
-from models import MODELS, TinyTen
+from models import MODELS, TinyTen, builder
 from utils.curves import FlatParameters, midpoint
 from utils.errors import FileError
 from utils.permutations import permute
@@ -168,7 +168,7 @@ def saved(path, state):
 
 
 def load(layout, alignment, epochs):
-    return load_curve(TinyTen, layout, data_of(4), (1, 2), 250, epochs, alignment=alignment)
+    return load_curve(builder("TinyTen"), layout, data_of(4), (1, 2), 250, epochs, alignment=alignment)
 
 
 @pytest.mark.parametrize("alignment, name", [("pam_", "pam_"), ("pam_null", "pam_"), ("pam_corr", "pam_corr")])
@@ -203,7 +203,7 @@ def test_our_own_files_come_first(layout, tmp_path):
 def test_what_is_not_there_is_missing(layout):
     for alignment in ("pam_corr", "corr"):
         with pytest.raises(FileError, match=f"match_{alignment}_seeds_01_02.npy does not exist"):
-            load_pair(TinyTen, layout, data_of(4), (1, 2), 250, alignment=alignment)
+            load_pair(builder("TinyTen"), layout, data_of(4), (1, 2), 250, alignment=alignment)
     with pytest.raises(FileError, match="align_null_seeds_01_02-250.pt does not exist"):
         load(layout, "", 250)
 

@@ -9,7 +9,7 @@ import torch
 from conftest import data_of, randomize
 from stages import REPOSITORY, run
 
-from models import MODELS, TinyTen
+from models import MODELS, TinyTen, builder
 from utils.curves import Curve, FlatParameters, network_digest
 from utils.errors import FileError, UserError
 from utils.permutations import groups_in, permute
@@ -121,21 +121,21 @@ def test_a_network_sees_images_normalized_as_those_it_was_trained_on(tmp_path):
 
 
 def test_a_pair_is_a_and_the_permuted_b(layout):
-    a, b = load_pair(TinyTen, layout, DATA, (1, 2), 3, alignment="corr")
-    as_they_are = load_pair(TinyTen, layout, DATA, (1, 2), 3)
+    a, b = load_pair(builder("TinyTen"), layout, DATA, (1, 2), 3, alignment="corr")
+    as_they_are = load_pair(builder("TinyTen"), layout, DATA, (1, 2), 3)
     spec = permutation_spec(b)
     expected = permute(as_they_are[1].state_dict(), spec, swaps(spec))
     assert all(torch.equal(value, expected[name]) for name, value in b.state_dict().items())
     assert network_digest(a) == network_digest(as_they_are[0])
     assert network_digest(b) != network_digest(as_they_are[1])
     for name in ("", "null"):
-        _, same = load_pair(TinyTen, layout, DATA, (1, 2), 3, alignment=name)
+        _, same = load_pair(builder("TinyTen"), layout, DATA, (1, 2), 3, alignment=name)
         assert network_digest(same) == network_digest(as_they_are[1])
 
 
 def test_a_match_is_for_its_networks(layout):
     path = layout.match("corr", 1, 2)
-    networks = load_pair(TinyTen, layout, DATA, (1, 2), 3)
+    networks = load_pair(builder("TinyTen"), layout, DATA, (1, 2), 3)
     spec = spec_of(networks[1], DATA.example)
     for order, expected in zip(load_permutations(path, spec, networks), swaps(spec), strict=True):
         np.testing.assert_array_equal(order, expected)
@@ -205,7 +205,7 @@ def test_a_network_that_cannot_be_aligned():
 
 def learned(layout, alignment="corr", **shape):
     """A curve between the pair with its points moved, saved as one of seven epochs."""
-    a, b = load_pair(TinyTen, layout, DATA, (1, 2), 3, alignment=alignment)
+    a, b = load_pair(builder("TinyTen"), layout, DATA, (1, 2), 3, alignment=alignment)
     curve = Curve.between(TinyTen(4), a.state_dict(), b.state_dict(), **shape)
     with torch.no_grad():
         curve.learned.add_(0.1)
@@ -215,7 +215,7 @@ def learned(layout, alignment="corr", **shape):
 
 
 def load(layout, epochs=7, alignment="corr"):
-    return load_curve(TinyTen, layout, DATA, (1, 2), 3, epochs, alignment=alignment)
+    return load_curve(builder("TinyTen"), layout, DATA, (1, 2), 3, epochs, alignment=alignment)
 
 
 @pytest.mark.parametrize(
@@ -229,7 +229,7 @@ def test_a_curve_comes_back(layout, shape):
 
 
 def test_no_epochs_are_the_line(layout):
-    a, b = load_pair(TinyTen, layout, DATA, (1, 2), 3, alignment="corr")
+    a, b = load_pair(builder("TinyTen"), layout, DATA, (1, 2), 3, alignment="corr")
     line = load(layout, epochs=0)
     flat = FlatParameters(a)
     ends = [flat.flatten(network.state_dict()) for network in (a, b)]

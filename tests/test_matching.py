@@ -8,7 +8,7 @@ from conftest import randomize
 from scipy.optimize import linear_sum_assignment
 from test_permutations import ALL, Unseen, inverse, max_relative, model_and_images, random_permutations
 
-from models import MODELS
+from models import MODELS, builder
 from utils.activations import count_samples
 from utils.assignment import assigned_score
 from utils.attack import Attack
@@ -378,7 +378,7 @@ def test_an_unknown_method_is_refused():
 def test_a_pair_is_aligned_on_the_images_of_an_experiment(trained, load_bars):
     """By the stage: on the dataset's alignment images, and measured on its test images before and after."""
     data, layout = load_bars(), Layout(trained, "TinyTen", "bars")
-    a, b = (load_endpoint(MODELS["TinyTen"], layout, data, seed, 3) for seed in (1, 2))
+    a, b = (load_endpoint(builder("TinyTen"), layout, data, seed, 3) for seed in (1, 2))
     spec = permutation_spec(a)
     permutations = load_permutations(layout.match("corr", 1, 2), spec, (a, b))
     expected = align(a, b, spec, data.alignment.batches(32))

@@ -3,6 +3,7 @@
 python training/import_checkpoint.py --model torchvision:resnet18 --dataset CIFAR100 --seed 7 --epochs 90 FILE
 """
 
+import math
 import sys
 from pathlib import Path
 
@@ -14,9 +15,8 @@ start.quietly()
 
 import models
 from utils.errors import FileError
-from utils.measuring import evaluate
+from utils.measuring import evaluate_all
 from utils.stages import flags, hints, process, published
-from utils.stages.data import load_data
 from utils.stages.files import expect_writable, hold, let_go, remove, save_checkpoint
 from utils.stages.layout import Layout
 from utils.stages.loading import import_network
@@ -45,15 +45,17 @@ def main(args):
     if path.exists() and not args.overwrite:
         raise FileError(path, "is there already", "replace")
     expect_writable(layout.folder("models"))
-    data = load_data(args.dataset, **args.images)
-    network = args.build(data.num_classes)
+    data = args.load()
+    network = args.build(data.num_classes, data.channels)
     for words in import_network(args.file, network, entry=args.key):
         print(f"{args.file}: {words}.")
     network.to(args.device)
-    loss, accuracy = evaluate(network, data.test, batch_size=args.batch_size, precision=args.precision)
-    print(f"On the test set: loss {loss:.4f}, accuracy {accuracy:.2f} %.")
-    chance = 100 / data.num_classes
-    if accuracy < min(2 * chance, chance + (100 - chance) / 10):
+    how = {"batch_size": args.batch_size, "precision": args.precision}
+    measured = evaluate_all(network, data.test, data.task, **how)
+    numbers = {name: f"{value:.2f} %" if name == "accuracy" else f"{value:.4f}" for name, value in measured.items()}
+    print(f"On the test set: {', '.join(f'{name} {number}' for name, number in numbers.items())}.")
+    chance = 100 / (data.num_classes or math.inf)
+    if data.task == "classification" and measured["accuracy"] < min(2 * chance, chance + (100 - chance) / 10):
         print("That is close to chance: is it --transform, or --mean and --std, with which it was trained?")
 
     record = args.record.of(args.model, images=data.digest)

@@ -19,7 +19,6 @@ import models
 from utils.curves import Curve
 from utils.devices import memory_format
 from utils.stages import flags, hints, process, published
-from utils.stages.data import load_data
 from utils.stages.files import expect_writable
 from utils.stages.foreign import fitted
 from utils.stages.layout import Layout, Variant
@@ -48,13 +47,13 @@ def main(args):
     variant = Variant(args.seed, args.num_bends, args.curve)
     expect_pair(layout, (args.seed_a, args.seed_b), args.epochs_model, args.alignment, variant)
     expect_writable(layout.folder("curves"), layout.folder("curve_history"))
-    data = load_data(args.dataset, **args.images)
+    data = args.load()
     of_path = {"alignment": args.alignment, "variant": variant}
     networks = load_pair(args.build, layout, data, (args.seed_a, args.seed_b), args.epochs_model, **of_path)
     state_a, state_b = (network.state_dict() for network in networks)
 
     torch.manual_seed(args.seed)
-    base = args.build(data.num_classes).to(args.device, memory_format=memory_format(args.device))
+    base = args.build(data.num_classes, data.channels).to(args.device, memory_format=memory_format(args.device))
     curve = Curve.between(base, state_a, state_b, args.num_bends, args.curve, args.fix_start, args.fix_end)
     linear = layout.curve(*names, 0, variant)
     record = args.record.of(args.model, images=data.digest, ends=curve.fixed_ends())
@@ -70,7 +69,7 @@ def main(args):
         curve.compile()
     if args.init_linear_off:
         for index in range(1, args.num_bends - 1):
-            curve.set_point(index, args.build(data.num_classes).state_dict())
+            curve.set_point(index, args.build(data.num_classes, data.channels).state_dict())
 
     run = Run(
         layout.curve_stem(*names, variant),
@@ -83,13 +82,16 @@ def main(args):
         log=args.log_dir,
         adapted=partial(fitted, base),
     )
+    is_decoupled = args.optimizer == "adamw"  # from the loss: its weight decay is of the control points that it moves
     history = fit(
-        CurveTask(curve, args.wd, data.test, args.attack),
+        CurveTask(curve, 0.0 if is_decoupled else args.wd, data.test, args.attack, data.task),
         data.train,
         run,
         rates=flags.rates(args),
         batch_size=args.batch_size,
         momentum=args.momentum,
+        weight_decay=args.wd if is_decoupled else 0.0,
+        optimizer=args.optimizer,
         seed=args.seed,
         precision=args.precision,
         val_freq=args.val_freq,

@@ -25,7 +25,6 @@ from utils.errors import FileError
 from utils.matching import correlations_before_and_after
 from utils.permutations import compose, permute
 from utils.stages import flags, hints, process, published
-from utils.stages.data import load_data
 from utils.stages.files import expect_writable, hold, save_array
 from utils.stages.layout import Layout, Variant, kept_epochs, rolling, tag
 from utils.stages.loading import expect_pair, load_alignment, load_pair, load_permutations, spec_of
@@ -76,7 +75,7 @@ def main(args):
     seeds, start_name, variant = (args.seed_a, args.seed_b), tag(args.alignment), Variant(args.seed)
     expect_pair(layout, seeds, args.epochs_model, args.alignment, variant)
     expect_writable(*(layout.folder(kind) for kind in ("matches", "correlations", "curves", "curve_history")))
-    data = load_data(args.dataset, **args.images)
+    data = args.load()
     networks = load_pair(args.build, layout, data, seeds, args.epochs_model)
     state_a, state_b = (network.state_dict() for network in networks)
     if start_name == "null":
@@ -85,7 +84,9 @@ def main(args):
     else:
         spec, permutations = load_alignment(layout.match(start_name, *seeds, variant), networks, data.example)
     torch.manual_seed(args.seed)
-    curve = Curve(args.build(data.num_classes).to(args.device, memory_format=memory_format(args.device)))
+    curve = Curve(
+        args.build(data.num_classes, data.channels).to(args.device, memory_format=memory_format(args.device))
+    )
     if args.compile:
         curve.compile()
     curve.set_point(0, state_a)
@@ -107,12 +108,16 @@ def main(args):
         return Run(files[0], made_from, epochs, args.save_freq, files[1], **more)
 
     # Over several outer iterations the schedules go on, and so does the momentum of φ (P has none).
-    perm_rates = step_rates(len(matches) * args.inner_iters_perm, args.lr / 2, pam.PERMUTATION_DROP, args.lr_decay)
+    lr = args.lr if args.optimizer == "sgd" else flags.LEARNING_RATES["sgd"]  # of P, whose steps are plain
+    perm_rates = step_rates(len(matches) * args.inner_iters_perm, lr / 2, pam.PERMUTATION_DROP, args.lr_decay)
     phi_rates = step_rates(len(matches) * args.inner_iters_phi, args.lr, args.lr_drop, args.lr_decay)
     how = {"batch_size": args.batch_size, "seed": args.seed, "precision": args.precision}
+    penalty, decay = (0.0, args.wd) if args.optimizer == "adamw" else (args.wd, 0.0)  # as in train_curve.py
     phi, previous, taken = torch.zeros_like(curve.row(0)), None, []
     if args.init_linear_off:
-        phi = off_the_line(curve, permute(state_b, spec, permutations), args.build(data.num_classes).state_dict())
+        phi = off_the_line(
+            curve, permute(state_b, spec, permutations), args.build(data.num_classes, data.channels).state_dict()
+        )
     for i, match in enumerate(matches):
         start = permute(state_b, spec, permutations)
         put_end(curve, state_a, start, spec)
@@ -123,7 +128,7 @@ def main(args):
             distributed.from_main(phase.open)  # refuses one of other settings
             permutations = load_permutations(match, spec, networks)
         else:
-            task = pam.PermutationTask(curve, spec, start, phi, data.test)
+            task = pam.PermutationTask(curve, spec, start, phi, data.test, data.task)
             rates = perm_rates[i * args.inner_iters_perm :][: args.inner_iters_perm]
             order, took = learn(task, data.train, phase, args.compile, rates=rates, val_freq=args.val_freq[0], **how)
             taken += took
@@ -138,9 +143,10 @@ def main(args):
         aligned = permute(state_b, spec, permutations)
         put_end(curve, state_a, aligned, spec)
         phase = run("" if match is matches[-1] else f"_phi{i + 1}", args.inner_iters_phi, previous)
-        task = pam.TurningPointTask(curve, phi, args.wd, data.test)
+        task = pam.TurningPointTask(curve, phi, penalty, data.test, data.task)
         rates = phi_rates[i * args.inner_iters_phi :][: args.inner_iters_phi]
-        history = fit(task, data.train, phase, rates=rates, momentum=args.momentum, val_freq=args.val_freq[-1], **how)
+        of_phi = {"optimizer": args.optimizer, "momentum": args.momentum, "weight_decay": decay}
+        history = fit(task, data.train, phase, rates=rates, val_freq=args.val_freq[-1], **of_phi, **how)
         phi = (curve.row(1) - torch.lerp(curve.row(0), curve.row(2), 0.5)).detach()
         previous = phase.checkpoint
 

@@ -18,7 +18,6 @@ import torch
 import models
 from utils.devices import compile_options, memory_format
 from utils.stages import flags, hints, process, published
-from utils.stages.data import load_data
 from utils.stages.files import expect_writable
 from utils.stages.foreign import fitted
 from utils.stages.layout import Layout
@@ -40,9 +39,9 @@ def main(args):
     layout = Layout(args.root, args.model, args.dataset, args.robust, args.replaced)
     if args.overwrite or not layout.endpoint(args.seed, args.epochs).exists():
         expect_writable(layout.folder("models"), layout.folder("model_history"))
-    data = load_data(args.dataset, **args.images)
+    data = args.load()
     torch.manual_seed(args.seed)
-    model = args.build(data.num_classes).to(args.device, memory_format=memory_format(args.device))
+    model = args.build(data.num_classes, data.channels).to(args.device, memory_format=memory_format(args.device))
     if args.compile:
         model.compile(**compile_options(args.device))
     run = Run(
@@ -57,13 +56,14 @@ def main(args):
         adapted=partial(fitted, model),
     )
     history = fit(
-        NetworkTask(model, data.test, args.attack),
+        NetworkTask(model, data.test, args.attack, data.task),
         data.train,
         run,
         rates=flags.rates(args),
         batch_size=args.batch_size,
         momentum=args.momentum,
         weight_decay=args.wd,
+        optimizer=args.optimizer,
         seed=args.seed,
         precision=args.precision,
         val_freq=args.val_freq,

@@ -178,6 +178,10 @@ class Shared:
         """How many batches there are."""
         return -(-len(self) // batch_size)
 
+    def some(self, count: int) -> "Source":
+        """So many samples, or all if there are fewer, as `spread` chooses them."""
+        return self.subset(self.spread(count))
+
     def total(self, tensor: torch.Tensor) -> torch.Tensor:
         """The sum of the tensors of all processes that share the samples, in place and returned."""
         return tensor if self.share is None else self.share.total(tensor)
@@ -427,6 +431,14 @@ class Samples(Shared):
     def __len__(self) -> int:
         return self.count
 
+    def subset(self, index: torch.Tensor) -> "Samples":
+        return replace(self, count=len(index), take=lambda part: self.take(index[part]))
+
+    def spread(self, count: int, from_end: bool = False) -> torch.Tensor:
+        """Indices of `count` samples, evenly spaced, as it is not known how they are sorted."""
+        count = min(count, len(self))
+        return torch.arange(count) * len(self) // max(count, 1)
+
     def batches(self, batch_size: int) -> Iterator[Batch]:
         """Every sample once, in order. With several processes, each gets its part of every batch."""
         yield from map(self.take, self._parts(batch_size))
@@ -448,6 +460,10 @@ class Loader(Shared):
     loader: Iterable[Batch]
     device: torch.device
 
+    def some(self, count: int) -> "Loader":
+        """The first batches, until there are so many samples."""
+        return replace(self, loader=Beginning(self.loader, count))
+
     def steps(self, batch_size: int) -> int:
         try:
             return len(self.loader)
@@ -460,6 +476,22 @@ class Loader(Shared):
 
     def augmented(self, batch_size: int | None = None, generator: torch.Generator | None = None) -> Iterator[Batch]:
         return self.batches()
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """The first batches that a loader makes, until there are so many samples."""
+
+    loader: Iterable[Batch]
+    count: int
+
+    def __iter__(self) -> Iterator[Batch]:
+        left = self.count
+        for batch in self.loader:
+            yield batch
+            left -= rows(batch)
+            if left <= 0:
+                return
 
 
 Source = Images | Samples | Loader
@@ -511,7 +543,7 @@ def as_images(source: object, device: torch.device | str, *, once: bool = False)
             raise ValueError(f"data have {' and '.join(map(str, sorted(counts)))} samples in their tensors")
         return Samples(rows(whole), device, partial(taken, whole))
     if isinstance(source, Dataset) and not isinstance(source, IterableDataset) and hasattr(source, "__len__"):
-        return Samples(len(source), device, partial(_collated, source, device))
+        return Samples(len(source), device, partial(collated, source, device))
     is_data = isinstance(source, Iterable) and not isinstance(source, str | Mapping | nn.Module | IterableDataset)
     if not is_data:
         raise TypeError(f"{DATA}, not {_in_words(source)}")
@@ -523,9 +555,12 @@ def as_images(source: object, device: torch.device | str, *, once: bool = False)
     return loader
 
 
-def _collated(dataset: Dataset, device: torch.device, index: slice | torch.Tensor) -> Batch:
+def collated(
+    dataset: Dataset, device: torch.device, index: slice | torch.Tensor, collate: Callable = default_collate
+) -> Batch:
+    """The samples `index` of a dataset as a batch on the device."""
     numbers = range(len(dataset))[index] if isinstance(index, slice) else index.tolist()
-    batch = default_collate([dataset[number] for number in numbers or [0]])  # a process may have no part of a batch
+    batch = collate([dataset[number] for number in numbers or [0]])  # a process may have no part of a batch
     return taken(on_device(batch, device), slice(len(numbers)))
 
 

@@ -21,6 +21,7 @@ AUXILIARY_WEIGHT = 0.3  # of each auxiliary classifier's loss (GoogLeNet)
 NO_CLASS = torch.iinfo(torch.int64).min
 
 Metrics = dict[str, float]
+TAKEN = ("loss", "t", "x", "y", "length", "coordinates", "corners")  # what else is known of a point
 
 # The name of a built-in loss, or a function of (output, batch) that returns the losses of what counts in the batch,
 # one number each, of samples (b,) or, e.g., of tokens; and besides, if it likes, {name of a metric: values (n,)}.
@@ -63,6 +64,8 @@ class Criterion:
         losses, metrics = result if isinstance(result, tuple) else (result, {})
         if not isinstance(losses, torch.Tensor) or losses.dim() == 0:
             raise UserError("a loss gives a number for each sample, as with reduction='none', and not their mean")
+        if odd := [name for name in metrics if not name.isidentifier() or name in TAKEN]:
+            raise UserError(f"a metric cannot be called {odd[0]!r}: a word is wanted, none of {', '.join(TAKEN)}")
         mask = token_mask(batch)
         if mask is not None and losses.dim() == 2 and len(losses) == len(mask):
             kept = mask[:, mask.shape[1] - losses.shape[1] :]  # of next tokens, there are fewer

@@ -146,6 +146,7 @@ def robust_rates(epochs: int, lr: float = 0.1) -> list[float]:
     return [lr * float(np.interp(epoch / epochs, (0.5, 0.9), (1.0, 0.01))) for epoch in range(epochs)]
 
 
+OPTIMIZERS = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
 MakeOptimizer = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 Schedule = Sequence[float] | Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]
 
@@ -190,7 +191,7 @@ def fit(
     batch_size: int = 128,
     momentum: float = 0.9,
     weight_decay: float = 0.0,
-    optimizer: MakeOptimizer | None = None,
+    optimizer: MakeOptimizer | str = "sgd",
     seed: int = 1,
     precision: str = "fp32",
     val_freq: int | None = None,
@@ -203,8 +204,9 @@ def fit(
     images: ours, or others as `utils.batches.as_images` takes them.
     saves: where to save after every epoch, and to resume from; None: in memory only. What the task, the optimizer
         and the generator hold is all that a resumed run needs, so it ends as one that never stopped.
-    rates: the learning rate of each epoch. optimizer: makes it; SGD by default, of which momentum is Nesterov's, 0
-        for none, and weight_decay.
+    rates: the learning rate of each epoch.
+    optimizer: sgd, with Nesterov's momentum (0 for none); adam or adamw, whose β1 is the momentum; each with this
+        weight_decay. Or a function that makes one with settings of its own.
     seed: of all random draws. precision: fp32, or bf16 for autocast.
     val_freq: validate every so many epochs, and after the last; None for never.
 
@@ -219,9 +221,10 @@ def fit(
         raise ValueError("learning takes at least one epoch")
     learned = [parameter for parameter in task.module.parameters() if parameter.requires_grad]
     images = as_images(images, learned[0].device)
-    if optimizer is None:
-        sgd = {"momentum": momentum, "nesterov": momentum > 0, "weight_decay": weight_decay}
-        optimizer = partial(torch.optim.SGD, lr=rates[0], fused=has_fused_step(learned) or None, **sgd)
+    if isinstance(optimizer, str):
+        is_sgd, fused = optimizer == "sgd", has_fused_step(learned) or None
+        own = {"momentum": momentum, "nesterov": momentum > 0} if is_sgd else {"betas": (momentum, 0.999)}
+        optimizer = partial(OPTIMIZERS[optimizer], lr=rates[0], weight_decay=weight_decay, fused=fused, **own)
     optimizer = optimizer(learned)
     if images.share is not None and saves is not None:
         saves = images.share.by_main(saves)
@@ -365,7 +368,7 @@ def fit_curve(
         images,
         rates=rates,
         batch_size=batch_size,
-        optimizer=optimizer,
+        optimizer=optimizer or "sgd",
         seed=seed,
         precision=precision,
         verbose=verbose,
@@ -387,7 +390,7 @@ def _state(
 
 
 def _restore(
-    task: Task, optimizer: torch.optim.SGD, generator: torch.Generator, saves: Saves, epochs: int
+    task: Task, optimizer: torch.optim.Optimizer, generator: torch.Generator, saves: Saves, epochs: int
 ) -> tuple[int, dict[str, list[float]]]:
     """Put what was saved in place; returns the epochs done, and their history."""
     state = saves.open()
@@ -397,7 +400,7 @@ def _restore(
         if state["epoch"]:
             task.load_checkpoint(state)
         if state["epoch"] < epochs:
-            _load_momentum(optimizer, state["optimizer_state"])
+            _load_optimizer(optimizer, state["optimizer_state"])
         if "random_states" in state:
             generator.set_state(state["random_states"]["draws"])
     except (ValueError, RuntimeError, KeyError) as error:
@@ -405,16 +408,21 @@ def _restore(
     return state["epoch"], {name: list(values) for name, values in state.get("history", {}).items()}
 
 
-def _load_momentum(optimizer: torch.optim.SGD, state: Mapping[str, object]) -> None:
-    """Put the momentum of a saved optimizer in place; its settings are this run's own, whoever saved it."""
+def _load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, object]) -> None:
+    """Put the moments of a saved optimizer in place; its settings are this run's own, whoever saved it."""
     parameters = dict(enumerate(parameter for group in optimizer.param_groups for parameter in group["params"]))
     stored = [index for group in state["param_groups"] for index in group["params"]]
-    buffers = {index: entry.get("momentum_buffer") for index, entry in state["state"].items()}
-    if stored != list(parameters) or any(
-        buffer is not None and buffer.shape != parameters[index].shape for index, buffer in buffers.items()
-    ):
+    moments = [
+        (index, value)
+        for index, entry in state["state"].items()
+        for value in entry.values()
+        if isinstance(value, torch.Tensor) and value.dim()
+    ]
+    if stored != list(parameters) or any(value.shape != parameters[index].shape for index, value in moments):
         raise ValueError("its optimizer has other parameters")
     own = optimizer.state_dict()["param_groups"]
+    if any(("betas" in one) != ("betas" in other) for one, other in zip(own, state["param_groups"], strict=False)):
+        raise ValueError("its optimizer is of another kind")
     optimizer.load_state_dict({"state": state["state"], "param_groups": own})
 
 

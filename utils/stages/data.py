@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 
 from .. import distributed
-from ..batches import Augmentation, Images, pack
+from ..batches import Augmentation, Batch, Images, Loader, Source, mapped, pack, tensors_of
 from ..errors import FileError, UserError, first_line
+from ..losses import Loss
 from .files import hold, let_go
 from .folders import ANNOTATIONS, Arrays, fitted, image_folder
 from .published import NETWORKS, RESIZING
@@ -167,42 +168,51 @@ def dataset_info(name: str) -> DatasetInfo:
 
 @dataclass(frozen=True)
 class Data:
-    """The images of one experiment: `test` is the test set, or the held-out images without `use_test`.
+    """The samples of one experiment: `test` is the test set, or the held-out samples without `use_test`.
 
+    num_classes: None where targets are no classes.
     transform, moments: as `load_data` was told.
     digest: tells datasets apart, whatever their names are: sha256 (hex) of the pixels that the networks see, before
         augmentation and normalization, of their sizes, and of the labels, of the whole training and test set (also
         if images are held out of it). It is taken once, when the images are loaded.
+    task: the loss that is learned and measured on them.
     """
 
-    train: Images
-    test: Images
-    num_classes: int
+    train: Source
+    test: Source
+    num_classes: int | None
     digest: str = ""
     transform: str = "standard"
     moments: Normalization | None = None
+    task: Loss = "classification"
 
     @property
-    def example(self) -> torch.Tensor:
-        """The first images as a network sees them, float32 (1 or 2, 3, H, W), on the CPU."""
-        return self.test.first(2)[0].cpu()
+    def example(self) -> Batch:
+        """The first one or two samples as a network sees them, a batch on the CPU."""
+        return mapped(torch.Tensor.cpu, self.test.first(2))
 
     @property
-    def alignment(self) -> Images:
-        """The training images on which activations are compared, to be used under the test transform."""
-        return self.train.subset(self.train.spread(ALIGNMENT_IMAGES))
+    def channels(self) -> int | None:
+        """How many channels the inputs have, if they are images (n, C, H, W)."""
+        x = tensors_of(self.example)[0]
+        return x.shape[1] if x.dim() == 4 else None
 
     @property
-    def held_out(self) -> Images:
-        """A part of the training images on which something is chosen that is then measured on `test`.
+    def alignment(self) -> Source:
+        """The training samples on which activations are compared, to be used under the test transform."""
+        return self.train.some(ALIGNMENT_IMAGES)
+
+    @property
+    def held_out(self) -> Source:
+        """A part of the training samples on which something is chosen that is then measured on `test`.
 
         With `use_test` it is what networks that were trained without it have never seen.
         """
         return self.train.subset(_last(self.train))
 
-    def for_batch_norm(self, count: int | None) -> Images:
-        """The training images on which batch norm is re-estimated: all, or `count` of them."""
-        return self.train if count is None else self.train.subset(self.train.spread(count))
+    def for_batch_norm(self, count: int | None) -> Source:
+        """The training samples on which batch norm is re-estimated: all, or `count` of them."""
+        return self.train if count is None else self.train.some(count)
 
 
 def load_data(
@@ -252,9 +262,7 @@ def load_data(
     train, test = images("train"), images("test")
     num_classes = int(max(train.labels.max(), test.labels.max())) + 1
     if not use_test:
-        if len(train) < 10:
-            raise UserError(f"{name} has {len(train)} training images: a tenth, to be held out for testing, is none")
-        train, test = _hold_out(train)
+        train, test = hold_out(name, train)
     return Data(train, test, num_classes, _digest(arrays), transform, moments)
 
 
@@ -264,15 +272,20 @@ def _shared(train: np.ndarray, test: np.ndarray) -> int:
     return sum(hash(image.tobytes()) in seen for image in test)
 
 
-def _hold_out(train: Images) -> tuple[Images, Images]:
-    """Training images split into those to train on and the last 5,000 (a tenth of a small set) for testing."""
+def hold_out(name: str, train: Source) -> tuple[Source, Source]:
+    """Training samples split into those to train on and the last 5,000 (a tenth of a small set) for testing."""
+    if isinstance(train, Loader):
+        raise UserError(f"{name} gives batches, of which none can be held out for testing; let it give a Dataset")
+    if len(train) < 10:
+        kind = "images" if isinstance(train, Images) else "samples"
+        raise UserError(f"{name} has {len(train)} training {kind}: a tenth, to be held out for testing, is none")
     held_out = torch.zeros(len(train), dtype=torch.bool)
     held_out[_last(train)] = True
     return train.subset((~held_out).nonzero().flatten()), train.subset(held_out.nonzero().flatten())
 
 
-def _last(train: Images) -> torch.Tensor:
-    """Indices of the training images that are held out, where some are."""
+def _last(train: Source) -> torch.Tensor:
+    """Indices of the training samples that are held out, where some are."""
     return train.spread(min(HELD_OUT_IMAGES, max(len(train) // 10, 1)), from_end=True)
 
 

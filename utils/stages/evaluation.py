@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ..curves import Curve
 from ..devices import memory_format
-from .data import Data, load_data
+from .data import Data
 from .files import expect_writable
 from .layout import Layout, Variant
 from .loading import expect_curve, load_curve
@@ -37,7 +37,7 @@ class NamedPath:
         expect_curve(layout, self.seeds, *epochs, args.alignment, self.variant)
         if writes or args.overwrite or not file.exists():
             expect_writable(file.parent)
-        data = load_data(args.dataset, **args.images)
+        data = args.load()
         of_path = {"alignment": args.alignment, "variant": self.variant}
         curve = load_curve(args.build, layout, data, self.seeds, *epochs, **of_path)
         curve.to(args.device, memory_format=memory_format(args.device))

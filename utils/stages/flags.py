@@ -3,7 +3,8 @@
 import argparse
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
@@ -11,10 +12,11 @@ from types import ModuleType
 
 from ..attack import Attack
 from ..curves import CURVES
-from ..errors import UserError
-from ..training import robust_rates, step_rates
-from .data import TRANSFORMS, data_folder, dataset_info
-from .layout import REPOSITORY, USUAL, tag
+from ..errors import UserError, first_line
+from ..losses import BUILT_IN, Loss
+from ..training import OPTIMIZERS, robust_rates, step_rates
+from .data import TRANSFORMS, Data, data_folder, dataset_info, load_data
+from .layout import REPOSITORY, USUAL, dataset_folder, is_path_of_data, tag
 from .parser import (
     NEW,
     Parser,
@@ -35,10 +37,12 @@ from .parser import (
     positive_int,
     replaced_folders,
     seed_number,
+    task_name,
 )
 from .process import choose_device, expect_log, made_on
 from .published import CURVE_EPOCHS_HELP, EPOCHS_HELP, FIRST, curve_epochs, default_transform, model_epochs
-from .records import Record
+from .records import Record, code_digest
+from .samples import load_samples, read_arrays
 
 # --- flags that several stages have ------------------------------------------------------------------------
 
@@ -51,8 +55,13 @@ def stage_parser(
     script: the stage's own file. models: what knows networks by name, as the package of this name does.
     """
     parser = Parser(description, script=script)
-    parser.set_defaults(robust=False, momentum=0.9, build=models.builder)
+    parser.set_defaults(robust=False, momentum=0.9, build=models.builder, named=models.named)
     add_dataset_flags(parser)
+    task_help = (
+        f"what is learned and measured: {', '.join(BUILT_IN)}, or FILE.py:NAME, a function of (output, batch) "
+    )
+    task_help += "that gives the losses, and if it likes a dictionary of metrics"
+    parser.images("--task", task_name, "classification", task_help, outcome=NEW)
     transform_help = "augmentation and normalization (default: the model's, standard, or Adversarial)"
     parser.images("--transform", None, None, transform_help, choices=TRANSFORMS, outcome=True)
     moments = {"nargs": 3, "metavar": ("R", "G", "B"), "outcome": NEW}
@@ -76,7 +85,8 @@ def stage_parser(
 
 def add_dataset_flags(parser: Parser) -> None:
     """The flags that say which images, and where things are."""
-    dataset_help = "a known name, or that of a folder of images data/NAME/{train,test}"
+    dataset_help = "a known name, or that of a folder of images data/NAME/{train,test}; or own data: FILE.py:NAME, a "
+    dataset_help += "function that gives (train, test), an .npz file, or the path of a folder of .npy arrays"
     parser.images("--dataset", dataset_name, "FashionMNIST10k", dataset_help)
     size_help = "make images square: shorter side to this size, and the middle of it (default: as they are)"
     parser.images("--image_size", positive_int, None, size_help, outcome=NEW)
@@ -85,6 +95,9 @@ def add_dataset_flags(parser: Parser) -> None:
     path_help = "folder that holds the datasets (default: ROOT/data, else the repository's)"
     parser.images("--data_path", folder_path, None, path_help)
     parser.files("--root", folder_path, REPOSITORY, "folder under which all results are written and found")
+
+
+LEARNING_RATES = {"sgd": 0.1, "adamw": 1e-3, "adam": 1e-3}  # as published; as torch has them
 
 
 def rates(args: argparse.Namespace) -> list[float]:
@@ -97,7 +110,10 @@ def rates(args: argparse.Namespace) -> list[float]:
 def add_training_flags(parser: Parser) -> None:
     """The flags of SGD and of a run that can be resumed."""
     parser.files("--save_freq", positive_int, 200, "keep a checkpoint every so many epochs, and the last")
-    parser.optimization("--lr", positive_float, 0.1, "learning rate of the first epoch", outcome=True)
+    kinds_help = "sgd, with Nesterov's momentum, as published; adamw, whose weight decay is its own; or adam"
+    parser.optimization("--optimizer", None, "sgd", kinds_help, choices=OPTIMIZERS, outcome=NEW)
+    rates_help = "learning rate of the first epoch (default: 0.1, and 0.001 of adamw and adam)"
+    parser.optimization("--lr", positive_float, None, rates_help, outcome=True)
     parser.optimization("--wd", nonnegative_float, 5e-4, "weight decay", outcome=True)
     decay_help = "factor on the learning rate, every epoch"
     parser.optimization("--lr_decay", positive_float, 0.9996, decay_help, outcome=True)
@@ -125,7 +141,8 @@ def training_parser(
     parser.networks("--epochs", positive_int, None, words, outcome=robust)
     if robust:
         add_attack_flags(parser)
-        parser.optimization("--momentum", nonnegative_float, 0.9, "of SGD (Nesterov)", outcome=attrgetter("robust"))
+        momentum_help = "of SGD (Nesterov), or β1 of adamw and adam"
+        parser.optimization("--momentum", nonnegative_float, 0.9, momentum_help, outcome=attrgetter("robust"))
     return parser
 
 
@@ -226,6 +243,14 @@ def parse(parser: Parser, argv: Sequence[str] | None, *, fp32_only: bool = False
         parser.error(f"--seed_a and --seed_b are both {args.seed_a}: a pair needs two networks")
     if fp32_only and args.precision != "fp32":
         parser.error(f"--precision {args.precision}: activations are compared in fp32 only")
+    if getattr(args, "optimizer", "sgd") != "sgd" and args.momentum >= 1:
+        parser.error(f"--momentum {args.momentum:g}: the β1 of {args.optimizer} is below 1")
+    if "optimizer" in args and args.lr is None:
+        args.lr = LEARNING_RATES[args.optimizer]
+    if is_path_of_data(args.dataset):
+        _expect_as_they_are(parser, args)
+    if args.robust and args.task != "classification":
+        parser.error(f"--task {args.task}: adversarial attacks are on classification")
     if getattr(args, "transform", "") is None:
         args.transform = default_transform(args.model, args.robust)
     if hasattr(args, "mean"):
@@ -250,16 +275,54 @@ def parse(parser: Parser, argv: Sequence[str] | None, *, fp32_only: bool = False
         expect_log(parser, args.log_dir)
     args.notes = _without_effect(parser, vars(args))
     args.asked_device, args.device = args.device, choose_device(parser, args.device)
-    args.images = {"transform": args.transform, "moments": args.moments, "image_size": args.image_size}
-    args.images |= {"use_test": args.use_test, "device": args.device}
-    args.images |= {"folder": args.data_folder, "threads": args.num_workers}
+    own, args.task = args.task if ":" in args.task else "", dataset_folder(args.task)
     try:
         args.build = args.build(args.model, pretrained=getattr(args, "pretrained", False))
+        args.load = _loader(args, _found(args, own) if own else args.task)
     except UserError as error:
         parser.error(str(error))
     flags, made = parser.outcome_flags(args), made_on(args.device)
-    args.record = Record((parser.script, *parser.lasting(argv)), flags, made=made, new=parser.new_flags())
+    inputs = {"loss": code_digest(own).get("code", "")} if own else {}
+    args.record = Record((parser.script, *parser.lasting(argv)), flags, inputs, made=made, new=parser.new_flags())
     return args
+
+
+def _expect_as_they_are(parser: Parser, args: argparse.Namespace) -> None:
+    """End with one line where flags would change data that networks see as they are."""
+    if args.robust:
+        parser.error(
+            f"--dataset {args.dataset}: adversarial attacks are on folders of images, whose pixels are known"
+        )
+    changing = [name for name in ("mean", "std", "image_size") if getattr(args, name) is not None]
+    if changing or args.transform not in (None, "none"):
+        words = f"--{changing[0]}" if changing else f"--transform {args.transform}"
+        parser.error(f"{words}: {args.dataset} is seen as it is; let it give what networks are to see")
+    args.transform = "none"
+
+
+def _found(args: argparse.Namespace, name: str) -> Callable:
+    with args.named(name) as found:
+        return found
+
+
+def _loader(args: argparse.Namespace, task: Loss) -> Callable[[], Data]:
+    """What loads the data that the flags name."""
+    name, how = args.dataset, {"use_test": args.use_test, "device": args.device}
+    if is_path_of_data(name):
+        make = partial(_made, args, name) if ":" in name else partial(read_arrays, Path(name).expanduser())
+        return partial(load_samples, name, make, task=task, **how)
+    how |= {"transform": args.transform, "moments": args.moments, "image_size": args.image_size}
+    how |= {"folder": args.data_folder, "threads": args.num_workers}
+    return lambda: replace(load_data(name, **how), task=task)
+
+
+def _made(args: argparse.Namespace, name: str) -> object:
+    """What a function in a file gives."""
+    with args.named(name) as make:
+        try:
+            return make()
+        except Exception as error:
+            raise UserError(f"{name} failed: {type(error).__name__}: {first_line(error)}") from error
 
 
 def _replace_folders(parser: Parser, args: argparse.Namespace) -> None:
@@ -331,7 +394,9 @@ def results_parser(
     def usual(*values: object) -> list[object] | None:
         return None if of_all else list(values)
 
-    name = partial(dataset_name, with_folder=False)
+    def name(text: str) -> str:
+        return dataset_folder(dataset_name(text, with_folder=False))
+
     several = {"nargs": "+"} if of_all else {"default": "FashionMNIST10k"}
     parser.images("--dataset", name, help="on which the networks were trained", **several)
     parser.networks("--model", default=usual(FIRST), nargs="+", **network_options(models, "networks"))

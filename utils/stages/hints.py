@@ -17,7 +17,18 @@ from typing import NamedTuple
 
 from .. import distributed
 from ..errors import FileError, UserError, printable
-from .layout import REPOSITORY, Layout, Name, Variant, kept, kept_epochs, model_folder, partial, read_name
+from .layout import (
+    REPOSITORY,
+    Layout,
+    Name,
+    Variant,
+    dataset_folder,
+    kept,
+    kept_epochs,
+    model_folder,
+    partial,
+    read_name,
+)
 from .parser import DECLARED, PASSING, ROBUST_SCRIPTS, Declared, Parser, folder_flags
 from .published import NETWORKS, OTHER, curve_epochs, model_epochs
 from .records import behind, load_record
@@ -219,7 +230,7 @@ def made_by(path: Path, name: Name, here: Here, **changes: object) -> str | None
     others = ROBUST_SCRIPTS if robust else ROBUST_SCRIPTS.values()
     parser = declared(script) if script in MAKERS[name.kind] and script not in others else None
     typed = parser.chunks(words) if parser else None
-    where = {"model": _model(name, here), "dataset": name.dataset}
+    where = {"model": _model(name, here), "dataset": _dataset(name, here, typed or {})}
     if typed is None:
         made = _maker(name, here, record.flags)
         if made is None:
@@ -331,6 +342,12 @@ def _model(name: Name, here: Here) -> str:
     """The network of a file, as the user named it: the path of a user's file is from where it was typed."""
     typed = str(here.model)
     return typed if model_folder(typed) == model_folder(name.model) else name.model
+
+
+def _dataset(name: Name, here: Here, typed: Mapping[str, list[str]]) -> str:
+    """The dataset of a file, as it was named in the command that made the file, or is by the user."""
+    words = [word.removeprefix("--dataset=") for word in (*typed.get("dataset", []), str(here.dataset))]
+    return next((word for word in words if dataset_folder(word) == name.dataset), name.dataset)
 
 
 def _layout(name: Name, here: Here) -> Layout:

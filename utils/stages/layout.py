@@ -1,5 +1,6 @@
 """Where files are: the published layout of networks, matches, curves and results under one root."""
 
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -58,6 +59,26 @@ def model_of(folder: str) -> str:
     return unquote(folder.replace("+", "/").replace("=", ":"))
 
 
+def dataset_folder(dataset: str) -> str:
+    """The folder of a dataset's files: its name; of data in FILE.py:NAME or FILE.npz a short one of their own."""
+    if not is_path_of_data(dataset):
+        return dataset
+    source, _, name = dataset.rpartition(":")
+    path = Path(source or name)
+    if path.suffix == ".py" or not source:  # else it is a module, wherever that is
+        path = path.expanduser().resolve()
+        path = path.relative_to(REPOSITORY) if path.is_relative_to(REPOSITORY) else path
+    digest = hashlib.sha256(f"{path.as_posix()}:{name if source else ''}".encode()).hexdigest()[:8]
+    stem = path.name.removesuffix(path.suffix if path.suffix in (".py", ".npz") else "")
+    stem = stem.encode()[:40].decode(errors="ignore").lstrip(".-")
+    return "-".join([stem, *([name[:40]] if source else []), digest])
+
+
+def is_path_of_data(dataset: str) -> bool:
+    """Whether a dataset is named by where it is: FILE.py:NAME, FILE.npz, or a path to a folder of arrays."""
+    return ":" in dataset or "/" in dataset or dataset.endswith(".npz")
+
+
 def is_network(model: str) -> bool:
     """Whether what `model_of` tells can be a network, and not any folder that somebody has put there."""
     source, _, name = model.rpartition(":")
@@ -113,7 +134,7 @@ class Layout:
     def folder(self, kind: str) -> Path:
         usual = ROBUST_FOLDERS if self.robust else FOLDERS
         folder = self.replaced.get(kind) or Path(self.root, usual[kind])
-        return folder / model_folder(self.model) / self.dataset
+        return folder / model_folder(self.model) / dataset_folder(self.dataset)
 
     def endpoint_stem(self, seed: int) -> Path:
         return self.folder("models") / f"checkpoint_seed_{seed:02d}"
@@ -133,12 +154,11 @@ class Layout:
         return self.folder("matches") / f"match_{name}_seeds_{seed_a:02d}_{seed_b:02d}{suffix}.npy"
 
     def model_history(self, seed: int) -> dict[str, Path]:
-        """One file a series: loss_train, accuracy_train, loss_test, accuracy_test."""
-        return {
-            f"{quantity}_{split}": self.folder("model_history") / f"{quantity}_{split}_seed_{seed:02d}.npy"
-            for quantity in ("loss", "accuracy")
-            for split in ("train", "test")
-        }
+        """One file a series: loss_train, accuracy_train, loss_test, accuracy_test, and others that are there."""
+        folder, suffix = self.folder("model_history"), f"_seed_{seed:02d}.npy"
+        usual = [f"{quantity}_{split}" for quantity in ("loss", "accuracy") for split in ("train", "test")]
+        there = sorted(path.name.removesuffix(suffix) for path in folder.glob(f"*{suffix}"))
+        return {name: folder / f"{name}{suffix}" for name in dict.fromkeys([*usual, *there])}
 
     def curve_history(self, alignment: str, seed_a: int, seed_b: int, variant: Variant = USUAL) -> Path:
         return self.folder("curve_history") / f"curve_{_path_name(alignment, seed_a, seed_b, variant)}.npz"
@@ -252,7 +272,7 @@ _NAMES = {
     "match": rf"match_(?P<alignment>.+)_{_CURVE}\.(npy|json)",
     "correlation": rf"(?P<alignment>.+?)(_correlation|_distance)?_(un)?aligned_mean_{_PAIR}{_SEED}\.npy",
     "matrices": rf"matrices_(?P<alignment>.+)_{_PAIR}\.npz",
-    "model_history": r"(loss|accuracy)_(train|test)_seed_(?P<a>\d+)\.npy",
+    "model_history": r"\w+_(train|test)_seed_(?P<a>\d+)\.npy",
     "along_curve": rf"curve_align_(?P<alignment>.+)_{_CURVE}-(?P<epoch>\d+)_t_(?P<t>[\d.e-]+?)(\.partial)?\.npz",
     "evaluated": rf"curve_align_(?P<alignment>.+)_{_CURVE}-(?P<epoch>\d+)(\.partial)?\.np[yz]",
     "ensemble": rf"ensemble_align_(?P<alignment>.+)_{_CURVE}-(?P<epoch>\d+)_of_\d+(\.partial)?\.npz",

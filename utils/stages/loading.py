@@ -7,7 +7,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from ..batches import Batch, Inputs, on_device, split
 from ..curves import Curve, network_digest
+from ..devices import device_of
 from ..errors import FileError, UserError
 from ..permutations import Permutations, PermutationSpec, permute
 from ..symmetries.spec import permutation_spec
@@ -19,7 +21,7 @@ from .matches import Match, load_match, permutations_from_rows
 from .originals import stand_in
 from .records import Record, expect_named, load_record, other_inputs, record_in
 
-Build = Callable[[int], nn.Module]  # makes an untrained network for so many classes
+Build = Callable[[int | None, int | None], nn.Module]  # an untrained network for so many classes and channels
 
 
 def load_network(
@@ -96,17 +98,17 @@ def _in_words(transform: str, moments: Normalization | None) -> str:
     return f"the transform {transform}" + (" --mean {} --std {}".format(*numbers) if numbers else "")
 
 
-def spec_of(network: nn.Module, example: torch.Tensor) -> PermutationSpec:
-    """`permutation_spec` for images such as `example` (n, 3, H, W), with what it refuses as a UserError."""
+def spec_of(network: nn.Module, example: Batch) -> PermutationSpec:
+    """`permutation_spec` for samples such as a batch of them, with what it refuses as a UserError."""
+    x = split(network, on_device(example, device_of(network)))[0]
+    args, keywords = x if isinstance(x, Inputs) else ((x,), {})
     try:
-        return permutation_spec(network, example.to(next(network.parameters()).device))
+        return permutation_spec(network, *args, **keywords)
     except ValueError as error:
         raise UserError(f"{type(network).__name__} cannot be aligned: {error}") from error
 
 
-def load_alignment(
-    path: Path, networks: Sequence[nn.Module], example: torch.Tensor
-) -> tuple[PermutationSpec, Permutations]:
+def load_alignment(path: Path, networks: Sequence[nn.Module], example: Batch) -> tuple[PermutationSpec, Permutations]:
     """What may be permuted in B, and the permutations, one a group, of a match of two networks A and B.
 
     A match carries its spec. One of other code, or of before, does not: B is then traced on the example.
@@ -158,7 +160,7 @@ def expect_pair(
 def load_endpoint(build: Build, layout: Layout, data: Data, seed: int, epochs: int) -> nn.Module:
     """The network of a seed after `epochs`, in eval mode (`load_network`)."""
     path, how = layout.endpoint(seed, epochs), {"transform": data.transform, "moments": data.moments}
-    network = load_network(path, build(data.num_classes), robust=layout.robust, **how)
+    network = load_network(path, build(data.num_classes, data.channels), robust=layout.robust, **how)
     record = load_record(path)
     if record.inputs.get("images", data.digest) != data.digest:
         print(f"{path} was trained on other images than {layout.dataset} has here, or with classes in another order")
@@ -230,7 +232,7 @@ def load_curve(
     FileError if a file is missing, or the curve was learned between other networks.
     """
     a, b = load_pair(build, layout, data, seeds, epochs_model, alignment=alignment, variant=variant)
-    base = build(data.num_classes)
+    base = build(data.num_classes, data.channels)
     if epochs_curve == 0:
         return Curve.between(base, a.state_dict(), b.state_dict(), num_bends=2)
     path = there(layout.curve(alignment, *seeds, epochs_curve, variant))

@@ -55,7 +55,7 @@ class Record:
     def of(self, model: str, files: Mapping[str, Path] | None = None, **inputs: object) -> "Record":
         """The record of what is made with a network, from `files` and other `inputs`, given by their digests."""
         known = {name: summary for name, path in (files or {}).items() if (summary := _summary(path))}
-        found = {name: digest for name, (digest, _) in known.items()} | _code_digest(model) | inputs
+        found = {name: digest for name, (digest, _) in known.items()} | code_digest(model) | inputs
         trained = {name: record.flags for name, (_, record) in known.items() if not name.startswith("match")}
         return dataclasses.replace(self, inputs={**self.inputs, **found}, trained={**self.trained, **trained})
 
@@ -150,6 +150,7 @@ WORDS = {
     "curve": "another curve",
     "images": "other images",
     "code": "another definition of the network",
+    "loss": "another definition of the task",
 }
 
 
@@ -285,8 +286,11 @@ def digest_of(arrays: Iterable[tuple[str, np.ndarray]]) -> str:
     return digest.hexdigest()
 
 
-def _code_digest(model: str) -> dict[str, str]:
-    """The digest of the code that defines a network, but for comments, blank lines and documentation."""
+def code_digest(model: str) -> dict[str, str]:
+    """The digest of the code that defines a network, or another FILE.py:NAME.
+
+    But for comments, blank lines and documentation.
+    """
     words, begins = [], True
     try:
         for token in tokenize.generate_tokens(io.StringIO(definition(model_of(model_folder(model)))).readline):

@@ -176,7 +176,12 @@ class Run:
     def _history_files(self, history: Mapping[str, object]) -> list[Path]:
         if isinstance(self.history, Path):
             return [self.history] if history else []
-        return [self.history[name] for name in history]
+        return [self._history_file(name) for name in history]
+
+    def _history_file(self, name: str) -> Path:
+        """The file of a series, in its form beside the others if it is another task's."""
+        known, path = next(iter(self.history.items()))
+        return self.history.get(name) or path.with_name(path.name.replace(known, name, 1))
 
     def save_history(self, history: Mapping[str, list[float]]) -> None:
         arrays = {name: np.array(values) for name, values in history.items()}
@@ -184,7 +189,7 @@ class Run:
             save_arrays(self.history, record=self.record.at(self.history).as_array(), **arrays)
         else:
             for name, values in arrays.items():
-                path = self.history[name]
+                path = self._history_file(name)
                 save_array(path, values, {"record": self.record.at(path).stored()})
 
     def close(self, history: Mapping[str, list[float]]) -> None:
