@@ -3,7 +3,6 @@
 python evaluation/eval_curve.py --dataset CIFAR100 --alignment corr --epochs_model 250 --epochs_curve 250
 """
 
-import math
 import sys
 from pathlib import Path
 
@@ -110,9 +109,9 @@ def print_summary(arrays, robust):
         numbers = summary(arrays, name)
         is_share = name.startswith("accuracy")
         if not is_share and not is_loss(name):  # whether more or less of it is good is not known
-            numbers["barrier"] = math.nan
+            del numbers["barrier"]
         unit = "15.1f" if is_share else "17.4f"
-        cells = (f"{numbers[column]:{unit}}" + (" %" if is_share else "") for column in columns)
+        cells = (f"{numbers[one]:{unit}}{' %' * is_share}" for one in columns if one in numbers)
         print(f"{name.replace('_', ' '):<24}" + "".join(cells))
 
 

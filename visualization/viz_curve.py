@@ -37,13 +37,14 @@ def draw(layout, asked_for, missing):
         return []
     curves = [route for route in routes if not route.is_line and route in evaluated]
     learned = results.load(results.load_history, curves, pairs, missing)
-    drawn = [along_curve(layout, evaluated)]
+    quantities = results.quantities(evaluated, robust=layout.robust)
+    drawn = [along_curve(layout, evaluated, quantities)]
     if waves := having_spectra(evaluated):
         drawn.append(loss_spectrum(layout, waves))
     if learned:
-        drawn.append(by_epoch(layout, learned))
+        drawn.append(by_epoch(layout, learned, quantities))
     if trained := results.load_network_histories(layout, pairs, missing):
-        drawn.append(networks_by_epoch(layout, trained))
+        drawn.append(networks_by_epoch(layout, trained, quantities))
     return figures.showing(drawn, evaluated)
 
 
@@ -61,9 +62,8 @@ def having_spectra(evaluated):
     return spectra
 
 
-def along_curve(layout, evaluated):
+def along_curve(layout, evaluated, quantities):
     """All of each quantity on an even scale; beside it, where lines stand beside curves, the best values enlarged."""
-    quantities = results.QUANTITIES[layout.robust]
     enlarges = {route.is_line for route in evaluated} == {True, False}
     size = {"width": figures.WIDE if enlarges else figures.WIDTH, "height": 1.85 if len(quantities) < 3 else 1.5}
     figure, axes = figures.panels(len(quantities), 2 if enlarges else 1, sharex=True, **size)
@@ -127,34 +127,36 @@ def loss_spectrum(layout, spectra):
     return figures.Drawing(figure, layout, "spectrum", "spectrum of the loss")
 
 
-def by_epoch(layout, learned):
-    figure, axes = figures.panels(2, sharex=True)
+def by_epoch(layout, learned, quantities):
+    names = [name for name in ("accuracy", "loss") if name in quantities]
+    figure, axes = figures.panels(len(names), sharex=True)
     for route, of_pairs in learned.items():
-        for axis, quantity in zip(axes.flat, ("accuracy_train", "loss_train"), strict=True):
-            values = [history[quantity][: route.epochs] for history in of_pairs]
+        for axis, name in zip(axes.flat, names, strict=True):
+            values = [history[f"{name}_train"][: route.epochs] for history in of_pairs]
             figures.draw(axis, np.arange(1, route.epochs + 1), values, **figures.line_style(route))
     words = "robust training" if layout.robust else "training"
-    for axis, quantity in zip(axes.flat, ("accuracy (%)", "loss (cross-entropy)"), strict=True):
-        axis.set(ylabel=f"{words}\n{quantity}")
+    for axis, name in zip(axes.flat, names, strict=True):
+        axis.set(ylabel=f"{words}\n{quantities[name].removeprefix('clean ')}")
         axis.xaxis.get_major_locator().set_params(integer=True)
     axes[-1, 0].set(xlabel="epoch")
     return figures.Drawing(figure, layout, "training", "learning the curve")
 
 
-def networks_by_epoch(layout, trained):
+def networks_by_epoch(layout, trained, quantities):
     """Training and test accuracy and loss of networks A and of networks B, which have their symbols of planes."""
-    figure, axes = figures.panels(2, sharex=True)
+    names = [name for name in ("accuracy", "loss") if name in next(iter(trained.values()))]
+    figure, axes = figures.panels(len(names), sharex=True)
     for (end, kind), of_pairs in trained.items():
         colour, symbol = {"A": ("black", "o"), "B": ("#7A7A7A", "s")}[end]
         attacked = "attacked " if layout.robust and kind == "train" else ""
         style = {"color": colour, "marker": symbol, "label": f"{end}, {attacked}{results.SPLITS[kind]}"}
         style |= {"linestyle": "--", "markerfacecolor": "white"} if kind == "train" else {}
-        for axis, quantity in zip(axes.flat, ("accuracy", "loss"), strict=True):
-            values = of_pairs[quantity]
+        for axis, name in zip(axes.flat, names, strict=True):
+            values = of_pairs[name]
             measured = np.isfinite(values).all(axis=0)  # not every epoch is tested
             figures.draw(axis, np.flatnonzero(measured) + 1, values[:, measured], **style)
-    for axis, words in zip(axes.flat, ("accuracy (%)", "loss (cross-entropy)"), strict=True):
-        axis.set(ylabel=words)
+    for axis, name in zip(axes.flat, names, strict=True):
+        axis.set(ylabel=quantities.get(name, name).removeprefix("clean "))
         axis.xaxis.get_major_locator().set_params(integer=True)
     axes[-1, 0].set(xlabel="epoch")
     return figures.Drawing(figure, layout, "training_networks", "training the networks")

@@ -99,13 +99,16 @@ def draw_planes(
     for axis in axes[::columns]:
         axis.set_ylabel("orthogonal\ndistance")
     bar = figure.colorbar(filled, ax=axes, location="bottom", aspect=20 * width, pad=0.02, format="%g", ticks=levels)
-    bar.set_label(_in_words(name))
+    bar.set_label(_in_words(name, planes))
     return figure, axes
 
 
-def _in_words(name: str) -> str:
+def _in_words(name: str, planes: Mapping[paths.Route, Plane]) -> str:
     quantity = name.removesuffix("_deviation")
-    return ("standard deviation of " if quantity != name else "") + results.PLANE_QUANTITIES[quantity]
+    words = results.PLANE_QUANTITIES[quantity]
+    if not all("accuracy" in plane for plane in planes.values()):  # of another task, whose loss may be anything
+        words = words.removesuffix(" (cross-entropy)")
+    return ("standard deviation of " if quantity != name else "") + words
 
 
 def _nearest(shade: Plane, name: str, places: np.ndarray) -> np.ndarray:
@@ -140,7 +143,7 @@ def plane_figures(
             if min(plane[name].shape) <= COARSE:
                 places = plane["x"].ravel(), plane["y"].ravel()
                 axis.plot(*places, "o", label="evaluated", clip_on=False, **EVALUATED)
-        drawings.append(Drawing(figure, layout, f"{kind}_{name}", title, _in_words(name), legend_columns))
+        drawings.append(Drawing(figure, layout, f"{kind}_{name}", title, _in_words(name, planes), legend_columns))
     return drawings
 
 

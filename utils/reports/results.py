@@ -159,8 +159,9 @@ def _point(state: Mapping[str, torch.Tensor]) -> str:
 
 def load_path(route: Route, pair: Pair, **more_shapes: tuple) -> Result:
     """An evaluated path: arrays t, length (of the path up to there), losses and accuracies, each (n,)."""
-    shapes = dict.fromkeys(("t", "length", *QUANTITIES[route.layout.robust]), ("n",)) | more_shapes
-    return load_result(route.layout, route.evaluated(pair), shapes)
+    path = route.evaluated(pair)
+    shapes = dict.fromkeys(("t", "length", *_measured(path, QUANTITIES[route.layout.robust])), ("n",)) | more_shapes
+    return load_result(route.layout, path, shapes)
 
 
 def load_plane_with_curve(route: Route, pair: Pair) -> Result:
@@ -191,7 +192,7 @@ def load_plane_with_alignment(route: Route, seeds: tuple[int, ...]) -> Result:
 
 
 def _load_plane(layout: Layout, path: Path) -> Result:
-    shapes = dict.fromkeys(("x", "y", "loss", "accuracy"), ("rows", "columns"))
+    shapes = dict.fromkeys(("x", "y", *_measured(path, ("loss", "accuracy"))), ("rows", "columns"))
     plane = load_result(layout, path, shapes | {"corners": (3, 2)})
     if min(plane["loss"].shape) < 2:
         raise FileError(path, "is not a grid of points", "remake")
@@ -235,7 +236,8 @@ def load_history(route: Route, pair: Pair) -> Result:
     """The training of a pair's curve by epoch: loss_train and accuracy_train, at least as long as the route's."""
     path = route.layout.curve_history(route.alignment, *pair, route.variant_of(pair))
     try:
-        history = content(path, gaps=True, loss_train=("n",), accuracy_train=("n",))
+        series = _measured(path, ("loss_train", "accuracy_train"))
+        history = content(path, gaps=True, **dict.fromkeys(series, ("n",)))
         if len(history["loss_train"]) < route.epochs:
             raise FileError(path, f"has fewer than {route.epochs} epochs", "continue")
     except FileError as error:
@@ -254,6 +256,8 @@ def load_network_histories(
     they were never tested, are left out and added to `missing`; networks from elsewhere have none, and lack nothing.
     """
     files = {end: [layout.model_history(pair[i]) for pair in pairs] for i, end in enumerate("AB")}
+    first = next((path for history in files["A"] for path in history.values() if path.exists()), None)
+    names = _measured(first, ("accuracy", "loss")) if first else ()
     if not any(path.exists() for of_end in files.values() for history in of_end for path in history.values()):
         return {}
     found = {}
@@ -261,8 +265,7 @@ def load_network_histories(
         try:
             found |= {
                 (end, kind): {
-                    name: [content(history[f"{name}_{kind}"], gaps=True)[""] for history in of_end]
-                    for name in ("accuracy", "loss")
+                    name: [content(history[f"{name}_{kind}"], gaps=True)[""] for history in of_end] for name in names
                 }
                 for end, of_end in files.items()
             }
@@ -420,6 +423,25 @@ WAYS = {
 }
 
 
+def quantities(measured: Measured, *, robust: bool) -> dict[str, str]:
+    """QUANTITIES, as far as all of these have them, with words for them."""
+    tables = [table for of_pairs in measured.values() for table in of_pairs]
+    is_entropy = all(task_of(table.record) in ("classification", "language", "segmentation") for table in tables)
+    words = {name: words for name, words in QUANTITIES[robust].items() if all(name in table for table in tables)}
+    return words if is_entropy else {name: one.removesuffix(" (cross-entropy)") for name, one in words.items()}
+
+
+def task_of(record: Record) -> object:
+    """What was learned and measured, as a result records it."""
+    return record.flags.get("task", "classification")
+
+
+def _measured(path: Path, names: Iterable[str]) -> list[str]:
+    """Those of these names that a file of results must have: of tasks without classes the losses alone."""
+    is_usual = task_of(load_record(path)) == "classification"
+    return [name for name in names if is_usual or not name.startswith("accuracy")]
+
+
 def is_loss(name: str) -> bool:
     """Whether an array of an evaluation, by its name, is a loss; if it is not, it is an accuracy."""
     return name.startswith("loss")
@@ -471,10 +493,11 @@ def mean_plane(planes: Sequence[Result]) -> dict[str, np.ndarray]:
 
     Grid points with the same place among the corners are taken together, so that means of coordinates are theirs.
     """
-    names = ("x", "y", "corners", *PLANE_QUANTITIES, *(name for name in ("t", "curve") if name in planes[0]))
+    quantities = [name for name in PLANE_QUANTITIES if all(name in plane for plane in planes)]
+    names = ("x", "y", "corners", *quantities, *(name for name in ("t", "curve") if name in planes[0]))
     mean = {name: np.mean([plane[name] for plane in planes], axis=0) for name in names}
     if len(planes) > 1:
-        for name in PLANE_QUANTITIES:
+        for name in quantities:
             mean[f"{name}_deviation"] = np.std([plane[name] for plane in planes], axis=0, ddof=1)
     return mean
 

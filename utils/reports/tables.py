@@ -209,7 +209,10 @@ def build(
         here = {route: pairs for route, pairs in found.items() if model_folder(route.layout.model) == folder}
         _add_model(table, layouts, here, selection)
     filled = {column for row in table.rows for column in row.cells}
-    table.columns = [one for one in columns if one.statistic != OF_HELD_OUT or one in filled]
+    told = {column.dataset for column in filled}
+    table.columns = [
+        one for one in columns if one in filled or (one.statistic != OF_HELD_OUT and one.dataset not in told)
+    ]
     for dataset in datasets:
         if not any(route.layout.dataset == dataset for route in found):
             table.missing.append(_nothing(root, selection, dataset, robust=robust))
@@ -321,13 +324,14 @@ def _add_notes(table: Table, *, robust: bool) -> None:
     """Explain the numbers below the table, and note in its rows which are means of fewer pairs than others."""
     published, remarks = load_published()
     most = max(cell.pairs for row in table.rows for cell in row.cells.values())
+    has_accuracy = any(not results.is_loss(column.quantity) for column in table.columns)
     what = "one pair" if most == 1 else f"mean ± standard deviation of {most} pairs"
     for row in table.rows:
         counts = sorted({cell.pairs for cell in row.cells.values()})
         if counts != [most]:
             row.words += f" ({', '.join(map(str, counts))} of {most} pairs)"
     table.notes += [
-        f"Test accuracy in percent; {what}.",
+        f"{'Test accuracy in percent' if has_accuracy else 'Losses on test samples'}; {what}.",
         "A barrier is the most by which loss rises above, or accuracy falls below, the straight line between its "
         "values at the two ends.",
         "The networks are measured as every point of a path is, with batch-norm statistics re-estimated, so their "

@@ -346,7 +346,8 @@ def _model(name: Name, here: Here) -> str:
 
 def _dataset(name: Name, here: Here, typed: Mapping[str, list[str]]) -> str:
     """The dataset of a file, as it was named in the command that made the file, or is by the user."""
-    words = [word.removeprefix("--dataset=") for word in (*typed.get("dataset", []), str(here.dataset))]
+    named = [*typed.get("dataset", []), *getattr(here, "typed", {}).get("dataset", []), str(here.dataset)]
+    words = [word.removeprefix("--dataset=") for word in named]
     return next((word for word in words if dataset_folder(word) == name.dataset), name.dataset)
 
 
