@@ -32,12 +32,10 @@ from utils.matching import (
 )
 from utils.progress import track
 from utils.stages import flags, hints, process, published
-from utils.stages.files import expect_writable, save_array
+from utils.stages.files import expect, expect_writable, save_array
 from utils.stages.layout import Layout
-from utils.stages.loading import expect_pair, load_endpoints, load_permutations, spec_of
-from utils.stages.matches import row_labels, rows_from_permutations, save_match
-from utils.stages.matrices import save_matrices
-from utils.stages.originals import stand_in
+from utils.stages.loading import load_alignment, load_endpoints, spec_of
+from utils.stages.matches import row_labels, rows_from_permutations, save_match, save_matrices
 from utils.stages.parser import (
     add_folder_flags,
     is_free,
@@ -90,7 +88,7 @@ def main(args):
     torch.manual_seed(args.seed)
     layout = Layout(args.root, args.model, args.dataset, args.robust, args.replaced)
     seeds = (args.seed_a, args.seed_b)
-    expect_pair(layout, seeds, args.epochs, args.init or "")
+    expect(*behind(layout, seeds, args.epochs, args.init or "").values())
     expect_writable(layout.folder("matches"), layout.folder("correlations"))
     data = args.load()
     networks = load_endpoints(args.build, layout, data, seeds, args.epochs)
@@ -99,7 +97,8 @@ def main(args):
         network.to(args.device, memory_format=memory_format(args.device))
     spec, start = spec_of(networks[1], data.example), None
     if args.init:
-        start = load_permutations(stand_in(layout.match(args.init, *seeds)), spec, networks)
+        match = behind(layout, seeds, args.epochs, args.init)["match"]
+        _, start = load_alignment(match, networks, spec=spec)
 
     def batches(images, purpose):
         return track(images.batches(args.batch_size), images.steps(args.batch_size), "batch", purpose)
@@ -128,7 +127,7 @@ def main(args):
     for file, values in measured.items():
         save_array(file, values, {"networks": made_for, "record": record.at(file).stored()})
     if args.matrices:
-        save_matrices(of_channels, row_labels(spec)[:-1], matrices[:-1], rows, record)
+        save_matrices(of_channels, row_labels(spec)[:-1], matrices[:-1], rows, record.at(of_channels).stored())
     print("Mean correlation of matched channels on the test set:")
     process.print_table(row_labels(spec), {"unaligned": before, "aligned": after})
     pair = {"seed_a": args.seed_a, "seed_b": args.seed_b, "epochs_model": args.epochs}

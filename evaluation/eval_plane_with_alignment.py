@@ -21,9 +21,9 @@ from utils.devices import memory_format
 from utils.measuring import evaluate_plane, measure, plane_of
 from utils.repairing import repairer
 from utils.stages import flags, hints, process
-from utils.stages.files import expect_writable
+from utils.stages.files import expect, expect_writable
 from utils.stages.layout import Layout, tag
-from utils.stages.loading import expect_pair, load_endpoint, load_pair
+from utils.stages.loading import load_endpoint, load_pair
 from utils.stages.parser import add_folder_flags, at_least_two, name_part, positive_int, seed_number
 from utils.stages.records import behind
 from utils.stages.runs import GrowingTable
@@ -57,8 +57,8 @@ def main(args):
     layout = Layout(args.root, args.model, args.dataset, args.robust, args.replaced)
     seeds = (args.seed_a, args.seed_b) + (() if args.seed_c is None else (args.seed_c,))
     path = layout.plane_with_alignment(args.alignment, *seeds)
-    for other in seeds[1:]:
-        expect_pair(layout, (args.seed_a, other), args.epochs_model, args.alignment)
+    made_from = behind(layout, seeds, args.epochs_model, args.alignment)
+    expect(*made_from.values())
     if args.overwrite or not path.exists():
         expect_writable(path.parent)
     data = args.load()
@@ -75,7 +75,6 @@ def main(args):
     coordinates, *_ = plane_of(corners)
     if args.compile:
         corners.compile()
-    made_from = behind(layout, seeds, args.epochs_model, args.alignment)
     record = args.record.of(args.model, made_from, images=data.digest, points=corners.digests())
     table = GrowingTable(path, record, overwrite=args.overwrite)
     if not table.finished:

@@ -18,7 +18,7 @@ from utils.matching import align
 from utils.permutations import compose, permute
 from utils.stages import hints
 from utils.stages.layout import Layout
-from utils.stages.loading import load_permutations
+from utils.stages.loading import load_alignment
 from utils.symmetries.spec import permutation_spec
 from utils.weights import match_weights, weight_similarity
 
@@ -176,7 +176,7 @@ def test_stage(small, workspace, capsys):
         loaded[seed] = MODELS["TinyTen"](4)
         loaded[seed].load_state_dict(torch.load(layout.endpoint(seed, 3), weights_only=True)["model_state"])
     matches = {
-        (a, b): load_permutations(layout.match("universe_weight", a, b), spec, (loaded[a], loaded[b]))
+        (a, b): load_alignment(layout.match("universe_weight", a, b), (loaded[a], loaded[b]), spec=spec)[1]
         for a, b in ((1, 2), (2, 3), (1, 3))
     }
     assert equal(compose(spec, matches[2, 3], matches[1, 2]), matches[1, 3])

@@ -253,7 +253,7 @@ def test_other_images_are_said(shown, capsys):
     """In the table, where figures are drawn and beside what they show."""
     path = shown.evaluated("corr", 1, 2, 2)
     table = dict(np.load(path))
-    save_arrays(path, **table | {"record": record_in(table).of("TinyTen", images="others").as_array()})
+    save_arrays(path, **table | {"record": record_in(table).of("TinyTen", images="others").stored()})
     run("visualization/viz_curve.py", *drawn(shown.root), "--epochs", 0, 2)
     assert "TinyTen: unlike the others, with other images: curve, aligned." in capsys.readouterr().out
     with Image.open(shown.root / "figures/curve_bars_TinyTen.png") as image:
@@ -356,7 +356,7 @@ def test_a_result_under_anothers_name(of, shown, capsys):
         if of_before:
             arrays = dict(np.load(source))
             record = replace(record_in(arrays), path="")
-            save_arrays(kind(*name), **arrays | {"record": record.as_array()})
+            save_arrays(kind(*name), **arrays | {"record": record.stored()})
         said = fails_or_prints(capsys, *command)
         assert f"{kind(*name)} was " in said
         assert "which its name does not say" in said

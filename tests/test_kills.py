@@ -11,7 +11,7 @@ import torch
 from conftest import each_in_its_row
 
 from utils.errors import FileError
-from utils.stages.files import load_array, load_arrays, load_checkpoint, save_array, save_checkpoint
+from utils.stages.files import load_array, load_arrays, load_checkpoint, save_array
 from utils.stages.layout import kept, rolling
 from utils.stages.matches import load_match, save_match
 from utils.stages.records import Record, record_in
@@ -165,15 +165,3 @@ def test_a_table_that_grows(tmp_path, overwrite):
         arrays = load_arrays(tmp_path / "t.npz", t=("n",), loss=("n",))
         assert arrays["loss"].tolist() == [2.0, 2.5, 3.0]
         assert record_in(arrays).flags == {"of": 2}
-
-
-def test_a_checkpoint_is_the_old_or_the_new(tmp_path):
-    path = tmp_path / "c.pt"
-
-    def save(value):
-        save_checkpoint(path, {"model_state": {"w": torch.full((9,), value)}})
-
-    for _ in each_kill(lambda: save(2.0), lambda: save(1.0)):
-        assert load_checkpoint(path)["model_state"]["w"][0] in (1.0, 2.0)
-        save(3.0)
-        assert [path.name for path in tmp_path.iterdir()] == ["c.pt"]  # what the killed one was writing is gone

@@ -1,13 +1,13 @@
 """Files as the original code writes them: matches, PAM's files, and pickled dictionaries of results."""
 
 import io
-import os
 import pickle
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from conftest import data_of, randomize
+from conftest import Bomb, data_of, randomize
 from stages import run
 
 from models import MODELS, TinyTen, builder
@@ -22,13 +22,14 @@ from utils.symmetries.spec import permutation_spec
 
 
 def pickled(path, value, module="numpy.core"):
-    """np.save of something that is not an array of numbers, as numpy before 2.0 did it."""
+    """np.save of something that is not an array of numbers: as numpy before 2.0 did it, or as this one does it."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    array = np.array(value, object) if not isinstance(value, list) else np.empty(len(value), object)
     if isinstance(value, list):
-        array = np.empty(len(value), object)
         array[:] = value
-    else:
-        array = np.array(value, object)
+    if module is None:
+        np.save(path, array, allow_pickle=True)
+        return path
     stream = io.BytesIO()
     np.lib.format.write_array_header_1_0(stream, np.lib.format.header_data_from_array_1_0(array))
     stream.write(pickle.dumps(array, protocol=3).replace(b"numpy._core", module.encode()))
@@ -36,18 +37,7 @@ def pickled(path, value, module="numpy.core"):
     return path
 
 
-def of_numpy(path, value):
-    """np.save as this numpy does it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    array = value
-    if isinstance(value, list):
-        array = np.empty(len(value), object)
-        array[:] = value
-    np.save(path, array, allow_pickle=True)
-    return path
-
-
-WRITERS = {"numpy 1": pickled, "numpy 2": of_numpy}
+WRITERS = {"numpy 1": pickled, "numpy 2": partial(pickled, module=None)}
 
 # --- matches -----------------------------------------------------------------------------------------------
 
@@ -101,41 +91,25 @@ def test_googlenets_match_of_lists_in_a_list(tmp_path, write, kind):
         np.testing.assert_array_equal(expected, row)
 
 
-class Bomb:
-    def __reduce__(self):
-        return os.mkdir, ("bomb",)
-
-
-def itself():
-    value = []
-    value.append(value)
-    return value
-
-
-def laughs(depth=40):
-    value = np.arange(3)
+def doubled(value, depth=40):
     for _ in range(depth):
         value = [value, value]
     return value
 
 
-def emptiness(depth=40):
-    value = []
-    for _ in range(depth):
-        value = [value, value]
-    return value
-
+ITSELF = []
+ITSELF.append(ITSELF)
 
 NO_MATCHES = {
-    "hostile": lambda: [Bomb()],
-    "dictionary": lambda: {"a": 1},
-    "fractions": lambda: [np.arange(3.0)],
-    "text": lambda: ["text"],
-    "nothing": lambda: [[]],
-    "itself": itself,
-    "laughs": lambda: [laughs()],
-    "much of nothing": lambda: [emptiness()],
-    "none": lambda: [None],
+    "hostile": [Bomb()],
+    "dictionary": {"a": 1},
+    "fractions": [np.arange(3.0)],
+    "text": ["text"],
+    "nothing": [[]],
+    "itself": ITSELF,
+    "laughs": [doubled(np.arange(3))],
+    "much of nothing": [doubled([])],
+    "none": [None],
 }
 
 
@@ -144,7 +118,7 @@ def test_no_matches(tmp_path, monkeypatch, kind):
     monkeypatch.chdir(tmp_path)
     spec = permutation_spec(TinyTen(4))
     with pytest.raises((FileError, ValueError)) as caught:
-        permutations_from_rows(spec, load_match(pickled(tmp_path / "m.npy", NO_MATCHES[kind]())).rows)
+        permutations_from_rows(spec, load_match(pickled(tmp_path / "m.npy", NO_MATCHES[kind])).rows)
     assert "\n" not in str(caught.value)
     assert "delete" not in str(caught.value)
     assert not (tmp_path / "bomb").exists()

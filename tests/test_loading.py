@@ -15,7 +15,7 @@ from utils.errors import FileError, UserError
 from utils.permutations import groups_in, permute
 from utils.stages.files import save_array, save_checkpoint
 from utils.stages.layout import Layout
-from utils.stages.loading import load_alignment, load_curve, load_network, load_pair, load_permutations, spec_of
+from utils.stages.loading import load_alignment, load_curve, load_network, load_pair, spec_of
 from utils.stages.matches import load_match, save_match
 from utils.symmetries import spec as spec_module
 from utils.symmetries.spec import permutation_spec
@@ -52,7 +52,8 @@ def refused(load, *args, **options):
 
 
 def test_a_network_comes_back_in_eval_mode(layout):
-    network = load_network(layout.endpoint(1, 3), TinyTen(4), transform="TinyTen")
+    network = TinyTen(4)
+    load_network(layout.endpoint(1, 3), network, transform="TinyTen")
     assert not network.training
     expected = randomize(TinyTen(4), 1).state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in network.state_dict().items())
@@ -137,15 +138,15 @@ def test_a_match_is_for_its_networks(layout):
     path = layout.match("corr", 1, 2)
     networks = load_pair(builder("TinyTen"), layout, DATA, (1, 2), 3)
     spec = spec_of(networks[1], DATA.example)
-    for order, expected in zip(load_permutations(path, spec, networks), swaps(spec), strict=True):
+    for order, expected in zip(load_alignment(path, networks, spec=spec)[1], swaps(spec), strict=True):
         np.testing.assert_array_equal(order, expected)
-    error = refused(load_permutations, path, spec, networks[::-1])
+    error = refused(load_alignment, path, networks[::-1], spec=spec)
     assert error.reason == "was made for other networks, of other epochs or trained anew"
     assert error.mend == "replace"
     save_array(path, np.load(path))  # with no note, as from other code
-    load_permutations(path, spec, networks[::-1])
+    load_alignment(path, networks[::-1], spec=spec)
     other = permutation_spec(MODELS["ResNet32"](4))
-    error = refused(load_permutations, path, other, [MODELS["ResNet32"](4)] * 2)
+    error = refused(load_alignment, path, [MODELS["ResNet32"](4)] * 2, spec=other)
     assert error.reason.startswith("is not a match for ResNet32: has 8 rows of ")
     assert error.mend == ""
 
@@ -163,7 +164,7 @@ def test_groups_that_no_row_shows_are_kept_in_a_match(tmp_path):
     for order, expected in zip(found, permutations, strict=True):
         np.testing.assert_array_equal(order, expected)
     save_array(path, np.load(path))
-    found = load_permutations(path, spec, (network, network))
+    _, found = load_alignment(path, (network, network), spec=spec)
     assert all(np.array_equal(found[group], spec.identity()[group]) for group in unseen)
 
 
@@ -237,13 +238,6 @@ def test_no_epochs_are_the_line(layout):
     assert line.learned_rows == []
 
 
-def test_a_curve_of_the_original_code(layout):
-    """It says neither its shape nor its ends, and holds the turning point alone."""
-    curve = learned(layout)
-    save_checkpoint(layout.curve("corr", 1, 2, 7), {"epoch": 7, "model_state": curve.checkpoint()["model_state"]})
-    assert load(layout).digests() == curve.digests()
-
-
 def test_curves_that_do_not_fit(layout):
     error = refused(load, layout)
     assert (error.path, error.mend) == (layout.curve("corr", 1, 2, 7), "make")
@@ -253,13 +247,6 @@ def test_curves_that_do_not_fit(layout):
     error = refused(load, layout, alignment="")
     assert error.reason.startswith("was learned between other networks, or with another match,")
     assert (error.path, error.mend) == (path, "replace")
-    save_checkpoint(path, {"model_state": MODELS["ResNet32"](4).state_dict()})
-    error = refused(load, layout, alignment="")
-    lacks = "it lacks layers.0.conv.weight and 57 more, has layers.0.0."
-    assert error.reason.startswith(f"is not a curve of TinyTen: {lacks}")
-    assert error.mend == ""
-    save_checkpoint(path, {"model_state": TinyTen(4).state_dict(), "settings": {"num_bends": 4}})
-    assert "control points [2] and not [1, 2]" in str(refused(load, layout, alignment=""))
 
 
 def test_folders_may_be_replaced(layout, tmp_path):

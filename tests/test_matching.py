@@ -29,7 +29,7 @@ from utils.matching import (
 from utils.permutations import compose, groups_in, permute
 from utils.stages.files import load_array
 from utils.stages.layout import Layout
-from utils.stages.loading import load_endpoint, load_permutations
+from utils.stages.loading import load_alignment, load_endpoint
 from utils.stages.matches import rows_from_permutations
 from utils.symmetries import spec as symmetries_spec
 from utils.symmetries.recording import samples
@@ -380,7 +380,7 @@ def test_a_pair_is_aligned_on_the_images_of_an_experiment(trained, load_bars):
     data, layout = load_bars(), Layout(trained, "TinyTen", "bars")
     a, b = (load_endpoint(builder("TinyTen"), layout, data, seed, 3) for seed in (1, 2))
     spec = permutation_spec(a)
-    permutations = load_permutations(layout.match("corr", 1, 2), spec, (a, b))
+    _, permutations = load_alignment(layout.match("corr", 1, 2), (a, b), spec=spec)
     expected = align(a, b, spec, data.alignment.batches(32))
     for one, other in zip(expected, permutations, strict=True):
         np.testing.assert_array_equal(one, other)

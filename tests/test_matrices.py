@@ -18,8 +18,14 @@ from utils.reports import figures, results
 from utils.reports.paths import Route
 from utils.stages.files import save_arrays
 from utils.stages.layout import Layout
-from utils.stages.matches import load_match, row_labels, rows_from_permutations
-from utils.stages.matrices import Layer, layers_in, save_matrices
+from utils.stages.matches import (
+    Layer,
+    layers_in,
+    load_match,
+    row_labels,
+    rows_from_permutations,
+    save_matrices,
+)
 from utils.stages.records import Record
 from utils.symmetries.spec import permutation_spec
 
@@ -36,7 +42,7 @@ def test_those_of_a_shuffled_copy_are_those_of_the_network_itself(load_bars, tmp
     b.load_state_dict(permute(a.state_dict(), spec, planted))
     rows = rows_from_permutations(spec, align(a, b, spec, data.alignment.batches(50)))
     path, correlations = tmp_path / "matrices.npz", cross_correlations(a, b, spec, data.test.batches(50))
-    save_matrices(path, row_labels(spec)[:-1], correlations[:-1], rows, Record(flags={"epochs": 3}))
+    save_matrices(path, row_labels(spec)[:-1], correlations[:-1], rows, Record(flags={"epochs": 3}).stored())
     layers = layers_in(path, np.load(path))
     assert [layer.label for layer in layers] == [row.label for row in spec.rows]
     with_itself = cross_correlations(a, a, spec, data.test.batches(50))
@@ -106,7 +112,9 @@ def written(layout, alignment, pair, channels, seed=0):
     made = [generator.uniform(-1, 1, (count, count)) for count in channels]
     orders = [generator.permutation(count) for count in channels]
     path = layout.matrices(alignment, *pair)
-    save_matrices(path, [f"layer{i}" for i in range(len(channels))], made, orders, Record(flags={"epochs": 250}))
+    save_matrices(
+        path, [f"layer{i}" for i in range(len(channels))], made, orders, Record(flags={"epochs": 250}).stored()
+    )
     return layers_in(path, np.load(path))
 
 

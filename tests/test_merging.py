@@ -86,7 +86,8 @@ def test_repair_is_for_networks_without_batch_norm(small, capsys):
 
 def networks_of(flags, checkpoint):
     """A checkpoint as the stages load it, on the test images: loss and accuracy."""
-    model = load_network(checkpoint, models.MODELS[flags[-1]](4), transform=flags[-1])
+    model = models.MODELS[flags[-1]](4)
+    load_network(checkpoint, model, transform=flags[-1])
     return evaluate(model.to(memory_format=torch.channels_last), load_data_of(flags).test, batch_size=32)
 
 

@@ -84,7 +84,7 @@ def test_results_know_the_image_size(capsys, small, workspace):
     before = load_arrays(path)
     record = record_in(before)
     assert record.flags["image_size"] is None
-    save_arrays(path, **before | {"record": record.without("image_size").as_array()})
+    save_arrays(path, **before | {"record": record.without("image_size").stored()})
     run(*curve)
     assert "This is done already" in capsys.readouterr().out
     code, line = fails(capsys, *curve, "--image_size", 12)

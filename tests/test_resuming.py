@@ -13,7 +13,6 @@ from conftest import same
 from stages import REPOSITORY, fails, run
 
 from utils import measuring
-from utils.stages.layout import kept_epochs
 
 
 def test_a_finished_run_is_neither_repeated_nor_overwritten(small, workspace, capsys):
@@ -29,14 +28,6 @@ def test_a_finished_run_is_neither_repeated_nor_overwritten(small, workspace, ca
     assert "done already" in capsys.readouterr().out
     run("alignment/align_models.py", *small, "--epochs", 3)
     assert "the same match" in capsys.readouterr().out
-
-
-def test_missing_histories_are_written_again(small, workspace):
-    path = workspace / "model_data/training/basic_models/TinyTen/bars/loss_train_seed_01.npy"
-    expected = np.load(path)
-    path.unlink()
-    run("training/train_model.py", *small, "--epochs", 3, "--lr_drop", 1, "--seed", 1)
-    np.testing.assert_array_equal(np.load(path), expected)
 
 
 def test_two_runs_with_one_seed_are_bit_identical(small, workspace, tmp_path):
@@ -115,23 +106,6 @@ def test_killed_and_resumed_is_bit_identical(script, small, workspace, tmp_path)
     assert not list(other.rglob("*-resume.pt"))
     arrays = [sorted(root.rglob("*.np*")) for root in (workspace, other)]
     assert list(map(content, arrays[0])) == list(map(content, arrays[1]))
-
-
-def test_killed_runs_leave_no_rubbish_that_is_read(workspace):
-    """A temporary file that a killed process left is hidden and ignored."""
-    folder = workspace / "model_dicts/basic_models/TinyTen/bars"
-    (folder / ".checkpoint_seed_01-9.pt.abc").write_bytes(b"half")
-    assert kept_epochs(folder / "checkpoint_seed_01") == [3]
-
-
-def test_a_longer_run_under_way_survives_a_shorter_command(small, workspace, capsys):
-    """Forgetting --epochs must not delete the checkpoint of the longer run."""
-    folder = workspace / "model_dicts/basic_models/TinyTen/bars"
-    longer = torch.load(folder / "checkpoint_seed_01-3.pt", weights_only=True) | {"epoch": 5}
-    torch.save(longer, folder / "checkpoint_seed_01-resume.pt")
-    run("training/train_model.py", *small, "--epochs", 3, "--lr_drop", 1, "--seed", 1)
-    assert "This run is finished" in capsys.readouterr().out
-    assert (folder / "checkpoint_seed_01-resume.pt").exists()
 
 
 CURVE = ["--epochs_model", 3, "--epochs_curve", 2, "--alignment", "corr"]

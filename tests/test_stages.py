@@ -280,7 +280,7 @@ def test_a_plane_of_another_reach_is_not_continued(small, shown, workspace, caps
     arrays = dict(np.load(path))
     record = record_in(arrays)
     assert record.flags["height"] == "midpoint"
-    save_arrays(path, **arrays | {"record": record.without("height").as_array()})
+    save_arrays(path, **arrays | {"record": record.without("height").stored()})
     code, line = fails(capsys, "evaluation/eval_plane_with_curve.py", *flags)
     assert code == 1
     assert f"{path} was made with height turning point (now midpoint)" in line

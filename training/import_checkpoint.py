@@ -19,7 +19,7 @@ from utils.measuring import evaluate_all
 from utils.stages import flags, hints, process, published
 from utils.stages.files import expect_writable, hold, let_go, remove, save_checkpoint
 from utils.stages.layout import Layout
-from utils.stages.loading import import_network
+from utils.stages.loading import put_checkpoint
 from utils.stages.parser import add_folder_flags, file_path, partner, positive_int, seed_number
 
 
@@ -47,7 +47,7 @@ def main(args):
     expect_writable(layout.folder("models"))
     data = args.load()
     network = args.build(data.num_classes, data.channels)
-    for words in import_network(args.file, network, entry=args.key):
+    for words in put_checkpoint(args.file, network, args.key)[0]:
         print(f"{args.file}: {words}.")
     network.to(args.device)
     how = {"batch_size": args.batch_size, "precision": args.precision}

@@ -19,11 +19,12 @@ import models
 from utils.curves import Curve
 from utils.devices import memory_format
 from utils.stages import flags, hints, process, published
-from utils.stages.files import expect_writable
+from utils.stages.files import expect, expect_writable
 from utils.stages.foreign import fitted
 from utils.stages.layout import Layout, Variant
-from utils.stages.loading import expect_pair, load_pair
+from utils.stages.loading import load_pair
 from utils.stages.parser import add_folder_flags, epochs_or_none
+from utils.stages.records import behind
 from utils.stages.runs import Run, save_line
 from utils.training import CurveTask, fit
 
@@ -45,7 +46,7 @@ def main(args):
     layout = Layout(args.root, args.model, args.dataset, args.robust, args.replaced)
     names = (args.alignment, args.seed_a, args.seed_b)
     variant = Variant(args.seed, args.num_bends, args.curve)
-    expect_pair(layout, (args.seed_a, args.seed_b), args.epochs_model, args.alignment, variant)
+    expect(*behind(layout, (args.seed_a, args.seed_b), args.epochs_model, args.alignment, 0, variant).values())
     expect_writable(layout.folder("curves"), layout.folder("curve_history"))
     data = args.load()
     of_path = {"alignment": args.alignment, "variant": variant}

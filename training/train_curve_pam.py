@@ -25,9 +25,9 @@ from utils.errors import FileError
 from utils.matching import correlations_before_and_after
 from utils.permutations import compose, permute
 from utils.stages import flags, hints, process, published
-from utils.stages.files import expect_writable, hold, save_array
+from utils.stages.files import expect, expect_writable, hold, save_array
 from utils.stages.layout import Layout, Variant, kept_epochs, rolling, tag
-from utils.stages.loading import expect_pair, load_alignment, load_pair, load_permutations, spec_of
+from utils.stages.loading import load_alignment, load_pair, spec_of
 from utils.stages.matches import save_match
 from utils.stages.parser import NEW, add_folder_flags, epochs_or_none, positive_int
 from utils.stages.records import behind, load_record, other_inputs
@@ -73,7 +73,7 @@ def parse_args(argv=None):
 def main(args):
     layout = Layout(args.root, args.model, args.dataset, args.robust, args.replaced)
     seeds, start_name, variant = (args.seed_a, args.seed_b), tag(args.alignment), Variant(args.seed)
-    expect_pair(layout, seeds, args.epochs_model, args.alignment, variant)
+    expect(*behind(layout, seeds, args.epochs_model, args.alignment, 0, variant).values())
     expect_writable(*(layout.folder(kind) for kind in ("matches", "correlations", "curves", "curve_history")))
     data = args.load()
     networks = load_pair(args.build, layout, data, seeds, args.epochs_model)
@@ -126,7 +126,7 @@ def main(args):
             if not phase.checkpoint.exists():
                 raise FileError(match, "is there, but not the run that found it", "replace")
             distributed.from_main(phase.open)  # refuses one of other settings
-            permutations = load_permutations(match, spec, networks)
+            _, permutations = load_alignment(match, networks, spec=spec)
         else:
             task = pam.PermutationTask(curve, spec, start, phi, data.test, data.task)
             rates = perm_rates[i * args.inner_iters_perm :][: args.inner_iters_perm]

@@ -29,7 +29,7 @@ from matplotlib.figure import Figure
 
 from ..stages.files import write_atomically
 from ..stages.layout import Layout, model_folder
-from ..stages.matrices import Layer, layers_in
+from ..stages.matches import Layer, layers_in
 from . import paths, results
 
 WIDTH, WIDE = 3.4, 7.1  # inches

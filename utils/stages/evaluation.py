@@ -6,9 +6,9 @@ from pathlib import Path
 from ..curves import Curve
 from ..devices import memory_format
 from .data import Data
-from .files import expect_writable
+from .files import expect, expect_writable
 from .layout import Layout, Variant
-from .loading import expect_curve, load_curve
+from .loading import load_curve
 from .records import Record, behind
 
 
@@ -34,7 +34,8 @@ class NamedPath:
         or curve are missing, or the folder cannot be written to.
         """
         args, layout, epochs = self.args, self.layout, (self.args.epochs_model, self.args.epochs_curve)
-        expect_curve(layout, self.seeds, *epochs, args.alignment, self.variant)
+        made_from = behind(layout, self.seeds, args.epochs_model, args.alignment, args.epochs_curve, self.variant)
+        expect(*made_from.values())
         if writes or args.overwrite or not file.exists():
             expect_writable(file.parent)
         data = args.load()
@@ -43,5 +44,4 @@ class NamedPath:
         curve.to(args.device, memory_format=memory_format(args.device))
         if args.compile:
             curve.compile()
-        made_from = behind(layout, self.seeds, args.epochs_model, args.alignment, args.epochs_curve, self.variant)
         return data, curve, args.record.of(args.model, made_from, images=data.digest, points=curve.digests())

@@ -27,7 +27,7 @@ from filelock import FileLock, Timeout
 from .. import distributed
 from ..devices import on_cpu
 from ..errors import FileError, UserError, first_line
-from .foreign import EXPECTED, Unusable, as_checkpoint, read_content
+from .foreign import as_checkpoint, read_content
 from .layout import partial
 
 Content = TypeVar("Content")
@@ -45,10 +45,9 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")
-    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    is_held = path in _held
     with contextlib.suppress(OSError, NotImplementedError):  # where nothing is locked, what was left stays
-        if path not in _held:
-            lock.acquire()
+        _acquire(path, timeout=-1)
         for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
             left.unlink(missing_ok=True)
     try:
@@ -62,13 +61,8 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
         raise
     finally:
         temporary.unlink(missing_ok=True)
-        _free(lock)
-
-
-def _free(lock: FileLock) -> None:
-    if lock.is_locked:
-        Path(lock.lock_file).unlink(missing_ok=True)
-        lock.release()
+        if not is_held:
+            let_go(path)
 
 
 def expect_writable(*folders: Path) -> None:
@@ -86,32 +80,38 @@ def expect_writable(*folders: Path) -> None:
 _held: dict[Path, FileLock] = {}  # the locks of what this process is writing
 
 
+def _acquire(path: Path, timeout: float) -> None:
+    if path not in _held:
+        lock = FileLock(path.with_name(f".{path.name}.lock"), timeout)
+        lock.acquire()
+        _held[path] = lock
+
+
 def hold(path: Path) -> None:
     """Until this process ends, nobody else may hold `path`, which need not exist. UserError if another process does.
 
     Of several processes, process 0 alone does. The system frees a lock however its process ends; the lock file,
     hidden beside `path`, may then remain.
     """
-    if path in _held or not distributed.is_main():
+    if not distributed.is_main():
         return
     name = path.with_name(f".{path.name}.lock")
-    lock = FileLock(name, timeout=0)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
+        _acquire(path, timeout=0)
         name.write_text(f"process {os.getpid()} on {platform.node()}")
     except Timeout as error:
         holder = name.read_text() or "another process"  # before it has written who it is
         raise UserError(f"{holder} is writing {path}; wait for it, or work under another root") from error
     except OSError:  # what cannot be written needs no lock, and whoever writes it will say why
         return
-    _held[path] = lock
 
 
 def let_go(path: Path) -> None:
     """Free what `hold` holds, if it does."""
     if lock := _held.pop(path, None):
-        _free(lock)
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
 
 
 @atexit.register
@@ -132,9 +132,10 @@ def save_checkpoint(path: Path, checkpoint: Mapping[str, object]) -> None:
     _write(path, lambda buffer: torch.save(on_cpu(dict(checkpoint)), buffer))
 
 
-def save_arrays(path: Path, **arrays: np.ndarray) -> None:
-    """An .npz file."""
-    _write(path, lambda buffer: np.savez(buffer, **arrays))
+def save_arrays(path: Path, **arrays: np.ndarray | Mapping[str, object]) -> None:
+    """An .npz file. A dictionary, such as a file's record, is stored as JSON."""
+    texts = {name: np.array(json.dumps(one)) for name, one in arrays.items() if isinstance(one, Mapping)}
+    _write(path, lambda buffer: np.savez(buffer, **arrays | texts))
 
 
 def _write(path: Path, write: Callable[[BinaryIO], None]) -> None:
@@ -196,11 +197,6 @@ def read_array(path: Path) -> tuple[np.ndarray, dict[str, object]]:
     return array, json.loads(note) if note else {}
 
 
-def load_note(path: Path) -> dict[str, object]:
-    """The note in an .npy file that this code wrote; {} where there is none. FileError as for its array."""
-    return read(path, "an array with a note", lambda: read_array(path)[1])
-
-
 def expect(*paths: Path) -> None:
     """FileError if one of the files is missing."""
     for path in paths:
@@ -231,10 +227,7 @@ def load_checkpoint(path: Path, entry: str | None = None) -> dict:
     """
 
     def parse() -> dict:
-        try:
-            checkpoint, notes = as_checkpoint(read_content(read_archive(path)), entry)
-        except Unusable as error:
-            raise FileError(path, str(error), "remake" if str(error).startswith(EXPECTED) else "") from error
+        checkpoint, notes = as_checkpoint(path, read_content(read_archive(path)), entry)
         for note in notes:
             tell_once(f"{path}: {note}")
         return checkpoint

@@ -11,7 +11,9 @@ import pickle
 import re
 import warnings
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import BinaryIO
 from unittest.mock import patch
 
@@ -19,7 +21,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..errors import UserError
+from ..errors import FileError
 
 State = Mapping[str, torch.Tensor]
 
@@ -43,25 +45,14 @@ class Stub(dict):
 
 
 class _Tuple(tuple):
+    """Hashed by identity: the hash of one that holds another twice, and so on, would never end."""
+
     __hash__ = object.__hash__
 
 
-def _by_identity(load: Callable) -> Callable:
-    """The making of a tuple hashed by identity: one that holds another twice, and so on, never ends as a key."""
-
-    def load_tuple(unpickler: pickle._Unpickler) -> None:
-        load(unpickler)
-        unpickler.stack[-1] = _Tuple(unpickler.stack[-1])
-
-    return load_tuple
-
-
-class _Array(np.ndarray):
-    def __setstate__(self, state: tuple) -> None:
-        _, shape, stub, is_fortran, data = state
-        if (dtype := _dtype(stub)).hasobject and len(data) != math.prod(shape):  # before numpy takes the memory
-            raise ValueError("it holds an array that lacks entries")
-        super().__setstate__((1, shape, dtype, is_fortran, data))
+def _load_tuple(load: Callable, unpickler: pickle._Unpickler) -> None:
+    load(unpickler)
+    unpickler.stack[-1] = _Tuple(unpickler.stack[-1])
 
 
 def _dtype(stub: Stub) -> np.dtype:
@@ -85,16 +76,19 @@ class _Unpickler(pickle._Unpickler):
 
     def load_build(self) -> None:
         state, made = self.stack.pop(), self.stack[-1]
-        if isinstance(made, _Array):
-            self.file.take(len(state[4]))
-            made.__setstate__(state)
+        if isinstance(made, np.ndarray):
+            _, shape, stub, is_fortran, data = state
+            self.file.take(len(data))
+            if (dtype := _dtype(stub)).hasobject and len(data) != math.prod(shape):  # before numpy takes the memory
+                raise ValueError("it holds an array that lacks entries")
+            made.__setstate__((1, shape, dtype, is_fortran, data))
         elif isinstance(made, Stub):  # and nothing else gets attributes
             made.state = state
 
     dispatch = pickle._Unpickler.dispatch | {pickle.BUILD[0]: load_build}
     dispatch[pickle.BYTEARRAY8[0]] = pickle._Unpickler.load_binbytes8  # takes no memory before the bytes are there
     for code in (pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3):
-        dispatch[code[0]] = _by_identity(dispatch[code[0]])
+        dispatch[code[0]] = partial(_load_tuple, dispatch[code[0]])
 
 
 class Pickles:
@@ -111,7 +105,7 @@ class Pickles:
         self.known: dict[str, Callable] = {
             "collections.OrderedDict": OrderedDict,
             "_codecs.encode": self._bytes,
-            "numpy.core.multiarray._reconstruct": lambda *_: np.ndarray.__new__(_Array, (0,), "b"),
+            "numpy.core.multiarray._reconstruct": lambda *_: np.empty(0, "b"),
             "numpy.core.multiarray.scalar": lambda stub, data: self._array(data, stub)[0].item(),
             "numpy.core.numeric._frombuffer": self._array,
             "torch._utils._rebuild_tensor": self._tensor,
@@ -223,63 +217,62 @@ def _bounded(content: object) -> object:
 # --- the network in a checkpoint ---------------------------------------------------------------------------
 
 
-class Unusable(UserError):
-    """What a file is instead of a checkpoint, as a phrase of which the file is the subject."""
-
-
 # Under which names a checkpoint may have its state dict, the first that is there counts
 NAMES = ("model_state", "model_state_dict", "state_dict", "model", "net", "network", "module", "weights")
 AVERAGED = re.compile(r"(^|_)(ema|swa|averaged?|shadow)(_|$)")  # beside the state of the network itself
-EXPECTED = "is not a checkpoint, which is a dictionary with a state dict as `model_state`, or a state dict"
 SAVED_RIGHT = "save its state dict: torch.save(model.state_dict(), PATH)"
 EXTRA = "_extra_state"  # what a module keeps besides, of any kind
 
 
-def as_checkpoint(content: object, entry: str | None = None) -> tuple[dict, list[str]]:
-    """The content of a file as a checkpoint, with a state dict as `model_state`; and what was left aside, in words.
+def as_checkpoint(path: Path, content: object, entry: str | None = None) -> tuple[dict, list[str]]:
+    """The content of the file at `path` as a checkpoint, with a state dict as `model_state`; and what is left aside.
 
     entry: where its network is, as "ema.module", or the prefix of its entries; None: where it is looked for.
 
-    Raises Unusable for what is none.
+    FileError for what is none.
     """
-    if entry is not None:
-        return as_checkpoint(_entry(content, entry))
+    if entry is not None and not (found := [*_entries(content, entry)][:1]):
+        held = ", ".join(map(str, [*content][:6] if isinstance(content, dict) else ())) or "none"
+        raise FileError(path, f"has no entry {entry}; it holds {held}")
+    content = content if entry is None else found[0]
     if isinstance(content, (list, tuple)) and any(isinstance(part, dict) for part in content):
         content = {str(number): part for number, part in enumerate(content)}
     if not isinstance(content, dict) or isinstance(content, Stub) and not content:
-        raise Unusable(_no_state(content))
+        raise _no_state(path, content)
     networks = {"model_state": content["model_state"]} if "model_state" in content else dict(_networks(content))
     tensors = {name: value for name, value in content.items() if is_state_dict({name: value})}
     if not networks and 2 * len(tensors) > len(content):  # itself, perhaps with the epoch among its entries
-        return {"model_state": _tensors(tensors)}, [_aside(*one) for one in content.items() if one[0] not in tensors]
+        content = {name: value for name, value in content.items() if name not in tensors} | {"model_state": tensors}
+        networks = {"model_state": tensors}
     place, *others = sorted(networks, key=_rank) or [name for name in NAMES if name in content] or [""]
     state = networks.get(place, content.get(place))
     if not is_state_dict(state):
-        raise Unusable(_no_state(state, place, content))
+        raise _no_state(path, state, place, content)
     if rivals := [other for other in others if _rank(other) == _rank(place) and networks[other] is not state]:
-        raise Unusable(f"holds several networks ({', '.join([place, *rivals][:6])}); {SAVED_RIGHT}")
-    kept = {name: value for name, value in content.items() if not (isinstance(value, Stub) and not value)}
+        raise FileError(path, f"holds several networks ({', '.join([place, *rivals][:6])}); {SAVED_RIGHT}")
     notes = [] if place == "model_state" else [f"its network is the entry {place}"]
     left = [other for other in others if len(networks[other]) == len(state)]  # averages, and not criteria
     notes += [f"the network in its entry {other} is left in the file" for other in left]
-    notes += [_aside(name, value) for name, value in content.items() if name not in kept]
-    return kept | {"model_state": _tensors(state)}, notes
+    aside = {name: value for name, value in content.items() if isinstance(value, Stub) and not value}
+    notes += [f"its entry {name} is left aside ({value.origin})" for name, value in aside.items()]
+    kept = {name: value for name, value in content.items() if name not in aside}
+    arrays = {n: torch.from_numpy(np.array(v)) if isinstance(v, np.ndarray) else v for n, v in state.items()}
+    # What a module keeps of another kind is left out
+    return kept | {"model_state": {n: v for n, v in arrays.items() if isinstance(v, torch.Tensor)}}, notes
 
 
-def _entry(content: object, path: str) -> object:
-    """What a file has under a name, under names joined by dots, or in a state dict under names that begin so."""
-    parts = content.items() if isinstance(content, dict) else ()
-    if path in dict(parts):
-        return content[path]
-    if under := {name.removeprefix(f"{path}."): part for name, part in parts if str(name).startswith(f"{path}.")}:
-        return under
-    inner = [(part, path.removeprefix(f"{name}.")) for name, part in parts if path.startswith(f"{name}.")]
-    for part, rest in [*inner, *((part, path) for name, part in parts if name in NAMES)]:
-        try:
-            return _entry(part, rest)
-        except Unusable:
-            continue
-    raise Unusable(f"has no entry {path}; it holds {', '.join(str(name) for name, _ in [*parts][:6]) or 'none'}")
+def _entries(content: object, path: str) -> Iterator[object]:
+    """What there is under a name, under names joined by dots, or in a state dict under names that begin so."""
+    parts = (
+        {name: part for name, part in content.items() if isinstance(name, str)} if isinstance(content, dict) else {}
+    )
+    if path in parts:
+        yield parts[path]
+    if under := {name.removeprefix(f"{path}."): part for name, part in parts.items() if name.startswith(f"{path}.")}:
+        yield under
+    for name, part in parts.items():
+        if path.startswith(f"{name}.") or name in NAMES:
+            yield from _entries(part, path.removeprefix(f"{name}."))
 
 
 def is_state_dict(value: object) -> bool:
@@ -288,12 +281,6 @@ def is_state_dict(value: object) -> bool:
     kinds = (torch.Tensor, np.ndarray)
     named = [isinstance(name, str) and (isinstance(entry, kinds) or name.endswith(EXTRA)) for name, entry in entries]
     return len(named) > 0 and all(named)
-
-
-def _tensors(state: Mapping[str, object]) -> dict[str, torch.Tensor]:
-    """The tensors of a state dict; what a module keeps of another kind is left out."""
-    arrays = {n: torch.from_numpy(np.array(v)) if isinstance(v, np.ndarray) else v for n, v in state.items()}
-    return {name: value for name, value in arrays.items() if isinstance(value, torch.Tensor)}
 
 
 def _networks(content: Mapping[str, object], depth: int = 3, path: str = "") -> Iterator[tuple[str, dict]]:
@@ -318,23 +305,16 @@ def _is_network(value: object) -> bool:
     return isinstance(state, dict) and {"_modules", "_parameters"} <= set(state)
 
 
-def _no_state(value: object, place: str = "", content: Mapping[str, object] | None = None) -> str:
+def _no_state(path: Path, value: object, place: str = "", content: Mapping[str, object] | None = None) -> FileError:
     """What something is that should be a state dict."""
     beside = f" as its entry {place}" if place else ""
     if _is_network(value):
-        return f"holds a whole network{beside} ({value.origin}), which only its own code can read; {SAVED_RIGHT}"
-    names = ", ".join(map(str, [*(content or ())][:6])) or "nothing"
-    held = f"a {_kind(value)}{beside}" if place or content is None else names
-    return f"{EXPECTED}; it holds {held}; {SAVED_RIGHT}"
-
-
-def _aside(name: object, value: object) -> str:
-    return f"its entry {name} is left aside ({_kind(value)})"
-
-
-def _kind(value: object) -> str:
-    """The type of a value in words; of an object that was not made, its class."""
-    return value.origin if isinstance(value, Stub) else type(value).__name__
+        whole = f"holds a whole network{beside} ({value.origin}), which only its own code can read; {SAVED_RIGHT}"
+        return FileError(path, whole)
+    kind = value.origin if isinstance(value, Stub) else type(value).__name__
+    held = f"a {kind}{beside}" if place or content is None else ", ".join(map(str, [*content][:6])) or "nothing"
+    expected = "which is a dictionary with a state dict as `model_state`, or a state dict"
+    return FileError(path, f"is not a checkpoint, {expected}; it holds {held}; {SAVED_RIGHT}", "remake")
 
 
 # --- state dicts put into networks -------------------------------------------------------------------------
@@ -371,34 +351,33 @@ def fitted(network: nn.Module, state: State) -> dict[str, torch.Tensor]:
 def _fit(network: nn.Module, state: State) -> tuple[dict[str, torch.Tensor], list[str]]:
     """The network's state with the values of another one, and in words what was changed of these.
 
-    Wrappers do not count in a name. Those entries are the network's that stand under the prefix, if any, under which
-    all its names are; what is beside it, and a second copy of the same values, is left aside with a line.
+    Wrappers do not count in a name. The network's entries are those under the first prefix, mostly none, under which
+    all its names are, of each weight with several names one. What is beside it is left aside with a line, and so is
+    the same network under another prefix.
     """
-    own, same = network.state_dict(), {}
+    own, weights = network.state_dict(), {}
     wanted = {name: value for name, value in own.items() if not name.endswith(EXTRA)}
     for name, value in network.state_dict(keep_vars=True).items():
-        same.setdefault(id(value), []).append(name)
-    tied = [names for names in same.values() if len(names) > 1]
-    names, is_tied = _bare_names(state, wanted), set().union(*tied)
-    prefix, *copies = _prefixes(state, names, [name for name in wanted if name not in is_tied] or [*wanted])
-    inside = {bare.removeprefix(prefix): entry for bare, entry in names.items() if bare.startswith(prefix)}
-    beside = [name for name in inside if name.startswith(tuple(copies))]
-    beside += [name for name in inside if name.endswith(BESIDE) and name not in wanted]
+        weights.setdefault(id(value), []).extend([name] if name in wanted else [])
+    entries = _bare_names(state, wanted)
+    prefix, *copies = _prefixes(state, entries, [names for names in weights.values() if names])
+    inside = {bare.removeprefix(prefix): entry for bare, entry in entries.items() if bare.startswith(prefix)}
+    beside = {name for name in inside if name.startswith(tuple(copies)) or name.endswith(BESIDE)} - wanted.keys()
     found = {name: state[entry] for name, entry in inside.items() if name not in beside}
-    for group in tied:
-        there = [name for name in group if name in found]
+    for names in weights.values():
+        there = [name for name in names if name in found]
         if unlike := [name for name in there if not _equal(found[name], found[there[0]])]:
             raise ValueError(f"it has two values of one weight, {there[0]} and {unlike[0]}")
-        found |= {name: found[there[0]] for name in group if there}
+        found |= {name: found[there[0]] for name in names if there}
     counts = [name for name in wanted if name.removesuffix(BATCHES) + "running_mean" in found]
     found = {name: own[name] for name in counts} | found
     if reason := _misfit(found, wanted):
         raise ValueError(reason)
-    if left := [entry for bare, entry in names.items() if bare.removeprefix(prefix) not in found]:
+    if left := [entry for bare, entry in entries.items() if bare.removeprefix(prefix) not in found]:
         print(f"{len(left)} entries ({left[0]}, …) are no part of {type(network).__name__} and left aside.")
     changes = []
-    if renamed := [(name, entry) for name, entry in inside.items() if name in found and name != entry]:
-        changes.append(f"{len(renamed)} entries renamed, e.g. {renamed[0][1]} to {renamed[0][0]}")
+    if renamed := [(entry, name) for name, entry in inside.items() if name in found and name != entry]:
+        changes.append(f"{len(renamed)} entries renamed, e.g. {' to '.join(renamed[0])}")
     for (before, now), count in Counter((found[name].dtype, own[name].dtype) for name in wanted).items():
         if before != now:
             changes.append(f"{count} entries of {before} converted to {now}".replace("torch.", ""))
@@ -421,18 +400,22 @@ def _bare_names(state: State, wanted: State) -> dict[str, str]:
     return names
 
 
-def _prefixes(state: State, names: Mapping[str, str], wanted: Collection[str]) -> list[str]:
+def _prefixes(state: State, entries: Mapping[str, str], weights: Sequence[Sequence[str]]) -> list[str]:
     """What stands before the names of the network, and before those of further copies of the same values.
 
-    ValueError if the state holds several networks.
+    weights: the names of each. ValueError if the state holds several networks.
     """
-    known = [name for name in wanted if not name.endswith(BATCHES)]
-    starts = dict.fromkeys(bare.removesuffix(known[0]) for bare in names if f".{bare}".endswith(f".{known[0]}"))
-    whole = [start for start in sorted(starts, key=len) if all(start + name in names for name in known)]
+    known = [names for names in weights if not names[0].endswith(BATCHES)]
+    ends = [(bare, name) for name in known[0] for bare in entries if f".{bare}".endswith(f".{name}")]
+    starts, whole = sorted(dict.fromkeys(bare.removesuffix(name) for bare, name in ends), key=len), {}
+    for start in starts:
+        there = [next((start + name for name in names if start + name in entries), None) for names in known]
+        if None not in there:
+            whole[start] = [state[entries[bare]] for bare in there]
     if not whole:
-        return [min(starts, key=len, default="")]
+        return [*starts, ""][:1]
     first, *others = whole
-    if any(not _equal(state[names[first + name]], state[names[other + name]]) for other in others for name in known):
+    if any(not all(map(_equal, whole[first], whole[other])) for other in others):
         raise ValueError(f"it holds several networks ({', '.join(start[:-1] or 'one by itself' for start in whole)})")
     return [first, *(other.removeprefix(first) for other in others)]
 

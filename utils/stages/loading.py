@@ -1,7 +1,7 @@
 """Networks, matches and curves from their files, each checked against what it is to be used with."""
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -14,79 +14,53 @@ from ..errors import FileError, UserError
 from ..permutations import Permutations, PermutationSpec, permute
 from ..symmetries.spec import permutation_spec
 from .data import Data, Normalization, is_normalizing
-from .files import expect, load_checkpoint
+from .files import load_checkpoint
 from .foreign import load_points, load_state
-from .layout import USUAL, Layout, Variant, tag
-from .matches import Match, load_match, permutations_from_rows
-from .originals import stand_in
-from .records import Record, expect_named, load_record, other_inputs, record_in
+from .layout import USUAL, Layout, Variant
+from .matches import load_match, permutations_from_rows
+from .records import Record, behind, expect_named, other_inputs, record_in
 
 Build = Callable[[int | None, int | None], nn.Module]  # an untrained network for so many classes and channels
 
 
 def load_network(
     path: Path, network: nn.Module, *, transform: str, moments: Normalization | None = None, robust: bool = False
-) -> nn.Module:
-    """Put a checkpoint into `network`, which is returned in eval mode.
+) -> Record:
+    """Put a checkpoint into `network`, then in eval mode; returns the checkpoint's record.
 
     FileError if there is none or it does not fit: another architecture, a plain network where a robust one is wanted
     or the other way round, or one trained on images normalized unlike those of `transform` and `moments`.
     """
-    stored = load_checkpoint(path)
-    try:
-        _put(network, stored)
-    except ValueError as error:
-        reason = f"does not fit {type(network).__name__}: {error}"
-        raise FileError(path, f"{reason}; use the model and dataset it was trained with") from error
-    if not is_finite(network):
-        raise FileError(path, "holds weights that are not finite numbers", "remake")
-    flags = expect_named(path, record_in(stored)).flags
-    if "transform" not in flags:
-        return network.eval()
+    record = expect_named(path, put_checkpoint(path, network)[1])
+    network.eval()
+    if "transform" not in (flags := record.flags):
+        return record
     if (flags.get("epsilon") is not None) != robust:  # files of before hold None for plain networks
         kind, wanted = ("plain", "robust") if robust else ("robust", "plain")
         reason = f"is a {kind} network, not a {wanted} one; the two kinds have stages and folders of their own"
         raise FileError(path, reason)
     before = flags["transform"], [flags["mean"], flags["std"]] if flags.get("mean") else None
     if _normalized_by(*before) != _normalized_by(transform, moments):
-        raise FileError(
-            path,
-            f"was trained with {_in_words(*before)}, which normalizes images unlike {_in_words(transform, moments)}; "
-            "use the same",
-        )
-    return network.eval()
+        of_images = f"which normalizes images unlike {_in_words(transform, moments)}; use the same"
+        raise FileError(path, f"was trained with {_in_words(*before)}, {of_images}")
+    return record
 
 
-def _put(network: nn.Module, stored: Mapping[str, object]) -> None:
-    """A file of ours fits as it is; any other, as far as `load_state` can make it fit."""
-    own, state = network.state_dict(), stored["model_state"]
-    if "record" in stored and own.keys() == state.keys() and all(_alike(own[name], state[name]) for name in own):
-        network.load_state_dict(state)
-    else:
-        load_state(network, state)
+def put_checkpoint(path: Path, network: nn.Module, entry: str | None = None) -> tuple[list[str], Record]:
+    """Put a checkpoint into `network`; returns, in words, what was changed of it, and its record.
 
-
-def _alike(one: object, other: object) -> bool:
-    return (one.shape, one.dtype) == (other.shape, other.dtype) if isinstance(one, torch.Tensor) else one == other
-
-
-def is_finite(network: nn.Module) -> bool:
-    return all(value.isfinite().all() for value in (*network.parameters(), *network.buffers()))
-
-
-def import_network(path: Path, network: nn.Module, *, entry: str | None = None) -> list[str]:
-    """Put a network of other code into `network`; returns, in words, what was changed of it.
-
-    entry: where it is in the file, as "ema.module"; None: where it is looked for. FileError if it does not fit.
+    entry: where the network is in a file of other code, as "ema.module"; None: where it is looked for. FileError if
+    there is none, it does not fit, or is not finite.
     """
     stored = load_checkpoint(path, entry)
     try:
         changes = load_state(network, stored["model_state"])
     except ValueError as error:
-        raise FileError(path, f"does not fit {type(network).__name__}: {error}") from error
-    if not is_finite(network):
-        raise FileError(path, "holds weights that are not finite numbers")
-    return changes
+        reason = f"does not fit {type(network).__name__}: {error}; use the model and dataset it was trained with"
+        raise FileError(path, reason) from error
+    if not all(value.isfinite().all() for value in (*network.parameters(), *network.buffers())):
+        raise FileError(path, "holds weights that are not finite numbers", "remake")
+    return changes, record_in(stored)
 
 
 def _normalized_by(transform: str, moments: Normalization | None) -> object:
@@ -108,60 +82,38 @@ def spec_of(network: nn.Module, example: Batch) -> PermutationSpec:
         raise UserError(f"{type(network).__name__} cannot be aligned: {error}") from error
 
 
-def load_alignment(path: Path, networks: Sequence[nn.Module], example: Batch) -> tuple[PermutationSpec, Permutations]:
+def load_alignment(
+    path: Path,
+    networks: Sequence[nn.Module],
+    example: Batch | None = None,
+    spec: PermutationSpec | None = None,
+) -> tuple[PermutationSpec, Permutations]:
     """What may be permuted in B, and the permutations, one a group, of a match of two networks A and B.
 
     A match carries its spec. One of other code, or of before, does not: B is then traced on the example.
+    spec: what is permuted in B, where that is known.
 
     FileError if there is none, or it is for another architecture, or was made for other networks.
     """
-    match = _match_of(path, networks)
-    spec = match.spec or spec_of(networks[1], example)
-    return spec, _permutations(path, match, spec, networks[1])
-
-
-def load_permutations(path: Path, spec: PermutationSpec, networks: Sequence[nn.Module]) -> Permutations:
-    """The permutations of a match as `load_alignment` loads them, for a spec that is known."""
-    return _permutations(path, _match_of(path, networks), spec, networks[1])
-
-
-def _match_of(path: Path, networks: Sequence[nn.Module]) -> Match:
-    expect_named(path, load_record(path))
     match = load_match(path)
+    expect_named(path, record_in(match.note))
     if match.networks not in (None, [network_digest(network) for network in networks]):
         raise FileError(path, "was made for other networks, of other epochs or trained anew", "replace")
-    return match
-
-
-def _permutations(path: Path, match: Match, spec: PermutationSpec, network: nn.Module) -> Permutations:
+    spec = spec or match.spec or spec_of(networks[1], example)
     try:
-        spec.expect(network.state_dict())
-        return permutations_from_rows(spec, match.rows, match.unseen)
+        spec.expect(networks[1].state_dict())
+        return spec, permutations_from_rows(spec, match.rows, match.unseen)
     except ValueError as error:
         is_whole = [len(row) for row in match.rows] != [row.channels for row in spec.rows]  # and of another network
-        reason = f"is not a match for {type(network).__name__}: {error}"
+        reason = f"is not a match for {type(networks[1]).__name__}: {error}"
         raise FileError(path, reason, "" if is_whole else "remake") from error
-
-
-def there(path: Path) -> Path:
-    """The file itself, or what `stand_in` finds in its place."""
-    return path if path.exists() else stand_in(path)
-
-
-def expect_pair(
-    layout: Layout, seeds: tuple[int, int], epochs: int, alignment: str = "", variant: Variant = USUAL
-) -> None:
-    """FileError if a file that `load_pair` reads is missing: cheap, and so before anything takes time."""
-    name = tag(alignment)
-    expect(*(layout.endpoint(seed, epochs) for seed in seeds))
-    expect(*([] if name == "null" else [there(layout.match(name, *seeds, variant))]))
 
 
 def load_endpoint(build: Build, layout: Layout, data: Data, seed: int, epochs: int) -> nn.Module:
     """The network of a seed after `epochs`, in eval mode (`load_network`)."""
     path, how = layout.endpoint(seed, epochs), {"transform": data.transform, "moments": data.moments}
-    network = load_network(path, build(data.num_classes, data.channels), robust=layout.robust, **how)
-    record = load_record(path)
+    network = build(data.num_classes, data.channels)
+    record = load_network(path, network, robust=layout.robust, **how)
     if record.inputs.get("images", data.digest) != data.digest:
         print(f"{path} was trained on other images than {layout.dataset} has here, or with classes in another order")
     is_of_user = ".py:" in layout.model  # ours and libraries' stay what they are
@@ -195,25 +147,10 @@ def load_pair(
     data: the images on which they are to work. variant: of the curve with which PAM found the match, if PAM did.
     """
     a, b = load_endpoints(build, layout, data, seeds, epochs)
-    name = tag(alignment)
-    if name != "null":
-        spec, permutations = load_alignment(there(layout.match(name, *seeds, variant)), (a, b), data.example)
+    if match := behind(layout, seeds, epochs, alignment, variant=variant).get("match"):
+        spec, permutations = load_alignment(match, (a, b), data.example)
         b.load_state_dict(permute(b.state_dict(), spec, permutations))
     return a, b
-
-
-def expect_curve(
-    layout: Layout,
-    seeds: tuple[int, int],
-    epochs_model: int,
-    epochs_curve: int,
-    alignment: str = "",
-    variant: Variant = USUAL,
-) -> None:
-    """FileError if a file that `load_curve` reads is missing, as `expect_pair`."""
-    expect_pair(layout, seeds, epochs_model, alignment, variant)
-    if epochs_curve:
-        expect(there(layout.curve(alignment, *seeds, epochs_curve, variant)))
 
 
 def load_curve(
@@ -235,7 +172,7 @@ def load_curve(
     base = build(data.num_classes, data.channels)
     if epochs_curve == 0:
         return Curve.between(base, a.state_dict(), b.state_dict(), num_bends=2)
-    path = there(layout.curve(alignment, *seeds, epochs_curve, variant))
+    path = behind(layout, seeds, epochs_model, alignment, epochs_curve, variant)["curve"]
     learned = load_checkpoint(path)
     record = expect_named(path, record_in(learned))
     shape = {"num_bends": variant.num_bends, "curve": variant.curve}

@@ -1,4 +1,7 @@
-"""Matches: for every activation of a network, the order of its channels; ours, and the original code's."""
+"""Matches: for every activation of a network, the order of its channels; ours, and the original code's.
+
+And the correlation matrices of a match: how every channel of A correlates with every channel of B, layer by layer.
+"""
 
 import itertools
 import json
@@ -13,7 +16,7 @@ import torch
 from .. import distributed
 from ..errors import FileError
 from ..permutations import Activation, Permutations, PermutationSpec, axis_index, groups_in, places_of
-from .files import hold, let_go, read, read_archive, read_array, remove, save_array
+from .files import check_shapes, hold, let_go, read, read_archive, read_array, remove, save_array, save_arrays
 from .foreign import read_objects
 
 MOST_ROWS = 10_000  # of a pickled match; no network has as many
@@ -105,12 +108,14 @@ class Match(NamedTuple):
 
     networks: the digests of A and B, if they are known. spec: what may be permuted in them, so that nothing needs to
     be traced again; None in a file of other code, or of before. unseen: permutations of groups that no row shows.
+    note: all of the note.
     """
 
     rows: list[np.ndarray]
     networks: list[str] | None = None
     spec: PermutationSpec | None = None
     unseen: Mapping[int, np.ndarray] = MappingProxyType({})
+    note: Mapping[str, object] = MappingProxyType({})
 
 
 def save_match(
@@ -143,32 +148,30 @@ def save_match(
         remove(result)
     note = {"networks": networks, "spec": spec.to_json(), "unseen": unseen, "record": dict(record or {})}
     save_array(path, padded_rows(rows), note)
-    remove(path.with_suffix(".json"))  # where the note was once
+    remove(path.with_suffix(".json"))
     let_go(path)
 
 
 def load_match(path: Path) -> Match:
     """A match: ours, a 2-D integer array, or the original code's pickled arrays, in lists or not."""
 
-    def parse() -> tuple[Match, bool]:
+    def parse() -> Match:
         try:
             table, note = read_array(path)
         except ValueError:
             if (pickled := read_objects(read_archive(path))) is None:
                 raise
-            return Match(list(itertools.islice(_rows(pickled), MOST_ROWS))), True
+            return Match(list(itertools.islice(_rows(pickled), MOST_ROWS)))
         if table.ndim != 2 or not np.issubdtype(table.dtype, np.integer):
             raise ValueError("it is not an array of rows of whole numbers")
+        beside = path.with_suffix(".json")  # where the note was once
+        if not note and beside.exists():
+            note = read(beside, "a note on a match", lambda: {"networks": json.loads(beside.read_text())["networks"]})
         spec = PermutationSpec.from_json(note["spec"]) if "spec" in note else None
         unseen = {int(group): np.array(order) for group, order in note.get("unseen", {}).items()}
-        return Match([row[row != -1] for row in table], note.get("networks"), spec, unseen), False
+        return Match([row[row != -1] for row in table], note.get("networks"), spec, unseen, note)
 
-    match, is_pickled = read(path, "a match", parse)
-    beside = path.with_suffix(".json")
-    if match.networks is not None or is_pickled or not beside.exists():
-        return match
-    networks = read(beside, "a note on a match", lambda: json.loads(beside.read_text())["networks"])
-    return match._replace(networks=networks)
+    return read(path, "a match", parse)
 
 
 def _rows(value: object) -> Iterator[np.ndarray]:
@@ -184,3 +187,56 @@ def _rows(value: object) -> Iterator[np.ndarray]:
         yield from [value] if value.ndim == 1 else value
     else:
         raise ValueError("its rows are not whole numbers")
+
+
+# --- correlation matrices ----------------------------------------------------------------------------------
+
+
+class Layer(NamedTuple):
+    """The channels of one row of a match.
+
+    correlations: (C, C), of A's channels, down, with those of B as it is, across.
+    order: (C,), the channel of B at each place of A after alignment.
+    """
+
+    label: str
+    correlations: np.ndarray
+    order: np.ndarray
+
+    @property
+    def aligned(self) -> np.ndarray:
+        """The correlations (C, C) of A's channels with those of aligned B."""
+        return self.correlations[:, self.order]
+
+
+def save_matrices(
+    path: Path,
+    labels: Sequence[str],
+    matrices: Sequence[np.ndarray],
+    orders: Sequence[np.ndarray],
+    record: Mapping[str, object],
+) -> None:
+    """An .npz file of all layers: their `labels`, and `correlations_0`, in half precision, `order_0`, and so on."""
+    arrays = {"labels": np.array(labels)}
+    for number, (matrix, order) in enumerate(zip(matrices, orders, strict=True)):
+        arrays |= {f"correlations_{number}": matrix.astype(np.float16), f"order_{number}": order}
+    save_arrays(path, record=record, **arrays)
+
+
+def layers_in(path: Path, arrays: Mapping[str, np.ndarray]) -> list[Layer]:
+    """The layers, in order, of the arrays in such a file. FileError if they are something else."""
+
+    def parse() -> list[Layer]:
+        layers = []
+        for number, label in enumerate(arrays["labels"]):
+            names = f"correlations_{number}", f"order_{number}"
+            check_shapes(arrays, dict(zip(names, (("channels", "channels"), ("channels",)), strict=True)))
+            correlations, order = (arrays[name] for name in names)
+            if order.dtype.kind not in "iu" or not np.array_equal(np.sort(order), np.arange(len(order))):
+                raise ValueError(f"{names[1]} is not a permutation")
+            layers.append(Layer(str(label), correlations, order))
+        if not layers:
+            raise ValueError("it has no layers")
+        return layers
+
+    return read(path, "a file of correlation matrices", parse)

@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from ..errors import FileError, UserError
-from .files import load_arrays, load_checkpoint, load_note
+from .files import load_arrays, load_checkpoint, read, read_array
 from .layout import USUAL, Layout, Variant, model_folder, model_of, read_name, tag
 from .matches import load_match
 from .originals import stand_in
@@ -77,10 +77,6 @@ class Record:
         parts = {part.name: getattr(self, part.name) for part in dataclasses.fields(self) if part.name != "new"}
         return {name: list(part) if name == "command" else part for name, part in parts.items() if part}
 
-    def as_array(self) -> np.ndarray:
-        """As it stands in a file of arrays."""
-        return np.array(json.dumps(self.stored()))
-
     def __bool__(self) -> bool:
         return bool(self.flags or self.inputs)
 
@@ -94,9 +90,7 @@ class Record:
 
 def record_in(content: Mapping[str, object]) -> Record:
     """The record in a checkpoint, in a note, or among arrays; of older files, what their `settings` say."""
-    stored, older = (_as_dict(content.get(name)) for name in ("record", "settings"))
-    if not stored:
-        return _from_settings(older)
+    stored = _as_dict(content.get("record")) or _from_settings(_as_dict(content.get("settings")))
     parts = {name: _as_dict(stored.get(name)) for name in ("flags", "inputs", "made", "cost", "trained")}
     parts["trained"] = {name: _as_dict(flags) for name, flags in parts["trained"].items()}
     command = stored.get("command")
@@ -109,25 +103,16 @@ def _as_dict(value: object) -> dict[str, object]:
     return value if isinstance(value, dict) else {}
 
 
-def _from_settings(settings: Mapping[str, object]) -> Record:
-    """The record that files had before: one dictionary of flags, digests and what else there was to say."""
-    rest = dict(settings)
-    inputs = _as_dict(rest.pop("sources", {}))
-    inputs |= {name: rest.pop(name) for name in ("points", "images", "ends") if name in rest}
-    told = {name: _as_dict(rest.pop(name, {})) for name in ("trained", "made", "taken")}
-    trained = {name: _as_dict(flags) for name, flags in told["trained"].items()}
-    rest.pop("imported", "")
-    return Record((), _as_flags(rest), inputs, trained, told["made"], told["taken"])
-
-
-def _as_flags(settings: dict[str, object]) -> dict[str, object]:
-    """Settings that stood for several flags, flag by flag."""
-    parts = {"moments": ("mean", "std"), "attack": ("epsilon", "attack_step", "attack_steps")}
-    flags = {name: value for name, value in settings.items() if name not in (*parts, "num_classes")}
-    for name in parts.keys() & settings.keys():
-        values = settings[name] if isinstance(settings[name], (list, tuple)) else [None] * len(parts[name])
-        flags |= dict(zip(parts[name], values, strict=False))
-    return flags
+def _from_settings(settings: Mapping[str, object]) -> dict[str, object]:
+    """The record that files had before: one dictionary of flags, some of them together, digests, and all the rest."""
+    flags = dict(settings)
+    parts = {name: flags.pop(name, {}) for name in ("trained", "made", "sources", "taken", "imported", "num_classes")}
+    inputs = {name: flags.pop(name) for name in ("points", "images", "ends") if name in flags}
+    for name, parted in {"moments": ("mean", "std"), "attack": ("epsilon", "attack_step", "attack_steps")}.items():
+        if name in flags:
+            values = flags.pop(name) or [None] * len(parted)
+            flags |= dict(zip(parted, values, strict=False))
+    return parts | {"flags": flags, "inputs": _as_dict(parts["sources"]) | inputs, "cost": parts["taken"]}
 
 
 def load_record(path: Path) -> Record:
@@ -136,7 +121,9 @@ def load_record(path: Path) -> Record:
         summary = _summary(path)
         return summary[1] if summary else Record()
     try:
-        return record_in(load_note(path) if path.suffix == ".npy" else load_arrays(path))
+        return record_in(
+            read(path, "an array", lambda: read_array(path))[1] if path.suffix == ".npy" else load_arrays(path)
+        )
     except UserError:
         return Record()
 

@@ -1,6 +1,5 @@
 """What is made step by step and survives being stopped: training runs, and tables of results."""
 
-import csv
 import io
 import math
 from collections.abc import Callable, Mapping
@@ -88,28 +87,31 @@ class Run:
         if finished in paths:
             newest = finished
         elif not newest.exists():  # it is of the last epoch or the one before, and removed when the run is complete
-            if not paths:
-                return self._from(self.resume) if isinstance(self.resume, Path) else None
-            newest = paths[-1]
-        state = load_checkpoint(newest)
-        self.path = newest
-        if not (expect_named(newest, record_in(state)) and isinstance(state.get("epoch"), int)):
-            # Written by other code, which may count epochs otherwise.
+            newest = next(reversed(paths), None)
+        given = self.resume if isinstance(self.resume, Path) and newest != finished else None
+        if newest is None:
+            return self._from(given) if given else None
+        self.path, state = newest, load_checkpoint(newest)
+        epoch, made = state.get("epoch"), expect_named(newest, record_in(state))
+        if not made or not isinstance(epoch, int):  # written by other code, which may count epochs otherwise
             if newest != finished:
                 raise FileError(newest, "does not hold what a resumed run needs; use another seed, or another root")
             return {"epoch": self.epochs, "model_state": state["model_state"]}
-        self._check(state, newest)
-        return self._from(self.resume) if isinstance(self.resume, Path) and newest != finished else state
+        if why := unlike(made, self.record):
+            raise FileError(newest, why, "replace")
+        if epoch > self.epochs:
+            raise FileError(newest, f"is at epoch {epoch} already and epoch {self.epochs} was not kept", "replace")
+        if epoch < self.epochs and not self.resume:
+            raise FileError(newest, f"is a run at epoch {epoch}", "resume")
+        return self._from(given) if given else state
 
     def _from(self, path: Path) -> dict:
         """The checkpoint at `path` to resume from: a run's like this, or other code's, for which the user vouches."""
         self.path, state = path, load_checkpoint(path)
         if (made := record_in(state)) and (why := unlike(made, self.record)):
             raise FileError(path, why)
-        lacks = [
-            name for name, kind in (("epoch", int), ("optimizer_state", dict)) if type(state.get(name)) is not kind
-        ]
-        if lacks:
+        needed = {"epoch": int, "optimizer_state": dict}
+        if lacks := [name for name, kind in needed.items() if type(state.get(name)) is not kind]:
             raise FileError(path, f"holds no {' and no '.join(lacks)}, without which a run cannot go on from it")
         if not 0 <= state["epoch"] < self.epochs:
             raise FileError(path, f"is at epoch {state['epoch']}; a run of {self.epochs} epochs cannot go on from it")
@@ -119,16 +121,7 @@ class Run:
             model = self.adapted(state["model_state"])
         except ValueError as error:
             raise FileError(path, f"does not hold this run ({error})") from error
-        return {"epoch": state["epoch"], "model_state": model, "optimizer_state": state["optimizer_state"]}
-
-    def _check(self, state: dict, path: Path) -> None:
-        epoch = state["epoch"]
-        if why := unlike(record_in(state), self.record):
-            raise FileError(path, why, "replace")
-        if epoch > self.epochs:
-            raise FileError(path, f"is at epoch {epoch} already and epoch {self.epochs} was not kept", "replace")
-        if epoch < self.epochs and not self.resume:
-            raise FileError(path, f"is a run at epoch {epoch}", "resume")
+        return {name: state[name] for name in needed} | {"model_state": model}
 
     @property
     def checkpoint(self) -> Path:
@@ -186,7 +179,7 @@ class Run:
     def save_history(self, history: Mapping[str, list[float]]) -> None:
         arrays = {name: np.array(values) for name, values in history.items()}
         if isinstance(self.history, Path):
-            save_arrays(self.history, record=self.record.at(self.history).as_array(), **arrays)
+            save_arrays(self.history, record=self.record.at(self.history).stored(), **arrays)
         else:
             for name, values in arrays.items():
                 path = self._history_file(name)
@@ -255,7 +248,7 @@ class GrowingTable:
     def _save(self, path: Path) -> None:
         while self._replaced:
             remove(self._replaced.pop(0))
-        save_arrays(path, record=self.record.at(path).as_array(), **self.arrays)
+        save_arrays(path, record=self.record.at(path).stored(), **self.arrays)
 
     def finish(self, **whole: np.ndarray) -> None:
         """Give the table its own name; `whole` are further arrays, which are not made of rows."""
@@ -271,20 +264,16 @@ def write_csv(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
     Arrays of another length are left out. A file that says so already is left alone.
     """
-    rows = len(next(iter(arrays.values())))
-    columns: dict[str, np.ndarray] = {}
+    rows, columns = len(next(iter(arrays.values()))), {}
     for name, values in arrays.items():
         if values.shape == (rows,):
-            columns[name] = values
+            columns[name] = values.tolist()
         elif values.shape == (rows, 2):
-            columns |= {f"{name}_{axis}": values[:, i] for i, axis in enumerate("xy")}
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(zip(*(values.tolist() for values in columns.values()), strict=True))
-    text = stream.getvalue().encode()
-    if not path.is_file() or path.read_bytes() != text:
-        write_atomically(path, lambda file: file.write(text))
+            columns |= {f"{name}_{axis}": values[:, i].tolist() for i, axis in enumerate("xy")}
+    stream = io.BytesIO()
+    np.savetxt(stream, np.array([*columns.values()], object).T, "%s", ",", header=",".join(columns), comments="")
+    if not path.is_file() or path.read_bytes() != stream.getvalue():
+        write_atomically(path, lambda file: file.write(stream.getvalue()))
 
 
 def save_line(
