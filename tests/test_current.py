@@ -91,16 +91,6 @@ def parsed(line):
     return importlib.import_module(script.removesuffix(".py").replace("/", ".")).parse_args(words)
 
 
-def test_the_advice_makes_the_result_as_it_was(shown, data_path, capsys):
-    train_anew(shown.endpoint(2, 3))
-    flags = ["--data_path", data_path, "--batch_size", 32, "--overwrite"]
-    run("alignment/align_models.py", "--dataset", "bars", "--root", shown.root, "--epochs", 3, *flags)
-    _, line = fails(capsys, "visualization/viz_plane.py", *drawn(shown.root))
-    args = parsed(line)
-    assert (args.num_points, args.bn_images, args.epochs_model, args.batch_size) == (2, 32, 3, 32)
-    assert args.overwrite
-
-
 NETWORK = """
 import torch.nn as nn
 

@@ -59,6 +59,16 @@ def test_a_network_comes_back_in_eval_mode(layout):
     assert all(torch.equal(value, expected[name]) for name, value in network.state_dict().items())
 
 
+def test_weights_may_be_complex_and_tied(tmp_path):
+    network = torch.nn.Module()
+    network.one = network.other = torch.nn.Parameter(torch.randn(3, dtype=torch.complex64))
+    save_checkpoint(tmp_path / "c.pt", {"model_state": network.state_dict()})
+    before = network.one.detach().clone()
+    torch.nn.init.zeros_(network.one)
+    load_network(tmp_path / "c.pt", network, transform="none")
+    assert network.one is network.other and torch.equal(network.one, before)
+
+
 def stored(path, state=None, **settings):
     save_checkpoint(path, {"model_state": state or TinyTen(4).state_dict(), "settings": settings})
     return path

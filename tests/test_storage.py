@@ -243,18 +243,6 @@ def test_a_damaged_note_beside_a_match(tmp_path, content):
     assert (caught.value.path, caught.value.mend) == (tmp_path / "m.json", "remake")
 
 
-def test_results_of_another_match_go_before_it_is_replaced(tmp_path):
-    """So that a process that is killed in between leaves none that speaks of another match than is there."""
-    match, result = tmp_path / "m.npy", tmp_path / "aligned.npy"
-    matches.save_match(match, *each_in_its_row(np.array([1, 0])), ["a", "b"])
-    files.save_array(result, [0.5])
-    with pytest.raises(FileError, match="holds another match"):
-        matches.save_match(match, *each_in_its_row(np.array([0, 1])), ["a", "b"], replaces=[result])
-    assert result.exists()
-    matches.save_match(match, *each_in_its_row(np.array([0, 1])), ["a", "b"], overwrite=True, replaces=[result])
-    assert not result.exists()
-
-
 def test_another_match_is_not_replaced_unasked(tmp_path, capsys):
     path = tmp_path / "m.npy"
     matches.save_match(path, *each_in_its_row(np.array([1, 0])), ["a", "b"])

@@ -386,7 +386,9 @@ def _fit(network: nn.Module, state: State) -> tuple[dict[str, torch.Tensor], lis
 
 
 def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
-    return one is other or (one.dtype == other.dtype and torch.equal(one, other))
+    if one is other or one.dtype != other.dtype or one.shape != other.shape:
+        return one is other
+    return bool(((one == other) | (one != one) & (other != other)).all())  # NaN is NaN
 
 
 def _bare_names(state: State, wanted: State) -> dict[str, str]:
@@ -429,7 +431,11 @@ def _misfit(state: State, own: State) -> str:
         heads = {(*a[:1], *b[:1]) if a[1:] == b[1:] else () for a, b in shapes.values()}
         if len(heads) == 1 and all(heads):
             return "it has {} classes, and {} are wanted".format(*heads.pop())
-    odd = [n for n, (a, b) in shared.items() if a.is_complex() or a.is_floating_point() < b.is_floating_point()]
+    odd = [
+        n
+        for n, (a, b) in shared.items()
+        if a.is_complex() > b.is_complex() or a.is_floating_point() < b.is_floating_point()
+    ]
     problems = {
         "lacks {}": [name for name in own if name not in state],
         "has {} too many": [name for name in state if name not in own],
