@@ -5,6 +5,7 @@ import pytest
 import torch
 from conftest import randomize, same
 from stages import fails, run
+from test_foreign_checkpoints import STATE, prefixed
 from torch import nn
 
 from models import TinyTen
@@ -12,12 +13,7 @@ from utils.stages.files import save_array
 from utils.stages.layout import Layout
 
 SCRIPT = "training/import_checkpoint.py"
-STATE = randomize(TinyTen(4), 3).state_dict()
 LENGTH = len(STATE)
-
-
-def prefixed(prefix, state=STATE):
-    return {prefix + name: value for name, value in state.items()}
 
 
 def half(state=STATE, dtype=torch.float16):

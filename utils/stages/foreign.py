@@ -231,10 +231,11 @@ def as_checkpoint(path: Path, content: object, entry: str | None = None) -> tupl
 
     FileError for what is none.
     """
-    if entry is not None and not (found := [*_entries(content, entry)][:1]):
+    if entry is not None:
+        if (found := next(_entries(content, entry), None)) is not None:
+            return as_checkpoint(path, found)
         held = ", ".join(map(str, [*content][:6] if isinstance(content, dict) else ())) or "none"
         raise FileError(path, f"has no entry {entry}; it holds {held}")
-    content = content if entry is None else found[0]
     if isinstance(content, (list, tuple)) and any(isinstance(part, dict) for part in content):
         content = {str(number): part for number, part in enumerate(content)}
     if not isinstance(content, dict) or isinstance(content, Stub) and not content:
@@ -426,7 +427,7 @@ def _misfit(state: State, own: State) -> str:
     """What a state has too little, too much or otherwise, with the first entry of each; '' if it fits."""
     shared = {name: (state[name], value) for name, value in own.items() if name in state}
     shapes = {n: (a.shape, b.shape) for n, (a, b) in shared.items() if a.shape != b.shape}
-    shapes = {n: (a, b) for n, (a, b) in shapes.items() if a.numel() != 1 or b.numel() != 1}
+    shapes = {n: (a, b) for n, (a, b) in shapes.items() if (a.numel(), b.numel()) != (1, 1)}
     if len(shared) == len(own) == len(state) and [*own][-1:] == [*shapes][-1:]:  # the last layer, and others like it
         heads = {(*a[:1], *b[:1]) if a[1:] == b[1:] else () for a, b in shapes.values()}
         if len(heads) == 1 and all(heads):
@@ -442,9 +443,6 @@ def _misfit(state: State, own: State) -> str:
         "has another shape of {}": [f"{name} ({tuple(a)} instead of {tuple(b)})" for name, (a, b) in shapes.items()],
         "has another kind of numbers in {}": [f"{name} ({state[name].dtype})" for name in odd],
     }
-    told = [
-        words.format(names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else ""))
-        for words, names in problems.items()
-        if names
-    ]
+    more = {words: f" and {len(names) - 1} more" if len(names) > 1 else "" for words, names in problems.items()}
+    told = [words.format(names[0] + more[words]) for words, names in problems.items() if names]
     return f"it {', '.join(told)}" if told else ""
