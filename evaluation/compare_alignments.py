@@ -15,10 +15,9 @@ start.quietly()
 import textwrap
 
 import models
-from utils.reports import figures, paths, results, tables
+from utils.reports import figures, paths, tables
 from utils.reports.paths import Selection
 from utils.stages import flags, hints, process
-from utils.stages.files import write_atomically
 from utils.stages.layout import model_folder
 
 SHADES = ("#000000", "#999999", "#8C564B", "#6A3D9A")  # of lines and kinds of curves, as in no other figure
@@ -40,26 +39,14 @@ def main(args):
     table = tables.compare(args.root, asked_for)
     if not table.rows:
         raise table.missing[0]
-    datasets = dict.fromkeys(column.dataset for column in table.columns)
-    models = dict.fromkeys(row.model for row in table.rows)
-    stem = "_".join(datasets), "_".join(map(model_folder, models))
-    files = []
-    try:
-        for suffix, text in tables.texts(table, args.command).items():
-            path = results.output_path(args.root, "comparison", suffix, *stem, name=args.name)
-            write_atomically(path, lambda stream, text=text: stream.write(text.encode()))
-            files.append(path)
-        with figures.style():
-            for layout, pairs in evaluated(args.root, asked_for).items():
-                if layout.dataset in datasets and layout.model in models:
-                    drawing = draw(table, layout)
-                    files += figures.save(
-                        [drawing], pairs=pairs, command=args.command, name=args.name, titled=not args.no_title
-                    )
-    finally:  # as the table is printed whatever becomes of its files
-        print(tables.to_markdown(table))
-        for error in table.missing:
-            print(f"Not in the comparison: {hints.explain(error, args)}")
+    said = [f"Not in the comparison: {hints.explain(error, args)}" for error in table.missing]
+    files = tables.save(table, args.root, "comparison", args.command, said=said, name=args.name)
+    datasets, models = {column.dataset for column in table.columns}, {row.model for row in table.rows}
+    with figures.style():
+        for layout, pairs in evaluated(args.root, asked_for).items():
+            if layout.dataset in datasets and layout.model in models:
+                drawing, titled = draw(table, layout), not args.no_title
+                files += figures.save([drawing], pairs=pairs, command=args.command, name=args.name, titled=titled)
     hints.closing_words(args, files)
 
 

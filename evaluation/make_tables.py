@@ -13,11 +13,9 @@ from utils.stages import start
 start.quietly()
 
 import models
-from utils.reports import results, tables
+from utils.reports import tables
 from utils.reports.paths import Selection
 from utils.stages import flags, hints, process
-from utils.stages.files import write_atomically
-from utils.stages.layout import model_folder
 
 
 def parse_args(argv=None):
@@ -34,21 +32,9 @@ def main(args):
     table = tables.build(args.root, asked_for, robust=args.robust)
     if not table.rows:
         raise table.missing[0]
-    datasets = dict.fromkeys(column.dataset for column in table.columns)
-    models = dict.fromkeys(model_folder(row.model) for row in table.rows)
-    stem = "_".join(datasets), "_".join(models)
-    files = []
-    try:
-        for suffix, text in tables.texts(table, args.command).items():
-            path = results.output_path(args.root, "table", suffix, *stem, robust=args.robust, name=args.name)
-            write_atomically(path, lambda stream, text=text: stream.write(text.encode()))
-            files.append(path)
-    finally:  # neither a full disk nor a screen without ± keeps the other from having the table
-        print(tables.to_markdown(table))
-        for sentence in tables.headlines(table):
-            print(sentence)
-        for error in table.missing:
-            print(f"Not in the table: {hints.explain(error, args)}")
+    missing = [f"Not in the table: {hints.explain(error, args)}" for error in table.missing]
+    said = [*tables.headlines(table), *missing]
+    files = tables.save(table, args.root, "table", args.command, said=said, name=args.name)
     hints.closing_words(args, files)
 
 

@@ -1,6 +1,5 @@
 """The figures: that they show the numbers of the files, and hold to the rules of print."""
 
-import importlib
 import itertools
 import json
 import os
@@ -16,10 +15,10 @@ from conftest import write_results
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 from PIL import Image
-from stages import fails
+from stages import fails, run
 
 from utils.curves import CURVES
-from utils.reports import figures, paths, planes, results
+from utils.reports import figures, paths, results
 from utils.stages.files import save_array, save_arrays
 from utils.stages.layout import USUAL, Layout, Variant
 from visualization import viz_curve
@@ -29,8 +28,8 @@ SCRIPTS = {
     "viz_adversarial_curve": ["--epochs", "0", "250"],
     "viz_curve_on_plane": [],
     "viz_plane": [],
-    "layerwise_mean_correlation.viz_align_models": [],
-    "layerwise_mean_correlation.viz_align_along_curves": ["--epochs", "0", "250"],
+    "layerwise_mean_correlation/viz_align_models": [],
+    "layerwise_mean_correlation/viz_align_along_curves": ["--epochs", "0", "250"],
 }
 PAIRS = {"one": (["1"], ["2"]), "several": (["1", "3"], ["2", "4"])}
 
@@ -50,10 +49,9 @@ def drawn(monkeypatch):
 
 
 def draw(script, root, *flags, pairs="several"):
-    module = importlib.import_module(f"visualization.{script}")
-    main = getattr(module, "main", viz_curve.main)  # of which the robust one is a thin twin
+    """Run a script that draws."""
     seeds = ["--seed_a", *PAIRS[pairs][0], "--seed_b", *PAIRS[pairs][1]]
-    main(module.parse_args(["--dataset", "CIFAR10", "--root", str(root), *seeds, *flags]))
+    run(f"visualization/{script}.py", "--dataset", "CIFAR10", "--root", root, *seeds, *flags)
 
 
 @pytest.mark.parametrize("pairs", PAIRS)
@@ -68,9 +66,7 @@ def test_every_figure(script, pairs, tmp_path, drawn):
         path = tmp_path / "figures" / f"{'robust_' if robust else ''}{kind}_CIFAR10_TinyTen.png"
         with Image.open(path) as image:
             assert image.width in (round(figures.WIDTH * 300), round(figures.WIDE * 300))
-            assert image.info["Description"].startswith(
-                f"python visualization/{script.replace('.', '/')}.py --dataset"
-            )
+            assert image.info["Description"].startswith(f"python visualization/{script}.py --dataset")
         assert path.with_suffix(".pdf").read_bytes().startswith(b"%PDF")
         renderer, width, height = FigureCanvasAgg(figure).get_renderer(), *figure.get_size_inches() * figure.dpi
         for text in figure.findobj(Text):
@@ -112,11 +108,8 @@ def test_lines_are_the_evaluations(tmp_path, drawn):
     for axis, name in zip(panels, ("accuracy", "accuracy", "loss", "loss"), strict=True):
         lines = {name_of(line): line for line in axis.lines}
         assert list(lines) == ["line, unaligned", "line, aligned", "curve, unaligned", "curve, aligned"]
-        for (path, epochs), (words, alignment) in (
-            (path, alignment)
-            for path in (("line", 0), ("curve", 250))
-            for alignment in (("unaligned", "null"), ("aligned", "corr"))
-        ):
+        kinds = itertools.product((("line", 0), ("curve", 250)), (("unaligned", "null"), ("aligned", "corr")))
+        for (path, epochs), (words, alignment) in kinds:
             line, table = lines[f"{path}, {words}"], np.load(layout.evaluated(alignment, 1, 2, epochs))
             np.testing.assert_array_equal(line.get_xdata(), table["t"])
             np.testing.assert_array_equal(line.get_ydata(), table[name])
@@ -171,7 +164,7 @@ def test_the_curve_on_its_plane_is_the_evaluated_curve(tmp_path, drawn):
     scales = [one.collections[0].norm for one in (other, axis)]
     assert (scales[0].vmin, scales[0].vmax) == (scales[1].vmin, scales[1].vmax)  # one for all planes
     lines = {line.get_label(): line.get_xydata() for line in axis.lines}
-    t = np.linspace(0, 1, planes.FINE)
+    t = np.linspace(0, 1, figures.FINE)
     bezier = np.stack([(1 - t) ** 2, t**2, 2 * t * (1 - t)], axis=1) @ plane["corners"]
     np.testing.assert_allclose(lines["curve"], bezier, atol=1e-9)
     assert {line.get_label() for line in axis.lines} == {"curve", "A", "B", "turning point", "evaluated"}
@@ -191,30 +184,30 @@ def test_a_curve_is_what_its_evaluated_points_tell(variant):
         return np.stack([family(torch.tensor(t), variant.num_bends).numpy() for t in ts]) @ points
 
     t = np.linspace(0, 1, 9)
-    drawn = planes.curve_on({"t": t, "curve": at(t)}, variant)
-    assert len(drawn) >= planes.FINE
+    drawn = figures.curve_on({"t": t, "curve": at(t)}, variant)
+    assert len(drawn) >= figures.FINE
     for place in at(np.linspace(0, 1, 41)):
         assert np.linalg.norm(drawn - place, axis=1).min() < 0.05
     np.testing.assert_allclose(drawn[[0, -1]], points[[0, -1]], atol=1e-6)
     steps = np.linspace(0, 1, 33)  # between the evaluated points too
-    np.testing.assert_allclose(planes.curve_on({"t": t, "curve": at(t)}, variant, steps), at(steps), atol=1e-9)
+    np.testing.assert_allclose(figures.curve_on({"t": t, "curve": at(t)}, variant, steps), at(steps), atol=1e-9)
     few = t[[0, -1]]
-    np.testing.assert_array_equal(planes.curve_on({"t": few, "curve": at(few)}, variant), at(few))
+    np.testing.assert_array_equal(figures.curve_on({"t": few, "curve": at(few)}, variant), at(few))
     other = at(t) + np.sin(9 * t)[:, None]
-    np.testing.assert_array_equal(planes.curve_on({"t": t, "curve": other}, variant), other)
+    np.testing.assert_array_equal(figures.curve_on({"t": t, "curve": other}, variant), other)
 
 
 def test_between_the_points_of_a_grid_nothing_is_higher_or_lower_than_around():
     values = np.random.default_rng(0).normal(size=(5, 6))
-    fine = planes.smooth(values)
-    rows, columns = (np.linspace(0, count - 1, planes.FINE) for count in values.shape)
+    fine = figures.smooth(values)
+    rows, columns = (np.linspace(0, count - 1, figures.FINE) for count in values.shape)
     np.testing.assert_allclose(fine[::30, ::24], values, atol=1e-12)
     for i, j in itertools.product(range(4), range(5)):
         around = values[i : i + 2, j : j + 2]
         inside = fine[np.ix_((rows >= i) & (rows <= i + 1), (columns >= j) & (columns <= j + 1))]
         assert inside.min() >= around.min() - 1e-12 and inside.max() <= around.max() + 1e-12
     even = np.add.outer(np.arange(3.0), np.arange(4.0))
-    np.testing.assert_allclose(planes.smooth(even), np.add.outer(*(np.linspace(0, n, planes.FINE) for n in (2, 3))))
+    np.testing.assert_allclose(figures.smooth(even), np.add.outer(*(np.linspace(0, n, figures.FINE) for n in (2, 3))))
 
 
 @pytest.mark.parametrize("name, sign, beyond", [("loss", 1, "max"), ("accuracy", -1, "min")])
@@ -226,12 +219,12 @@ def test_colours_are_for_where_the_paths_run(name, sign, beyond):
     for route, steep in ((paths.Route(layout, "null", 9), 1000), (paths.Route(layout, "corr", 9), 1)):
         values = sign * (y / 10 + steep * np.maximum(y - 5, 0))
         on_planes[route] = {"x": x, "y": y, name: values, "paths": np.array([[0, 0], [5, 4], [10, 0]])}
-    figure, axes = planes.draw_planes(on_planes, name)
+    figure, axes = figures.draw_planes(on_planes, name)
     for axis in axes:
         levels = np.sort(sign * axis.collections[0].levels)
-        assert len(levels) == planes.STEPS + 1
+        assert len(levels) == figures.STEPS + 1
         assert (np.diff(levels)[2:] > np.diff(levels)[1:-1]).all()
-        assert levels[0] == 0 and levels[-1] == pytest.approx(planes.REACH * 0.4)
+        assert levels[0] == 0 and levels[-1] == pytest.approx(figures.REACH * 0.4)
         assert axis.collections[0].norm.extend == beyond
     (bar,) = (axis for axis in figure.axes if axis.get_label() == "<colorbar>")
     assert len(bar.get_xticks()) == len(levels)
@@ -242,14 +235,13 @@ def test_points_of_coarse_grids_are_drawn(count, is_coarse):
     route = paths.Route(Layout("nowhere", "TinyTen", "CIFAR10"), "corr", 9)
     x, y = np.meshgrid(np.linspace(0, 10, count), np.linspace(0, 8, count))
     plane = {"x": x, "y": y, "accuracy": y, "loss": x, "paths": np.zeros((1, 2))}
-    for drawing in planes.plane_figures({route: plane}, "plane", "a plane", lambda *_: None):
+    for drawing in figures.plane_figures({route: plane}, "plane", "a plane", lambda *_: None):
         assert ("evaluated" in {line.get_label() for line in drawing.figure.axes[0].lines}) == is_coarse
 
 
 def refused(capsys, script, root, *flags):
     """The line with which a script ends that refuses to draw, and draws nothing."""
-    path = f"visualization/{script.replace('.', '/')}.py"
-    code, line = fails(capsys, path, "--dataset", "CIFAR10", "--root", root, *flags)
+    code, line = fails(capsys, f"visualization/{script}.py", "--dataset", "CIFAR10", "--root", root, *flags)
     assert code == 1
     assert not list(root.glob("figures/*"))
     return line
@@ -257,7 +249,7 @@ def refused(capsys, script, root, *flags):
 
 def left_out(capsys, script, root, *flags):
     """The line that says what a script does not draw; the rest it draws."""
-    draw(script, root, *map(str, flags))
+    draw(script, root, *flags)
     (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("Not drawn: "))
     assert list(root.glob("figures/*"))
     return line
@@ -340,8 +332,8 @@ MISSING = {
     "viz_curve": ("evaluated", "evaluation/eval_curve.py"),
     "viz_curve_on_plane": ("planes_with_curve", "evaluation/eval_plane_with_curve.py"),
     "viz_plane": ("planes_with_alignment", "evaluation/eval_plane_with_alignment.py"),
-    "layerwise_mean_correlation.viz_align_models": ("correlations", "alignment/align_models.py"),
-    "layerwise_mean_correlation.viz_align_along_curves": ("correlations", "alignment/align_along_curve.py"),
+    "layerwise_mean_correlation/viz_align_models": ("correlations", "alignment/align_models.py"),
+    "layerwise_mean_correlation/viz_align_along_curves": ("correlations", "alignment/align_along_curve.py"),
 }
 
 
@@ -454,6 +446,7 @@ def test_figures_are_shown_where_there_are_windows(tmp_path, monkeypatch, capsys
 def test_curves_of_several_kinds_have_words_and_strokes_of_their_own(tmp_path, drawn):
     """Seeds, control points, families; the usual curve has plain words."""
     layout = write_results(tmp_path, pairs=((1, 2),))
+    table, history = np.load(layout.evaluated("corr", 1, 2, 250)), np.load(layout.curve_history("corr", 1, 2))
     kinds = {
         Variant(2): "curve, aligned, curve seed 2",
         Variant(2, 5): "curve of 5 bends, aligned, curve seed 2",
@@ -461,17 +454,15 @@ def test_curves_of_several_kinds_have_words_and_strokes_of_their_own(tmp_path, d
         Variant(2, 5, "PolyChain"): "PolyChain curve of 5 bends, aligned, curve seed 2",
     }
     for number, variant in enumerate(kinds):
-        table = dict(np.load(layout.evaluated("corr", 1, 2, 250)))
-        save_arrays(layout.evaluated("corr", 1, 2, 250, variant), **table | {"accuracy": table["accuracy"] - number})
-        history = np.load(layout.curve_history("corr", 1, 2))
+        values = dict(table) | {"accuracy": table["accuracy"] - number}
+        save_arrays(layout.evaluated("corr", 1, 2, 250, variant), **values)
         save_arrays(layout.curve_history("corr", 1, 2, variant), **history)
     flags = ["--alignment", "corr", "--num_bends", "3", "5", "--curve", "Bezier", "PolyChain", "--curve_seed", "2"]
     draw("viz_curve", tmp_path, *flags, pairs="one")
     lines = {name_of(line): line for line in drawn["curve"].axes[0].lines}
     assert sorted(lines) == sorted(kinds.values())
-    for variant, words in kinds.items():
-        expected = np.load(layout.evaluated("corr", 1, 2, 250, variant))["accuracy"]
-        np.testing.assert_array_equal(lines[words].get_ydata(), expected)
+    for number, words in enumerate(kinds.values()):
+        np.testing.assert_array_equal(lines[words].get_ydata(), table["accuracy"] - number)
     assert len({line.get_linestyle() for line in lines.values()}) == 3  # as many as can be told apart
     draw("viz_curve", tmp_path, "--alignment", "corr", pairs="one")
     assert [name_of(line) for line in drawn["curve"].axes[0].lines] == ["curve, aligned"]
@@ -593,7 +584,7 @@ def test_a_turning_point_beyond_the_plane_is_not_marked(height, is_marked, tmp_p
     assert ("turning point" in words) == is_marked
 
 
-MIDPOINTS = "layerwise_mean_correlation.viz_align_along_curves"
+MIDPOINTS = "layerwise_mean_correlation/viz_align_along_curves"
 
 
 def test_midpoints_of_lines_are_drawn_too(tmp_path, drawn, capsys):
@@ -645,7 +636,7 @@ def test_midpoints_are_drawn_beside_the_correlation_of_their_ends(tmp_path, draw
     for epochs, variant in ((20, USUAL), (300, Variant(7))):
         save_arrays(layout.along_curve("corr", 1, 2, epochs, 0.5, variant), unaligned_a=np.ones(9))
     layout.along_curve("null", 1, 2, 250, 0.5).unlink()
-    draw("layerwise_mean_correlation.viz_align_models", tmp_path, pairs="one")
+    draw("layerwise_mean_correlation/viz_align_models", tmp_path, pairs="one")
     *lines, midpoint = drawn["correlation"].axes[0].lines
     assert [line.get_label() for line in lines] == ["unaligned", "aligned"]
     assert midpoint.get_label() == "midpoint of the curve, aligned, with its ends (alignment images)"

@@ -17,7 +17,7 @@ FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 
 # Who knows flags; all others are given arguments
 ROOF = {f"utils.stages.{name}" for name in ("evaluation", "flags", "hints", "parser", "process", "start")}
-ROOF |= {"utils.reports.drawing"}
+ROOF |= {"utils.reports.figures"}
 LINES_OF_A_FUNCTION, PARAMETERS, FLOORS = 80, 8, 9
 # What may be said of learning is many things.
 MANY_PARAMETERS = {"utils.training.fit", "utils.training.fit_curve", "utils.pam.learn_pam"}

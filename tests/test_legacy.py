@@ -324,8 +324,8 @@ def test_correlations_of_networks_and_midpoints(tmp_path):
         for name, array in arrays.items():
             np.save(tmp_path / f"model_data/{folder}/TinyTen/CIFAR10/{name}.npy", array)
     layout = route_of(tmp_path).layout
-    found = results.load_means(layout, layout.correlation("corr", "aligned", 1, 2))
-    np.testing.assert_array_equal(found["means"], of_networks)
+    found = results.load_result(layout, layout.correlation("corr", "aligned", 1, 2), {})
+    np.testing.assert_array_equal(found["correlation"], of_networks)
     found = results.load_along_curve(route_of(tmp_path), (1, 2), t=0.5)
     for way, factor in (("unaligned", 1), ("aligned", -1), ("noid", 2)):
         expect(found, {f"{way}_{end}": factor * row for end, row in zip("ab", of_midpoint, strict=True)})

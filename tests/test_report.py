@@ -1,7 +1,6 @@
 """The report, as a file and in a browser."""
 
 import base64
-import importlib
 import json
 import re
 import shutil
@@ -12,6 +11,7 @@ from conftest import write_results
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
+from stages import run
 
 from utils.reports import page as pages
 from utils.stages.files import save_arrays
@@ -24,20 +24,21 @@ needs_browser = pytest.mark.skipif(
 )
 
 
-def run(script, root, *flags):
-    module = importlib.import_module(script)
-    module.main(module.parse_args(["--root", str(root), *flags]))
+def report(root, *flags):
+    """The report of what has been evaluated under `root`."""
+    run("evaluation/make_report.py", "--root", root, *flags)
+    return (root / "figures/report.html").read_text()
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("report")
     write_results(root)
-    pairs = ["--seed_a", "1", "3", "--seed_b", "2", "4"]
-    run("visualization.viz_curve", root, "--dataset", "CIFAR10", *pairs, "--epochs", "0", "250")
-    run("visualization.viz_curve_on_plane", root, "--dataset", "CIFAR10", *pairs, "--epochs", "250")
-    run("evaluation.compare_alignments", root)
-    run("evaluation.make_report", root)
+    flags = ["--root", root, "--dataset", "CIFAR10", "--seed_a", 1, 3, "--seed_b", 2, 4]
+    run("visualization/viz_curve.py", *flags, "--epochs", 0, 250)
+    run("visualization/viz_curve_on_plane.py", *flags, "--epochs", 250)
+    run("evaluation/compare_alignments.py", "--root", root)
+    report(root)
     return root
 
 
@@ -66,8 +67,7 @@ def test_it_holds_tables_figures_and_their_commands(page, root):
 def test_it_begins_with_how_far_barriers_fall(tmp_path):
     """In words, what alignment does for lines and what for curves."""
     layout = write_results(tmp_path, pairs=((1, 2),))
-    run("evaluation.make_report", tmp_path)
-    page = (tmp_path / "figures/report.html").read_text()
+    page = report(tmp_path)
     barriers = {
         (name, epochs): f"{np.ptp(np.load(layout.evaluated(name, 1, 2, epochs))['loss']):.2f}"
         for name in ("null", "corr")
@@ -115,8 +115,7 @@ def test_it_says_what_is_missing(tmp_path, capsys):
     layout.evaluated("null", 3, 4, 0).write_bytes(b"damaged")
     (tmp_path / "figures").mkdir()
     (tmp_path / "figures/mine.png").write_bytes(b"a picture of something else")
-    run("evaluation.make_report", tmp_path)
-    page, printed = (tmp_path / "figures/report.html").read_text(), capsys.readouterr().out
+    page, printed = report(tmp_path), capsys.readouterr().out
     for name in ("plane_align_corr_seeds_03_04-250.npz", "curve_align_null_seeds_03_04-0.npz", "mine.png"):
         assert re.search(rf"<li>[^<]*{name}", page)
         assert re.search(rf"Not in the report: .*{name}", printed)
@@ -127,8 +126,7 @@ def test_one_kind_of_networks_that_cannot_be_read_does_not_stop_the_rest(tmp_pat
     layout = write_results(tmp_path, pairs=((1, 2),), robust=True)
     for path in layout.folder("evaluated").glob("*.npz"):
         path.write_bytes(b"damaged")
-    run("evaluation.make_report", tmp_path)
-    page = (tmp_path / "figures/report.html").read_text()
+    page = report(tmp_path)
     assert "<b>TinyTen</b>" in page
     assert "Alignments compared" not in page  # there is one, and nothing to compare it with
     assert f"Not in the report: {path}" in capsys.readouterr().out
@@ -146,8 +144,7 @@ def test_robust_networks_alone(tmp_path):
     path = layout.evaluated("corr", 1, 2, 250)
     table = dict(np.load(path)) | {"accuracy_robust": np.array([50, 51, 52, 49, 40, 45, 55, 53, 52.0])}
     save_arrays(path, **table)
-    run("evaluation.make_report", tmp_path)
-    page = (tmp_path / "figures/report.html").read_text()
+    page = report(tmp_path)
     assert "<h3>Robust networks</h3>" in page
     assert "<h3>Networks</h3>" not in page
     assert re.search("make_tables.py [^<]*--adversarial", page)
@@ -170,22 +167,19 @@ def test_curves_of_other_seeds_are_told_apart(tmp_path, capsys):
         save_arrays(layout.evaluated("corr", *pair, 250, variant), **np.load(layout.evaluated("corr", *pair, 250)))
         plane = np.load(layout.plane_with_curve("corr", *pair, 250))
         save_arrays(layout.plane_with_curve("corr", *pair, 250, variant), **plane)
-    run("evaluation.make_report", tmp_path)
-    page = (tmp_path / "figures/report.html").read_text()
+    page = report(tmp_path)
     curves = {"curve, aligned", "curve of 5 bends, aligned", "curve, aligned, curve seed 3"}
     assert curves <= set(walks_of(page))
     assert "<th scope=row>curve, aligned, curve seed 3 (1 of 2 pairs)</th>" in page
     assert re.search("eval_curve.py [^<]*--num_bends 5", page)
     assert re.search("eval_plane_with_curve.py [^<]*--seed_a 3[^<]*--seed 3", page)
     assert not re.search("--(height|points|trained|images) ", page)  # no flags, though settings tell them
-    run("evaluation.make_report", tmp_path, "--num_bends", "5")
-    page = (tmp_path / "figures/report.html").read_text()
+    page = report(tmp_path, "--num_bends", "5")
     assert "curve, aligned" not in page.split("<h2>Figures</h2>")[0]
     assert re.search("make_tables.py [^<]*--num_bends 5", page)
     capsys.readouterr()
     flags = ["--epochs", "250", "--alignment", "corr", "--num_bends", "3"]
-    run("evaluation.make_report", tmp_path, "--curve_seed", "1", "3", *flags)
-    page = (tmp_path / "figures/report.html").read_text()
+    page = report(tmp_path, "--curve_seed", "1", "3", *flags)
     assert "<th scope=row>curve, aligned, curve seeds 1, 3</th>" in page
     missing = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Not in the report")]
     assert all("no figures yet" in line for line in missing)
@@ -197,8 +191,7 @@ def test_hostile_names_are_shown_as_they_are_written(tmp_path):
     write_results(tmp_path, dataset, pairs=((1, 2),), alignments=("null", alignment))
     (tmp_path / "figures").mkdir()
     (tmp_path / "figures/<i>.png").write_bytes(b"no picture")
-    run("evaluation.make_report", tmp_path)
-    page = (tmp_path / "figures/report.html").read_text()
+    page = report(tmp_path)
     assert f"line, {alignment}" in walks_of(page)
     for hostile in ("<script>alert", 'x"<b>', "<i>"):
         assert hostile not in page.replace("</script>", "")
@@ -210,9 +203,8 @@ def test_it_can_be_of_one_dataset(root, tmp_path):
     write_results(tmp_path, dataset="mine")
     write_results(tmp_path, pairs=((1, 2),))
     for dataset in ("mine", "CIFAR10"):
-        run("visualization.viz_plane", tmp_path, "--dataset", dataset)
-    run("evaluation.make_report", tmp_path, "--dataset", "mine", "--alignment", "", "corr")
-    page = (tmp_path / "figures/report.html").read_text()
+        run("visualization/viz_plane.py", "--root", tmp_path, "--dataset", dataset)
+    page = report(tmp_path, "--dataset", "mine", "--alignment", "", "corr")
     assert "TinyTen on mine" in page
     assert "on CIFAR10" not in page
     assert re.search("make_tables.py [^<]*--dataset mine --alignment &#39;&#39; corr", page)
@@ -382,8 +374,8 @@ def crowded(tmp_path_factory):
     alignments = ("null", "corr", "w2_pre", "weight", "an_alignment_of_ones_own")
     for robust in (False, True):
         write_results(root, "images-of-a-long-name-96x96", pairs=((1, 2),), alignments=alignments, robust=robust)
-    run("evaluation.compare_alignments", root)
-    run("evaluation.make_report", root)
+    run("evaluation/compare_alignments.py", "--root", root)
+    report(root)
     return root / "figures/report.html"
 
 

@@ -1,21 +1,20 @@
 """The table, on evaluations made by hand."""
 
 import csv
-import importlib
 import json
 import re
 
 import numpy as np
 import pytest
 from conftest import randomize, write_results
+from stages import fails, run
 
 from models import TinyTen
 from utils.curves import FlatParameters, digest, midpoint
-from utils.errors import FileError, UserError
+from utils.errors import FileError
 from utils.reports import results
 from utils.reports.tables import load_published
 from utils.stages.files import save_array, save_arrays, save_checkpoint
-from utils.stages.hints import explain
 from utils.stages.layout import USUAL, Layout, Variant, partial
 
 PAIRS = ((1, 2), (3, 4), (5, 6))
@@ -35,25 +34,18 @@ def evaluation(
         save_arrays(folder.evaluated(alignment, *pair, epochs, variant), **arrays, **noted)
 
 
-class Ended(Exception):
-    """A script ended with this line."""
-
-
-def run(script, flags):
-    module = importlib.import_module(script)
-    args = module.parse_args(flags)
-    try:
-        module.main(args)
-    except UserError as error:
-        raise Ended(explain(error, args)) from error
-
-
 def make(root, *flags):
-    run("evaluation.make_tables", ["--root", str(root), *map(str, flags)])
+    run("evaluation/make_tables.py", "--root", root, *flags)
 
 
 def texts(root, name="table_CIFAR10_TinyTen"):
     return {suffix: (root / "figures" / f"{name}.{suffix}").read_text() for suffix in ("md", "csv", "tex")}
+
+
+def rows_of(root, name="table_CIFAR10_TinyTen"):
+    """The lines of the CSV file, by path, quantity and statistic."""
+    rows = csv.DictReader(texts(root, name)["csv"].splitlines())
+    return {(row["path"], row["quantity"], row["figure"]): row for row in rows}
 
 
 # Averages over arc length: (85 + 2 · 83) / 3, (88 + 2 · 89.5) / 3, (90 + 2 · 92) / 3; minima 80, 85, 90.
@@ -64,26 +56,35 @@ def test_means_deviations_and_published_numbers(tmp_path):
     evaluation(tmp_path, THREE)
     make(tmp_path)
     averages, minima, ends = np.array([251, 267, 274]) / 3, np.array([80, 85, 90]), np.array([88, 92.5, 92])
-    measured = [f"{values.mean():.1f} ± {values.std(ddof=1):.1f}" for values in (averages, minima, ends)]
-    assert measured == ["88.0 ± 3.9", "85.0 ± 5.0", "90.8 ± 2.5"]
+    barriers = np.array([8, 7.5, 2])  # below the means of the ends
+    average, minimum, mean, barrier = (
+        f"{values.mean():.1f} ± {values.std(ddof=1):.1f}" for values in (averages, minima, ends, barriers)
+    )
     text = texts(tmp_path)
-    barriers = f"{np.mean([8, 7.5, 2]):.1f} ± {np.std([8, 7.5, 2], ddof=1):.1f}"  # below the means of the ends
-    measured = f"88.0 ± 3.9 | 87.4 ± 0.1 | 85.0 ± 5.0 | 82.8 ± 0.5 | {barriers} | 0.000 ± 0.000 |"
+    measured = f"{average} | 87.4 ± 0.1 | {minimum} | 82.8 ± 0.5 | {barrier} | 0.000 ± 0.000 |"
     assert f"| curve, unaligned | {measured}" in text["md"]
-    assert "| **TinyTen**, the two networks | 90.8 ± 2.5 | 89.0 ± 0.1 | | | | |" in text["md"]
+    assert f"| **TinyTen**, the two networks | {mean} | 89.0 ± 0.1 | | | | |" in text["md"]
     assert "standard deviation of 3 pairs" in text["md"]
     assert "Published: Tatro et al." in text["md"]
     measured_again = "batch-norm statistics re-estimated, so their accuracy is not quite what training printed"
     assert all(measured_again in text[suffix] for suffix in ("md", "tex"))
-    row = r"curve, unaligned & 88.0 $\pm$ 3.9 & 87.4 $\pm$ 0.1 & 85.0 $\pm$ 5.0 & 82.8 $\pm$ 0.5 & "
+    row = f"curve, unaligned & {average} & 87.4 ± 0.1 & {minimum} & 82.8 ± 0.5 & ".replace("±", r"$\pm$")
     assert row in text["tex"]
     assert "loss, barrier" in text["md"].splitlines()[0]
-    rows = {(row["path"], row["figure"]): row for row in csv.DictReader(text["csv"].splitlines())}
-    minimum = rows["curve, unaligned", "minimum"]
-    assert float(minimum["mean"]) == 85
-    assert float(minimum["standard_deviation"]) == 5
-    assert (minimum["published_mean"], minimum["published_standard_deviation"]) == ("82.8", "0.5")
-    assert float(rows["curve, unaligned", "average"]["mean"]) == pytest.approx(averages.mean(), rel=1e-12)
+    rows = rows_of(tmp_path)
+    lowest = rows["curve, unaligned", "accuracy", "minimum"]
+    assert (float(lowest["mean"]), float(lowest["standard_deviation"])) == (85, 5)
+    assert (lowest["published_mean"], lowest["published_standard_deviation"]) == ("82.8", "0.5")
+    exact = float(rows["curve, unaligned", "accuracy", "average"]["mean"])
+    assert exact == pytest.approx(averages.mean(), rel=1e-12)
+
+
+OTHER_TRAINING = {
+    "a": [{"batch_size": 128}, {"use_test": False}, {"transform": "Adversarial"}],
+    "b": [{"batch_size": 64, "lr": 0.05}],
+    "curve": [{"batch_size": 64}, {"wd": 1e-3}, {"lr_drop": 2}, {"init_linear_off": True}, {"epochs_model": 200}]
+    + [{"inner_iters_perm": 4}],
+}
 
 
 @pytest.mark.parametrize(
@@ -100,16 +101,7 @@ def test_means_deviations_and_published_numbers(tmp_path):
         {"precision": "bf16"},
         {"image_size": 24},
         {"variants": [Variant(curve="PolyChain")] * 3},
-        {"trained": {"a": {"batch_size": 128}}},
-        {"trained": {"b": {"batch_size": 64, "lr": 0.05}}},
-        {"trained": {"a": {"use_test": False}}},
-        {"trained": {"a": {"transform": "Adversarial"}}},
-        {"trained": {"curve": {"batch_size": 64}}},
-        {"trained": {"curve": {"wd": 1e-3}}},
-        {"trained": {"curve": {"lr_drop": 2}}},
-        {"trained": {"curve": {"init_linear_off": True}}},
-        {"trained": {"curve": {"epochs_model": 200}}},
-        {"trained": {"curve": {"inner_iters_perm": 4}}},
+        *({"trained": {of: flags}} for of, several in OTHER_TRAINING.items() for flags in several),
     ],
     ids=str,
 )
@@ -122,14 +114,8 @@ def test_published_numbers_stand_only_where_the_setting_is_theirs(tmp_path, chan
     assert ("Published numbers" in text["md"]) == ("dataset" not in changes)
 
 
-AS_PUBLISHED = {
-    "lr": 0.1,
-    "wd": 5e-4,
-    "lr_drop": 20,
-    "lr_decay": 0.9996,
-    "transform": "ResNet32",
-    "precision": "fp32",
-}
+AS_PUBLISHED = {"lr": 0.1, "wd": 5e-4, "lr_drop": 20, "lr_decay": 0.9996, "precision": "fp32"}
+AS_PUBLISHED |= {"transform": "ResNet32"}
 
 
 def test_curves_of_pam_from_the_original_stand_beside_their_published_numbers(tmp_path):
@@ -194,22 +180,18 @@ def test_curves_of_all_variants_are_rows_of_their_own(tmp_path):
     for number, variant in enumerate(kinds):
         evaluation(tmp_path, [np.full(3, 60 + number)], variants=[variant])
     make(tmp_path)
-    rows = [row for row in csv.DictReader(texts(tmp_path)["csv"].splitlines()) if row["figure"] == "minimum"]
-    assert [row["path"] for row in rows] == [
-        kinds[Variant(*place)]
-        for place in sorted((variant for variant in kinds), key=lambda v: (v.num_bends, v.curve, v.seed))
-    ]
-    for row in rows:
-        variant = Variant(int(row["curve_seed"]), int(row["num_bends"]), row["curve"])
-        assert row["path"] == kinds[variant]
+    rows = [row for (*_, statistic), row in rows_of(tmp_path).items() if statistic == "minimum"]
+    in_order = sorted(kinds, key=lambda variant: (variant.num_bends, variant.curve, variant.seed))
+    assert [row["path"] for row in rows] == [kinds[variant] for variant in in_order]
+    for row, variant in zip(rows, in_order, strict=True):
+        assert Variant(int(row["curve_seed"]), int(row["num_bends"]), row["curve"]) == variant
         assert float(row["mean"]) == 60 + list(kinds).index(variant)
     for flags, variant in (
         (["--curve_seed", 2], Variant(2)),
         (["--num_bends", 5, "--curve", "Bezier"], Variant(1, 5)),
     ):
         make(tmp_path, *flags)
-        paths = {row["path"] for row in csv.DictReader(texts(tmp_path)["csv"].splitlines())}
-        assert paths == {"the two networks", kinds[variant]}
+        assert {path for path, *_ in rows_of(tmp_path)} == {"the two networks", kinds[variant]}
 
 
 def test_each_pair_with_a_curve_seed_of_its_own(tmp_path, capsys):
@@ -219,12 +201,11 @@ def test_each_pair_with_a_curve_seed_of_its_own(tmp_path, capsys):
     evaluation(tmp_path, [[0, 0, 0], [70, 70, 70], [40, 40, 40]], variants=[Variant(4), Variant(2), Variant(3)])
     for flags in ([], ["--seed_a", 1, 3, 5, "--seed_b", 2, 4, 6]):
         make(tmp_path, "--curve_seed", 1, 2, 3, *flags)
-        rows = list(csv.DictReader(texts(tmp_path)["csv"].splitlines()))
-        (row,) = (row for row in rows if row["epochs"] == "250" and row["figure"] == "average")
-        assert row["path"] == "curve, unaligned, curve seeds 1, 2, 3"
+        rows = rows_of(tmp_path)
+        row = rows["curve, unaligned, curve seeds 1, 2, 3", "accuracy", "average"]
         assert (row["curve_seed"], row["pairs"]) == ("1 2 3", "3")
         assert float(row["mean"]) == pytest.approx(np.mean([251 / 3, 70, 40]), rel=1e-12)
-        assert any(row["path"] == "line, unaligned" and row["pairs"] == "3" for row in rows)
+        assert rows["line, unaligned", "accuracy", "average"]["pairs"] == "3"
     assert "Not in the table" not in capsys.readouterr().out
     make(tmp_path)
     text = texts(tmp_path)["md"]
@@ -236,9 +217,8 @@ def test_each_pair_with_a_curve_seed_of_its_own(tmp_path, capsys):
 @pytest.mark.parametrize("flags", [[], ["--seed_a", 1, 3, 5, "--seed_b", 2, 4, 6]])
 def test_as_many_curve_seeds_as_pairs(tmp_path, flags, capsys):
     evaluation(tmp_path, THREE)
-    with pytest.raises((Ended, SystemExit)) as caught:
-        make(tmp_path, "--curve_seed", 1, 2, *flags)
-    assert "3 pairs" in f"{caught.value} {capsys.readouterr().err}"
+    code, line = fails(capsys, "evaluation/make_tables.py", "--root", tmp_path, "--curve_seed", 1, 2, *flags)
+    assert code == 2 and "3 pairs" in line
 
 
 def test_a_missing_curve_is_missed_with_its_variant(tmp_path, capsys):
@@ -246,7 +226,9 @@ def test_a_missing_curve_is_missed_with_its_variant(tmp_path, capsys):
     which = ["--epochs", 250, "--alignment", "", "--seed_a", 1, "--seed_b", 2]
     make(tmp_path, *which, "--num_bends", 3, 5, "--curve_seed", 2)
     printed = capsys.readouterr().out
-    assert "| curve, unaligned, curve seed 2 | 83.7 |" in printed
+    # One pair has no deviation
+    assert "| curve, unaligned, curve seed 2 | 83.7 | 87.4 ± 0.1 | 80.0 | 82.8 ± 0.5 |" in printed
+    assert "in percent; one pair." in printed
     (line,) = (line for line in printed.splitlines() if line.startswith("Not in the table"))
     assert "curve_align_null_seeds_01_02_bends_5_seed_2-250.npz does not exist" in line
     assert "--seed 2 --num_bends 5 --alignment '' --epochs_curve 250" in line
@@ -266,17 +248,6 @@ def test_what_is_missing_is_said_with_its_command(tmp_path, capsys):
     assert f"{unfinished} is not finished; go on with: python evaluation/eval_curve.py" in lines[0]
     assert "--seed_a 5 --seed_b 6" in lines[0]
     assert "--alignment corr --epochs_curve 250" in lines[0]
-
-
-def test_what_is_asked_for_and_is_not_there(tmp_path, capsys):
-    evaluation(tmp_path, THREE)
-    make(tmp_path, "--alignment", "", "corr", "--epochs", 250, "--seed_a", 1, "--seed_b", 2)
-    printed = capsys.readouterr().out
-    assert "| curve, unaligned | 83.7 | 87.4 ± 0.1 | 80.0 | 82.8 ± 0.5 |" in printed  # one pair has no deviation
-    assert "one pair" in printed
-    assert re.search(
-        "curve_align_corr_seeds_01_02-250.npz does not exist; .*make it with: python evaluation/eval_c", printed
-    )
 
 
 def test_what_was_evaluated_unlike_the_rest_is_left_out(tmp_path, capsys):
@@ -329,7 +300,7 @@ def test_one_path_of_several_datasets_is_one_row(tmp_path):
     evaluation(tmp_path, THREE)
     evaluation(tmp_path, THREE, dataset="mine", epochs=6)
     make(tmp_path)
-    rows = list(csv.DictReader(texts(tmp_path, "table_CIFAR10_mine_TinyTen")["csv"].splitlines()))
+    rows = rows_of(tmp_path, "table_CIFAR10_mine_TinyTen").values()
     paths = {(row["dataset"], row["path"], row["epochs"]) for row in rows if row["epochs"]}
     assert paths == {
         ("CIFAR10", "curve of 250 epochs, unaligned", "250"),
@@ -365,10 +336,8 @@ def test_robust_networks(tmp_path):
         save_arrays(layout.evaluated("corr", *pair, 200), **{k: np.asarray(v, float) for k, v in arrays.items()})
     make(tmp_path, "--adversarial")
     text = texts(tmp_path, "robust_table_CIFAR10_TinyTen")
-    rows = {
-        (row["path"], row["quantity"], row["figure"]): float(row["mean"])
-        for row in csv.DictReader(text["csv"].splitlines())
-    }
+    found = rows_of(tmp_path, "robust_table_CIFAR10_TinyTen")
+    rows = {place: float(row["mean"]) for place, row in found.items()}
     curve, networks, better = "curve, aligned", "the two networks", "the more robust of the two"
     assert rows == pytest.approx(
         {
@@ -412,10 +381,8 @@ def test_robust_networks_as_published_and_chosen_without_the_test_set(tmp_path):
         save_arrays(layout.evaluated("corr", *pair, 200), **arrays)
     make(tmp_path, "--adversarial")
     text = texts(tmp_path, "robust_table_CIFAR10_TinyTen")
-    rows = {
-        (row["path"], row["quantity"], row["figure"]): float(row["mean"])
-        for row in csv.DictReader(text["csv"].splitlines())
-    }
+    found = rows_of(tmp_path, "robust_table_CIFAR10_TinyTen")
+    rows = {place: float(row["mean"]) for place, row in found.items()}
     better = "the more robust of the two"
     assert rows["curve, aligned", "accuracy_robust", "maximum"] == 60
     assert rows["curve, aligned, every second point", "accuracy_robust", "maximum"] == (41 + 50) / 2
@@ -441,10 +408,9 @@ NAMED = ["--dataset", "CIFAR10", "--model", "TinyTen", "--epochs", 250, "--align
     ],
     ids=str,
 )
-def test_nothing_evaluated(tmp_path, flags, script):
-    words = f"(has been evaluated under|does not exist).*make it with: python evaluation/{script}"
-    with pytest.raises(Ended, match=words):
-        make(tmp_path, *flags)
+def test_nothing_evaluated(tmp_path, capsys, flags, script):
+    _, line = fails(capsys, "evaluation/make_tables.py", "--root", tmp_path, *flags)
+    assert re.search(f"(has been evaluated under|does not exist).*make it with: \\S+ evaluation/{script}", line)
 
 
 IMPOSSIBLE = {
@@ -507,7 +473,9 @@ def test_results_without_sources_are_of_the_control_points_that_are_there(tmp_pa
     make(tmp_path)
     for path, content in files.items():
         save_checkpoint(path, {"model_state": randomize(TinyTen(10), 7).state_dict()})
-        with pytest.raises(Ended, match=r"null_seeds_01_02-250.npz was made with other networks than there are now"):
+        with pytest.raises(
+            FileError, match=r"null_seeds_01_02-250.npz was made with other networks than there are now"
+        ):
             make(tmp_path)
         save_checkpoint(path, content)
     make(tmp_path)
@@ -539,11 +507,11 @@ def test_a_result_of_another_version_costs_a_line(tmp_path, capsys, record):
     for path in (layout.evaluated("corr", 1, 2, 250), layout.along_curve("corr", 1, 2, 250, 0.5)):
         arrays = {name: array for name, array in np.load(path).items() if name != "settings"}
         save_arrays(path, **arrays, record=np.array(text))
-    flags = ["--root", str(tmp_path), "--dataset", "CIFAR10"]
-    run("visualization.viz_curve", [*flags, "--epochs", "250"])
-    run("visualization.layerwise_mean_correlation.viz_align_along_curves", [*flags, "--epochs", "250"])
+    flags = ["--root", tmp_path, "--dataset", "CIFAR10"]
+    for script in ("viz_curve", "layerwise_mean_correlation/viz_align_along_curves"):
+        run(f"visualization/{script}.py", *flags, "--epochs", 250)
     for script in ("make_tables", "compare_alignments", "make_report"):
-        run(f"evaluation.{script}", flags)
+        run(f"evaluation/{script}.py", *flags)
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Not ")]
     assert len(lines) <= 7 and all("\x1b" not in line for line in lines)
     assert all("_align_corr_" in line for line in lines)
@@ -571,31 +539,29 @@ def test_names_are_names_wherever_they_stand(tmp_path, capsys, name):
 
 
 FOREIGN = {
-    "truncated": lambda path, arrays: path.write_bytes(path.read_bytes()[:-100]),
-    "text": lambda path, arrays: path.write_text("0.9 0.8"),
-    "lacks accuracy": lambda path, arrays: np.savez(path, **{k: v for k, v in arrays.items() if k != "accuracy"}),
-    "other lengths": lambda path, arrays: np.savez(path, **arrays | {"loss": np.zeros(3)}),
-    "not a number": lambda path, arrays: np.savez(path, **arrays | {"accuracy": np.full(9, np.nan)}),
-    "settings": lambda path, arrays: np.savez(path, **arrays | {"settings": np.array("{")}),
-    "other settings": lambda path, arrays: np.savez(path, **arrays | {"settings": np.array("[1]")}),
-    "words": lambda path, arrays: np.savez(path, **arrays | {"loss": np.array(["low"] * 9)}),
-    "objects": lambda path, arrays: np.savez(path, **arrays | {"loss": np.array([{}] * 9, object)}),
+    "lacks accuracy": lambda arrays: {name: array for name, array in arrays.items() if name != "accuracy"},
+    "other lengths": lambda arrays: arrays | {"loss": np.zeros(3)},
+    "not a number": lambda arrays: arrays | {"accuracy": np.full(9, np.nan)},
+    "settings": lambda arrays: arrays | {"settings": np.array("{")},
+    "other settings": lambda arrays: arrays | {"settings": np.array("[1]")},
+    "words": lambda arrays: arrays | {"loss": np.array(["low"] * 9)},
+    "objects": lambda arrays: arrays | {"loss": np.array([{}] * 9, object)},
 }
 
 
-@pytest.mark.parametrize("damage", FOREIGN)
-@pytest.mark.parametrize("script", ["evaluation.make_tables", "visualization.viz_curve"])
-def test_foreign_and_damaged_results(tmp_path, damage, script):
+@pytest.mark.parametrize("damage", [*FOREIGN, "truncated", "text"])
+@pytest.mark.parametrize("script", ["evaluation/make_tables.py", "visualization/viz_curve.py"])
+def test_foreign_and_damaged_results(tmp_path, capsys, damage, script):
     """One line that names the file and the command that makes it; no figure that lacks a line."""
     path = write_results(tmp_path, pairs=((1, 2),), alignments=("null",)).evaluated("null", 1, 2, 250)
-    FOREIGN[damage](path, dict(np.load(path)))
-    flags = ["--dataset", "CIFAR10", "--root", str(tmp_path), "--alignment", "", "--epochs", "250"]
-    with pytest.raises(Ended) as caught:
-        run(script, [*flags, "--seed_a", "1", "--seed_b", "2"])
-    message = str(caught.value)
-    assert "\n" not in message
-    assert str(path) in message
-    assert "move it away, and make it anew with: python evaluation/eval_curve.py" in message
+    if damage in FOREIGN:
+        np.savez(path, **FOREIGN[damage](dict(np.load(path))))
+    else:
+        path.write_bytes(path.read_bytes()[:-100] if damage == "truncated" else b"0.9 0.8")
+    flags = ["--dataset", "CIFAR10", "--alignment", "", "--epochs", 250, "--seed_a", 1, "--seed_b", 2]
+    _, line = fails(capsys, script, "--root", tmp_path, *flags)
+    assert str(path) in line
+    assert re.search(r"move it away, and make it anew with: \S+ evaluation/eval_curve.py", line)
     assert not list(tmp_path.glob("figures/*"))
 
 

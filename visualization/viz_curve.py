@@ -15,7 +15,7 @@ start.quietly()
 import numpy as np
 
 import models
-from utils.reports import drawing, figures, paths, results
+from utils.reports import figures, paths, results
 from utils.stages import flags, process
 
 
@@ -27,7 +27,7 @@ def parse_args(argv=None, description=__doc__, script=__file__, robust=False):
 
 
 def main(args):
-    drawing.run(args, draw)
+    figures.run(args, draw)
 
 
 def draw(layout, asked_for, missing):
@@ -100,10 +100,10 @@ def with_barrier(route, tables):
 def mark_robust(axis, name, evaluated):
     """Where robust accuracy, its mean over pairs, is lowest and highest on each path; and the more robust network."""
     for tables in evaluated.values():
-        mean = {"accuracy_robust": np.mean([table["accuracy_robust"] for table in tables], axis=0)}
-        places = results.robust_places(mean)
-        marks = {f"{word} robust accuracy": places[f"at_{word}"] for word in ("lowest", "highest")}
-        figures.draw_places(axis, tables[0]["t"], [table[name] for table in tables], marks)
+        mean = {key: np.mean([table[key] for table in tables], axis=0) for key in ("t", "accuracy_robust", name)}
+        places = {word: results.robust_places(mean)[f"at_{word}"] for word in ("lowest", "highest")}
+        marks = {f"{word} robust accuracy": (mean["t"][at], mean[name][at]) for word, at in places.items()}
+        figures.mark(axis, marks, "v^")
     better = [results.summary(table, name)["better"] for table in next(iter(evaluated.values()))]
     axis.axhline(np.mean(better), color="black", linestyle=":", linewidth=1, label="the more robust network")
 
@@ -127,38 +127,40 @@ def loss_spectrum(layout, spectra):
     return figures.Drawing(figure, layout, "spectrum", "spectrum of the loss")
 
 
-def by_epoch(layout, learned, quantities):
-    names = [name for name in ("accuracy", "loss") if name in quantities]
-    figure, axes = figures.panels(len(names), sharex=True)
-    for route, of_pairs in learned.items():
-        for axis, name in zip(axes.flat, names, strict=True):
-            values = [history[f"{name}_train"][: route.epochs] for history in of_pairs]
-            figures.draw(axis, np.arange(1, route.epochs + 1), values, **figures.line_style(route))
-    words = "robust training" if layout.robust else "training"
-    for axis, name in zip(axes.flat, names, strict=True):
-        axis.set(ylabel=f"{words}\n{quantities[name].removeprefix('clean ')}")
+def epoch_panels(words):
+    """A figure, and by name its panels over epochs, with these words at their axes."""
+    figure, axes = figures.panels(len(words), sharex=True)
+    for axis, label in zip(axes.flat, words.values(), strict=True):
+        axis.set(ylabel=label)
         axis.xaxis.get_major_locator().set_params(integer=True)
     axes[-1, 0].set(xlabel="epoch")
+    return figure, dict(zip(words, axes.flat, strict=True))
+
+
+def by_epoch(layout, learned, quantities):
+    kind = "robust training" if layout.robust else "training"
+    names = [name for name in ("accuracy", "loss") if name in quantities]
+    figure, axes = epoch_panels({name: f"{kind}\n{quantities[name].removeprefix('clean ')}" for name in names})
+    for route, of_pairs in learned.items():
+        for name, axis in axes.items():
+            values = [history[f"{name}_train"][: route.epochs] for history in of_pairs]
+            figures.draw(axis, np.arange(1, route.epochs + 1), values, **figures.line_style(route))
     return figures.Drawing(figure, layout, "training", "learning the curve")
 
 
 def networks_by_epoch(layout, trained, quantities):
     """Training and test accuracy and loss of networks A and of networks B, which have their symbols of planes."""
     names = [name for name in ("accuracy", "loss") if name in next(iter(trained.values()))]
-    figure, axes = figures.panels(len(names), sharex=True)
+    figure, axes = epoch_panels({name: quantities.get(name, name).removeprefix("clean ") for name in names})
     for (end, kind), of_pairs in trained.items():
         colour, symbol = {"A": ("black", "o"), "B": ("#7A7A7A", "s")}[end]
         attacked = "attacked " if layout.robust and kind == "train" else ""
         style = {"color": colour, "marker": symbol, "label": f"{end}, {attacked}{results.SPLITS[kind]}"}
         style |= {"linestyle": "--", "markerfacecolor": "white"} if kind == "train" else {}
-        for axis, name in zip(axes.flat, names, strict=True):
+        for name, axis in axes.items():
             values = of_pairs[name]
             measured = np.isfinite(values).all(axis=0)  # not every epoch is tested
             figures.draw(axis, np.flatnonzero(measured) + 1, values[:, measured], **style)
-    for axis, name in zip(axes.flat, names, strict=True):
-        axis.set(ylabel=quantities.get(name, name).removeprefix("clean "))
-        axis.xaxis.get_major_locator().set_params(integer=True)
-    axes[-1, 0].set(xlabel="epoch")
     return figures.Drawing(figure, layout, "training_networks", "training the networks")
 
 

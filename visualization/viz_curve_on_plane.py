@@ -15,7 +15,7 @@ start.quietly()
 from functools import partial
 
 import models
-from utils.reports import drawing, figures, paths, planes, results
+from utils.reports import figures, paths, results
 from utils.stages import flags, process
 
 
@@ -31,22 +31,22 @@ def parse_args(argv=None):
 
 
 def main(args):
-    drawing.run(args, partial(draw, cmap=args.cmap))
+    figures.run(args, partial(draw, cmap=args.cmap))
 
 
 def draw(layout, asked_for, missing, cmap):
     curves = paths.named(asked_for.by_name(layout))
     of_pairs = results.marked(results.load(results.load_plane_with_curve, curves, asked_for.pairs, missing))
     means = {route: results.mean_plane(found) for route, found in of_pairs.items()}
-    means = {route: mean | {"paths": planes.curve_on(mean, route.variant)} for route, mean in means.items()}
+    means = {route: mean | {"paths": figures.curve_on(mean, route.variant)} for route, mean in means.items()}
     style = {"cmap": cmap, "legend_columns": 4}
-    drawn = planes.plane_figures(means, "plane_with_curve", "the planes of curves", paint, **style)
+    drawn = figures.plane_figures(means, "plane_with_curve", "the planes of curves", paint, **style)
     return figures.showing(drawn, of_pairs)
 
 
 def paint(axis, _route, plane):
-    axis.plot(*plane["paths"].T, color="white", label="curve", **planes.OUTLINED)
-    planes.mark(axis, results.corners_of_curve(plane))
+    axis.plot(*plane["paths"].T, color="white", label="curve", **figures.OUTLINED)
+    figures.mark(axis, results.corners_of_curve(plane))
 
 
 if __name__ == "__main__":

@@ -14,13 +14,14 @@ from utils.stages import start
 
 start.quietly()
 
+import itertools
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
 
 import models
-from utils.reports import drawing, figures, paths, planes, results
+from utils.reports import figures, paths, results
 from utils.stages import flags, process
 from utils.stages.layout import tag
 from utils.stages.parser import seed_number
@@ -44,7 +45,7 @@ def parse_args(argv=None):
 
 
 def main(args):
-    drawing.run(args, partial(draw, of_three=args.seed_c is not None, cmap=args.cmap))
+    figures.run(args, partial(draw, of_three=args.seed_c is not None, cmap=args.cmap))
 
 
 def draw(layout, asked_for, missing, of_three, cmap):
@@ -55,38 +56,32 @@ def draw(layout, asked_for, missing, of_three, cmap):
     ]
     of_pairs = results.marked(results.load(results.load_plane_with_alignment, matches, asked_for.pairs, missing))
     means = {route: results.mean_plane(found) for route, found in of_pairs.items()}
-    means = {route: mean | {"paths": lines_on(mean, of_three)} for route, mean in means.items()}
+    for route, mean in means.items():
+        sides = [side for line, *_ in lines(route, mean, of_three) for side in itertools.pairwise(line)]
+        mean["paths"] = np.concatenate([np.linspace(*side, figures.FINE) for side in sides])
     kind, title = (
         ("plane_of_three", "three networks") if of_three else ("plane_with_alignment", "what alignment does")
     )
-    brush = paint_three if of_three else paint
-    drawn = planes.plane_figures(means, kind, title, brush, cmap=cmap, legend_columns=3)
+    brush = partial(paint, of_three=of_three)
+    drawn = figures.plane_figures(means, kind, title, brush, cmap=cmap, legend_columns=3)
     return figures.showing(drawn, of_pairs)
 
 
-def lines_on(plane, of_three):
-    """Points of the lines from A to B and to aligned B, or of those between three networks: (n, 2)."""
+def lines(route, plane, of_three):
+    """What runs on a plane: the corners on its way, its alignment, its stroke and what it is."""
     a, b, c = plane["corners"]
-    ends = [(a, b), (a, c), *([(b, c)] if of_three else [])]
-    return np.concatenate([np.linspace(*line, planes.FINE) for line in ends])
+    if of_three:
+        return [((a, b, c, a), route.alignment, "-", "lines")]
+    return [((a, b), "null", "--", "line"), ((a, c), route.alignment, "-", "line")]
 
 
-def paint(axis, route, plane):
-    a, b, aligned = plane["corners"]
-    for end, alignment, stroke in ((b, "null", "--"), (aligned, route.alignment, "-")):
+def paint(axis, route, plane, of_three):
+    for line, alignment, stroke, words in lines(route, plane, of_three):
         look = paths.look(alignment)
-        style = {"color": look.colour, "label": f"line, {look.words}"}
-        axis.plot(*zip(a, end, strict=True), stroke, **style, **planes.OUTLINED)
-    planes.mark(axis, {"A": a, "B": b, "aligned B": aligned})
-
-
-def paint_three(axis, route, plane):
-    look = paths.look(route.alignment)
-    places = dict(zip("ABC", plane["corners"], strict=True))
-    ring = [*places.values(), places["A"]]
-    style = {"color": look.colour, "label": f"lines, {look.words}"}
-    axis.plot(*zip(*ring, strict=True), **style, **planes.OUTLINED)
-    planes.mark(axis, places)
+        style = {"color": look.colour, "label": f"{words}, {look.words}"}
+        axis.plot(*zip(*line, strict=True), stroke, **style, **figures.OUTLINED)
+    names = ("A", "B", "C" if of_three else "aligned B")
+    figures.mark(axis, dict(zip(names, plane["corners"], strict=True)))
 
 
 if __name__ == "__main__":

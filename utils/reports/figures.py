@@ -4,12 +4,14 @@ They are drawn, saved and shown within `with figures.style():`, whatever the use
 figure gets their look. They are made without pyplot, which is for windows: only `show` loads it.
 """
 
+import argparse
 import contextlib
 import io
 import json
+import math
 import os
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,13 +24,19 @@ except ValueError as error:
         f"MPLBACKEND={os.environ.get('MPLBACKEND')} is not one that matplotlib knows; unset it"
     ) from error
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.colors import BoundaryNorm, LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MaxNLocator
+from scipy.interpolate import PchipInterpolator
 
+from ..curves import CURVES
+from ..stages import hints
 from ..stages.files import write_atomically
-from ..stages.layout import Layout, model_folder
+from ..stages.layout import Layout, Variant, model_folder
 from ..stages.matches import Layer, layers_in
 from . import paths, results
 
@@ -106,22 +114,20 @@ def line_style(route: paths.Route) -> dict[str, object]:
 
 def draw(axis: Axes, x: np.ndarray, values: Sequence[np.ndarray], **style: object) -> None:
     """The mean of `values` (pairs, n) over x (n,), with bars of one standard deviation for several pairs."""
-    every = max(1, len(x) // 16)
-    if len(values) == 1:
-        axis.plot(x, values[0], markevery=every, clip_on=False, **style)
+    every, (mean, deviation) = max(1, len(x) // 16), results.mean_and_deviation(values)
+    if deviation is None:
+        axis.plot(x, mean, markevery=every, clip_on=False, **style)
     else:
         bars = {"capsize": 1.5, "elinewidth": 0.8, "errorevery": every}
-        mean, deviation = np.mean(values, axis=0), np.std(values, axis=0, ddof=1)
-        drawn = axis.errorbar(x, mean, deviation, markevery=every, **bars, **style)
-        for part in drawn.get_children():
+        for part in axis.errorbar(x, mean, deviation, markevery=every, **bars, **style).get_children():
             part.set_clip_on(False)
 
 
 def reach(values: Sequence[np.ndarray]) -> tuple[float, float]:
     """The lowest and the highest that `draw` draws of `values` (pairs, n), bars included."""
-    mean = np.mean(values, axis=0)
-    deviation = np.std(values, axis=0, ddof=1) if len(values) > 1 else 0
-    return float((mean - deviation).min()), float((mean + deviation).max())
+    mean, deviation = results.mean_and_deviation(values)
+    bars = 0 if deviation is None else deviation
+    return float((mean - bars).min()), float((mean + bars).max())
 
 
 ENLARGED = 0.1  # the part of all values, from the best on, that is enlarged beside them
@@ -145,11 +151,10 @@ def enlarge(whole: Axes, enlarged: Axes, drawn: Sequence[tuple[float, float]], *
 OUTLINE = {"markersize": 5, "markeredgecolor": "black", "markeredgewidth": 0.8, "linestyle": "none", "zorder": 4}
 
 
-def draw_places(axis: Axes, x: np.ndarray, values: Sequence[np.ndarray], places: Mapping[str, int]) -> None:
-    """Symbols at two points, given by name and index, of a line that `draw` has drawn of `values`."""
-    mean = np.mean(values, axis=0)
-    for (words, place), symbol in zip(places.items(), "v^", strict=True):
-        axis.plot(x[place], mean[place], symbol, color="white", label=words, clip_on=False, **OUTLINE)
+def mark(axis: Axes, places: Mapping[str, Sequence[float]], symbols: str = "osD") -> None:
+    """Points (x, y), by what they are, each with a symbol of its own."""
+    for (words, place), symbol in zip(places.items(), symbols, strict=False):
+        axis.plot(*place, symbol, color="white", label=words, clip_on=False, **OUTLINE)
 
 
 def draw_layers(axis: Axes, values: Sequence[np.ndarray], **style: object) -> None:
@@ -183,9 +188,11 @@ def matrix_drawings(
         there = [match for match in matches if match.layout.matrices(match.alignment, *pair).exists()]
         if measured := results.load(_load_matrices, there, [pair], missing):
             measured = results.marked(measured)
-            rows = {match: layers_in(of_match[0].path, of_match[0]) for match, of_match in measured.items()}
-            layout, words = there[0].layout, [f"B as it is and {match.words}" for match in measured]
-            drawing = Drawing(draw_matrices(rows), layout, "correlation_matrices", "correlations of channels")
+            rows = {match: layers_in(found.path, found) for match, [found] in measured.items()}
+            words = [f"B as it is and {match.words}" for match in measured]
+            drawing = Drawing(
+                draw_matrices(rows), there[0].layout, "correlation_matrices", "correlations of channels"
+            )
             return [drawing._replace(pairs=[pair], words=words, files=results.files_of(measured))]
     return []
 
@@ -229,6 +236,164 @@ def draw_matrices(matches: Mapping[paths.Route, Sequence[Layer]]) -> Figure:
     return figure
 
 
+# --- planes through three networks: accuracy and loss around them and the paths between them ----------------
+
+PLANE_COLOURS = {"accuracy": "viridis", "loss": "viridis_r"}  # bright is good
+OUTLINED = {"path_effects": [withStroke(linewidth=2.8, foreground="black")]}  # a line, on any colour
+COARSE = 12  # points a side, up to which a grid's own points are drawn
+FINE = 121  # points a side of the grid that is coloured, and on a curve
+Plane = Mapping[str, np.ndarray]  # arrays of a plane, by name (`results.mean_plane`)
+EVALUATED = {"color": "white", "markersize": 1.6, "markeredgecolor": "black", "markeredgewidth": 0.3, "zorder": 1.9}
+
+
+def curve_on(plane: Plane, variant: Variant, ts: np.ndarray | None = None) -> np.ndarray:
+    """Points (m, 2) of a curve in its plane at `ts` (m,), or at many t, from those at `t` (n,): its `curve` (n, 2).
+
+    A curve's projection on a plane is a curve of the same family, whose control points are the projections of its
+    own; as many evaluated points, or more, determine them. Where they do not (too few, or of other code), the curve
+    goes straight from one to the next.
+    """
+
+    def coefficients(ts: np.ndarray) -> np.ndarray:
+        family = CURVES[variant.curve]
+        return np.stack([family(torch.tensor(t, dtype=torch.float64), variant.num_bends).numpy() for t in ts])
+
+    evaluated = plane["curve"]
+    known = coefficients(plane["t"])
+    points, _, rank, _ = np.linalg.lstsq(known, evaluated)
+    if rank < variant.num_bends or not np.allclose(known @ points, evaluated, atol=1e-3 * np.ptp(evaluated)):
+        straight = [np.interp(plane["t"] if ts is None else ts, plane["t"], along) for along in evaluated.T]
+        return np.stack(straight, axis=1)
+    if ts is None:
+        ts = np.union1d(np.linspace(0, 1, FINE), np.linspace(0, 1, variant.num_bends))  # with the corners of a chain
+    return coefficients(ts) @ points
+
+
+def smooth(values: np.ndarray) -> np.ndarray:
+    """Values on a grid (rows, columns) on the grid that is coloured (FINE, FINE), over the same area.
+
+    Between its points they are interpolated by piecewise cubic polynomials along one axis and then along the other.
+    These are monotone, so that nothing is higher or lower than the highest and lowest of the four points around it.
+    """
+    for axis, count in enumerate(values.shape):
+        values = PchipInterpolator(np.arange(count), values, axis=axis)(np.linspace(0, count - 1, FINE))
+    return values
+
+
+def draw_planes(
+    planes: Mapping[paths.Route, Plane], name: str, *, cmap: str | None = None
+) -> tuple[Figure, list[Axes]]:
+    """Planes under the words of their routes, coloured by the array `name` on one scale, all to one measure.
+
+    Flat ones are as wide as the page, so that curves are seen, and lie above each other.
+    """
+    ranges = {axis: [(plane[axis].min(), plane[axis].max()) for plane in planes.values()] for axis in "xy"}
+    x_range = min(low for low, _ in ranges["x"]), max(high for _, high in ranges["x"])
+    heights = [(high - low) / (x_range[1] - x_range[0]) for low, high in ranges["y"]]
+    columns = 1 if max(heights) < 0.7 else min(2, len(planes))
+    in_rows = [max(heights[i : i + columns]) for i in range(0, len(heights), columns)]
+    width = WIDTH if columns == 1 and max(heights) >= 0.7 else WIDE
+    height = sum(in_rows) * (width - 0.6 * columns) / columns + 0.45 * len(in_rows) + 0.7
+    height_of_one = height / len(in_rows)
+    figure, axes = panels(len(in_rows), columns, height=height_of_one, width=width, height_ratios=in_rows)
+    for axis in axes.flat[len(planes) :]:
+        axis.remove()
+    axes = list(axes.flat[: len(planes)])
+
+    quantity = name.removesuffix("_deviation")
+    shades = {route: {axis: smooth(plane[axis]) for axis in ("x", "y", name)} for route, plane in planes.items()}
+    on_paths = [_nearest(shades[route], name, plane["paths"]) for route, plane in planes.items()]
+    everywhere = [shade[name].ravel() for shade in shades.values()]
+    levels, beyond = _levels(np.concatenate(everywhere), np.concatenate(on_paths), high_is_good=name == "accuracy")
+    colours = cmap or ("viridis" if quantity != name else PLANE_COLOURS[quantity])
+    norm = BoundaryNorm(levels, 256, extend=beyond)
+    for axis, (route, shade), y_range in zip(axes, shades.items(), ranges["y"], strict=True):
+        grid = [shade[part] for part in ("x", "y", name)]
+        filled = axis.contourf(*grid, levels=levels, extend=beyond, cmap=colours, norm=norm)
+        axis.contour(*grid, levels=levels, extend=beyond, colors="white", linewidths=0.25)
+        axis.set(title=route.words, aspect="equal", xlim=x_range, ylim=y_range)
+        axis.grid(False)
+        axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axis.yaxis.set_major_locator(MaxNLocator(3 if columns == 1 else 5, integer=True))
+    for axis in axes[-columns:]:
+        axis.set_xlabel("distance in the direction from A to B (Euclidean)")
+    for axis in axes[::columns]:
+        axis.set_ylabel("orthogonal\ndistance")
+    bar = figure.colorbar(filled, ax=axes, location="bottom", aspect=20 * width, pad=0.02, format="%g", ticks=levels)
+    bar.set_label(_in_words(name, planes))
+    return figure, axes
+
+
+def _in_words(name: str, planes: Mapping[paths.Route, Plane]) -> str:
+    quantity = name.removesuffix("_deviation")
+    words = results.PLANE_QUANTITIES[quantity]
+    if not all("accuracy" in plane for plane in planes.values()):  # of another task, whose loss may be anything
+        words = words.removesuffix(" (cross-entropy)")
+    return ("standard deviation of " if quantity != name else "") + words
+
+
+def _nearest(shade: Plane, name: str, places: np.ndarray) -> np.ndarray:
+    """The array `name` of a fine grid at the points nearest to `places` (n, 2)."""
+    x, y, values = (shade[part].ravel() for part in ("x", "y", name))
+    return np.array([values[np.hypot(x - place[0], y - place[1]).argmin()] for place in places])
+
+
+def plane_figures(
+    planes: Mapping[paths.Route, Plane],
+    kind: str,
+    title: str,
+    paint: Callable[[Axes, paths.Route, Plane], None],
+    *,
+    cmap: str | None = None,
+    legend_columns: int = 2,
+) -> list[Drawing]:
+    """Figures of accuracy and loss on planes, if any; of deviations too where all planes are means of several pairs.
+
+    planes: each with the array `paths` (n, 2), many points of the paths that run on it.
+    paint: draws the paths and points on a plane.
+    """
+    drawings = []
+    names = [f"{name}{spread}" for spread in ("", "_deviation") for name in results.PLANE_QUANTITIES]
+    for name in (name for name in names if planes and all(name in plane for plane in planes.values())):
+        figure, axes = draw_planes(planes, name, cmap=cmap)
+        for axis, (route, plane) in zip(axes, planes.items(), strict=True):
+            paint(axis, route, plane)
+            if min(plane[name].shape) <= COARSE:
+                places = plane["x"].ravel(), plane["y"].ravel()
+                axis.plot(*places, "o", label="evaluated", clip_on=False, **EVALUATED)
+        drawings.append(
+            Drawing(figure, route.layout, f"{kind}_{name}", title, _in_words(name, planes), legend_columns)
+        )
+    return drawings
+
+
+REACH = 3  # times as far from the best value as paths get: as far as colours distinguish values
+STEPS, RATIO = 7, 1.65  # the number of levels, and how much further from the best each is than the one before
+
+
+def _levels(values: np.ndarray, on_paths: np.ndarray, *, high_is_good: bool) -> tuple[np.ndarray, str]:
+    """Round levels for contours, close to each other near the best of `values`; and whether values lie beyond them.
+
+    They reach further than the worst of `on_paths`, but not as far as what no path comes near; what lies beyond them
+    has one colour ("min" or "max", as matplotlib calls it, or "neither").
+    """
+    sign = -1 if high_is_good else 1
+    best, worst, on_paths = (sign * values).min(), (sign * values).max(), (sign * on_paths).max()
+    reach = min(worst - best, REACH * (on_paths - best)) or 1.0
+    levels = set()
+    for step in range(STEPS):
+        distance = reach / RATIO**step
+        least = distance * (1 - 1 / RATIO) / 2  # above which no unit is, of …, 0.1, 0.2, 0.5, 1, 2, 5, 10, …
+        power = 10.0 ** math.floor(math.log10(least))
+        unit = max(mantissa for mantissa in (1, 2, 5) if mantissa * power <= least * (1 + 1e-9)) * power
+        number = (best + distance) / unit
+        levels.add(unit * (round(number) if step else math.ceil(number - 1e-9)))
+    levels.add(unit * math.floor(best / unit + 1e-9))
+    ascending = np.unique(np.round([sign * level for level in levels], 9)) + 0.0  # and not -0
+    is_beyond = worst > max(levels) + 1e-9
+    return ascending, ("min" if high_is_good else "max") if is_beyond else "neither"
+
+
 # --- saving and showing ------------------------------------------------------------------------------------
 
 
@@ -250,7 +415,10 @@ def save(
     """
     files = []
     for drawing in drawings:
-        layout, title = drawing.layout, f"{drawing.title} ({_taken_over(drawing.pairs or pairs)})"
+        layout, of = drawing.layout, drawing.pairs or pairs
+        *first, last = map(str, of[0])
+        mean = f"mean of {len(of)} pairs" if len(of) > 1 else f"networks {', '.join(first)} and {last}"
+        title = f"{drawing.title} ({mean})"
         subject = f"{'Robust ' if layout.robust else ''}{layout.model} on {layout.dataset}"
         _add_legend(drawing.figure, drawing.legend_columns)
         if titled:
@@ -272,13 +440,6 @@ def save(
     return files
 
 
-def _taken_over(pairs: Sequence[paths.Pair]) -> str:
-    if len(pairs) > 1:
-        return f"mean of {len(pairs)} pairs"
-    *first, last = pairs[0]
-    return f"networks {', '.join(map(str, first))} and {last}"
-
-
 LETTERS = 15  # of a legend or a title, on an inch
 
 
@@ -288,7 +449,7 @@ def _lines(words: str, figure: Figure) -> str:
 
 
 def _add_title(figure: Figure, *parts: str) -> None:
-    """Above all panels, each part beginning a line. The figure grows by its height."""
+    """Above all panels, each part beginning a line; the figure grows by its height."""
     title = figure.suptitle("\n".join(_lines(part, figure) for part in parts))
     extent = title.get_window_extent(FigureCanvasAgg(figure).get_renderer())
     figure.set_figheight(figure.get_figheight() + extent.height / figure.dpi + 0.05)
@@ -325,3 +486,32 @@ def show(drawings: Sequence[Drawing]) -> None:
         # pyplot makes the figure of a window by itself, unless it is given one in this way.
         plt.figure(FigureClass=lambda figure=drawing.figure, **_: figure)
     plt.show()
+
+
+Draw = Callable[[Layout, paths.Selection, list[UserError]], list[Drawing]]
+
+
+def run(args: argparse.Namespace, draw: Draw) -> None:
+    """Draw the figures of every model, and say in a line each what is missing in them.
+
+    draw: makes the figures of a model from the paths that are asked for, none if none of these exists; it adds what
+        is missing to the list that it is given.
+
+    Raises the first error of that list if there is nothing to draw at all.
+    """
+    drawings, files, missing = [], [], []
+    with style():
+        for model in args.model:
+            layout = Layout(args.root, model, args.dataset, robust=args.robust, replaced=args.replaced)
+            chosen = args.alignment, args.epochs_of[model], args.curve_seed, args.num_bends, args.curve
+            asked_for = paths.Selection([args.dataset], args.model, args.pairs, *chosen)
+            drawn = draw(layout, asked_for, missing)
+            files += save(drawn, pairs=args.pairs, command=args.command, name=args.name, titled=not args.no_title)
+            drawings += drawn
+        if not drawings:
+            raise missing[0]
+        for error in missing:
+            print(f"Not drawn: {hints.explain(error, args)}")
+        hints.closing_words(args, files)
+        if args.show:
+            show(drawings)

@@ -21,17 +21,12 @@ from ..stages.files import write_atomically
 from ..stages.hints import Step, documented, steps
 from ..stages.layout import USUAL, Layout, model_folder, read_name
 from ..stages.records import expect_current
-from . import paths, planes, results, tables
-from .figures import CAPTION, SHOWN
+from . import figures, paths, results, tables
 
 try:
     from plotly.offline import get_plotlyjs
 except ModuleNotFoundError:
     get_plotlyjs = None
-
-TEMPLATE = Path(__file__).with_suffix(".html")
-
-Missing = dict[str, UserError]  # what the report lacks, by its message: each once, in order
 
 
 def write(
@@ -51,7 +46,7 @@ def write(
     """
     if get_plotlyjs is None:
         raise UserError("the report needs Plotly; install it with: python -m pip install -r requirements-report.txt")
-    missing: Missing = {}
+    missing: list[UserError] = []
     there = {robust: paths.evaluated(root, robust=robust) for robust in (False, True)}
     selection = selection.with_pairs(there[False] | there[True])
     found = {robust: selection.among(kind) for robust, kind in there.items()}
@@ -60,73 +55,53 @@ def write(
         if not kind and (robust or any(found.values())):
             continue
         table = tables.build(root, selection, robust=robust)
-        _note(missing, *table.missing)
+        missing += table.missing
         if table.rows:
-            title, script = "Robust networks" if robust else "Networks", "evaluation/make_tables.py"
+            title = "Robust networks" if robust else "Networks"
             page["headlines"] += tables.headlines(table)
-            page["tables"].append(_table(table, title, _table_command(script, root, selection, robust=robust)))
+            page["tables"].append(_table(table, title, "make_tables", root, selection, robust=robust))
         for layout in dict.fromkeys(route.layout for route in kind):
             of_layout = {route: pairs for route, pairs in kind.items() if route.layout == layout}
-            if one := _explorer(of_layout, missing):
-                page["explorers"].append(one)
+            page["explorers"] += _explorer(of_layout, missing)
         page["settings"] += _settings(kind)
     if not page["tables"]:
-        raise next(iter(missing.values()))
+        raise missing[0]
     pictures = _pictures(root, selection, missing)
-    page["comparison"] = _comparison(root, selection)
+    # What has not been evaluated is no part of the comparison; the main table says what incomplete paths lack.
+    table, title = tables.compare(root, selection), "All alignments side by side"
+    several = len({row.route.alignment for row in table.rows if row.route and row.route.is_line}) > 1
+    page["comparison"] = _table(table, title, "compare_alignments", root, selection) if several else None
     page["comparison_pictures"] = [one for one in pictures if one["name"].startswith("comparison_")]
     page["pictures"] = [one for one in pictures if one not in page["comparison_pictures"]]
-    page |= {"missing": list(map(explain, missing.values())), "plotly": get_plotlyjs(), "command": command}
-    write_atomically(path, lambda stream: stream.write(_template().render(page).encode()))
-    return list(missing.values()), page["headlines"]
-
-
-def _template() -> jinja2.Template:
+    missing = list({str(error): error for error in missing}.values())  # each once
+    page |= {"missing": list(map(explain, missing)), "plotly": get_plotlyjs(), "command": command}
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     environment.policies["json.dumps_kwargs"] = {"default": np.ndarray.tolist}
-    return environment.from_string(TEMPLATE.read_text())
+    html = environment.from_string(Path(__file__).with_suffix(".html").read_text()).render(page)
+    write_atomically(path, lambda stream: stream.write(html.encode()))
+    return missing, page["headlines"]
 
 
-def _note(missing: Missing, *errors: UserError) -> None:
-    missing |= {str(error): error for error in errors}
-
-
-# --- tables ------------------------------------------------------------------------------------------------
-
-
-def _table(table: tables.Table, title: str, command: str) -> dict[str, object]:
+def _table(
+    table: tables.Table, title: str, script: str, root: Path, selection: paths.Selection, *, robust: bool = False
+) -> dict[str, object]:
+    """A table, and the command that makes it by itself."""
     headings, *rows = tables.grid(table, tables.HTML)
-    return {"title": title, "headings": headings, "rows": rows, "notes": " ".join(table.notes), "command": command}
-
-
-def _table_command(script: str, root: Path, selection: paths.Selection, *, robust: bool = False) -> str:
-    """The command that makes the table by itself; flags of several values are tuples."""
-    seeds_a, seeds_b = zip(*selection.pairs, strict=True) if selection.pairs else (None, None)
-    flags = {"dataset": selection.datasets, "model": selection.models, "seed_a": seeds_a, "seed_b": seeds_b}
-    flags |= {"alignment": selection.alignments, "epochs": selection.epochs, "curve_seed": selection.curve_seeds}
+    seeds = dict(zip(("seed_a", "seed_b"), zip(*selection.pairs or [], strict=True), strict=False))
+    flags = {"dataset": selection.datasets, "model": selection.models, **seeds, "alignment": selection.alignments}
+    flags |= {"epochs": selection.epochs, "curve_seed": selection.curve_seeds}
     flags |= {"num_bends": selection.num_bends, "curve": selection.curves}
     given = {name: tuple(values) for name, values in flags.items() if values}
-    return documented(script, given, root=root, robust=robust)
-
-
-def _comparison(root: Path, selection: paths.Selection) -> dict[str, object] | None:
-    """The table of all alignments side by side, where straight lines with several have been evaluated.
-
-    Whatever has not been evaluated is no part of a report; the main table says what is missing of incomplete paths.
-    """
-    table = tables.compare(root, selection)
-    if len({row.route.alignment for row in table.rows if row.route and row.route.is_line}) < 2:
-        return None
-    command = _table_command("evaluation/compare_alignments.py", root, selection)
-    return _table(table, "All alignments side by side", command)
+    command = documented(f"evaluation/{script}.py", given, root=root, robust=robust)
+    return {"title": title, "headings": headings, "rows": rows, "notes": " ".join(table.notes), "command": command}
 
 
 # --- figures and settings ----------------------------------------------------------------------------------
 
 
-def _pictures(root: Path, selection: paths.Selection, missing: Missing) -> list[dict[str, object]]:
+def _pictures(root: Path, selection: paths.Selection, missing: list[UserError]) -> list[dict[str, object]]:
     """The figures that were drawn of what is asked for, sorted by their files' names.
 
     Each has a subject, a caption, its size in pixels, its content in base64, the command that drew it, and the steps
@@ -139,35 +114,46 @@ def _pictures(root: Path, selection: paths.Selection, missing: Missing) -> list[
                 notes, size = image.info, image.size
                 image.verify()
             subject, _, title = notes["Title"].partition(": ")
-            command, caption = notes["Description"], notes.get(CAPTION, f"{title}.")
+            command, caption = notes["Description"], notes.get(figures.CAPTION, f"{title}.")
         except Exception:  # what a reader raises on a damaged or hostile picture can be anything
             reason = "is not a figure of this project, or it is damaged; draw it anew or move it away"
-            _note(missing, FileError(path, reason))
+            missing.append(FileError(path, reason))
             continue
         model, _, dataset = subject.removeprefix("Robust ").partition(" on ")
         asked_for = ((selection.models, model), (selection.datasets, dataset))
         if any(names and name not in names for names, name in asked_for):
             continue
-        shown = _results_in(root, notes.get(SHOWN, ""))
         try:
-            _expect_current(path, shown, command)
+            shown = _results_in(path, notes.get(figures.SHOWN, ""), command)
         except UserError as error:
-            _note(missing, error)
+            missing.append(error)
             continue
-        ran = list(dict.fromkeys(step for file, layout, _ in shown for step in steps(layout, file)))
+        ran = list(dict.fromkeys(step for file, layout in shown.items() for step in steps(layout, file)))
         picture = {"name": path.name, "subject": subject, "caption": caption, "size": size, "command": command}
         pictures.append(picture | {"data": base64.b64encode(path.read_bytes()).decode(), "ran": ran})
     if not pictures:
         drawn = documented("visualization/viz_curve.py", {"help": True}, root=root)
-        _note(missing, UserError(f"there are no figures yet; draw them with: {drawn}"))
+        missing.append(UserError(f"there are no figures yet; draw them with: {drawn}"))
     return pictures
 
 
-def _expect_current(figure: Path, shown: Sequence[tuple[Path, Layout, str]], command: str) -> None:
-    """FileError if a figure shows other results than those of now, or results of other networks."""
-    for path, layout, digest in shown:
+def _results_in(figure: Path, note: str, command: str) -> dict[Path, Layout]:
+    """The results in a figure that still exist, each with its layout.
+
+    FileError if they are others than those of now, or of other networks.
+    """
+    root = figure.parent.parent
+    try:
+        digests = {root / name: digest for name, digest in json.loads(note or "{}").items()}
+    except (ValueError, AttributeError, TypeError, RecursionError):  # a hostile picture's
+        return {}
+    names = {path: read_name(path) for path in digests if path.is_file()}
+    layouts = {
+        path: Layout(root, name.model, name.dataset, robust=name.robust) for path, name in names.items() if name
+    }
+    for path, layout in layouts.items():
         found = results.content(path)
-        if found.files[path] != digest:
+        if found.files[path] != digests[path]:
             reason = f"shows other results than there are now in {path}; draw it anew with: {command}"
             raise FileError(figure, reason)
         try:
@@ -175,43 +161,25 @@ def _expect_current(figure: Path, shown: Sequence[tuple[Path, Layout, str]], com
         except FileError as error:
             reason = f"shows {path}, which {error.reason}; when that is made anew, draw it with: {command}"
             raise FileError(figure, reason) from error
+    return layouts
 
 
 ORDER = ("training/train_model", "alignment/align_models", "training/", "")  # in which scripts are run
 
 
-def _order(step: Step) -> int:
-    return next(place for place, start in enumerate(ORDER) if step.script.startswith(start))
-
-
 def _settings(found: paths.Found) -> list[Step]:
     """The commands behind networks, matches, curves, evaluations and planes that are current, each once."""
-    ran = []
-    for route, pairs in found.items():
-        layout = route.layout
-        for pair in pairs:
-            files = [route.evaluated(pair)]
-            if route.epochs and not layout.robust:
-                files.append(layout.plane_with_curve(route.alignment, *pair, route.epochs, route.variant_of(pair)))
-            for file in files:
-                with contextlib.suppress(UserError):  # which the table or the walks name
-                    results.load_result(layout, file, {})
-                    ran += steps(layout, file)
-    return list(dict.fromkeys(sorted(ran, key=_order)))
-
-
-def _results_in(root: Path, note: str) -> list[tuple[Path, Layout, str]]:
-    """The results in a figure that still exist: each with its layout, and what its digest was."""
-    try:
-        digests = {root / name: digest for name, digest in json.loads(note or "{}").items()}
-    except (ValueError, AttributeError, TypeError, RecursionError):  # a hostile picture's
-        return []
-    there = [(path, read_name(path), digest) for path, digest in digests.items() if path.is_file()]
-    return [
-        (path, Layout(root, name.model, name.dataset, robust=name.robust), digest)
-        for path, name, digest in there
-        if name
-    ]
+    ran: list[Step] = []
+    for route, pair in ((route, pair) for route, pairs in found.items() for pair in pairs):
+        for file in (
+            route.evaluated(pair),
+            *([route.plane(pair)] if route.epochs and not route.layout.robust else []),
+        ):
+            with contextlib.suppress(UserError):  # which the table or the walks name
+                results.load_result(route.layout, file, {})
+                ran += steps(route.layout, file)
+    ran.sort(key=lambda step: next(place for place, start in enumerate(ORDER) if step.script.startswith(start)))
+    return list(dict.fromkeys(ran))
 
 
 # --- interactive curves ------------------------------------------------------------------------------------
@@ -224,8 +192,8 @@ STROKES = ("solid", "dashdot", "dot")  # of kinds of curves, as Plotly names the
 FLATTEST = 0.33  # height of a plane, as a part of its width, below which it is stretched to be seen on a phone
 
 
-def _explorer(found: paths.Found, missing: Missing) -> dict[str, object] | None:
-    """Planes and lines of one layout under one slider; None if no path can be shown.
+def _explorer(found: paths.Found, missing: list[UserError]) -> list[dict[str, object]]:
+    """Planes and lines of one layout under one slider, if any path can be shown.
 
     Each path is the mean of all pairs, or, with a seed that is not the usual one, of the pairs that have it. Missing
     results are added to `missing`.
@@ -239,31 +207,35 @@ def _explorer(found: paths.Found, missing: Missing) -> dict[str, object] | None:
         evaluated |= results.load(results.load_path, [route], pairs, lacks)
         if not (lacks or route.is_line or route.layout.robust):
             of_curves |= results.load(results.load_plane_with_curve, [route], pairs, lacks)
-        _note(missing, *lacks)
+        missing += lacks
     if not evaluated:
-        return None
-    evaluated = results.marked(evaluated)
-    layout = next(iter(found)).layout
+        return []
+    layout, evaluated = next(iter(found)).layout, results.marked(evaluated)
+    quantities = results.QUANTITIES[layout.robust]
     stops = sorted({float(t) for of_pairs in evaluated.values() for t in of_pairs[0]["t"]})
     steps = positions(stops)
-    state = {
-        "steps": steps,
-        "evaluated": stops,
-        "quantities": [
-            {"name": name, "words": words, "isLoss": results.is_loss(name)}
-            for name, words in results.QUANTITIES[layout.robust].items()
-        ],
-        "walks": [
-            _walk(route, of_pairs, number) | {"plane": _plane(route, of_curves.get(route), steps)}
-            for number, (route, of_pairs) in enumerate(evaluated.items())
-        ],
-    }
-    return {
-        "name": "_".join(["robust" if layout.robust else "plain", layout.dataset, model_folder(layout.model)]),
-        "subject": f"{layout.model} on {layout.dataset}{', robust' if layout.robust else ''}",
-        "middle": min(range(len(steps)), key=lambda i: abs(steps[i] - 0.5)),
-        "state": state,
-    }
+    walks = []
+    for number, (route, of_pairs) in enumerate(evaluated.items()):
+        values = {name: results.mean_and_deviation([table[name] for table in of_pairs])[0] for name in quantities}
+        places = results.robust_places(values)
+        walks.append(
+            {
+                "path": number,
+                "words": route.words,
+                "colour": paths.look(route.alignment).colour,
+                "stroke": "dash" if route.is_line else STROKES[route.rank % 3],
+                "t": of_pairs[0]["t"],
+                "values": values,
+                "extremes": [places["at_lowest"], places["at_highest"]] if places else [],
+                "plane": _plane(route, of_curves[route], steps) if route in of_curves else None,
+            }
+        )
+    named = [{"name": name, "words": words, "isLoss": results.is_loss(name)} for name, words in quantities.items()]
+    state = {"steps": steps, "evaluated": stops, "quantities": named, "walks": walks}
+    kind, more = ("robust", ", robust") if layout.robust else ("plain", "")
+    explorer = {"name": f"{kind}_{layout.dataset}_{model_folder(layout.model)}", "state": state}
+    explorer["subject"] = f"{layout.model} on {layout.dataset}{more}"
+    return [explorer | {"middle": min(range(len(steps)), key=lambda i: abs(steps[i] - 0.5))}]
 
 
 def positions(evaluated: Sequence[float]) -> list[float]:
@@ -274,28 +246,8 @@ def positions(evaluated: Sequence[float]) -> list[float]:
     return [*stops, evaluated[-1]]
 
 
-def _walk(route: paths.Route, evaluated: Sequence[results.Result], number: int) -> dict[str, object]:
-    """A path, the mean over pairs; `extremes`: the numbers of the points where robust accuracy is worst and best."""
-    names = results.QUANTITIES[route.layout.robust]
-    values = {name: np.mean([table[name] for table in evaluated], axis=0) for name in names}
-    places = results.robust_places(values)
-    return {
-        "path": number,
-        "words": route.words,
-        "colour": paths.look(route.alignment).colour,
-        "stroke": "dash" if route.is_line else STROKES[route.rank % 3],
-        "t": evaluated[0]["t"],
-        "values": values,
-        "extremes": [places["at_lowest"], places["at_highest"]] if places else [],
-    }
-
-
-def _plane(
-    route: paths.Route, of_pairs: Sequence[results.Result] | None, steps: Sequence[float]
-) -> dict[str, object] | None:
+def _plane(route: paths.Route, of_pairs: Sequence[results.Result], steps: Sequence[float]) -> dict[str, object]:
     """The plane of a curve, stretched in height where it would be too flat, with the curve at `steps`."""
-    if of_pairs is None:
-        return None
     plane = results.mean_plane(of_pairs)
     flatness = float(np.ptp(plane["y"]) / np.ptp(plane["x"]))
     stretched = max(1.0, FLATTEST / flatness)
@@ -305,7 +257,7 @@ def _plane(
         "accuracy": plane["accuracy"],
         "loss": plane["loss"],
         "evaluated": plane["curve"],
-        "along": planes.curve_on(plane, route.variant, np.array(steps)),
+        "along": figures.curve_on(plane, route.variant, np.array(steps)),
         "corners": results.corners_of_curve(plane),
         "stretched": stretched,
         "flatness": min(flatness * stretched, 1),

@@ -94,9 +94,10 @@ class Route:
 
     @property
     def order(self) -> tuple:
-        """The sort key among the routes of one network: as in the paper's tables, usual curves before others."""
+        """The sort key: as in the paper's tables, usual curves before others."""
         seed, num_bends, curve = self.variant
-        return self.epochs, position(self.alignment, ALIGNMENTS), (num_bends, curve, seed)
+        network = self.layout.dataset, position(self.layout.model, NETWORKS)
+        return *network, self.epochs, position(self.alignment, ALIGNMENTS), (num_bends, curve, seed)
 
     def variant_of(self, pair: Pair) -> Variant:
         """The variant of the pair's curve."""
@@ -105,6 +106,10 @@ class Route:
     def evaluated(self, pair: Pair) -> Path:
         """The file of its evaluation between a pair."""
         return self.layout.evaluated(self.alignment, *pair, self.epochs, self.variant_of(pair))
+
+    def plane(self, pair: Pair) -> Path:
+        """The file of the plane of its curve between a pair."""
+        return self.layout.plane_with_curve(self.alignment, *pair, self.epochs, self.variant_of(pair))
 
 
 def named(routes: Sequence[Route]) -> list[Route]:
@@ -142,21 +147,12 @@ def evaluated(root: Path, *, robust: bool = False) -> Found:
     folder = root / (ROBUST_FOLDERS if robust else FOLDERS)["evaluated"]
     files = [*folder.glob("*/*/*.np[yz]"), *folder.parent.glob("*pam*/*/*/*.npy")]  # the original's are .npy
     names = {name for name in map(read_name, files) if name and name.kind == "evaluated" and is_network(name.model)}
-    paths = {
-        (
-            Route(Layout(root, name.model, name.dataset, robust=robust), name.alignment, name.epoch, name.variant),
-            name.seeds,
-        )
-        for name in names
-    }
+    layouts = {name: Layout(root, name.model, name.dataset, robust=robust) for name in names}
+    paths = {(Route(layouts[name], name.alignment, name.epoch, name.variant), name.seeds) for name in names}
     found: Found = {}
-    for route, pair in sorted(paths, key=lambda one: (*_place(one[0].layout), one[0].order, one[1])):
+    for route, pair in sorted(paths, key=lambda one: (one[0].order, one[1])):
         found.setdefault(route, []).append(pair)
     return found
-
-
-def _place(layout: Layout) -> tuple:
-    return layout.dataset, position(layout.model, NETWORKS)
 
 
 @dataclass(frozen=True)
@@ -200,14 +196,16 @@ class Selection:
 
     def among(self, found: Found) -> Found:
         """The found paths that are asked for; curves that differ by their pairs' own seeds are one route."""
-        own, merged = self.seeds, {}
+        merged: Found = {}
         for route, pairs in found.items():
-            common = route if own is None else self._with_own_seeds(route)
             if those := [pair for pair in pairs if self.includes(route, pair)]:
-                merged.setdefault(common, []).extend(those)
-        return dict(sorted(merged.items(), key=lambda one: (*_place(one[0].layout), one[0].order)))
+                merged.setdefault(self._common(route), []).extend(those)
+        return dict(sorted(merged.items(), key=lambda one: one[0].order))
 
-    def _with_own_seeds(self, route: Route) -> Route:
+    def _common(self, route: Route) -> Route:
+        """The route of all pairs to which a curve belongs, where each pair's has its own seed."""
+        if self.seeds is None:
+            return route
         seeds = tuple(self.seeds.items()) if route.has_seed else ()
         return replace(route, variant=route.variant._replace(seed=USUAL.seed), seeds=seeds)
 
@@ -216,21 +214,15 @@ class Selection:
 
         epochs: instead of the selection's. A variant that is not given is the usual one.
         """
+        seed = self.curve_seeds[0] if self.curve_seeds and not self.seeds else USUAL.seed
         routes = [
-            Route(layout, name, number, of_path(name, number, variant))
+            Route(layout, name, number, of_path(name, number, Variant(seed, num_bends, curve)))
             for number in sorted(set(self.epochs if epochs is None else epochs))
             for name in map(tag, self.alignments)
-            for variant in self._variants()
-        ]
-        return list(dict.fromkeys(routes if self.seeds is None else map(self._with_own_seeds, routes)))
-
-    def _variants(self) -> list[Variant]:
-        seed = self.curve_seeds[0] if self.curve_seeds and not self.seeds else USUAL.seed
-        return [
-            Variant(seed, num_bends, curve)
             for num_bends in self.num_bends or [USUAL.num_bends]
             for curve in self.curves or [USUAL.curve]
         ]
+        return list(dict.fromkeys(map(self._common, routes)))
 
     def with_pairs(self, found: Mapping[Route, Iterable[Pair]]) -> "Selection":
         """The same with the pairs that exist, where a seed of each pair's curves is given and no pairs are."""

@@ -54,24 +54,27 @@ RANGES = {
 def content(path: Path, *, gaps: bool = False, **shapes: tuple) -> Result:
     """What a file of results holds. FileError if it cannot be read, or if its numbers or its record cannot be.
 
+    The numbers of an .npy file are called accuracy, loss, correlation or distance, as they are by the file's name.
+
     shapes: arrays that it must have, as `load_arrays` has them. gaps: whether NaN may stand where nothing was
     measured.
     """
-    arrays = {"": load_array(path, gaps=gaps)} if path.suffix == ".npy" else load_arrays(path, **shapes)
-    if why := _impossible({name or _quantity(path): array for name, array in arrays.items()}, gaps=gaps):
+    is_series = path.suffix == ".npy"
+    arrays = {"": load_array(path, gaps=gaps)} if is_series else load_arrays(path, **shapes)
+    named = {name or _quantity(path): array for name, array in arrays.items()}
+    if why := _impossible(named, gaps=gaps):
         raise FileError(path, f"holds numbers that cannot be: {why}", "replace")
     try:
-        record = load_record(path) if path.suffix == ".npy" else record_in(arrays)
+        record = load_record(path) if is_series else record_in(arrays)
         _expect_known(record)
     except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
         reason = f"has a record that this version does not understand ({first_line(error)})"
         raise FileError(path, reason, "replace") from error
     numbers = digest_of((name, arrays[name]) for name in sorted(arrays) if name not in ("record", "settings"))
-    return Result(arrays, path, record, numbers)
+    return Result(named, path, record, numbers)
 
 
 def _quantity(path: Path) -> str:
-    """What the numbers of an .npy file are, by its name."""
     first = path.name.partition("_")[0]
     if first in ("accuracy", "loss"):
         return first
@@ -103,19 +106,17 @@ def _impossible(arrays: Mapping[str, np.ndarray], *, gaps: bool) -> str | None:
 def _expect_known(record: Record) -> None:
     """TypeError for flags, digests or costs of types that no flag, digest or cost has."""
     flags = [item for values in (record.flags, *record.trained.values()) for item in values.items()]
-    points, images = record.inputs.get("points", []), record.inputs.get("images", "")
+    parts = [(name, one) for name, value in flags for one in (value if isinstance(value, list) else [value])]
+    digests = [("images", record.inputs.get("images", "")), *record.made.items()]
+    digests += [("points", one) for one in record.inputs.get("points", [])]
     for known, items in (
-        (str | int | float | None, [(name, one) for name, value in flags for one in _parts(value)]),
-        (str, [("images", images), *(("points", one) for one in points), *record.made.items()]),
+        (str | int | float | None, parts),
+        (str, digests),
         (int | float, record.cost.items()),
     ):
         for name, value in items:
             if not isinstance(value, known):
                 raise TypeError(f"{name} {value!s:.40}")
-
-
-def _parts(value: object) -> list[object]:
-    return value if isinstance(value, list) else [value]
 
 
 def load_result(layout: Layout, path: Path, shapes: Mapping[str, tuple]) -> Result:
@@ -134,8 +135,7 @@ def _expect_same_points(layout: Layout, result: Result) -> None:
     if name is None or not points or not isinstance(epochs, int):
         return
     files = behind(layout, name.seeds, epochs, name.alignment or "", name.epoch or 0, name.variant)
-    places = {"a": 0, "curve": name.variant.num_bends // 2}
-    places |= {} if "match" in files else {"b": -1}
+    places = {"a": 0, "curve": name.variant.num_bends // 2} | ({} if "match" in files else {"b": -1})
     for file, place in places.items():
         if file in files and files[file].exists():
             checkpoint = load_checkpoint(files[file])
@@ -173,7 +173,7 @@ def load_plane_with_curve(route: Route, pair: Pair) -> Result:
     along = load_path(route, pair, coordinates=("n", 2))
     if not along["coordinates"][-1, 0] > 0:
         raise UserError(f"networks {pair[0]} and {pair[1]} are the same, so no plane goes through {route.words}")
-    path = route.layout.plane_with_curve(route.alignment, *pair, route.epochs, route.variant_of(pair))
+    path = route.plane(pair)
     plane = _load_plane(route.layout, path)
     points = [one.record.inputs.get("points") for one in (plane, along)]
     if None not in points and points[0] != points[1]:  # the older is the one that a newer curve has outlived
@@ -207,26 +207,19 @@ def load_along_curve(route: Route, pair: Pair, *, t: float) -> Result:
     Networks in which activations share their channels have noid_{a,b} besides: each activation matched on its own.
     """
     path = route.layout.along_curve(route.alignment, *pair, route.epochs, t, route.variant_of(pair))
-    names = [f"{which}_{end}" for which in ("unaligned", "aligned") for end in "ab"]
+    names = ("unaligned_a", "unaligned_b", "aligned_a", "aligned_b")
     return load_result(route.layout, path, dict.fromkeys(names, ("layers",)))
 
 
 def load_correlations(route: Route, pair: Pair) -> Result:
     """Layerwise mean correlations of A with B: `unaligned` and `aligned`, each (layers,)."""
     before, after = (
-        load_means(route.layout, route.layout.correlation(route.alignment, which, *pair, route.variant_of(pair)))
+        load_result(route.layout, route.layout.correlation(route.alignment, which, *pair, route.variant_of(pair)), {})
         for which in ("unaligned", "aligned")
     )
-    after |= {"unaligned": before["means"], "aligned": after.pop("means")}
+    after |= {"unaligned": before["correlation"], "aligned": after.pop("correlation")}
     after.files |= before.files
     return after
-
-
-def load_means(layout: Layout, path: Path) -> Result:
-    """The numbers in an .npy file, one a layer: `means` (layers,)."""
-    found = load_result(layout, path, {})
-    found["means"] = found.pop("")
-    return found
 
 
 SPLITS = {"train": "training images", "test": "test images"}
@@ -256,16 +249,18 @@ def load_network_histories(
     they were never tested, are left out and added to `missing`; networks from elsewhere have none, and lack nothing.
     """
     files = {end: [layout.model_history(pair[i]) for pair in pairs] for i, end in enumerate("AB")}
-    first = next((path for history in files["A"] for path in history.values() if path.exists()), None)
-    names = _measured(first, ("accuracy", "loss")) if first else ()
-    if not any(path.exists() for of_end in files.values() for history in of_end for path in history.values()):
+    histories = [path for of_end in files.values() for history in of_end for path in history.values()]
+    first = next(filter(Path.exists, histories), None)
+    if first is None:
         return {}
+    names = _measured(first, ("accuracy", "loss"))
     found = {}
     for kind in SPLITS:
         try:
             found |= {
                 (end, kind): {
-                    name: [content(history[f"{name}_{kind}"], gaps=True)[""] for history in of_end] for name in names
+                    name: [content(history[f"{name}_{kind}"], gaps=True)[name] for history in of_end]
+                    for name in names
                 }
                 for end, of_end in files.items()
             }
@@ -280,6 +275,7 @@ def load_network_histories(
 
 # --- several pairs, several paths --------------------------------------------------------------------------
 
+Array = float | np.ndarray
 Load = Callable[[Route, Pair], Result]  # one of the functions above
 Measured = dict[Route, list[Result]]  # by route, what is measured between each pair that has it
 
@@ -321,7 +317,7 @@ ASIDE = ("batch_size", "eval_train", "repair")
 BEFORE = {"measured_on": "test images", "height": "turning point"}  # in files that do not record these
 
 
-def setting(result: Result) -> dict[str, object]:
+def _setting(result: Result) -> dict[str, object]:
     """How a result was measured, as far as it records that."""
     flags = {**BEFORE, **result.record.flags} if result.record else {}
     found = {name: value for name, value in flags.items() if name not in ASIDE}
@@ -336,14 +332,13 @@ def _expect_alike(first: Result, other: Result) -> None:
     """FileError unless two pairs' results were measured alike, at the same points, so that they have a mean."""
     if first.along and other.along:
         _expect_alike(first.along, other.along)
-    different = other_flags(setting(first), setting(other))
-    told = [
-        {"num_points": f"{now} points (there {there})", "images": "other images"}.get(
-            name, f"{name} {now} (there {there})"
-        )
-        for name, (there, now) in different.items()
-    ]
-    if not told and any(first[name].shape != other[name].shape for name in first.keys() & other.keys() & SHAPED):
+    different = other_flags(_setting(first), _setting(other))
+    told = []
+    for name, (there, now) in different.items():
+        words = f"{now} points" if name == "num_points" else f"{name} {now}"
+        told.append("other images" if name == "images" else f"{words} (there {there})")
+    both = first.keys() & other.keys() & {"loss", "aligned", "aligned_a"}
+    if not told and any(first[name].shape != other[name].shape for name in both):
         told = ["numbers of another shape"]
     if not told and not np.array_equal(first.get("t"), other.get("t")):
         told = ["other points t"]
@@ -353,43 +348,40 @@ def _expect_alike(first: Result, other: Result) -> None:
         raise FileError(other.path, reason, "replace", **wanted)
 
 
-SHAPED = {"loss", "aligned", "aligned_a"}
-
-
 def unlike(measured: Measured) -> dict[Route, str]:
     """The routes that were not measured as the others were, and how they were: as "bf16, 3 points".
 
     The others are those on the test set, then those in the highest precision, with statistics of most images, at most
     points.
     """
-    settings = {route: setting(of_pairs[0]) for route, of_pairs in measured.items()}
-    best = max(settings.values(), key=_quality, default={})
-    told = {}
-    for route, one in settings.items():
-        if different := other_flags(best, one):
-            told[route] = ", ".join(_in_words(name, now) for name, (_, now) in different.items())
-    return told
 
+    def quality(flags: Mapping[str, object]) -> tuple:
+        images, points = flags.get("bn_images"), flags.get("num_points")
+        return (
+            flags.get("use_test", True) is True,
+            flags.get("precision", "fp32") != "bf16",
+            images if isinstance(images, int) else FAR,
+            points if isinstance(points, int) else 0,
+        )
 
-def _quality(measured: Mapping[str, object]) -> tuple:
-    images, points = measured.get("bn_images"), measured.get("num_points")
-    return (
-        measured.get("use_test", True) is True,
-        measured.get("precision", "fp32") != "bf16",
-        images if isinstance(images, int) else FAR,
-        points if isinstance(points, int) else 0,
-    )
+    def in_words(name: str, value: object) -> str:
+        words = {
+            "precision": str(value),
+            "num_points": f"{value} points",
+            "bn_images": f"{'all' if value is None else value} images for batch norm",
+            "use_test": "test images" if value else "held-out training images",
+            "images": "other images",
+        }
+        return words.get(name, f"{name} {value}")
 
-
-def _in_words(name: str, value: object) -> str:
-    words = {
-        "precision": str(value),
-        "num_points": f"{value} points",
-        "bn_images": f"{'all' if value is None else value} images for batch norm",
-        "use_test": "test images" if value else "held-out training images",
-        "images": "other images",
+    settings = {route: _setting(of_pairs[0]) for route, of_pairs in measured.items()}
+    best = max(settings.values(), key=quality, default={})
+    different = {route: other_flags(best, one) for route, one in settings.items()}
+    return {
+        route: ", ".join(in_words(name, now) for name, (_, now) in flags.items())
+        for route, flags in different.items()
+        if flags
     }
-    return words.get(name, f"{name} {value}")
 
 
 def marked(measured: Measured) -> Measured:
@@ -448,7 +440,7 @@ def is_loss(name: str) -> bool:
 
 
 def summary(table: Mapping[str, np.ndarray], name: str) -> dict[str, float]:
-    """The numbers of tables: an accuracy or loss of the ends, averaged over arc length, its extremes, its barrier.
+    """The numbers of tables: an accuracy or loss at the ends, averaged over arc length, its extremes, its barrier.
 
     The barrier (`utils.geometry.barrier`) is how far a loss rises, or an accuracy falls, on the way.
 
@@ -457,7 +449,11 @@ def summary(table: Mapping[str, np.ndarray], name: str) -> dict[str, float]:
     held-out training images (chosen), where those were evaluated.
     """
     values = table[name]
+    if values.ndim == 0:
+        return {"": float(values)}
     numbers = {
+        "a": float(values[0]),
+        "b": float(values[-1]),
         "ends": float(values[[0, -1]].mean()),
         "average": path_average(table["length"], values),
         "minimum": float(values.min()),
@@ -495,11 +491,9 @@ def mean_plane(planes: Sequence[Result]) -> dict[str, np.ndarray]:
     """
     quantities = [name for name in PLANE_QUANTITIES if all(name in plane for plane in planes)]
     names = ("x", "y", "corners", *quantities, *(name for name in ("t", "curve") if name in planes[0]))
-    mean = {name: np.mean([plane[name] for plane in planes], axis=0) for name in names}
-    if len(planes) > 1:
-        for name in quantities:
-            mean[f"{name}_deviation"] = np.std([plane[name] for plane in planes], axis=0, ddof=1)
-    return mean
+    numbers = {name: mean_and_deviation([plane[name] for plane in planes]) for name in names}
+    deviations = {f"{name}_deviation": numbers[name][1] for name in quantities if len(planes) > 1}
+    return {name: mean for name, (mean, _) in numbers.items()} | deviations
 
 
 def corners_of_curve(plane: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -533,6 +527,6 @@ def spectra(table: Result, *, robust: bool) -> dict[str, np.ndarray]:
     return losses if robust else {name: one * np.arange(2, len(one) + 2) for name, one in losses.items()}
 
 
-def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
-    """The mean, and the standard deviation (ddof 1) if there is more than one value."""
-    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
+def mean_and_deviation(values: Sequence[Array]) -> tuple[Array, Array | None]:
+    """The mean over pairs of numbers or arrays; and the standard deviation (ddof 1), if there are several pairs."""
+    return np.mean(values, axis=0), np.std(values, axis=0, ddof=1) if len(values) > 1 else None

@@ -7,6 +7,7 @@ HTML are written from the same rows.
 import contextlib
 import csv
 import io
+import itertools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,6 +20,7 @@ from markupsafe import escape
 from ..errors import FileError, UserError, printable
 from ..matching import METHODS
 from ..stages.data import dataset_info
+from ..stages.files import write_atomically
 from ..stages.layout import USUAL, Layout, Name, model_folder, read_name
 from ..stages.originals import PERMUTATION_EPOCHS
 from ..stages.published import EPOCHS, NETWORKS
@@ -60,22 +62,22 @@ def is_as_published(route: paths.Route, evaluated: Iterable[Record]) -> bool:
     Settings that a file does not record are taken to be the published ones. The original counts the epochs of PAM's
     permutation phase among the curve's.
     """
-    records = list(evaluated)
-    epochs = {EPOCHS} if any(records) or not route.alignment.startswith("pam_") else {EPOCHS + PERMUTATION_EPOCHS}
-    if route.layout.robust or route.epochs not in {EPOCHS, *epochs}:
+    records, layout = list(evaluated), route.layout
+    more = 0 if any(records) or not route.alignment.startswith("pam_") else PERMUTATION_EPOCHS
+    if layout.robust or route.epochs not in (EPOCHS, EPOCHS + more):
         return False
     return route.variant._replace(seed=USUAL.seed) == USUAL and all(
-        _is_published_setting(record, route.layout) for record in records
+        _is_published_setting(record, layout) for record in records
     )
 
 
 def _is_published_setting(record: Record, layout: Layout) -> bool:
     """Whether the flags of an evaluation, and those with which its networks and curve were trained, are published."""
-    batches = {"a": 64 if layout.dataset == "CIFAR10" else 128, "curve": 128}
-    batches["b"] = batches["a"]
+    batch = 64 if layout.dataset == "CIFAR10" else 128
+    batches = {"a": {"batch_size": batch}, "b": {"batch_size": batch}, "curve": {"batch_size": 128}}
     resized_by = dataset_info(layout.dataset).resized_by
     for name, flags in {"": record.flags, **record.trained}.items():
-        wanted = PUBLISHED | ({"batch_size": batches[name]} if name in batches else {})
+        wanted = PUBLISHED | batches.get(name, {})
         now = flags | ({"precision": "fp32"} if flags.get("precision") == "tf32" else {})
         transform = str(flags.get("transform", layout.model))
         # Transforms of several names can do the same
@@ -110,11 +112,14 @@ SHOWN = {
 }
 OF_HELD_OUT = "chosen"  # columns that only newer evaluations have
 # Of the two networks: their mean, the more robust one of each pair, and the one that is so in the mean over pairs, as
-# published; with the columns of what they are compared with
+# published; and which of their numbers (`results.summary`) stands below which number of paths
 OF_NETWORKS = {
-    "ends": ("the two networks", ("average",)),
-    "better": ("the more robust of the two", ("at_highest", "maximum")),
-    "better_in_mean": ("the more robust of the two, by means over pairs", ("at_highest", "maximum")),
+    "ends": ("the two networks", {"average": "ends"}),
+    "better": ("the more robust of the two", dict.fromkeys(("at_highest", "maximum"), "better")),
+    "better_in_mean": (
+        "the more robust of the two, by means over pairs",
+        dict.fromkeys(("at_highest", "maximum"), "better_in_mean"),
+    ),
 }
 # Quantities of how alike activations are, by the names of their columns
 OF_ACTIVATIONS = ("correlation", "activation_distance", "preactivation_distance")
@@ -142,10 +147,6 @@ class Cell(NamedTuple):
     published: Number | None = None
 
 
-def _cell(values: Sequence[float], published: Number | None = None) -> Cell:
-    return Cell(results.mean_and_deviation(values), len(values), published)
-
-
 @dataclass
 class Row:
     """One path of one model, or (without a route) its networks; cells by column, absent where there is none.
@@ -158,8 +159,22 @@ class Row:
     route: paths.Route | None = None
     networks: str = ""
     cells: dict[Column, Cell] = field(default_factory=dict)
-    pairs: dict[str, list[paths.Pair]] = field(default_factory=dict)  # that have the path, by dataset
     aside: dict[str, str] = field(default_factory=dict)
+
+    def statistic(self, column: Column) -> str | None:
+        """Which number of a path (`results.summary`) stands in a column; None where there is none by its nature."""
+        return OF_NETWORKS[self.networks][1].get(column.statistic) if self.networks else column.statistic
+
+    def fill(self, column: Column, values: Sequence[float], published: Number | None = None) -> None:
+        """Put the mean of the pairs' values into a column, unless what stands there is of as many pairs.
+
+        The mean of networks as published counts more than others of as many.
+        """
+        there = self.cells.get(column)
+        if values and (there is None or (len(values), bool(published)) > (there.pairs, bool(there.published))):
+            mean, deviation = results.mean_and_deviation(values)
+            measured = float(mean), None if deviation is None else float(deviation)
+            self.cells[column] = Cell(measured, len(values), published)
 
 
 @dataclass
@@ -181,10 +196,11 @@ def build(
     *,
     robust: bool = False,
     shown: Mapping[str, Sequence[str]] | None = None,
+    read: results.Load = results.load_path,
 ) -> Table:
     """The table of the evaluated paths under `root` that are asked for.
 
-    shown: which numbers of each quantity, instead of the usual ones.
+    shown: which numbers of each quantity, instead of the usual ones. read: what reads a path of a pair.
 
     If it has no rows, `missing` says why.
     """
@@ -195,80 +211,79 @@ def build(
     models = selection.models or sorted(
         {route.layout.model for route in found}, key=lambda model: paths.position(model, NETWORKS)
     )
-    words = {name: word.partition(" (")[0] for name, word in results.QUANTITIES[robust].items()} | results.WAYS
+    words = {name: word.partition(" (")[0] for name, word in results.QUANTITIES[robust].items()}
+    words |= results.WAYS | OF_PAIRS
     columns = [
         Column(dataset, quantity, words[quantity], statistic)
         for dataset in datasets
         for quantity, statistics in (shown or SHOWN[robust]).items()
         for statistic in statistics
     ]
+    columns.sort(key=lambda column: not column.statistic)
     table = Table(columns, [])
     for model in models if datasets else ():
         layouts = [Layout(root, model, dataset, robust=robust) for dataset in datasets]
         folder = model_folder(model)
         here = {route: pairs for route, pairs in found.items() if model_folder(route.layout.model) == folder}
-        _add_model(table, layouts, here, selection)
+        _add_model(table, layouts, here, selection, read)
     filled = {column for row in table.rows for column in row.cells}
     told = {column.dataset for column in filled}
     table.columns = [
         one for one in columns if one in filled or (one.statistic != OF_HELD_OUT and one.dataset not in told)
     ]
-    for dataset in datasets:
+    for dataset in datasets or [""]:
         if not any(route.layout.dataset == dataset for route in found):
-            table.missing.append(_nothing(root, selection, dataset, robust=robust))
+            on = f" on {dataset}" if dataset else ""
+            layout = Layout(
+                root, next(iter(selection.models or NETWORKS)), dataset or "FashionMNIST10k", robust=robust
+            )
+            wanted = replace(selection, alignments=selection.alignments or [""], epochs=selection.epochs or [0])
+            path = wanted.by_name(layout)[0].evaluated(next(iter(selection.pairs or [(1, 2)])))
+            reason = f"does not exist: nothing that was asked for{on} has been evaluated under {root}"
+            table.missing.append(FileError(path, reason, "make"))
     if table.rows:
         _add_notes(table, robust=robust)
-    elif not table.missing:
-        table.missing.append(_nothing(root, selection, robust=robust))
     return table
 
 
-def _nothing(root: Path, selection: paths.Selection, dataset: str | None = None, *, robust: bool) -> FileError:
-    """The error that nothing asked for has been evaluated (on a dataset); it names the path to begin with."""
-    on = f" on {dataset}" if dataset else ""
-    layout = Layout(root, next(iter(selection.models or NETWORKS)), dataset or "FashionMNIST10k", robust=robust)
-    wanted = replace(selection, alignments=selection.alignments or [""], epochs=selection.epochs or [0])
-    pair = next(iter(selection.pairs or [(1, 2)]))
-    reason = f"does not exist: nothing that was asked for{on} has been evaluated under {root}"
-    return FileError(wanted.by_name(layout)[0].evaluated(pair), reason, "make")
-
-
-def _add_model(table: Table, layouts: Sequence[Layout], here: paths.Found, selection: paths.Selection) -> None:
+def _add_model(
+    table: Table, layouts: Sequence[Layout], here: paths.Found, selection: paths.Selection, read: results.Load
+) -> None:
     """Add the rows of one model: the networks, then each path, over all datasets, one a layout."""
-    model, first = layouts[0].model, layouts[0]
+    first = layouts[0]
     having = {(route.layout.dataset, replace(route, layout=first)): pairs for route, pairs in here.items()}
     explicit = selection.by_name(first) if selection.epochs and selection.alignments else []
     others = sorted({route for _, route in having}, key=lambda route: route.order)
     routes = paths.named(list(dict.fromkeys([*explicit, *others])))
-    rows = {route: Row(model, route.words, route) for route in routes}
-    halves = {route: Row(model, route.words + EVERY_SECOND, route) for route in routes}
-    networks = {name: Row(model, words, networks=name) for name, (words, _) in OF_NETWORKS.items()}
+    rows = {route: Row(first.model, route.words, route) for route in routes}
+    halves = {route: Row(first.model, route.words + EVERY_SECOND, route) for route in routes}
+    networks = [Row(first.model, words, networks=name) for name, (words, _) in OF_NETWORKS.items()]
     for layout in layouts:
         everyone = [pair for (dataset, _), pairs in having.items() if dataset == layout.dataset for pair in pairs]
         measured: results.Measured = {}
         for route in routes:
-            those = rows[route].pairs[layout.dataset] = having.get((layout.dataset, route), [])
+            those = having.get((layout.dataset, route), [])
             pairs = selection.pairs or list(dict.fromkeys(everyone))
             if route not in explicit and route.variant.seed != USUAL.seed:
                 pairs = those  # a seed that belongs to one pair says nothing of the others
             if route in explicit or those:
                 on = replace(route, layout=layout)
-                measured |= results.load(results.load_path, [on], pairs, table.missing)
+                measured |= results.load(read, [on], pairs, table.missing)
         table.files |= results.files_of(measured)
         told = results.unlike(measured)
         for on, tables in sorted(measured.items(), key=lambda one: one[0] in told):  # the others tell of the networks
             route = replace(on, layout=first)
             if on in told:
                 rows[route].aside[layout.dataset] = told[on]
-            _fill(rows[route], tables, table.columns, layout)
-            _fill_networks(networks.values(), tables, table.columns, on)
+            for row in (rows[route], *networks):
+                _fill(row, tables, table.columns, on)
             if layout.robust and len(tables[0]["t"]) >= results.SPECTRUM_POINTS and len(tables[0]["t"]) % 2:
-                _fill(halves[route], [_every_second(one) for one in tables], table.columns, layout)
+                _fill(halves[route], [_every_second(one) for one in tables], table.columns, on)
     filled = [row for route in routes for row in (rows[route], halves[route]) if row.cells]
     for row in filled:
         on = {f"on {dataset}: " if len(layouts) > 1 else "": words for dataset, words in row.aside.items()}
         row.words += "".join(f" ({where}{words})" for where, words in on.items())
-    table.rows += [row for row in networks.values() if row.cells and filled] + filled
+    table.rows += [row for row in networks if row.cells and filled] + filled
 
 
 def _every_second(table: results.Result) -> results.Result:
@@ -276,48 +291,27 @@ def _every_second(table: results.Result) -> results.Result:
     return results.Result(halved, table.path, table.record)
 
 
-def _fill(row: Row, tables: Sequence[results.Result], columns: Iterable[Column], layout: Layout) -> None:
+def _fill(row: Row, tables: Sequence[results.Result], columns: Iterable[Column], route: paths.Route) -> None:
     """Fill the cells of a row on one dataset from the evaluated path of every pair."""
-    route = replace(row.route, layout=layout)
-    known = {}
-    if is_as_published(route, [one.record for one in tables]):
-        known = load_published()[0].get((layout.dataset, layout.model, route.alignment), {})
-    for column in (column for column in columns if column.dataset == layout.dataset):
-        summaries = [results.summary(path, column.quantity) for path in tables if column.quantity in path]
-        if values := [one[column.statistic] for one in summaries if column.statistic in one]:
-            row.cells[column] = _cell(values, known.get(column.statistic))
-
-
-def _fill_networks(
-    networks: Iterable[Row], tables: Sequence[results.Result], columns: Iterable[Column], route: paths.Route
-) -> None:
-    """Fill the cells of the networks' rows from their values at the ends of a path.
-
-    What other paths have told stays, unless this one tells of more pairs, or of networks as published.
-    """
     layout, known = route.layout, {}
     if is_as_published(route, [one.record for one in tables]):
-        known = load_published()[0].get((layout.dataset, layout.model, "networks"), {})
-    for row in networks:
-        for column in columns:
-            having = [path for path in tables if column.quantity in path]
-            if column.dataset != layout.dataset or column.statistic not in OF_NETWORKS[row.networks][1]:
-                continue
-            if values := _of_networks(row.networks, having, column.quantity):
-                cell, there = _cell(values, known.get(column.statistic)), row.cells.get(column)
-                if there is None or (cell.pairs, bool(known)) > (there.pairs, there.published is not None):
-                    row.cells[column] = cell
+        place = layout.dataset, layout.model, "networks" if row.networks else route.alignment
+        known = load_published()[0].get(place, {})
+    for column in (column for column in columns if column.dataset == layout.dataset):
+        name, having = row.statistic(column), [path for path in tables if column.quantity in path]
+        summaries = [results.summary(path, column.quantity) for path in having]
+        if name == "better_in_mean":
+            name = _better_in_mean(having)
+        values = [one[name] for one in summaries if name in one]
+        row.fill(column, values, known.get(column.statistic))
 
 
-def _of_networks(which: str, tables: Sequence[results.Result], quantity: str) -> list[float]:
-    """A quantity of the networks (OF_NETWORKS) of every pair; nothing where that is not told."""
-    summaries = [results.summary(path, quantity) for path in tables]
-    if which != "better_in_mean":
-        return [one[which] for one in summaries if which in one]
-    if len(tables) < 2 or len(tables[0]["t"]) < results.SPECTRUM_POINTS or "better" not in summaries[0]:
-        return []
+def _better_in_mean(tables: Sequence[results.Result]) -> str | None:
+    """Which network is more robust in the mean over pairs, a or b; None where that is not told."""
+    if len(tables) < 2 or len(tables[0]["t"]) < results.SPECTRUM_POINTS or "accuracy_robust" not in tables[0]:
+        return None
     a, b = np.mean([path["accuracy_robust"][[0, -1]] for path in tables], axis=0)
-    return [float(path[quantity][0 if a >= b else -1]) for path in tables]
+    return "a" if a >= b else "b"
 
 
 def _add_notes(table: Table, *, robust: bool) -> None:
@@ -327,33 +321,30 @@ def _add_notes(table: Table, *, robust: bool) -> None:
     has_accuracy = any(not results.is_loss(column.quantity) for column in table.columns)
     what = "one pair" if most == 1 else f"mean ± standard deviation of {most} pairs"
     for row in table.rows:
-        counts = sorted({cell.pairs for cell in row.cells.values()})
+        counts = sorted({cell.pairs for column, cell in row.cells.items() if column.statistic})
         if counts != [most]:
             row.words += f" ({', '.join(map(str, counts))} of {most} pairs)"
-    table.notes += [
-        f"{'Test accuracy in percent' if has_accuracy else 'Losses on test samples'}; {what}.",
+    shown = {(column.dataset, row.model) for row in table.rows for column in row.cells}
+    beside = any(map(table.published, table.columns))
+    known = any(
+        (column.dataset, row.model, "networks") in published for column in table.columns for row in table.rows
+    )
+    notes = {
+        f"{'Test accuracy in percent' if has_accuracy else 'Losses on test samples'}; {what}.": True,
         "A barrier is the most by which loss rises above, or accuracy falls below, the straight line between its "
-        "values at the two ends.",
+        "values at the two ends.": True,
         "The networks are measured as every point of a path is, with batch-norm statistics re-estimated, so their "
-        "accuracy is not quite what training printed.",
-    ]
-    if robust:
-        table.notes.append(
-            "Averages and extremes are over the points of a path; clean accuracy is of the same points."
-        )
-        if any(column.statistic == OF_HELD_OUT for column in table.columns):
-            table.notes.append("The best point on held-out training images is chosen without the test set.")
-    if any(row.aside for row in table.rows):
-        table.notes.append("Paths with words in brackets were not evaluated as the others were.")
-    if any(map(table.published, table.columns)):
-        table.notes.append(f"Published: {SOURCE}, mean ± standard deviation of three pairs.")
-        shown = {(column.dataset, row.model) for row in table.rows for column in row.cells}
-        table.notes += [note for place, note in remarks.items() if place in shown]
-    elif any((column.dataset, row.model, "networks") in published for column in table.columns for row in table.rows):
-        table.notes.append(
-            f"Published numbers ({SOURCE}) are of plain networks and curves of {EPOCHS} epochs each, with the "
-            "published settings of training and evaluation."
-        )
+        "accuracy is not quite what training printed.": True,
+        "Averages and extremes are over the points of a path; clean accuracy is of the same points.": robust,
+        "The best point on held-out training images is chosen without the test set.": robust
+        and any(column.statistic == OF_HELD_OUT for column in table.columns),
+        "Paths with words in brackets were not evaluated as the others were.": any(row.aside for row in table.rows),
+        f"Published: {SOURCE}, mean ± standard deviation of three pairs.": beside,
+        **{note: beside and place in shown for place, note in remarks.items()},
+        f"Published numbers ({SOURCE}) are of plain networks and curves of {EPOCHS} epochs each, with the published "
+        "settings of training and evaluation.": known and not beside,
+    }
+    table.notes += [note for note, applies in notes.items() if applies]
 
 
 def headlines(table: Table) -> list[str]:
@@ -363,18 +354,16 @@ def headlines(table: Table) -> list[str]:
     """
     sentences = []
     columns = [one for one in table.columns if one.statistic == "barrier" and results.is_loss(one.quantity)]
-    for model in dict.fromkeys(row.model for row in table.rows):
-        for column in columns:
-            rows = [row for row in table.rows if row.model == model and row.route and column in row.cells]
-            rows = [row for row in rows if column.dataset not in row.aside and EVERY_SECOND not in row.words]
-            if len(rows) < 2:
-                continue
-            kinds = [[row for row in rows if row.route.is_line == is_line] for is_line in (True, False)]
-            falls = []
-            for those in [kind for kind in kinds if len(kind) > 1] or [rows]:
-                highest, *_, lowest = sorted(those, key=lambda row: -row.cells[column].measured[0])
-                ends = (f"{number(row.cells[column].measured, 2)} ({row.words})" for row in (highest, lowest))
-                falls.append(f"from {' to '.join(ends)}")
+    for model, column in itertools.product(dict.fromkeys(row.model for row in table.rows), columns):
+        rows = [row for row in table.rows if row.model == model and row.route and column in row.cells]
+        rows = [row for row in rows if column.dataset not in row.aside and EVERY_SECOND not in row.words]
+        kinds = [[row for row in rows if row.route.is_line == is_line] for is_line in (True, False)]
+        falls = []
+        for those in [kind for kind in kinds if len(kind) > 1] or ([rows] if len(rows) > 1 else []):
+            highest, *_, lowest = sorted(those, key=lambda row: -row.cells[column].measured[0])
+            ends = (f"{number(row.cells[column].measured, 2)} ({row.words})" for row in (highest, lowest))
+            falls.append(f"from {' to '.join(ends)}")
+        if falls:
             sentence = f"{model} on {column.dataset}: the barrier of the {column.words} falls {', and '.join(falls)}."
             sentences.append(printable(sentence))
     return sentences
@@ -382,12 +371,8 @@ def headlines(table: Table) -> list[str]:
 
 # --- all alignments compared -------------------------------------------------------------------------------
 
-# The numbers of each quantity of a path that are compared
-COMPARED = {"accuracy": ("average", "minimum")}
-COMPARED |= dict.fromkeys(("loss", "loss_interpolated", "loss_repaired"), ("barrier",))
 # The distance that each method comparing activations minimizes, as the alignment measured it: its mean over layers
 DISTANCES = {name: METHODS[name].distance for name in paths.ALIGNMENTS if name in METHODS and METHODS[name].distance}
-OF_METHODS = [distance.name for distance in DISTANCES.values()]
 # Numbers of two networks as a straight line joins them; the last two are the cost of the match, for PAM of its
 # permutation phases
 OF_PAIRS = {
@@ -397,7 +382,13 @@ OF_PAIRS = {
     "seconds": "seconds to align",
     "memory": "memory to align (MB)",
 }
-COST = ("seconds", "memory")
+
+
+# The numbers of each quantity of a path that are compared
+COMPARED = {"accuracy": ("average", "minimum")}
+COMPARED |= dict.fromkeys(("loss", "loss_interpolated", "loss_repaired"), ("barrier",)) | dict.fromkeys(
+    OF_PAIRS, ("",)
+)
 
 
 def compare(root: Path, selection: paths.Selection) -> Table:
@@ -405,34 +396,27 @@ def compare(root: Path, selection: paths.Selection) -> Table:
 
     If it has no rows, `missing` says why; it also names matches whose line has not been evaluated.
     """
-    table = build(root, selection, shown=COMPARED)
+    table = build(root, selection, shown=COMPARED, read=_load_compared)
     there = paths.evaluated(root)
-    for dataset in dict.fromkeys(column.dataset for column in table.columns):
-        columns = {name: Column(dataset, name, words, "") for name, words in OF_PAIRS.items()}
-        for row in (row for row in table.rows if row.route and row.route.is_line):
-            route = replace(row.route, layout=Layout(root, row.model, dataset))
-            of_pairs = [_of_pair(table, route, pair) for pair in row.pairs[dataset]]
-            for name, column in columns.items():
-                if values := [numbers[name] for numbers in of_pairs if name in numbers]:
-                    row.cells[column] = _cell(values)
-        table.columns += columns.values()
-        for model in dict.fromkeys(row.model for row in table.rows):
-            for match in _matches(Layout(root, model, dataset)):
-                line = paths.Route(Layout(root, model, dataset), match.alignment, 0, match.variant)
-                if selection.includes(line, match.seeds) and match.seeds not in there.get(line, ()):
-                    table.missing.append(FileError(line.evaluated(match.seeds), "does not exist", "make"))
+    places = itertools.product(
+        dict.fromkeys(column.dataset for column in table.columns), dict.fromkeys(row.model for row in table.rows)
+    )
+    for layout in (Layout(root, model, dataset) for dataset, model in places):
+        for match in _matches(layout):
+            line = paths.Route(layout, match.alignment, 0, match.variant)
+            if selection.includes(line, match.seeds) and match.seeds not in there.get(line, ()):
+                table.missing.append(FileError(line.evaluated(match.seeds), "does not exist", "make"))
     table.columns = [column for column in table.columns if any(column in row.cells for row in table.rows)]
-    if table.rows:
-        table.notes.append(
-            "The distance is that of all parameters, which weight matching makes least; the correlation, which corr "
-            "makes greatest on its images, is the mean over layers and channels, on test images. With interpolated "
-            "statistics, batch norm's are the means of the ends' own, weighted by t."
-        )
-        if any(column.quantity in OF_METHODS for column in table.columns):
-            table.notes.append(
-                "The distance of activations, which matching by L2 makes least, is a root mean square over channels "
-                "and test images, and the mean over layers."
-            )
+    shown = {column.quantity for column in table.columns}
+    notes = {
+        "The distance is that of all parameters, which weight matching makes least; the correlation, which corr "
+        "makes greatest on its images, is the mean over layers and channels, on test images. With interpolated "
+        "statistics, batch norm's are the means of the ends' own, weighted by t.": table.rows,
+        "The distance of activations, which matching by L2 makes least, is a root mean square over channels and test "
+        "images, and the mean over layers.": shown & {distance.name for distance in DISTANCES.values()},
+    }
+    table.notes += [note for note, applies in notes.items() if applies]
+    table.files = dict(sorted(table.files.items(), key=lambda one: one[0].suffix == ".npy"))  # paths come first
     return table
 
 
@@ -442,33 +426,28 @@ def _matches(layout: Layout) -> list[Name]:
     return [name for name in names if name and name.kind == "match"]
 
 
-def _of_pair(table: Table, line: paths.Route, pair: paths.Pair) -> dict[str, float]:
-    """The numbers of OF_PAIRS that were measured; files that cannot be read are named where the table reads them."""
-    numbers: dict[str, float] = {}
-    with contextlib.suppress(UserError):
-        path = results.load_path(line, pair)
-        numbers["distance"] = path["length"][-1]
-        table.files |= path.files
+def _load_compared(route: paths.Route, pair: paths.Pair) -> results.Result:
+    """An evaluated path, and of a line the numbers of OF_PAIRS that were measured and can be read."""
+    found, layout = results.load_path(route, pair), route.layout
     # Networks as they are were compared with any match, before its alignment.
-    measured, which = [line], "aligned"
-    if line.alignment == "null":
-        matches, which = [match for match in _matches(line.layout) if match.seeds == pair], "unaligned"
-        measured = [replace(line, alignment=match.alignment, variant=match.variant) for match in matches]
-    for match in measured:
-        layout, name = match.layout, match.alignment
-        files = {"correlation": layout.correlation(name, which, *pair, match.variant_of(pair))}
-        if (distances := layout.distance(name, which, *pair)).exists():
-            method = load_record(distances).flags.get("method")
-            files |= {DISTANCES[method].name: distances} if method in list(DISTANCES) else {}
-        for quantity, file in files.items():
+    matches, which = [(route.alignment, route.variant_of(pair))], "aligned"
+    if route.alignment == "null":
+        matches, which = [(one.alignment, one.variant) for one in _matches(layout) if one.seeds == pair], "unaligned"
+    found |= {"distance": found["length"][-1]} if route.is_line else {}
+    for name, variant in matches if route.is_line else ():
+        files = {"correlation": layout.correlation(name, which, *pair, variant)}
+        distances = layout.distance(name, which, *pair)
+        method = load_record(distances).flags.get("method") if distances.exists() else None
+        files |= {DISTANCES[method].name: distances} if method in list(DISTANCES) else {}
+        for quantity in [quantity for quantity in files if quantity not in found]:
             with contextlib.suppress(UserError):
-                if quantity not in numbers:
-                    means = results.load_means(layout, file)
-                    numbers[quantity] = float(means["means"][:-1].mean())  # without the logits
-                    table.files |= means.files
-                    if which == "aligned":
-                        numbers |= {name: means.record.cost[name] for name in COST if name in means.record.cost}
-    return numbers
+                means = results.load_result(layout, files[quantity], {})
+                (values,) = means.values()
+                found[quantity] = values[:-1].mean()  # without the logits
+                found.files |= means.files
+                costs = means.record.cost if which == "aligned" else {}
+                found |= {cost: np.array(costs[cost]) for cost in ("seconds", "memory") if cost in costs}
+    return found
 
 
 # --- as text -----------------------------------------------------------------------------------------------
@@ -494,6 +473,23 @@ def texts(table: Table, command: str) -> dict[str, str]:
     return {"md": to_markdown(table), "csv": to_csv(table), "tex": to_latex(table, command)}
 
 
+def save(table: Table, root: Path, kind: str, command: str, *, said: Iterable[str], name: str = "") -> list[Path]:
+    """Write a table's files, and print it and what is `said` of it, whatever becomes of them; returns their paths.
+
+    Neither a full disk nor a screen without ± keeps the other from having the table. name: a word for their names.
+    """
+    datasets = "_".join(dict.fromkeys(column.dataset for column in table.columns))
+    models = "_".join(dict.fromkeys(model_folder(row.model) for row in table.rows))
+    robust, files = any(row.route and row.route.layout.robust for row in table.rows), []
+    try:
+        for suffix, text in texts(table, command).items():
+            files.append(results.output_path(root, kind, suffix, datasets, models, robust=robust, name=name))
+            write_atomically(files[-1], lambda stream, text=text: stream.write(text.encode()))
+    finally:
+        print(to_markdown(table), *said, sep="\n")
+    return files
+
+
 def number(value: Number | None, decimals: int) -> str:
     return " ± ".join(f"{part:.{decimals}f}" for part in value or () if part is not None)
 
@@ -501,19 +497,17 @@ def number(value: Number | None, decimals: int) -> str:
 def grid(table: Table, form: Form) -> list[list[str]]:
     """Headings, then the texts of each row: measured numbers and, where a column has any, published ones beside."""
     several = len({column.dataset for column in table.columns}) > 1
-    lines = [["" if several else table.columns[0].dataset]]
+    lines = [["" if several else table.columns[0].dataset], *([row.words] for row in table.rows)]
     for column in table.columns:
+        beside = table.published(column)
         lines[0].append(f"{column.dataset}: {column.heading}" if several else column.heading)
-        lines[0] += ["published"] if table.published(column) else []
-    for row in table.rows:
-        lines.append([row.words])
-        for column in table.columns:
+        lines[0] += ["published"] if beside else []
+        for line, row in zip(lines[1:], table.rows, strict=True):
             cell = row.cells.get(column)
             # The two networks have no minimum; another gap is something that was not evaluated.
-            gap = "" if row.networks and column.statistic not in OF_NETWORKS[row.networks][1] else "–"
-            lines[-1].append(number(cell.measured, column.decimals) if cell else gap)
-            if table.published(column):
-                lines[-1].append(number(cell and cell.published, column.decimals))
+            gap = "" if row.statistic(column) is None else "–"
+            line.append(number(cell.measured, column.decimals) if cell else gap)
+            line += [number(cell and cell.published, column.decimals)] if beside else []
     lines = [[form.escape(printable(text)) for text in line] for line in lines]
     for line, row in zip(lines[1:], table.rows, strict=True):
         if row.networks == "ends":  # with which the rows of a model begin
@@ -542,15 +536,22 @@ def to_csv(table: Table) -> str:
     """A line a number, for programs: unrounded, with the path's properties in columns of their own."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    names = ("dataset", "model", "path", "alignment", "epochs", "num_bends", "curve", "curve_seed")
-    names += ("quantity", "figure", "pairs")
-    numbers = ("mean", "standard_deviation", "published_mean", "published_standard_deviation")
-    writer.writerow([*names, *numbers])
+    names = "dataset model path alignment epochs num_bends curve curve_seed quantity figure pairs"
+    names += " mean standard_deviation published_mean published_standard_deviation"
+    writer.writerow(names.split())
     for row in table.rows:
         path = _path_columns(row.route) if row.route else [""] * 5
-        for column, cell in row.cells.items():
-            where = map(_no_formula, (column.dataset, row.model, row.words, *path, column.quantity))
-            writer.writerow([*where, column.statistic, cell.pairs, *cell.measured, *(cell.published or ("", ""))])
+        for column in filter(row.cells.__contains__, table.columns):
+            cell, where = row.cells[column], (column.dataset, row.model, row.words, *path, column.quantity)
+            writer.writerow(
+                [
+                    *map(_no_formula, where),
+                    column.statistic,
+                    cell.pairs,
+                    *cell.measured,
+                    *(cell.published or ("", "")),
+                ]
+            )
     return stream.getvalue()
 
 
@@ -562,7 +563,6 @@ def _no_formula(value: object) -> object:
 
 def _path_columns(route: paths.Route) -> list[object]:
     """Alignment, epochs, control points, family and seed of a path; of a line, the first two."""
-    if route.is_line:
-        return [route.alignment, route.epochs, "", "", ""]
     seeds = " ".join(str(seed) for _, seed in route.seeds) or route.variant.seed
-    return [route.alignment, route.epochs, route.variant.num_bends, route.variant.curve, seeds]
+    of_curve = ["", "", ""] if route.is_line else [route.variant.num_bends, route.variant.curve, seeds]
+    return [route.alignment, route.epochs, *of_curve]

@@ -15,7 +15,7 @@ start.quietly()
 from functools import partial
 
 import models
-from utils.reports import drawing, figures, paths, results
+from utils.reports import figures, paths, results
 from utils.stages import flags, process
 from utils.stages.parser import fraction
 
@@ -35,7 +35,7 @@ def parse_args(argv=None):
 
 
 def main(args):
-    drawing.run(args, partial(draw, t=args.point_t))
+    figures.run(args, partial(draw, t=args.point_t))
 
 
 def draw(layout, asked_for, missing, t):

@@ -19,7 +19,7 @@ from dataclasses import replace
 from functools import partial
 
 import models
-from utils.reports import drawing, figures, paths, results
+from utils.reports import figures, paths, results
 from utils.stages import flags, process
 from utils.stages.layout import tag
 
@@ -37,7 +37,7 @@ def parse_args(argv=None):
 
 
 def main(args):
-    drawing.run(args, draw)
+    figures.run(args, draw)
 
 
 def draw(layout, asked_for, missing):
