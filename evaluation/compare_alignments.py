@@ -62,7 +62,10 @@ def draw(table, layout):
     """Barriers and lowest accuracies of a model's paths on a dataset: a row an alignment, a shade a kind of path."""
     rows = [row for row in table.rows if row.model == layout.model and row.route]
     alignments = list(dict.fromkeys(row.route.alignment for row in rows))
-    figure, axes = figures.panels(2, height=0.5 + 0.32 * len(alignments), sharey=True)
+    quantities = ["barrier of the test loss"]
+    if any((column.dataset, column.quantity) == (layout.dataset, "accuracy") for row in rows for column in row.cells):
+        quantities.append("lowest test accuracy (%)")
+    figure, axes = figures.panels(len(quantities), height=0.5 + 0.32 * len(alignments), sharey=True)
     kinds = list(dict.fromkeys(row.words.partition(",")[0] for row in rows))
     for row in rows:
         kind, height = row.words.partition(",")[0], alignments.index(row.route.alignment)
@@ -78,7 +81,7 @@ def draw(table, layout):
             if (column.quantity, column.statistic) == ("accuracy", "minimum"):
                 axes[1, 0].errorbar(**bar, fmt="o", label=kind, **style)
     words = [textwrap.fill(paths.look(alignment).words, 19) for alignment in alignments]
-    for axis, quantity in zip(axes.flat, ("barrier of the test loss", "lowest test accuracy (%)"), strict=True):
+    for axis, quantity in zip(axes.flat, quantities, strict=True):
         axis.set(xlabel=quantity, ylim=(len(alignments) - 0.5, -0.5))
         axis.set_yticks(range(len(alignments)), words)
     axes[0, 0].set_xlim(left=0)

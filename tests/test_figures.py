@@ -535,9 +535,8 @@ def test_the_training_of_the_networks_is_drawn(tmp_path):
     for path in history.values():
         save_array(path, np.array([*[np.nan, 50.0] * 2, 70]) if "test" in path.name else np.arange(6.0))
     trained = results.load_network_histories(layout, [(1, 2)], missing)
-    for axis, name in zip(
-        viz_curve.networks_by_epoch(layout, trained).figure.axes, ("accuracy", "loss"), strict=True
-    ):
+    figure = viz_curve.networks_by_epoch(layout, trained, results.QUANTITIES[False]).figure
+    for axis, name in zip(figure.axes, ("accuracy", "loss"), strict=True):
         lines = {line.get_label(): line.get_xydata() for line in axis.lines}
         assert set(lines) == {f"{end}, {kind} images" for end in "AB" for kind in ("training", "test")}
         np.testing.assert_array_equal(lines["A, test images"], [[2, 50], [4, 50], [5, 70]])

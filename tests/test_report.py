@@ -14,7 +14,7 @@ from selenium.webdriver.common.keys import Keys
 from stages import run
 
 from utils.reports import page as pages
-from utils.stages.files import save_arrays
+from utils.stages.files import save_array, save_arrays
 from utils.stages.layout import Layout, Variant
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -158,6 +158,33 @@ def test_robust_networks_alone(tmp_path):
         np.testing.assert_allclose(walks["curve, aligned"]["values"][name], table[name])
     of_table = "robust accuracy, maximum", "clean accuracy, where robust accuracy is highest", "the more robust of"
     assert all(words in page for words in of_table)
+
+
+def test_losses_alone(tmp_path):
+    """Of tasks without accuracy: tables, figures and slider show losses, and no plane is coloured by accuracy."""
+    write_results(tmp_path, pairs=((1, 2),))
+    settings = {"task": "regression", "epochs_model": 250}
+    for path in tmp_path.rglob("*.np[yz]"):
+        if path.name.startswith("accuracy"):
+            path.unlink()
+        elif path.name.startswith("loss"):
+            save_array(path, np.load(path), {"settings": settings})
+        elif path.suffix == ".npz":
+            arrays = {name: array for name, array in np.load(path).items() if not name.startswith("accuracy")}
+            save_arrays(path, **arrays | {"settings": np.array(json.dumps(settings))})
+    flags = ["--root", tmp_path, "--dataset", "CIFAR10"]
+    for script in ("viz_curve", "viz_curve_on_plane", "viz_plane"):
+        run(f"visualization/{script}.py", *flags, "--epochs", 250)
+    run("evaluation/compare_alignments.py", "--root", tmp_path)
+    page = report(tmp_path)
+    assert "<li>Nothing.</li>" in page
+    assert {name for walk in walks_of(page).values() for name in walk["values"]} == {"loss"}
+    assert not any(walk["plane"] for walk in walks_of(page).values())
+    headings = re.findall("<th scope=col>(.*?)</th>", page)
+    assert "loss, barrier" in headings and not any("accuracy" in words for words in headings)
+    figures = re.findall(r"figures/(\w+)_CIFAR10_TinyTen.png</p>", page)
+    kinds = {"curve", "training", "training_networks", "comparison", "plane_with_curve_loss"}
+    assert set(figures) == kinds | {"plane_with_alignment_loss"}
 
 
 def test_curves_of_other_seeds_are_told_apart(tmp_path, capsys):

@@ -211,7 +211,7 @@ def _explorer(found: paths.Found, missing: list[UserError]) -> list[dict[str, ob
     if not evaluated:
         return []
     layout, evaluated = next(iter(found)).layout, results.marked(evaluated)
-    quantities = results.QUANTITIES[layout.robust]
+    quantities = results.quantities(evaluated, robust=layout.robust)
     stops = sorted({float(t) for of_pairs in evaluated.values() for t in of_pairs[0]["t"]})
     steps = positions(stops)
     walks = []
@@ -227,7 +227,9 @@ def _explorer(found: paths.Found, missing: list[UserError]) -> list[dict[str, ob
                 "t": of_pairs[0]["t"],
                 "values": values,
                 "extremes": [places["at_lowest"], places["at_highest"]] if places else [],
-                "plane": _plane(route, of_curves[route], steps) if route in of_curves else None,
+                "plane": _plane(route, of_curves[route], steps)
+                if route in of_curves and "accuracy" in values
+                else None,
             }
         )
     named = [{"name": name, "words": words, "isLoss": results.is_loss(name)} for name, words in quantities.items()]
