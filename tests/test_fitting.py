@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from models import GoogLeNet, TinyTen
 from utils.attack import Attack
 from utils.curves import Curve
-from utils.errors import UserError
+from utils.errors import FileError, UserError
 from utils.losses import cross_entropy
 from utils.measuring import evaluate, evaluate_curve, reestimate_batch_norm
 from utils.stages.files import load_arrays, load_checkpoint
@@ -247,22 +247,34 @@ class Stops(NetworkTask):
 HOW = {"rates": step_rates(5, 0.1, 2), "batch_size": 16, "weight_decay": 1e-3}  # six steps an epoch
 
 
-@pytest.mark.parametrize("resumed_with", ["the same model", "another model"])
-def test_stopped_and_resumed_is_bit_identical(points, tmp_path, resumed_with):
+@pytest.mark.parametrize(
+    ("resumed_with", "optimizer"),
+    [("the same model", "sgd"), ("another model", "sgd"), ("another model", "adamw"), ("another model", "adam")],
+)
+def test_stopped_and_resumed_is_bit_identical(points, tmp_path, resumed_with, optimizer):
     train, _ = points
+    how = HOW | {"optimizer": optimizer}
     whole, stopped = small(), small()
-    history = fit(NetworkTask(whole), train, a_run(tmp_path / "whole"), **HOW)
+    history = fit(NetworkTask(whole), train, a_run(tmp_path / "whole"), **how)
     with pytest.raises(Stopped):
-        fit(Stops(stopped, at=6 * 3 + 2), train, a_run(tmp_path / "stopped"), **HOW)
+        fit(Stops(stopped, at=6 * 3 + 2), train, a_run(tmp_path / "stopped"), **how)
     assert load_checkpoint(rolling(tmp_path / "stopped/c"))["epoch"] == 3
     if resumed_with == "another model":
         stopped = small(seed=9)
-    again = fit(NetworkTask(stopped), train, a_run(tmp_path / "stopped", resume=True), **HOW)
+    again = fit(NetworkTask(stopped), train, a_run(tmp_path / "stopped", resume=True), **how)
     assert same_state(whole, stopped)
     assert again == history
     names = [sorted(path.name for path in (tmp_path / case).iterdir()) for case in ("whole", "stopped")]
     assert names[0] == names[1] == ["c-2.pt", "c-4.pt", "c-5.pt", "history.npz"]
     assert all(same(*(read(tmp_path / case / name) for case in ("whole", "stopped"))) for name in names[0])
+
+
+def test_no_run_goes_on_with_another_kind_of_optimizer(points, tmp_path):
+    train, _ = points
+    with pytest.raises(Stopped):
+        fit(Stops(small(), at=8), train, a_run(tmp_path), optimizer="adamw", **HOW)
+    with pytest.raises(FileError, match="its optimizer is of another kind"):
+        fit(NetworkTask(small()), train, a_run(tmp_path, resume=True), **HOW)
 
 
 def test_a_run_learns_what_is_learned_in_memory(points, tmp_path):
