@@ -16,7 +16,7 @@ from torch import nn
 from models.googlenet import GoogLeNet
 from models.resnet32 import ResNet32
 from models.tinyten import TinyTen
-from utils.errors import UserError
+from utils.errors import UserError, first_line
 
 MODELS = {model.__name__: model for model in (TinyTen, ResNet32, GoogLeNet)}
 
@@ -66,14 +66,28 @@ def _of_images(
     return make(num_classes)
 
 
-@contextlib.contextmanager
-def named(name: str) -> Iterator[Callable]:
-    """What FILE.py:NAME is, a function or class; what is beside the file is found in this block.
+def found(name: str) -> Callable:
+    """What FILE.py:NAME is, a function or class. Raises NoNetwork, in one line, if there is none."""
+    with _named(name) as function:
+        return function
 
-    Raises NoNetwork, in one line, if there is no such thing.
-    """
+
+def made(name: str) -> object:
+    """What the function FILE.py:NAME gives. Raises NoNetwork, in one line, if there is none, or it fails."""
+    with _named(name) as function:
+        try:
+            return function()
+        except Exception as error:
+            raise NoNetwork(f"{name} failed: {type(error).__name__}: {first_line(error)}") from error
+
+
+@contextlib.contextmanager
+def _named(name: str) -> Iterator[Callable]:
+    """What FILE.py:NAME is; what is beside the file is found in this block."""
     source, _, rest = name.rpartition(":")
     path = Path(source).expanduser().resolve()
+    if path.suffix != ".py" or not path.is_file():
+        raise NoNetwork(f"there is no file {source}, in which {rest} would be; FILE.py:NAME is a function in a file")
     with _beside(path) as module_name:
         found = getattr(_imported(path, module_name), rest, None)
         if not callable(found):
@@ -83,7 +97,7 @@ def named(name: str) -> Iterator[Callable]:
 
 def _of_user(name: str, num_classes: int | None, in_channels: int | None) -> nn.Module:
     """What the factory in a file makes."""
-    with named(name) as factory:
+    with _named(name) as factory:
         known = inspect.signature(factory).parameters
         takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in known.values())
         wanted = {"num_classes": num_classes, "in_channels": in_channels}

@@ -1,8 +1,5 @@
 """Data of a user's own, tasks other than classification, and other optimizers, through the stages."""
 
-import math
-from functools import partial
-
 import numpy as np
 import pytest
 import torch
@@ -157,26 +154,28 @@ def test_a_task_and_its_definition_decide_an_outcome(project, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("script", "flags", "said"),
     [
-        ((), "has no targets that are classes"),
-        (("--task", "Regression"), "'Regression' is none of classification, regression, language"),
-        (("--task", "nothing.py:f"), "there is no file nothing.py"),
-        (("--task", "regression", "--transform", "TinyTen"), "--transform TinyTen: "),
-        (("--task", "regression", "--image_size", "8"), "--image_size: "),
-        (("--task", "regression", "--optimizer", "lion"), "invalid choice: 'lion'"),
+        ("training/train_model.py", (), "has no targets that are classes"),
+        ("training/train_model.py", ("--task", "Regression"), "'Regression' is none of classification, regression, "),
+        ("training/train_model.py", ("--task", "nothing.py:f"), "there is no file nothing.py"),
+        (
+            "training/train_model.py",
+            ("--task", "regression", "--transform", "TinyTen"),
+            "without --transform TinyTen",
+        ),
+        (
+            "training/train_model.py",
+            ("--task", "regression", "--image_size", "8"),
+            "seen as it is, without --image_size",
+        ),
+        ("training/train_model_adversarial.py", (), "seen as it is, without adversarial attacks"),
+        ("evaluation/eval_curve.py", ("--task", "regression", "--ensemble", "3"), "means of probabilities are for"),
     ],
 )
-def test_what_own_data_cannot_be_is_said_in_a_line(project, tmp_path, capsys, flags, said):
+def test_what_own_data_cannot_be_is_said_in_a_line(project, tmp_path, capsys, script, flags, said):
     own = ["--model", f"{project}/own.py:mlp", "--dataset", f"{project}/numbers.npz", "--root", tmp_path]
-    assert said in fails(capsys, "training/train_model.py", *own, *flags)[1]
-
-
-def test_attacks_and_ensembles_are_for_classes_of_images(project, tmp_path, capsys):
-    own = ["--model", f"{project}/own.py:mlp", "--dataset", f"{project}/numbers.npz", "--root", tmp_path]
-    assert "attacks are on folders" in fails(capsys, "training/train_model_adversarial.py", *own)[1]
-    line = ["--task", "regression", "--epochs_curve", 0, "--ensemble", 3]
-    assert "means of probabilities" in fails(capsys, "evaluation/eval_curve.py", *own, *line)[1]
+    assert said in fails(capsys, script, *own, *flags)[1]
 
 
 # --- data --------------------------------------------------------------------------------------------------
@@ -281,7 +280,7 @@ def test_arrays_of_any_type(tmp_path):
     np.savez(tmp_path / "x.npz", train_x=tokens.astype(np.float16), test_x=tokens.astype(np.float64))
     assert [part.dtype for part in read_arrays(tmp_path / "x.npz")] == [torch.float32, torch.float32]
     np.savez(tmp_path / "odd.npz", x=tokens)
-    with pytest.raises(UserError, match="holds x, where e.g. train_x and test_x are wanted"):
+    with pytest.raises(UserError, match="holds no arrays with the names of both splits"):
         read_arrays(tmp_path / "odd.npz")
 
 
@@ -311,31 +310,14 @@ def test_steps_are_those_of_the_optimizer_that_is_named(name, decay):
         torch.testing.assert_close(new.detach(), expected, rtol=1e-4, atol=1e-6)
 
 
-def test_a_curve_is_pulled_to_zero_by_decoupled_decay(project, tmp_path, monkeypatch):
-    """With adamw weight decay is no part of the loss; the learning rate is one of its own unless it is given."""
-    from training import train_curve, train_model
-
-    seen = []
-
-    def fitted(task, images, saves, **settings):
-        seen.append((getattr(task, "weight_decay", None), settings))
-        raise UserError("stop")
-
-    parse = ["--model", f"{project}/own.py:mlp", "--dataset", f"{project}/numbers.npz", "--task", "regression"]
-    parse += ["--root", str(tmp_path), "--epochs", "1"]
-    train = partial(run, "training/train_model.py", *parse)
-    train()
-    train("--seed", 2)
-    for stage, optimizer in (
-        (train_model, "adam"),
-        (train_curve, "adamw"),
-        (train_curve, "adam"),
-        (train_curve, "sgd"),
-    ):
-        monkeypatch.setattr(stage, "fit", fitted)
-        more = ["--epochs_model", "1"] if stage is train_curve else ["--seed", "3"]
-        with pytest.raises(UserError, match="stop"):
-            stage.main(stage.parse_args([*parse, *more, "--optimizer", optimizer, "--wd", "0.01"]))
-    decays = [(penalty, settings["weight_decay"], settings["rates"][0]) for penalty, settings in seen]
-    assert decays == [(None, 0.01, 1e-3), (0.0, 0.01, 1e-3), (0.01, 0.0, 1e-3), (0.01, 0.0, 0.1)]
-    assert math.isclose(seen[0][1]["momentum"], 0.9)
+def test_decoupled_decay_of_a_curve(project, tmp_path):
+    """A step of adamw shrinks the control point by η·λ, and moves it by at most η besides, as no penalty would."""
+    flags = ["--model", f"{project}/own.py:mlp", "--dataset", f"{project}/numbers.npz", "--task", "regression"]
+    flags += ["--root", tmp_path, "--batch_size", 60, "--epochs", 1, "--optimizer", "adamw"]
+    for seed in (1, 2):
+        run("training/train_model.py", *flags, "--seed", seed)
+    run("training/train_curve.py", *flags, "--epochs_model", 1, "--wd", 100)  # at the rate that adamw has by default
+    layout = Layout(tmp_path, flags[1], flags[3])
+    old, new = (load_checkpoint(layout.curve("", 1, 2, epochs)) for epochs in (0, 1))
+    for name, value in new["points"][1].items():
+        torch.testing.assert_close(value, 0.9 * old["model_state"][name], rtol=0, atol=1.01e-3)

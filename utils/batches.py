@@ -461,8 +461,13 @@ class Loader(Shared):
     device: torch.device
 
     def some(self, count: int) -> "Loader":
-        """The first batches, until there are so many samples."""
-        return replace(self, loader=Beginning(self.loader, count))
+        """The first batches, until there are so many samples; they are kept."""
+        kept: list[Batch] = []
+        for batch in self.loader:
+            kept.append(batch)
+            if (count := count - rows(batch)) <= 0:
+                break
+        return replace(self, loader=kept)
 
     def steps(self, batch_size: int) -> int:
         try:
@@ -476,22 +481,6 @@ class Loader(Shared):
 
     def augmented(self, batch_size: int | None = None, generator: torch.Generator | None = None) -> Iterator[Batch]:
         return self.batches()
-
-
-@dataclass(frozen=True)
-class Beginning:
-    """The first batches that a loader makes, until there are so many samples."""
-
-    loader: Iterable[Batch]
-    count: int
-
-    def __iter__(self) -> Iterator[Batch]:
-        left = self.count
-        for batch in self.loader:
-            yield batch
-            left -= rows(batch)
-            if left <= 0:
-                return
 
 
 Source = Images | Samples | Loader

@@ -412,13 +412,8 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, object
     """Put the moments of a saved optimizer in place; its settings are this run's own, whoever saved it."""
     parameters = dict(enumerate(parameter for group in optimizer.param_groups for parameter in group["params"]))
     stored = [index for group in state["param_groups"] for index in group["params"]]
-    moments = [
-        (index, value)
-        for index, entry in state["state"].items()
-        for value in entry.values()
-        if isinstance(value, torch.Tensor) and value.dim()
-    ]
-    if stored != list(parameters) or any(value.shape != parameters[index].shape for index, value in moments):
+    shapes = [(index, getattr(one, "shape", ())) for index, entry in state["state"].items() for one in entry.values()]
+    if stored != list(parameters) or any(shape not in (parameters[index].shape, ()) for index, shape in shapes):
         raise ValueError("its optimizer has other parameters")
     own = optimizer.state_dict()["param_groups"]
     if any(("betas" in one) != ("betas" in other) for one, other in zip(own, state["param_groups"], strict=False)):

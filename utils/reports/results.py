@@ -11,6 +11,7 @@ import torch
 from ..curves import digest
 from ..errors import FileError, UserError, first_line
 from ..geometry import FREQUENCIES, barrier, path_average, spectrum
+from ..losses import BUILT_IN
 from ..stages.files import load_array, load_checkpoint
 from ..stages.layout import Layout, read_name
 from ..stages.originals import load_arrays
@@ -418,19 +419,14 @@ WAYS = {
 def quantities(measured: Measured, *, robust: bool) -> dict[str, str]:
     """QUANTITIES, as far as all of these have them, with words for them."""
     tables = [table for of_pairs in measured.values() for table in of_pairs]
-    is_entropy = all(task_of(table.record) in ("classification", "language", "segmentation") for table in tables)
     words = {name: words for name, words in QUANTITIES[robust].items() if all(name in table for table in tables)}
-    return words if is_entropy else {name: one.removesuffix(" (cross-entropy)") for name, one in words.items()}
-
-
-def task_of(record: Record) -> object:
-    """What was learned and measured, as a result records it."""
-    return record.flags.get("task", "classification")
+    is_known = all(table.record.flags.get("task", "classification") in BUILT_IN for table in tables)
+    return words if is_known and "accuracy" in words else words | {"loss": "loss"}
 
 
 def _measured(path: Path, names: Iterable[str]) -> list[str]:
-    """Those of these names that a file of results must have: of tasks without classes the losses alone."""
-    is_usual = task_of(load_record(path)) == "classification"
+    """Those of these names that a file of results must have: of other tasks than classification the losses alone."""
+    is_usual = load_record(path).flags.get("task", "classification") == "classification"
     return [name for name in names if is_usual or not name.startswith("accuracy")]
 
 

@@ -12,7 +12,7 @@ from types import ModuleType
 
 from ..attack import Attack
 from ..curves import CURVES
-from ..errors import UserError, first_line
+from ..errors import UserError
 from ..losses import BUILT_IN, Loss
 from ..training import OPTIMIZERS, robust_rates, step_rates
 from .data import TRANSFORMS, Data, data_folder, dataset_info, load_data
@@ -55,12 +55,9 @@ def stage_parser(
     script: the stage's own file. models: what knows networks by name, as the package of this name does.
     """
     parser = Parser(description, script=script)
-    parser.set_defaults(robust=False, momentum=0.9, build=models.builder, named=models.named)
+    parser.set_defaults(robust=False, momentum=0.9, build=models.builder, found=models.found, made=models.made)
     add_dataset_flags(parser)
-    task_help = (
-        f"what is learned and measured: {', '.join(BUILT_IN)}, or FILE.py:NAME, a function of (output, batch) "
-    )
-    task_help += "that gives the losses, and if it likes a dictionary of metrics"
+    task_help = f"what is learned: {', '.join(BUILT_IN)}, or FILE.py:NAME, a function of (output, batch)"
     parser.images("--task", task_name, "classification", task_help, outcome=NEW)
     transform_help = "augmentation and normalization (default: the model's, standard, or Adversarial)"
     parser.images("--transform", None, None, transform_help, choices=TRANSFORMS, outcome=True)
@@ -278,7 +275,7 @@ def parse(parser: Parser, argv: Sequence[str] | None, *, fp32_only: bool = False
     own, args.task = args.task if ":" in args.task else "", dataset_folder(args.task)
     try:
         args.build = args.build(args.model, pretrained=getattr(args, "pretrained", False))
-        args.load = _loader(args, _found(args, own) if own else args.task)
+        args.load = _loader(args, args.found(own) if own else args.task)
     except UserError as error:
         parser.error(str(error))
     flags, made = parser.outcome_flags(args), made_on(args.device)
@@ -289,40 +286,22 @@ def parse(parser: Parser, argv: Sequence[str] | None, *, fp32_only: bool = False
 
 def _expect_as_they_are(parser: Parser, args: argparse.Namespace) -> None:
     """End with one line where flags would change data that networks see as they are."""
-    if args.robust:
-        parser.error(
-            f"--dataset {args.dataset}: adversarial attacks are on folders of images, whose pixels are known"
-        )
-    changing = [name for name in ("mean", "std", "image_size") if getattr(args, name) is not None]
-    if changing or args.transform not in (None, "none"):
-        words = f"--{changing[0]}" if changing else f"--transform {args.transform}"
-        parser.error(f"{words}: {args.dataset} is seen as it is; let it give what networks are to see")
+    changing = [f"--{name}" for name in ("mean", "std", "image_size") if getattr(args, name) is not None]
+    changing += [] if args.transform in (None, "none") else [f"--transform {args.transform}"]
+    if changing or args.robust:
+        parser.error(f"--dataset {args.dataset}: seen as it is, without {(*changing, 'adversarial attacks')[0]}")
     args.transform = "none"
-
-
-def _found(args: argparse.Namespace, name: str) -> Callable:
-    with args.named(name) as found:
-        return found
 
 
 def _loader(args: argparse.Namespace, task: Loss) -> Callable[[], Data]:
     """What loads the data that the flags name."""
     name, how = args.dataset, {"use_test": args.use_test, "device": args.device}
     if is_path_of_data(name):
-        make = partial(_made, args, name) if ":" in name else partial(read_arrays, Path(name).expanduser())
+        make = partial(args.made, name) if ":" in name else partial(read_arrays, Path(name).expanduser())
         return partial(load_samples, name, make, task=task, **how)
     how |= {"transform": args.transform, "moments": args.moments, "image_size": args.image_size}
     how |= {"folder": args.data_folder, "threads": args.num_workers}
     return lambda: replace(load_data(name, **how), task=task)
-
-
-def _made(args: argparse.Namespace, name: str) -> object:
-    """What a function in a file gives."""
-    with args.named(name) as make:
-        try:
-            return make()
-        except Exception as error:
-            raise UserError(f"{name} failed: {type(error).__name__}: {first_line(error)}") from error
 
 
 def _replace_folders(parser: Parser, args: argparse.Namespace) -> None:
@@ -394,9 +373,7 @@ def results_parser(
     def usual(*values: object) -> list[object] | None:
         return None if of_all else list(values)
 
-    def name(text: str) -> str:
-        return dataset_folder(dataset_name(text, with_folder=False))
-
+    name = partial(dataset_name, with_folder=False)
     several = {"nargs": "+"} if of_all else {"default": "FashionMNIST10k"}
     parser.images("--dataset", name, help="on which the networks were trained", **several)
     parser.networks("--model", default=usual(FIRST), nargs="+", **network_options(models, "networks"))

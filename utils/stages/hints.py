@@ -17,18 +17,7 @@ from typing import NamedTuple
 
 from .. import distributed
 from ..errors import FileError, UserError, printable
-from .layout import (
-    REPOSITORY,
-    Layout,
-    Name,
-    Variant,
-    dataset_folder,
-    kept,
-    kept_epochs,
-    model_folder,
-    partial,
-    read_name,
-)
+from .layout import REPOSITORY, Layout, Name, Variant, kept, kept_epochs, model_folder, partial, read_name
 from .parser import DECLARED, PASSING, ROBUST_SCRIPTS, Declared, Parser, folder_flags
 from .published import NETWORKS, OTHER, curve_epochs, model_epochs
 from .records import behind, load_record
@@ -347,8 +336,8 @@ def _model(name: Name, here: Here) -> str:
 def _dataset(name: Name, here: Here, typed: Mapping[str, list[str]]) -> str:
     """The dataset of a file, as it was named in the command that made the file, or is by the user."""
     named = [*typed.get("dataset", []), *getattr(here, "typed", {}).get("dataset", []), str(here.dataset)]
-    words = [word.removeprefix("--dataset=") for word in named]
-    return next((word for word in words if dataset_folder(word) == name.dataset), name.dataset)
+    layouts = [Layout(Path(), "", word.removeprefix("--dataset=")) for word in named]
+    return next((one.dataset for one in layouts if one.folder("models").name == name.dataset), name.dataset)
 
 
 def _layout(name: Name, here: Here) -> Layout:

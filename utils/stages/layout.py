@@ -46,9 +46,13 @@ def model_folder(model: str) -> str:
     source, _, name = model.rpartition(":")
     if not source or source in NAMED:
         return model.replace(":", "=")
+    return quote(f"{_place(source).as_posix()}:{name}", safe="/:").replace("/", "+").replace(":", "=")
+
+
+def _place(source: str) -> Path:
+    """A path from the repository on if it lies in it."""
     path = Path(source).expanduser().resolve()
-    path = path.relative_to(REPOSITORY) if path.is_relative_to(REPOSITORY) else path
-    return quote(f"{path.as_posix()}:{name}", safe="/:").replace("/", "+").replace(":", "=")
+    return path.relative_to(REPOSITORY) if path.is_relative_to(REPOSITORY) else path
 
 
 def model_of(folder: str) -> str:
@@ -64,13 +68,10 @@ def dataset_folder(dataset: str) -> str:
     if not is_path_of_data(dataset):
         return dataset
     source, _, name = dataset.rpartition(":")
-    path = Path(source or name)
-    if path.suffix == ".py" or not source:  # else it is a module, wherever that is
-        path = path.expanduser().resolve()
-        path = path.relative_to(REPOSITORY) if path.is_relative_to(REPOSITORY) else path
+    is_module = source and not source.endswith(".py")  # wherever that is
+    path = Path(source) if is_module else _place(source or name)
     digest = hashlib.sha256(f"{path.as_posix()}:{name if source else ''}".encode()).hexdigest()[:8]
-    stem = path.name.removesuffix(path.suffix if path.suffix in (".py", ".npz") else "")
-    stem = stem.encode()[:40].decode(errors="ignore").lstrip(".-")
+    stem = path.name.removesuffix(".py").removesuffix(".npz").encode()[:40].decode(errors="ignore").lstrip(".-")
     return "-".join([stem, *([name[:40]] if source else []), digest])
 
 

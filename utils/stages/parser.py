@@ -17,7 +17,7 @@ from ..errors import UserError
 from ..losses import BUILT_IN
 from .data import why_no_name
 from .folders import TEST_FOLDERS
-from .layout import FOLDERS, REPOSITORY, ROBUST_FOLDERS, is_path_of_data
+from .layout import FOLDERS, REPOSITORY, ROBUST_FOLDERS, dataset_folder, is_path_of_data
 
 # The titles under which a help has the flags, in order, by the parser's method that adds one there
 TITLES = {name: name for name in ("images", "networks", "alignment", "optimization", "attack", "evaluation")}
@@ -283,9 +283,9 @@ def network_options(models: ModuleType, words: str) -> dict[str, object]:
 
 
 def dataset_name(text: str, with_folder: bool = True) -> str:
-    """A dataset's name, or where data are; with_folder: whether there is --data_path besides."""
+    """A dataset's name, or where data are; with_folder: whether there is --data_path besides, else data's results."""
     if is_path_of_data(text) and (":" in text or text.endswith(".npz") or any(_path(text).glob("*.npy"))):
-        return _in_file(text)
+        return text if with_folder else dataset_folder(text)
     why = why_no_name(text)
     if not why:
         return text
@@ -303,17 +303,6 @@ def task_name(text: str) -> str:
     """A built-in loss, or a function in a file."""
     if text not in BUILT_IN and ":" not in text:
         raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(BUILT_IN)}, nor FILE.py:NAME")
-    return text if text in BUILT_IN else _in_file(text)
-
-
-def _in_file(text: str) -> str:
-    """FILE.py:NAME, package.module:NAME, or another path; what it names exists, as far as can be seen."""
-    source, _, name = text.rpartition(":")
-    is_module = source.endswith(".py") or all(part.isidentifier() for part in source.split("."))
-    if source and not (is_module and name.isidentifier()):
-        raise argparse.ArgumentTypeError(f"{text!r} is not FILE.py:NAME, a function in a file")
-    if (source.endswith(".py") or not source) and not _path(source or name).exists():
-        raise argparse.ArgumentTypeError(f"there is no file {source or name}")
     return text
 
 

@@ -274,10 +274,7 @@ def digest_of(arrays: Iterable[tuple[str, np.ndarray]]) -> str:
 
 
 def code_digest(model: str) -> dict[str, str]:
-    """The digest of the code that defines a network, or another FILE.py:NAME.
-
-    But for comments, blank lines and documentation.
-    """
+    """The digest of the code that defines a network, or is in FILE.py:NAME, without comments and documentation."""
     words, begins = [], True
     try:
         for token in tokenize.generate_tokens(io.StringIO(definition(model_of(model_folder(model)))).readline):
