@@ -37,7 +37,7 @@ def rows(part):
 
 
 def text():
-    return rows(TOKENS[:48]), torch.utils.data.DataLoader(rows(TOKENS[48:]), 5)
+    return [torch.utils.data.DataLoader(rows(part), 5, shuffle=True) for part in (TOKENS[:48], TOKENS[48:])]
 
 
 class Language(nn.Module):

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from .. import distributed, progress
+from ..batches import tensors_of
 from ..curves import Curve
 from ..devices import compile_options, describe, is_out_of_memory, keep_memory, set_products, why_unusable
 from ..errors import UserError, first_line
@@ -112,8 +113,9 @@ def misfit(error: Exception) -> str | None:
     for depth, frame in enumerate(frames):
         names = frame.f_locals
         is_call = frame.f_code is nn.Module._wrapped_call_impl.__code__ and not isinstance(names["self"], Curve)
-        if is_call and names["args"] and isinstance(names["args"][0], torch.Tensor):
-            return _unsuited(names["self"], names["args"][0], error, frames[depth:])
+        taken = tensors_of([*names["args"], *names["kwargs"].values()]) if is_call else []
+        if taken:
+            return _unsuited(names["self"], taken[0], error, frames[depth:])
     return None
 
 
