@@ -68,13 +68,13 @@ def _of_images(
 
 def found(name: str) -> Callable:
     """What FILE.py:NAME is, a function or class. Raises NoNetwork, in one line, if there is none."""
-    with _named(name) as function:
+    with named(name) as function:
         return function
 
 
 def made(name: str) -> object:
     """What the function FILE.py:NAME gives. Raises NoNetwork, in one line, if there is none, or it fails."""
-    with _named(name) as function:
+    with named(name) as function:
         try:
             return function()
         except Exception as error:
@@ -82,7 +82,7 @@ def made(name: str) -> object:
 
 
 @contextlib.contextmanager
-def _named(name: str) -> Iterator[Callable]:
+def named(name: str) -> Iterator[Callable]:
     """What FILE.py:NAME is; what is beside the file is found in this block."""
     source, _, rest = name.rpartition(":")
     path = Path(source).expanduser().resolve()
@@ -97,7 +97,7 @@ def _named(name: str) -> Iterator[Callable]:
 
 def _of_user(name: str, num_classes: int | None, in_channels: int | None) -> nn.Module:
     """What the factory in a file makes."""
-    with _named(name) as factory:
+    with named(name) as factory:
         known = inspect.signature(factory).parameters
         takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in known.values())
         wanted = {"num_classes": num_classes, "in_channels": in_channels}
