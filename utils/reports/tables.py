@@ -53,7 +53,7 @@ def load_published() -> tuple[dict[Place, dict[str, Number]], dict[tuple[str, st
 PUBLISHED = {"lr": 0.1, "wd": 5e-4, "lr_drop": 20, "lr_decay": 0.9996, "use_test": True, "image_size": None}
 PUBLISHED |= {"fix_start": True, "fix_end": True, "init_linear_off": False, "epochs_model": EPOCHS}
 PUBLISHED |= {"outer_iters": 1, "inner_iters_perm": PERMUTATION_EPOCHS, "bn_images": None, "num_points": 65}
-PUBLISHED |= {"precision": "fp32"}
+PUBLISHED |= {"precision": "fp32", "task": "classification", "optimizer": "sgd"}
 
 
 def is_as_published(route: paths.Route, evaluated: Iterable[Record]) -> bool:
