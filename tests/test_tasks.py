@@ -242,9 +242,12 @@ def test_data_that_are_others_at_each_reading_are_refused():
         ("classification", LABELS[:, None], 3),
         ("multilabel", torch.zeros(40, 5), 5),
         ("segmentation", torch.tensor([0, 3, 255, -100] * 10).view(40, 1, 1).expand(40, 2, 2), 4),
-        ("regression", X, None),
+        ("regression", X, 6),
+        ("regression", X[:, 0], 1),
         ("language", LABELS[:, None].expand(40, 6), None),
         (max, LABELS, 3),  # a function
+        (max, X, 6),
+        (max, LABELS.view(40, 1, 1).expand(40, 2, 2), 3),
     ],
 )
 @pytest.mark.parametrize("form", ["tuple", "dictionary"])

@@ -80,15 +80,17 @@ def _digest(batch: Batch) -> bytes:
 
 
 def _classes(batch: Batch, task: Loss) -> int:
-    """One more than the greatest class of a batch, as far as targets of this task are classes; else 0."""
+    """How many outputs the targets of a batch ask for, one for each class or number; 0 where that is not known."""
     named = [batch[name] for name in TARGETS if name in batch] if isinstance(batch, Mapping) else batch[1:]
-    targets = [] if isinstance(batch, torch.Tensor) or task in ("regression", "language") else tensors_of(named)
-    if task == "multilabel":
-        return next((one.shape[1] for one in targets if one.dim() == 2), 0)
-    for one in targets:
-        is_one_each = one.shape[1:] in ((), (1,))
-        if not one.is_floating_point() and (one.dim() > 2 if task == "segmentation" else is_one_each):
-            counted = one[(one != IGNORED) & ((one != 255) | (task != "segmentation"))]
+    for one in tensors_of([] if isinstance(batch, torch.Tensor) or task == "language" else named):
+        is_real, is_dense = one.is_floating_point(), one.dim() > 2
+        is_flags = one[0].numel() > 1 and bool(((one == 0) | (one == 1) | (one == IGNORED)).all())
+        if not is_dense and (task in ("regression", "multilabel") or callable(task) and (is_real or is_flags)):
+            return one[0].numel()
+        if not is_real and (
+            is_dense if task == "segmentation" else one[0].numel() == 1 or callable(task) and is_dense
+        ):
+            counted = one[(one != IGNORED) & ((one != 255) | (not is_dense))]
             return int(counted.max()) + 1 if counted.numel() else 0
     return 0
 
