@@ -18,10 +18,9 @@ from utils.matching import align, cross_correlations, each_by_itself, mean_corre
 from utils.progress import track
 from utils.repairing import renormalizer
 from utils.stages import flags, hints, process
-from utils.stages.evaluation import NamedPath
+from utils.stages.flags import fraction
 from utils.stages.loading import spec_of
 from utils.stages.matches import padded_rows, row_labels, rows_from_permutations
-from utils.stages.parser import fraction
 from utils.stages.runs import GrowingTable
 
 # As the point is; permuted to match the end; and with each activation matched on its own, where some share a stream
@@ -29,16 +28,15 @@ WHICH = ("unaligned", "aligned", "noid")
 
 
 def parse_args(argv=None):
-    parser = flags.path_parser(__doc__, __file__, models)
-    point_help = "the point, from 0 at A to 1 at B"
-    parser.networks("--point_t", type=fraction, default=0.5, help=point_help, outcome=True)
+    parser = flags.stage_parser(__doc__, __file__, models, flags.PATH)
+    parser.networks("--point_t", fraction, 0.5, "the point, from 0 at A to 1 at B", outcome=True)
     return flags.parse(parser, argv, fp32_only=True)
 
 
 def main(args):
-    named = NamedPath(args)
-    path = named.layout.along_curve(*named.names, args.epochs_curve, args.point_t, named.variant)
-    data, curve, record = named.load(path)
+    named = args.alignment, *args.seeds, args.epochs_curve
+    path = args.layout.along_curve(*named, args.point_t, args.variant)
+    data, curve, record = flags.load_path(args, path)
     spec = spec_of(curve.base, data.example)
     # Correlations along curves were measured on other images before.
     record = record.having(before={"measured_on": "test images"}, measured_on="alignment images")
@@ -69,7 +67,8 @@ def main(args):
     columns = {f"{name} with {end.upper()}": table.arrays[f"{name}_{end}"] for end in "ab" for name in which}
     process.print_table(row_labels(spec), columns)
     script = "visualization/layerwise_mean_correlation/viz_align_along_curves.py"
-    hints.closing_words(args, [path], hints.command(args, script, **named.drawn, point_t=args.point_t))
+    next_command = hints.command(args.here, script, flags.drawn(args) | {"point_t": args.point_t})
+    hints.closing_words(args.here, [path], next_command)
 
 
 def compare(end, point, spec, images, batch_size):

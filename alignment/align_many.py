@@ -24,37 +24,27 @@ from utils.matching import METHODS, correlations_before_and_after
 from utils.measuring import measure
 from utils.permutations import permute
 from utils.progress import track
-from utils.stages import flags, hints, process, published
+from utils.stages import flags, hints, process
 from utils.stages.files import expect, expect_writable, save_array
-from utils.stages.layout import Layout
+from utils.stages.flags import is_free, new_match, positive_int, seed_number
 from utils.stages.loading import load_endpoints, spec_of
 from utils.stages.matches import save_match
-from utils.stages.parser import add_folder_flags, is_free, new_match, positive_int, seed_number
 from utils.stages.records import behind
 
 
 def parse_args(argv=None):
-    parser = flags.stage_parser(__doc__, __file__, models, batch_size=512)
-    parser.networks(
-        "--seeds", type=seed_number, nargs="+", default=[1, 2], help="seeds of the networks", outcome=True
-    )
-    epochs_help = f"epochs the networks were trained ({published.EPOCHS_HELP})"
-    parser.networks("--epochs", type=positive_int, help=epochs_help, outcome=True)
+    parser = flags.stage_parser(__doc__, __file__, models, "trained")
+    parser.networks("--seeds", seed_number, [1, 2], "seeds of the networks", nargs="+", outcome=True)
     method_help = "what is compared: activations or weights"
-    parser.alignment("--method", choices=METHODS_OF_MANY, default="corr", help=method_help, outcome=True)
+    parser.alignment("--method", METHODS_OF_MANY, "corr", method_help, outcome=True)
     to_help = "match each network to the first, or to what all have in common"
-    parser.alignment("--to", choices=TO, default="universe", help=to_help, outcome=True)
+    parser.alignment("--to", TO, "universe", to_help, outcome=True)
     name_help = "name of the matches (default: that of --to and of the method, as universe_corr)"
-    parser.alignment("--align_name", type=new_match, help=name_help)
-    flags.add_robust_flag(parser, "align robust networks, in their own folders")
-    parser.networks("--seed", type=seed_number, default=1, help="of random orders", outcome=True)
-    parser.evaluation(
-        "--bn_images",
-        type=positive_int,
-        help="re-estimate batch norm on so many training images (default: all)",
-    )
-    add_folder_flags(parser)
-    parser.files("--overwrite", action="store_true", help="replace matches that are there and are others")
+    parser.alignment("--align_name", new_match, None, name_help)
+    parser.networks("--adversarial", bool, False, "align robust networks, in their own folders", dest="robust")
+    parser.networks("--seed", seed_number, 1, "of random orders", outcome=True)
+    parser.evaluation("--bn_images", positive_int, None, "training images for batch norm (default: all)")
+    parser.files("--overwrite", bool, False, "replace matches that are there and are others")
     args = flags.parse(parser, argv, fp32_only=True)
     if len(args.seeds) < 2 or len(set(args.seeds)) < len(args.seeds):
         parser.error("--seeds names too few networks, or one twice: at least two different ones are aligned")
@@ -68,7 +58,7 @@ def parse_args(argv=None):
 
 
 def main(args):
-    layout = Layout(args.root, args.model, args.dataset, args.robust, args.replaced)
+    layout = args.layout
     expect(*(layout.endpoint(seed, args.epochs) for seed in args.seeds))
     expect_writable(layout.folder("matches"), layout.folder("correlations"))
     data = args.load()
@@ -121,7 +111,7 @@ def main(args):
     print_rows(evaluated, of="network")
     a, b = sorted(args.seeds)[:2]
     follows = {"seed_a": a, "seed_b": b, "epochs_model": args.epochs, "alignment": args.align_name}
-    hints.closing_words(args, written, hints.command(args, "training/train_curve.py", **follows))
+    hints.closing_words(args.here, written, hints.command(args.here, "training/train_curve.py", follows))
 
 
 def print_rows(rows, of):

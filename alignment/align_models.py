@@ -3,6 +3,7 @@
 python alignment/align_models.py --dataset CIFAR100 --model TinyTen --seed_a 1 --seed_b 2 --epochs 250
 """
 
+import argparse
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -31,46 +32,34 @@ from utils.matching import (
     mean_distances,
 )
 from utils.progress import track
-from utils.stages import flags, hints, process, published
+from utils.stages import flags, hints, process
 from utils.stages.files import expect, expect_writable, save_array
-from utils.stages.layout import Layout
+from utils.stages.flags import is_free, name_part, new_match, seed_number, true_or_false
 from utils.stages.loading import load_alignment, load_endpoints, spec_of
 from utils.stages.matches import row_labels, rows_from_permutations, save_match, save_matrices
-from utils.stages.parser import (
-    add_folder_flags,
-    is_free,
-    name_part,
-    new_match,
-    positive_int,
-    seed_number,
-    true_or_false,
-)
 from utils.stages.records import behind
 
 
 def parse_args(argv=None, description=__doc__, script=__file__, model=None, method="corr"):
-    parser = flags.stage_parser(description, script, models, batch_size=512, model=model)
-    flags.add_pair_flags(parser)
-    epochs_help = f"epochs the networks were trained ({published.EPOCHS_HELP})"
-    parser.networks("--epochs", type=positive_int, help=epochs_help, outcome=True)
-    flags.add_robust_flag(parser, "align robust networks, in their own folders; GoogLeNets on attacked images")
-    parser.alignment("--align_name", type=new_match, help="name of the match (default: that of the method)")
+    parser = flags.stage_parser(description, script, models, "pair trained", model=model)
+    robust_help = "align robust networks, in their own folders; GoogLeNets on attacked images"
+    parser.networks("--adversarial", bool, False, robust_help, dest="robust")
+    parser.alignment("--align_name", new_match, None, "name of the match (default: that of the method)")
     parser.set_defaults(init=None)
     if method == "corr":
-        parser.alignment("--method", choices=METHODS, default=method, help="what is compared", outcome=True)
+        parser.alignment("--method", METHODS, method, "what is compared", outcome=True)
         init_help = "name of a match with which --method weight begins (default: none)"
-        parser.alignment("--init", type=name_part, help=init_help, outcome=True)
+        parser.alignment("--init", name_part, None, init_help, outcome=True)
     else:
         # Published so: what the flag does is the opposite of what it says.
         help_text = "compare activations themselves, and not what goes into the activation functions"
         parser.alignment("--pre_act", action="store_false", help=help_text, outcome=True)
-    seed_help = "of random orders and permutations"
-    parser.networks("--seed", type=seed_number, default=1, help=seed_help, outcome=True)
+    parser.networks("--seed", seed_number, 1, "of random orders and permutations", outcome=True)
     matrices_help = "also keep how every two channels correlate, which viz_align_models.py draws"
-    parser.alignment("--matrices", action="store_true", help=matrices_help)
-    add_folder_flags(parser)
-    parser.add_alias("--adv_flag", "robust", type=true_or_false, nargs="?", const=True)
-    parser.files("--overwrite", action="store_true", help="replace a match that is there and is another")
+    parser.alignment("--matrices", bool, False, matrices_help)
+    given = {"type": true_or_false, "nargs": "?", "const": True, "default": argparse.SUPPRESS}
+    parser.add_argument("--adv_flag", dest="robust", help=argparse.SUPPRESS, **given)
+    parser.files("--overwrite", bool, False, "replace a match that is there and is another")
     args = flags.parse(parser, argv, fp32_only=True)
     if args.robust and args.model == "GoogLeNet":  # as published, for this network alone
         args.attack = flags.published_attack(args.dataset)
@@ -86,8 +75,7 @@ def parse_args(argv=None, description=__doc__, script=__file__, model=None, meth
 
 def main(args):
     torch.manual_seed(args.seed)
-    layout = Layout(args.root, args.model, args.dataset, args.robust, args.replaced)
-    seeds = (args.seed_a, args.seed_b)
+    layout, seeds = args.layout, args.seeds
     expect(*behind(layout, seeds, args.epochs, args.init or "").values())
     expect_writable(layout.folder("matches"), layout.folder("correlations"))
     data = args.load()
@@ -130,9 +118,9 @@ def main(args):
         save_matrices(of_channels, row_labels(spec)[:-1], matrices[:-1], rows, record.at(of_channels).stored())
     print("Mean correlation of matched channels on the test set:")
     process.print_table(row_labels(spec), {"unaligned": before, "aligned": after})
-    pair = {"seed_a": args.seed_a, "seed_b": args.seed_b, "epochs_model": args.epochs}
-    next_command = hints.command(args, "training/train_curve.py", **pair, alignment=args.align_name)
-    hints.closing_words(args, [path, *measured, *([of_channels] if args.matrices else [])], next_command)
+    curve = {"seed_a": args.seed_a, "seed_b": args.seed_b, "epochs_model": args.epochs, "alignment": args.align_name}
+    next_command = hints.command(args.here, "training/train_curve.py", curve)
+    hints.closing_words(args.here, [path, *measured, *([of_channels] if args.matrices else [])], next_command)
 
 
 if __name__ == "__main__":

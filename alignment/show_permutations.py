@@ -23,11 +23,7 @@ from utils.errors import FileError, UserError, first_line
 from utils.permutations import axis_size, groups_in
 from utils.stages import hints, process
 from utils.stages.files import load_array, write_atomically
-from utils.stages.layout import REPOSITORY, Layout
-from utils.stages.loading import spec_of
-from utils.stages.matches import row_labels
-from utils.stages.parser import (
-    Parser,
+from utils.stages.flags import (
     dataset_name,
     folder_path,
     name_part,
@@ -36,6 +32,10 @@ from utils.stages.parser import (
     positive_int,
     seed_number,
 )
+from utils.stages.layout import REPOSITORY, Layout
+from utils.stages.loading import spec_of
+from utils.stages.matches import row_labels
+from utils.stages.parser import Parser
 from utils.symmetries.running import has_fractions
 
 WIDTH = 96
@@ -43,11 +43,11 @@ SHOWN = 8  # of a long list
 
 
 def parse_args(argv=None):
-    parser = Parser(__doc__)
+    parser = Parser(__doc__, __file__)
     parser.networks("--model", default="TinyTen", **network_options(models, "architecture"))
-    parser.networks("--num_classes", type=positive_int, default=10, help="classes for which the network is built")
+    parser.networks("--num_classes", positive_int, 10, "classes for which the network is built")
     size_help = "side of the images on which the network is run"
-    parser.networks("--image_size", dest="side", type=positive_int, default=32, help=size_help)
+    parser.networks("--image_size", positive_int, 32, size_help, dest="side")
     parser.files("--json", type=new_file, metavar="FILE", help="write all of it there too (default: nowhere)")
     pair = "also show the correlations by layer of a match: "
     parser.networks("--seed_a", type=seed_number, help=pair + "network A (default: none)")
@@ -58,7 +58,7 @@ def parse_args(argv=None):
     args = parser.parse_args(argv)
     if (args.seed_a is None) != (args.seed_b is None):
         parser.error("--seed_a and --seed_b name a pair of networks together; one of them is missing")
-    args.robust = False
+    args.here = hints.Here(Layout(args.root, args.model, args.dataset))
     return args
 
 
@@ -75,9 +75,8 @@ def main(args):
     description = {"model": args.model, **describe(model.state_dict(), spec)}
     correlations = {}
     if args.seed_a is not None:
-        layout = Layout(args.root, args.model, args.dataset)
         for which in ("unaligned", "aligned"):
-            path = layout.correlation(args.alignment, which, args.seed_a, args.seed_b)
+            path = args.here.layout.correlation(args.alignment, which, args.seed_a, args.seed_b)
             correlations[which] = load_array(path)
             if len(correlations[which]) != len(row_labels(spec)):
                 raise FileError(path, f"is not of {args.model} as it is now, which has other activations", "replace")
@@ -91,7 +90,7 @@ def main(args):
     if args.json:
         text = json.dumps(description, indent=1)
         write_atomically(args.json, lambda stream: stream.write(text.encode()))
-        hints.closing_words(args, [args.json])
+        hints.closing_words(args.here, [args.json])
 
 
 def describe(state, spec):

@@ -38,7 +38,7 @@ from utils.attack import Attack
 from utils.curves import Curve
 from utils.errors import FileError, UserError
 from utils.stages import data, folders, process
-from utils.stages.parser import positive_float
+from utils.stages.flags import positive_float
 from utils.symmetries.spec import permutation_spec
 from utils.training import CurveTask, NetworkTask, Task
 

@@ -51,7 +51,7 @@ from utils.measuring import evaluate, reestimate_batch_norm
 from utils.pam import PermutationTask
 from utils.stages.data import Data
 from utils.stages.files import write_atomically
-from utils.stages.parser import positive_int
+from utils.stages.flags import positive_int
 from utils.symmetries.spec import permutation_spec
 from utils.training import CurveTask, NetworkTask, fit
 

@@ -30,7 +30,7 @@ from utils.reports import figures
 from utils.stages import process
 from utils.stages.data import REPOSITORY_DATA, load_data
 from utils.stages.files import write_atomically
-from utils.stages.parser import folder_path, positive_float, positive_int
+from utils.stages.flags import folder_path, positive_float, positive_int
 from utils.symmetries.spec import permutation_spec
 from utils.training import NetworkTask, fit, step_rates
 

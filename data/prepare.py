@@ -18,8 +18,8 @@ from utils.stages.parser import Parser
 
 
 def parse_args(argv=None):
-    parser = Parser(__doc__)
-    flags.add_dataset_flags(parser)
+    parser = Parser(__doc__, __file__)
+    flags.take(parser, "data")
     return parser.parse_args(argv)
 
 

@@ -27,10 +27,8 @@ BARRIER_SYMBOLS = {"loss": "o", "loss_interpolated": "x", "loss_repaired": "D"}
 
 
 def parse_args(argv=None):
-    parser = flags.results_parser(__doc__, models, of_all=True)
-    flags.add_variant_flags(parser, of_all=True)
-    flags.add_title_flag(parser)
-    return flags.parse_results(parser, argv, script=__file__)
+    parser = flags.results_parser(__doc__, __file__, models, "variants titles", of_all=True)
+    return flags.parse_results(parser, argv)
 
 
 def main(args):
@@ -39,7 +37,7 @@ def main(args):
     table = tables.compare(args.root, asked_for)
     if not table.rows:
         raise table.missing[0]
-    said = [f"Not in the comparison: {hints.explain(error, args)}" for error in table.missing]
+    said = [f"Not in the comparison: {hints.explain(error, args.here)}" for error in table.missing]
     files = tables.save(table, args.root, "comparison", args.command, said=said, name=args.name)
     datasets, models = {column.dataset for column in table.columns}, {row.model for row in table.rows}
     with figures.style():
@@ -47,7 +45,7 @@ def main(args):
             if layout.dataset in datasets and layout.model in models:
                 drawing, titled = draw(table, layout), not args.no_title
                 files += figures.save([drawing], pairs=pairs, command=args.command, name=args.name, titled=titled)
-    hints.closing_words(args, files)
+    hints.closing_words(args.here, files)
 
 
 def evaluated(root, asked_for):

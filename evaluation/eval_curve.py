@@ -21,22 +21,19 @@ from utils.measuring import evaluate_path, measure, measure_as_it_is
 from utils.repairing import renormalizer
 from utils.reports.results import CHOSEN_BY, is_loss, robust_places, summary
 from utils.stages import flags, hints, process
-from utils.stages.evaluation import NamedPath
-from utils.stages.parser import at_least_two, true_or_false
+from utils.stages.flags import at_least_two, true_or_false
 from utils.stages.runs import GrowingTable, write_csv
 
 
 def parse_args(argv=None, description=__doc__, script=__file__, robust=False):
-    parser = flags.path_parser(description, script, models, attacks=robust)
-    points_help = "points evaluated, the two ends included"
-    parser.evaluation("--num_points", type=at_least_two, default=65, help=points_help, outcome=True)
+    parser = flags.stage_parser(description, script, models, flags.PATH + (" attack" if robust else ""))
+    parser.evaluation("--num_points", at_least_two, 65, "points evaluated, the two ends included", outcome=True)
     parser.set_defaults(ensemble=None)
     if not robust:
         ensemble_help = "evaluate the ensemble of so many equally spaced points too (default: none)"
-        parser.evaluation("--ensemble", type=at_least_two, metavar="POINTS", help=ensemble_help)
-    train_help = "on training images too, without augmentation"
-    taken = {"type": true_or_false, "nargs": "?", "const": True, "default": False, "metavar": "True"}
-    parser.evaluation("--eval_train", help=train_help, outcome=True, **taken)
+        parser.evaluation("--ensemble", at_least_two, None, ensemble_help, metavar="POINTS")
+    taken, train_help = {"nargs": "?", "const": True, "metavar": "True"}, "on training images too, not augmented"
+    parser.evaluation("--eval_train", true_or_false, False, train_help, outcome=True, **taken)
     parser.add_unused("--lr", "nothing is learned here")
     args = flags.parse(parser, argv)
     if args.ensemble and args.task != "classification":
@@ -45,9 +42,9 @@ def parse_args(argv=None, description=__doc__, script=__file__, robust=False):
 
 
 def main(args):
-    named = NamedPath(args)
-    path = named.layout.evaluated(*named.names, args.epochs_curve, named.variant)
-    data, curve, record = named.load(path, writes=bool(args.ensemble))
+    named = args.alignment, *args.seeds, args.epochs_curve
+    path = args.layout.evaluated(*named, args.variant)
+    data, curve, record = flags.load_path(args, path, writes=bool(args.ensemble))
     images = data.for_batch_norm(args.bn_images)
     table = GrowingTable(path, record, overwrite=args.overwrite)
     how = {"batch_size": args.batch_size, "precision": args.precision}
@@ -68,7 +65,7 @@ def main(args):
         t, accuracy = (table.arrays[name][places["chosen"]] for name in ("t", "accuracy_robust"))
         print(f"Most robust on held-out training images: t = {t:.3f}, {accuracy:.1f} % robust on the test set.")
     if args.ensemble:
-        path = named.layout.ensemble(*named.names, args.epochs_curve, args.ensemble, named.variant)
+        path = args.layout.ensemble(*named, args.ensemble, args.variant)
         together = GrowingTable(path, record.without("num_points", "eval_train"), overwrite=args.overwrite)
         if not together.finished:
             renormalize = renormalizer(curve, images, repaired=args.repair, **how)
@@ -77,7 +74,8 @@ def main(args):
         files += [path, path.with_suffix(".csv")]
         write_csv(files[-1], together.arrays)
         print_ensemble(together.arrays)
-    hints.closing_words(args, files, hints.command(args, "visualization/viz_curve.py", **named.drawn))
+    next_command = hints.command(args.here, "visualization/viz_curve.py", flags.drawn(args))
+    hints.closing_words(args.here, files, next_command)
 
 
 def measuring(curve, images, splits, task, *, repaired, attack, **how):

@@ -22,9 +22,9 @@ from utils.measuring import evaluate_plane, measure, plane_of
 from utils.repairing import repairer
 from utils.stages import flags, hints, process
 from utils.stages.files import expect, expect_writable
-from utils.stages.layout import Layout, tag
+from utils.stages.flags import at_least_two, seed_number
+from utils.stages.layout import tag
 from utils.stages.loading import load_endpoint, load_pair
-from utils.stages.parser import add_folder_flags, at_least_two, name_part, positive_int, seed_number
 from utils.stages.records import behind
 from utils.stages.runs import GrowingTable
 
@@ -33,17 +33,12 @@ GRID = ((-0.05, 1.05), (-0.05, 1.05))
 
 
 def parse_args(argv=None):
-    parser = flags.stage_parser(__doc__, __file__, models, batch_size=512)
-    flags.add_pair_flags(parser)
+    parser = flags.stage_parser(__doc__, __file__, models, "pair alignment compile evaluation")
     seed_c_help = "the plane of three networks: B and this one, both aligned to A, instead of B and aligned B"
-    parser.networks("--seed_c", type=seed_number, help=seed_c_help)
-    flags.add_alignment_flag(parser)
-    add_folder_flags(parser)
-    parser.add_alias("--epochs", "epochs_model", type=positive_int)
-    parser.add_alias("--alignment_type", "alignment", type=name_part)
-    flags.add_evaluation_flags(parser)
-    points_help = "points along each side of the grid"
-    parser.evaluation("--num_points", type=at_least_two, default=17, help=points_help, outcome=True)
+    parser.networks("--seed_c", seed_number, None, seed_c_help)
+    parser.add_names("epochs_model", "--epochs")
+    parser.add_names("alignment", "--alignment_type")
+    parser.evaluation("--num_points", at_least_two, 17, "points along each side of the grid", outcome=True)
     parser.set_defaults(alignment="corr")
     args = flags.parse(parser, argv)
     if args.seed_c in (args.seed_a, args.seed_b):
@@ -54,8 +49,7 @@ def parse_args(argv=None):
 
 
 def main(args):
-    layout = Layout(args.root, args.model, args.dataset, args.robust, args.replaced)
-    seeds = (args.seed_a, args.seed_b) + (() if args.seed_c is None else (args.seed_c,))
+    layout, seeds = args.layout, args.seeds + (() if args.seed_c is None else (args.seed_c,))
     path = layout.plane_with_alignment(args.alignment, *seeds)
     made_from = behind(layout, seeds, args.epochs_model, args.alignment)
     expect(*made_from.values())
@@ -94,8 +88,8 @@ def main(args):
             table.add(**row)
         table.finish(corners=coordinates)
     drawn = {"seed_a": args.seed_a, "seed_b": args.seed_b, "alignment": args.alignment, "seed_c": args.seed_c}
-    next_command = hints.command(args, "visualization/viz_plane.py", **drawn)
-    hints.closing_words(args, [path], next_command)
+    next_command = hints.command(args.here, "visualization/viz_plane.py", drawn)
+    hints.closing_words(args.here, [path], next_command)
 
 
 if __name__ == "__main__":

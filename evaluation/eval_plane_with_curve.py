@@ -17,8 +17,7 @@ from utils.errors import UserError
 from utils.measuring import evaluate_plane, measure_as_it_is, midpoint_height, plane_of
 from utils.repairing import renormalizer
 from utils.stages import flags, hints, process
-from utils.stages.evaluation import NamedPath
-from utils.stages.parser import at_least_two
+from utils.stages.flags import at_least_two
 from utils.stages.runs import GrowingTable
 
 # As fractions of the way from A to B, and of the height above it of the curve's point t = ½
@@ -26,18 +25,16 @@ GRID = ((-0.05, 1.05), (-0.10, 1.5))
 
 
 def parse_args(argv=None):
-    parser = flags.path_parser(__doc__, __file__, models)
-    points_help = "points along each side of the grid"
-    parser.evaluation("--num_points", type=at_least_two, default=17, help=points_help, outcome=True)
+    parser = flags.stage_parser(__doc__, __file__, models, flags.PATH)
+    parser.evaluation("--num_points", at_least_two, 17, "points along each side of the grid", outcome=True)
     return flags.parse(parser, argv)
 
 
 def main(args):
     if args.epochs_curve == 0:
         raise UserError("a straight line spans no plane; name a learned curve with --epochs_curve", exit_code=2)
-    named = NamedPath(args)
-    path = named.layout.plane_with_curve(*named.names, args.epochs_curve, named.variant)
-    data, curve, record = named.load(path)
+    path = args.layout.plane_with_curve(args.alignment, *args.seeds, args.epochs_curve, args.variant)
+    data, curve, record = flags.load_path(args, path)
     height = midpoint_height(curve)
     # Planes reached twice as far before.
     record = record.having(before={"height": "turning point"}, height="midpoint")
@@ -56,7 +53,8 @@ def main(args):
         table.finish(corners=plane_of(curve)[0])
     if curve.num_bends > 3:
         print("A curve of more than three control points leaves this plane; its projection lies in it.")
-    hints.closing_words(args, [path], hints.command(args, "visualization/viz_curve_on_plane.py", **named.drawn))
+    next_command = hints.command(args.here, "visualization/viz_curve_on_plane.py", flags.drawn(args))
+    hints.closing_words(args.here, [path], next_command)
 
 
 if __name__ == "__main__":

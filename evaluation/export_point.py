@@ -25,10 +25,9 @@ from utils.repairing import renormalizer
 from utils.reports.paths import Route
 from utils.reports.results import load_path, robust_places
 from utils.stages import flags, hints, process
-from utils.stages.evaluation import NamedPath
 from utils.stages.files import hold, save_checkpoint
+from utils.stages.flags import fraction, new_file
 from utils.stages.layout import tag
-from utils.stages.parser import fraction, new_file
 
 
 def fraction_or_best(text):
@@ -37,12 +36,12 @@ def fraction_or_best(text):
 
 
 def parse_args(argv=None):
-    parser = flags.path_parser(__doc__, __file__, models)
-    t_help = "the point, from 0 at A to 1 at B; or best, of an evaluated robust path"
-    parser.networks("--t", type=fraction_or_best, default=0.5, help=t_help, outcome=True)
-    flags.add_attack_flags(parser)
-    flags.add_robust_flag(parser, "robust networks, whose batch norm is re-estimated on attacked images")
+    parser = flags.stage_parser(__doc__, __file__, models, f"{flags.PATH} attack")
     parser.set_defaults(robust=False)
+    t_help = "the point, from 0 at A to 1 at B; or best, of an evaluated robust path"
+    parser.networks("--t", fraction_or_best, 0.5, t_help, outcome=True)
+    robust_help = "robust networks, whose batch norm is re-estimated on attacked images"
+    parser.networks("--adversarial", bool, False, robust_help, dest="robust")
     parser.files("--out", type=new_file, required=True, metavar="FILE", help="the checkpoint that is written")
     args = flags.parse(parser, argv)
     if args.t == "best" and not args.robust:
@@ -53,9 +52,9 @@ def parse_args(argv=None):
 def main(args):
     if args.out.exists() and not args.overwrite:
         raise UserError(f"{args.out} is there already; name another file, or add --overwrite", exit_code=2)
-    named = NamedPath(args)
-    t = most_robust(named, args.epochs_curve) if args.t == "best" else args.t
-    data, curve, record = named.load(args.out)
+    route = Route(args.layout, tag(args.alignment), args.epochs_curve, args.variant)
+    t = most_robust(route, args.seeds) if args.t == "best" else args.t
+    data, curve, record = flags.load_path(args, args.out)
     distributed.from_main(lambda: hold(args.out))
     images, how = data.for_batch_norm(args.bn_images), {"batch_size": args.batch_size, "precision": args.precision}
     if args.robust:
@@ -74,13 +73,12 @@ def main(args):
     else:
         words = in_words(metrics).replace("  ", ", ")
     print(f"At t = {t:g}: {words} on test images")
-    hints.closing_words(args, [args.out])
+    hints.closing_words(args.here, [args.out])
 
 
-def most_robust(named, epochs):
+def most_robust(route, seeds):
     """The t at which robust accuracy on held-out training images is highest, as the path was evaluated."""
-    route = Route(named.layout, tag(named.names[0]), epochs, named.variant)
-    evaluated = load_path(route, named.seeds)
+    evaluated = load_path(route, seeds)
     places = robust_places(evaluated)
     if "chosen" not in places:
         raise FileError(evaluated.path, "was not evaluated on held-out training images", "replace")

@@ -20,20 +20,19 @@ from utils.stages import flags, hints, process
 
 
 def parse_args(argv=None):
-    parser = flags.results_parser(__doc__, models, of_all=True)
-    flags.add_variant_flags(parser, of_all=True)
-    return flags.parse_results(parser, argv, script=__file__)
+    parser = flags.results_parser(__doc__, __file__, models, "variants", of_all=True)
+    return flags.parse_results(parser, argv)
 
 
 def main(args):
     path = results.output_path(args.root, "report", "html", name=args.name)
     chosen = args.alignment, args.epochs, args.curve_seed, args.num_bends, args.curve
     asked_for = Selection(args.dataset, args.model, args.pairs, *chosen)
-    explain = partial(hints.explain, args=args)
+    explain = partial(hints.explain, here=args.here)
     missing, headlines = page.write(path, args.root, asked_for, command=args.command, explain=explain)
     for error in missing:
         print(f"Not in the report: {explain(error)}")
-    hints.closing_words(args, [path])
+    hints.closing_words(args.here, [path])
     for sentence in headlines:
         print(sentence)
 

@@ -19,11 +19,9 @@ from utils.stages import flags, hints, process
 
 
 def parse_args(argv=None):
-    parser = flags.results_parser(__doc__, models, of_all=True)
-    flags.add_variant_flags(parser, of_all=True)
-    robust_help = "robust networks: clean and robust accuracy"
-    parser.networks("--adversarial", dest="robust", action="store_true", help=robust_help)
-    return flags.parse_results(parser, argv, script=__file__)
+    parser = flags.results_parser(__doc__, __file__, models, "variants", of_all=True)
+    parser.networks("--adversarial", bool, False, "robust networks: clean and robust accuracy", dest="robust")
+    return flags.parse_results(parser, argv)
 
 
 def main(args):
@@ -32,10 +30,10 @@ def main(args):
     table = tables.build(args.root, asked_for, robust=args.robust)
     if not table.rows:
         raise table.missing[0]
-    missing = [f"Not in the table: {hints.explain(error, args)}" for error in table.missing]
+    missing = [f"Not in the table: {hints.explain(error, args.here)}" for error in table.missing]
     said = [*tables.headlines(table), *missing]
     files = tables.save(table, args.root, "table", args.command, said=said, name=args.name)
-    hints.closing_words(args, files)
+    hints.closing_words(args.here, files)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,28 @@ STAGES = [
     script for script in SCRIPTS if script != "data/make_fashionmnist10k.py"
 ]  # by which images were packed once
 
+# The commands in the README of the original code
+PUBLISHED = """
+python training/train_model.py --dataset CIFAR10 --model TinyTen --seed 1 --batch_size 64 --lr 1E-1 --wd 5E-4 \\
+    --transform TinyTen --epochs 250
+python training/train_model.py --dataset CIFAR100 --model TinyTen --seed 1 --batch_size 128 --lr 1E-1 \\
+    --wd 5E-4 --transform TinyTen --epochs 250
+python training/train_model.py --dataset TINY-IMAGENET-200 --model TinyTen --seed 1 --batch_size 128 \\
+    --lr 1E-1 --wd 5E-4 --transform TinyTen --epochs 250
+python alignment/align_models.py --model TinyTen --dataset CIFAR100 --seed_a 1 --seed_b 2 --batch_size 512 \\
+    --transform TinyTen --epochs 250
+python alignment/align_googlenet.py --dataset CIFAR100 --seed_a 1 --seed_b 2 --batch_size 512 \\
+    --transform TinyTen --epochs 250
+python training/train_curve.py --model TinyTen --dataset CIFAR100 --epochs_model 250 --seed_a 1 --seed_b 2 \\
+    --seed 1 --batch_size 128 --lr 1E-1 --wd 5E-4 --alignment corr --val_freq 10 --lr_drop 20 --epochs 250
+python training/train_curve_pam.py --model TinyTen --dataset CIFAR100 --epochs_model 250 --seed_a 1 --seed_b 2 \\
+    --seed 1 --batch_size 128 --lr 1E-1 --wd 5E-4 --alignment '' --val_freq 10 --outer_iters 1 \\
+    --inner_iters_perm 20 --inner_iters_phi 250
+python evaluation/eval_curve.py --dataset CIFAR100 --model TinyTen --epochs_model 250 --epochs_curve 250 \\
+    --alignment corr --seed_a 1 --seed_b 2 --batch_size 512 --epochs 250
+"""
+PUBLISHED = PUBLISHED.replace("\\\n", "").strip().splitlines()
+
 
 def stage(script):
     """parse_args and main of a stage."""

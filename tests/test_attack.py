@@ -9,7 +9,7 @@ from utils.attack import Attack
 from utils.batches import as_images
 from utils.losses import AUXILIARY_WEIGHT
 from utils.measuring import evaluate, reestimate_batch_norm
-from utils.stages.parser import intensity
+from utils.stages.flags import intensity
 
 EPSILON = 16 / 255
 

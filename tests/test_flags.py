@@ -1,5 +1,6 @@
 """What flags may be, what is said of those that change nothing, and which folders they are about."""
 
+import itertools
 import os
 import shlex
 import sys
@@ -8,14 +9,12 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from stages import REPOSITORY, STAGES, fails, run, run_as_process, stage
+from stages import REPOSITORY, STAGES, fails, run, stage
 
-import models as architectures
 from utils.stages import hints
-from utils.stages.flags import parse_results, results_parser
+from utils.stages.flags import LARGEST_SEED, seed_number
 from utils.stages.layout import Layout
-from utils.stages.parser import LARGEST_SEED, seed_number
-from utils.stages.records import record_in, unlike
+from utils.stages.records import Record, record_in, unlike
 
 
 def parse(script, *flags):
@@ -90,29 +89,6 @@ def test_seeds_that_generators_tell_apart(script, capsys):
     assert seed_number("4294967295") == LARGEST_SEED
 
 
-# --- what is mistyped --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "script, flags, says",
-    [
-        ("training/train_model.py", ["--epoch", "3"], "unrecognized arguments: --epoch 3; --help shows the flags"),
-        ("training/train_model.py", ["a\nb"], "unrecognized arguments: a b; --help shows"),
-        ("evaluation/eval_curve.py", ["--dir_midpoint", "x"], "unrecognized arguments: --dir_midpoint x"),
-        ("training/train_model.py", ["--lr"], "argument --lr: expected one argument"),
-        ("visualization/viz_plane.py", ["--cmap", "viridi"], "no colour map 'viridi'"),
-        ("data/prepare.py", ["--datset", "x"], "unrecognized arguments: --datset x"),
-    ],
-)
-def test_one_line_for_an_argument(script, flags, says, capsys):
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as caught:
-        run_as_process(script, *flags)
-    assert caught.value.code == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert says in line
-
-
 # --- what changes nothing ----------------------------------------------------------------------------------
 
 
@@ -128,6 +104,8 @@ def test_one_line_for_an_argument(script, flags, says, capsys):
         ("alignment/align_models.py", "--seed 2", "--seed: nothing in an alignment is drawn at random"),
         ("evaluation/eval_curve.py", "--epochs_curve 0 --seed 2", "--seed: the straight line is the same"),
         ("visualization/viz_plane.py", "--epochs 20", "--epochs: what is drawn here is not of curves"),
+        ("evaluation/eval_curve.py", "--lr 0.1", "--lr: nothing is learned here."),
+        ("visualization/viz_plane.py", "--interp bicubic", "--interp: planes are drawn by contours"),
         ("training/train_model.py", "--lr_drop 5", ""),
         ("evaluation/eval_curve.py", "--epochs_curve 0 --seed 2 --alignment pam_corr", ""),
         ("evaluation/eval_curve.py", "--epochs_curve 5 --seed 2", ""),
@@ -161,11 +139,7 @@ def test_epochs_of_several_models(models, epochs, of):
     args = parse("visualization/viz_curve.py", "--model", *models.split(), "--epochs", *epochs.split())
     assert args.epochs_of == of
     assert ("Epochs: TinyTen 0, ResNet32 6" in args.notes) == (of == {"TinyTen": [0], "ResNet32": [6]})
-    table = parse_results(
-        results_parser("", architectures, of_all=True),
-        ["--model", *models.split(), "--epochs", *epochs.split()],
-        str(REPOSITORY / "evaluation/make_tables.py"),
-    )
+    table = parse("evaluation/make_tables.py", "--model", *models.split(), "--epochs", *epochs.split())
     assert table.epochs == [int(number) for number in epochs.split()]
 
 
@@ -176,47 +150,21 @@ def test_epochs_of_several_models(models, epochs, of):
     "before, now, why",
     [
         ({"lr": 0.1, "old": 1}, {"lr": 0.1, "new": 2}, None),
-        ({"batch_size": 128}, {"batch_size": 512}, "was made with batch_size 128 (now 512)"),
-        ({"bn_images": None, "lr": 1}, {"bn_images": 64, "lr": 1}, "was made with bn_images none (now 64)"),
-        ({"points": ["a"], "lr": 1}, {"points": ["b"], "lr": 2}, "was made from other networks, with lr 1 (now 2)"),
-        ({"images": "a", "num_classes": 3}, {"images": "b", "num_classes": 4}, "was made from other images"),
-        (
-            {"points": ["a"], "images": "a"},
-            {"points": [], "images": "b"},
-            "was made from other networks and other images",
-        ),
-        ({"ends": {0: "a"}}, {"ends": {0: "b"}}, "was made from other networks"),
-        (
-            {"attack": [0.03, 0.01, 5]},
-            {"attack": [0.03, 0.02, 7]},
-            "was made with attack_step 0.01 (now 0.02), attack_steps 5 (now 7)",
-        ),
-        (
-            {"attack": None},
-            {"attack": [0.03, 0.02, 7]},
-            "was made with epsilon none (now 0.03), attack_step none (now 0.02), attack_steps none (now 7)",
-        ),
-        ({"lr": 1}, {"lr": 1, "image_size": 32}, "was made with image_size none (now 32)"),
+        ({"bn_images": None, "lr": 1}, {"bn_images": 64, "lr": 1}, "with bn_images none (now 64)"),
+        ({"points": ["a"], "lr": 1}, {"points": ["b"], "lr": 2}, "from other networks, with lr 1 (now 2)"),
+        ({"images": "a", "num_classes": 3}, {"images": "b", "num_classes": 4}, "from other images"),
+        ({"points": [1], "images": 1}, {"points": [], "images": 2}, "from other networks and other images"),
+        ({"ends": {0: "a"}}, {"ends": {0: "b"}}, "from other networks"),
+        ({"attack": [1, 2, 5]}, {"attack": [1, 3, 7]}, "with attack_step 2 (now 3), attack_steps 5 (now 7)"),
+        ({"attack": None}, {"attack": [1, None, None]}, "with epsilon none (now 1)"),
+        ({"lr": 1}, {"lr": 1, "image_size": 32}, "with image_size none (now 32)"),
         ({"lr": 1}, {"lr": 1, "image_size": None}, None),
-        ({}, {"lr": 1}, "does not record how it was made"),
     ],
 )
 def test_how_settings_differ(before, now, why):
     now = replace(record_in({"settings": now}), new={"image_size": None})
-    assert unlike(record_in({"settings": before}), now) == why
-
-
-def test_an_evaluation_with_other_flags_names_them(capsys, small, workspace):
-    line = ["--epochs_model", 3, "--epochs_curve", 2, "--num_points", 5]
-    small = [32 if flag == "32" else flag for flag in small]
-    for more, why in (
-        (["--batch_size", 16], "was made with batch_size 32 (now 16)"),
-        (["--num_points", 9, "--bn_images", 64], "was made with bn_images none (now 64), num_points 5 (now 9)"),
-        (["--no-use_test"], "use_test True (now False)"),
-    ):
-        code, message = fails(capsys, "evaluation/eval_curve.py", *small, *line, *more)
-        assert code == 1
-        assert why in message
+    assert unlike(record_in({"settings": before}), now) == (why and f"was made {why}")
+    assert unlike(Record(), now) == "does not record how it was made"
 
 
 # --- folders -----------------------------------------------------------------------------------------------
@@ -236,25 +184,26 @@ def test_commands_keep_what_matters(tmp_path, monkeypatch):
     images = ["--data_path", "my data", "--image_size", "32", "--no-use_test", "--device", "cpu"]
     folders = ["--dir_models", "nets", "--dir_alignment", "m", "--dir", "c", "--dir2", "h"]
     running = parse("training/train_curve.py", *images, *folders, "--root", "here")
-    flags, command = vars(running), partial(hints.command, running)
+    command = partial(hints.command, running.here, flags={})
 
-    def told(script, **values):
-        program, path, *words = shlex.split(command(script, **values))
+    def told(script):
+        program, path, *words = shlex.split(command(script))
         assert (program, path) == ("python", script)
+        assert ("--device", "cpu") in itertools.pairwise(words) or script.startswith("visualization/")
         return vars(parse(script, *words))
 
     for script, expected in (
         ("training/train_model.py", {"models": Path("nets")}),
         ("alignment/align_models.py", {"models": Path("nets"), "matches": Path("m")}),
-        ("training/train_curve.py", flags["replaced"]),
+        ("training/train_curve.py", running.replaced),
         ("evaluation/eval_curve.py", {"models": Path("nets"), "matches": Path("m"), "curves": Path("c")}),
     ):
         args = told(script)
         assert args["replaced"] == expected, script
         assert (args["image_size"], args["use_test"], args["data_path"]) == (32, False, Path("my data"))
-        assert (args["asked_device"], args["root"]) == ("cpu", Path("here"))
+        assert args["root"] == Path("here")
     drawn = told("visualization/viz_curve.py")
-    assert drawn["replaced"] == flags["replaced"]
+    assert drawn["replaced"] == running.replaced
     # From elsewhere, the script by its whole path; by another interpreter, its own
     monkeypatch.chdir(tmp_path)
     assert command("training/train_model.py").split()[:2] == [

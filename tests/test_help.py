@@ -6,9 +6,8 @@ import re
 import runpy
 
 import pytest
-from stages import REPOSITORY, STAGES, fails, stage
+from stages import REPOSITORY, STAGES, stage
 
-from utils.stages.layout import Layout
 from utils.stages.parser import TITLES, Parser
 
 NEEDED = {"training/import_checkpoint.py": [__file__], "evaluation/export_point.py": ["--out", "merged.pt"]}
@@ -101,49 +100,3 @@ def test_all_stages_have_one_number_of_epochs():
     assert epochs_by_default("evaluation/eval_adversarial_curve.py", *robust) == {200, 20}
     assert epochs_by_default("visualization/viz_adversarial_curve.py", *robust) == {20}
     assert epochs_by_default("evaluation/eval_curve.py", "--epochs", "7") == {7}
-
-
-# --- what there is instead of what is missing --------------------------------------------------------------
-
-
-@pytest.fixture
-def made(tmp_path):
-    """Empty files in the places of networks and curves."""
-    layout = Layout(tmp_path, "TinyTen", "bars")
-    curves = [layout.curve("", 1, 2, 4), layout.curve("corr", 1, 2, 2), layout.curve("corr", 3, 4, 2)]
-    networks = [layout.endpoint(seed, epochs) for seed, epochs in ((1, 3), (2, 3), (3, 3), (3, 8), (4, 3))]
-    left = [path.with_name(path.name.replace("-", "_perm1-")) for path in curves]
-    tables = [layout.evaluated("", 1, 2, 0)]
-    for path in [*networks, *curves, *left, *tables]:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    layout.match("corr", 1, 2).parent.mkdir(parents=True)
-    layout.match("corr", 1, 2).touch()
-    return ["--dataset", "bars", "--root", tmp_path]
-
-
-@pytest.mark.parametrize(
-    "script, flags, says",
-    [
-        (
-            "alignment/align_models.py",
-            "--seed_b 5 --epochs 3",
-            "there is seed 1, 2, 3, 4 (of 3 epochs) and seed 3 (of",
-        ),
-        (
-            "alignment/align_models.py",
-            "--seed_a 3",
-            "there is one of 3 epochs: --epochs 3, or there is one of 8 epochs",
-        ),
-        (
-            "evaluation/eval_curve.py",
-            "--epochs_model 3 --alignment corr",
-            "there is one of 2 epochs: --epochs_curve 2, ",
-        ),
-    ],
-)
-def test_what_is_missing_and_what_there_is(script, flags, says, made, capsys):
-    code, line = fails(capsys, script, *made, *(word.strip("'") for word in flags.split()))
-    assert code == 1
-    assert f"does not exist; {says}" in line
-    assert "perm1" not in line

@@ -111,7 +111,7 @@ def test_other_names_tell_nothing(path):
 def running(script, *flags):
     """The script that runs, as errors are explained for it."""
     parse_args, _ = stage(script)
-    return parse_args([str(flag) for flag in flags])
+    return parse_args([str(flag) for flag in flags]).here
 
 
 def parsed(said):
@@ -174,7 +174,7 @@ def test_commands_make_what_is_missing(script, variant, tmp_path):
         made, args = parsed(said)
         assert written_by(made, args) == path, said
         assert args.root == tmp_path
-        if hasattr(args, "epochs_model") and "epochs_model" in flags:
+        if "epochs_model" in args and "epochs_model" in flags.epochs:
             assert args.epochs_model == 9
 
 
@@ -247,25 +247,15 @@ def test_where_things_are_is_carried_along(script, tmp_path):
         assert made.startswith("training/train_model") or args.replaced["matches"] == tmp_path / "m"
 
 
-def test_folders_of_curves_are_carried_along(tmp_path):
-    told = [*RUNNING["evaluation/eval_curve.py"], "--root", tmp_path, "--dir_curves", tmp_path / "c"]
-    flags = running("evaluation/eval_curve.py", *told)
-    layout = Layout(tmp_path, "TinyTen", "bars", replaced={"curves": tmp_path / "c"})
-    for alignment in ("", "corr", "pam_corr"):
-        path = layout.curve(alignment, 1, 2, 7)
-        made, args = parsed(explain(FileError(path, "does not exist", "make"), flags))
-        assert written_by(made, args) == path
-
-
 def test_the_repository_is_no_root_to_speak_of():
     flags = running("training/train_curve.py")
     said = explain(FileError(Layout(REPOSITORY, "TinyTen", "X").endpoint(1, 9), "does not exist", "make"), flags)
     expected = "python training/train_model.py --model TinyTen --dataset X --seed 1 --epochs 9"
     assert said.endswith(f"make it with: {expected}")
-    assert command(flags, "training/train_model.py", seed=1) == (
+    assert command(flags, "training/train_model.py", {"seed": 1}) == (
         "python training/train_model.py --model TinyTen --dataset FashionMNIST10k --seed 1"
     )
-    assert align_command(flags, epochs=3).startswith("python alignment/align_models.py --model TinyTen")
+    assert align_command(flags, {"epochs": 3}).startswith("python alignment/align_models.py --model TinyTen")
 
 
 def test_commands_of_documents():
@@ -310,12 +300,21 @@ def test_networks_of_other_epochs(tmp_path):
             path.unlink()
 
 
+def test_networks_of_other_seeds(tmp_path):
+    layout = Layout(tmp_path, "TinyTen", "bars")
+    touched(*(layout.endpoint(seed, epochs) for seed, epochs in ((1, 3), (2, 3), (3, 3), (3, 8))))
+    said = explain(FileError(layout.endpoint(5, 3), "does not exist", "make"), running("alignment/align_models.py"))
+    assert "does not exist; there is seed 1, 2, 3 (of 3 epochs) and seed 3 (of 8 epochs), or make it with: " in said
+
+
 def test_curves_and_results_of_other_epochs(tmp_path):
     """Of the same kind of curve only; a straight line is not taken for one."""
     layout, pair = Layout(tmp_path, "TinyTen", "bars"), ("corr", 1, 2)
     other = Variant(2)
     touched(*(layout.curve(*pair, epoch, variant) for epoch, variant in ((0, USUAL), (8, USUAL), (9, other))))
     touched(layout.evaluated(*pair, 0), layout.evaluated(*pair, 8), layout.along_curve(*pair, 5, 0.5))
+    phase = layout.curve_stem(*pair)
+    touched(kept(phase.with_name(f"{phase.name}_perm1"), 4))
     flags = running("evaluation/eval_plane_with_curve.py", "--root", tmp_path)
     for variant, epochs in ((USUAL, 8), (other, 9)):
         said = explain(FileError(layout.curve(*pair, 250, variant), "does not exist", "make"), flags)

@@ -16,7 +16,7 @@ PATHS = sorted((REPOSITORY / "utils").rglob("*.py"))
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 
 # Who knows flags; all others are given arguments
-ROOF = {f"utils.stages.{name}" for name in ("evaluation", "flags", "hints", "parser", "process", "start")}
+ROOF = {f"utils.stages.{name}" for name in ("flags", "parser", "process", "start")}
 ROOF |= {"utils.reports.figures"}
 LINES_OF_A_FUNCTION, PARAMETERS, FLOORS = 80, 8, 9
 # What may be said of learning is many things.

@@ -19,6 +19,11 @@ from utils.symmetries.spec import permutation_spec
 @pytest.mark.parametrize(
     "script, flags, message",
     [
+        ("training/train_model.py", ["--epoch", "3"], "unrecognized arguments: --epoch 3"),
+        ("training/train_model.py", ["a\nb"], "unrecognized arguments: a b; --help shows the flags that there are"),
+        ("evaluation/eval_curve.py", ["--dir_midpoint", "x"], "unrecognized arguments: --dir_midpoint x"),
+        ("training/train_model.py", ["--lr"], "argument --lr: expected one argument"),
+        ("data/prepare.py", ["--datset", "x"], "unrecognized arguments: --datset x"),
         ("training/train_model.py", ["--model", "VGG"], "it is one of TinyTen, ResNet32, GoogLeNet, "),
         ("training/train_model.py", ["--transform", "VGG"], "'TinyTen', 'ResNet32', 'GoogLeNet', 'standard', "),
         ("training/train_model.py", ["--epochs", "-1"], "'-1' is not a whole number above 0"),
@@ -66,52 +71,12 @@ def test_bad_arguments_end_with_code_2(capsys, tmp_path, script, flags, message)
     assert message in line
 
 
-def test_missing_networks_name_the_training_command(capsys, flags):
-    for script, more in (("alignment/align_models.py", ["--epochs", 4]), ("training/train_curve.py", [])):
-        code, line = fails(capsys, script, *flags, *more)
-        assert code == 1
-        assert "make it with: python training/train_model.py --model TinyTen --dataset bars" in line
-
-
-def test_missing_match_names_the_alignment_command(capsys, small, workspace):
-    (workspace / "model_dicts/paired_models/TinyTen/bars/match_corr_seeds_01_02.npy").unlink()
-    curve = ["--alignment", "corr", "--epochs_model", 3]
-    code, line = fails(capsys, "training/train_curve.py", *small, *curve)
-    assert code == 1
-    assert "make it with: python alignment/align_models.py" in line
-    code, line = fails(capsys, "training/train_curve_pam.py", *small, *curve)  # which makes matches, but not this one
-    assert "make it with: python alignment/align_models.py" in line
-    code, line = fails(capsys, "training/train_curve.py", *small, "--alignment", "pam_", "--epochs_model", 3)
-    assert "python training/train_curve_pam.py" in line
-    assert "--alignment ''" in line
-    code, line = fails(capsys, "training/train_curve.py", *small, "--alignment", "mine", "--epochs_model", 3)
-    assert "any other name is given by: align_models.py --align_name" in line
-
-
-def test_a_match_of_another_name_is_told_of_those_there_are(capsys, small, workspace):
-    code, line = fails(capsys, "training/train_curve.py", *small, "--alignment", "cor", "--epochs_model", 3)
-    assert code == 1
-    assert "match_cor_seeds_01_02.npy does not exist; there is corr: --alignment corr, or any other name" in line
-    assert "python" not in line  # no command makes it
-
-
-def test_networks_of_other_epochs_are_told_of(capsys, small):
+def test_networks_and_curves_of_other_epochs_are_named(capsys, small):
     code, line = fails(capsys, "training/train_curve.py", *small, "--epochs_model", 250)
     assert code == 1
     assert "checkpoint_seed_01-250.pt does not exist; there is one of 3 epochs: --epochs_model 3, or make it" in line
-    code, line = fails(capsys, "alignment/align_models.py", *small, "--epochs", 250)
-    assert (
-        "does not exist; there is one of 3 epochs: --epochs 3, or make it with: python training/train_model" in line
-    )
     code, line = fails(capsys, "evaluation/eval_curve.py", *small, "--epochs_model", 3, "--epochs_curve", 250)
     assert "does not exist; there is one of 2 epochs: --epochs_curve 2, or make it with: python training" in line
-
-
-def test_missing_curve_names_the_training_command(capsys, small):
-    code, line = fails(capsys, "evaluation/eval_curve.py", *small, "--epochs_model", 3, "--epochs_curve", 77)
-    assert code == 1
-    assert "python training/train_curve.py" in line
-    assert "--epochs 77" in line
 
 
 def test_missing_evaluation_names_the_command(capsys, workspace):
@@ -222,9 +187,10 @@ def test_other_flags_than_before(capsys, small):
     assert "add --resume to go on, or --overwrite to begin anew" in line
     code, line = fails(capsys, "training/train_model.py", *small, "--epochs", 2, "--lr_drop", 1)
     assert "at epoch 3 already" in line
-    flags = ["--epochs_model", 3, "--epochs_curve", 2, "--num_points", 7]
+    flags = ["--epochs_model", 3, "--epochs_curve", 2, "--num_points", 7, "--no-use_test"]
     code, line = fails(capsys, "evaluation/eval_curve.py", *small, *flags)
-    assert "was made with num_points 5 (now 7); use the same flags, or --overwrite to make it anew, or" in line
+    says = "use_test True (now False), num_points 5 (now 7); use the same flags, or --overwrite to make"
+    assert says in line
 
 
 def test_a_curve_between_other_networks(capsys, small, workspace):

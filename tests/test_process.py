@@ -19,7 +19,8 @@ from models import MODELS, build
 from utils import training
 from utils.errors import FileError, UserError
 from utils.losses import cross_entropy
-from utils.stages import evaluation, process
+from utils.stages import flags as stage_flags
+from utils.stages import process
 from utils.stages.files import expect, expect_writable
 
 TRAIN = [sys.executable, str(REPOSITORY / "training/train_model.py")]
@@ -209,12 +210,7 @@ def refuse_to_load(monkeypatch):
     def load(*_, **__):
         raise AssertionError("images were loaded")
 
-    monkeypatch.setattr(evaluation, "load_data", load)
-    for script in WRITES:
-        stage(script)
-        monkeypatch.setattr(
-            sys.modules[script.removesuffix(".py").replace("/", ".")], "load_data", load, raising=False
-        )
+    monkeypatch.setattr(stage_flags, "load_data", load)
 
 
 PAIR = ["--epochs_model", 3, "--alignment", "corr"]

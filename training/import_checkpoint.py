@@ -16,30 +16,29 @@ start.quietly()
 import models
 from utils.errors import FileError
 from utils.measuring import evaluate_all
-from utils.stages import flags, hints, process, published
+from utils.stages import flags, hints, process
 from utils.stages.files import expect_writable, hold, let_go, remove, save_checkpoint
-from utils.stages.layout import Layout
+from utils.stages.flags import file_path, partner, positive_int, seed_number
+from utils.stages.layout import EPOCHS
 from utils.stages.loading import put_checkpoint
-from utils.stages.parser import add_folder_flags, file_path, partner, positive_int, seed_number
 
 
 def parse_args(argv=None):
-    parser = flags.stage_parser(__doc__, __file__, models, batch_size=512)
+    parser = flags.stage_parser(__doc__, __file__, models)
     for name in ("batch_size", "precision"):  # of the test alone
         del parser.outcome[name]
     parser.files("file", type=file_path, metavar="FILE", help="a checkpoint: a state dict, or what holds one")
     parser.files(
         "--key", help="where in the file the network is, as model_ema or ema.module (default: it is looked for)"
     )
-    parser.networks("--seed", type=seed_number, default=1, help="by which the network is to be known")
-    parser.networks("--epochs", type=positive_int, help=f"for which it was trained (default: {published.EPOCHS})")
-    parser.files("--overwrite", action="store_true", help="replace a network that is there")
-    add_folder_flags(parser)
+    parser.networks("--seed", seed_number, 1, "by which the network is to be known")
+    parser.networks("--epochs", positive_int, EPOCHS, "for which it was trained")
+    parser.files("--overwrite", bool, False, "replace a network that is there")
     return flags.parse(parser, argv)
 
 
 def main(args):
-    layout = Layout(args.root, args.model, args.dataset, replaced=args.replaced)
+    layout = args.layout
     stem, path = layout.endpoint_stem(args.seed), layout.endpoint(args.seed, args.epochs)
     hold(stem)
     if path.exists() and not args.overwrite:
@@ -68,8 +67,8 @@ def main(args):
     seed_a, seed_b = sorted((args.seed, other))
     next_command = None
     if layout.endpoint(other, args.epochs).exists():
-        next_command = hints.align_command(args, epochs=args.epochs, seed_a=seed_a, seed_b=seed_b)
-    hints.closing_words(args, [path], next_command)
+        next_command = hints.align_command(args.here, {"epochs": args.epochs, "seed_a": seed_a, "seed_b": seed_b})
+    hints.closing_words(args.here, [path], next_command)
 
 
 if __name__ == "__main__":

@@ -18,24 +18,20 @@ import torch
 import models
 from utils.curves import Curve
 from utils.devices import memory_format
-from utils.stages import flags, hints, process, published
+from utils.stages import flags, hints, process
 from utils.stages.files import expect, expect_writable
+from utils.stages.flags import epochs_or_none
 from utils.stages.foreign import fitted
-from utils.stages.layout import Layout, Variant
 from utils.stages.loading import load_pair
-from utils.stages.parser import add_folder_flags, epochs_or_none
 from utils.stages.records import behind
 from utils.stages.runs import Run, save_line
 from utils.training import CurveTask, fit
 
 
 def parse_args(argv=None, description=__doc__, script=__file__, robust=False):
-    parser = flags.training_parser(description, script, models, published.CURVE_EPOCHS_HELP, robust=robust)
-    flags.add_pair_flags(parser)
-    flags.add_curve_flags(parser)
-    flags.add_alignment_flag(parser)
-    parser.optimization("--val_freq", type=epochs_or_none, help="test every so many epochs (default: none)")
-    add_folder_flags(parser)
+    groups = "sgd curve_epochs pair curve alignment" + (" attack momentum" if robust else "")
+    parser = flags.stage_parser(description, script, models, groups)
+    parser.optimization("--val_freq", epochs_or_none, None, "test every so many epochs (default: none)")
     args = flags.parse(parser, argv)
     if args.init_linear_off and args.num_bends == 2:
         parser.error("--init_linear_off: a curve of 2 control points has none between its ends")
@@ -43,14 +39,12 @@ def parse_args(argv=None, description=__doc__, script=__file__, robust=False):
 
 
 def main(args):
-    layout = Layout(args.root, args.model, args.dataset, args.robust, args.replaced)
-    names = (args.alignment, args.seed_a, args.seed_b)
-    variant = Variant(args.seed, args.num_bends, args.curve)
-    expect(*behind(layout, (args.seed_a, args.seed_b), args.epochs_model, args.alignment, 0, variant).values())
+    layout, names, variant = args.layout, (args.alignment, *args.seeds), args.variant
+    expect(*behind(layout, args.seeds, args.epochs_model, args.alignment, 0, variant).values())
     expect_writable(layout.folder("curves"), layout.folder("curve_history"))
     data = args.load()
-    of_path = {"alignment": args.alignment, "variant": variant}
-    networks = load_pair(args.build, layout, data, (args.seed_a, args.seed_b), args.epochs_model, **of_path)
+    pair = args.build, layout, data, args.seeds, args.epochs_model
+    networks = load_pair(*pair, alignment=args.alignment, variant=variant)
     state_a, state_b = (network.state_dict() for network in networks)
 
     torch.manual_seed(args.seed)
@@ -63,8 +57,8 @@ def main(args):
     if not curve.learned_rows:
         save_line(linear, state_a, state_b, record)
         print("With two fixed ends and nothing between them there is nothing to learn: the curve is a line.")
-        next_command = hints.command(args, "evaluation/eval_curve.py", **path, epochs_curve=0)
-        hints.closing_words(args, [linear], next_command)
+        next_command = hints.command(args.here, "evaluation/eval_curve.py", path | {"epochs_curve": 0})
+        hints.closing_words(args.here, [linear], next_command)
         return
     if args.compile:
         curve.compile()
@@ -88,7 +82,7 @@ def main(args):
         CurveTask(curve, 0.0 if is_decoupled else args.wd, data.test, args.attack, data.task),
         data.train,
         run,
-        rates=flags.rates(args),
+        rates=args.rates,
         batch_size=args.batch_size,
         momentum=args.momentum,
         weight_decay=args.wd if is_decoupled else 0.0,
@@ -98,8 +92,8 @@ def main(args):
         val_freq=args.val_freq,
     )
     save_line(linear, state_a, state_b, record)
-    next_command = hints.command(args, "evaluation/eval_curve.py", **path, epochs_curve=args.epochs)
-    hints.closing_words(args, [linear, *run.files(history)], next_command)
+    next_command = hints.command(args.here, "evaluation/eval_curve.py", path | {"epochs_curve": args.epochs})
+    hints.closing_words(args.here, [linear, *run.files(history)], next_command)
 
 
 if __name__ == "__main__":

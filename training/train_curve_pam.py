@@ -24,43 +24,36 @@ from utils.devices import memory_format
 from utils.errors import FileError
 from utils.matching import correlations_before_and_after
 from utils.permutations import compose, permute
-from utils.stages import flags, hints, process, published
+from utils.stages import flags, hints, process
 from utils.stages.files import expect, expect_writable, hold, save_array
-from utils.stages.layout import Layout, Variant, kept_epochs, rolling, tag
+from utils.stages.flags import NEW, epochs_or_none, positive_int
+from utils.stages.layout import EPOCHS, kept_epochs, rolling, tag
 from utils.stages.loading import load_alignment, load_pair, spec_of
 from utils.stages.matches import save_match
-from utils.stages.parser import NEW, add_folder_flags, epochs_or_none, positive_int
 from utils.stages.records import behind, load_record, other_inputs
 from utils.stages.runs import Run, save_line
 from utils.training import fit, step_rates
 
 
 def parse_args(argv=None):
-    parser = flags.stage_parser(__doc__, __file__, models, batch_size=128)
-    flags.add_training_flags(parser)
-    flags.add_pair_flags(parser)
-    flags.add_alignment_flag(parser)
+    parser = flags.stage_parser(__doc__, __file__, models, "sgd pair alignment")
     # The flags of train_curve.py, at the values for which PAM is defined
-    parser.networks(
-        "--curve", choices=("Bezier",), default="Bezier", help="PAM's curve is the quadratic Bézier curve"
-    )
-    parser.networks("--num_bends", type=int, choices=(3,), default=3, help="with its one turning point")
+    parser.networks("--curve", ("Bezier",), "Bezier", "PAM's curve is the quadratic Bézier curve")
+    parser.networks("--num_bends", int, 3, "with its one turning point", choices=(3,))
     parser.networks("--fix_start", action="store_true", default=True, help="A is fixed always")
     parser.networks("--fix_end", action="store_true", default=True, help="B is fixed but for its permutation always")
-    parser.add_alias("--curve_type", "curve", choices=("Bezier",))
-    parser.networks("--init_linear_off", action="store_true", help=argparse.SUPPRESS, outcome=NEW)
+    parser.add_names("curve", "--curve_type")
+    parser.networks("--init_linear_off", bool, False, argparse.SUPPRESS, outcome=NEW)
     outer_help = "outer iterations (permutation phase + curve phase)"
-    parser.optimization("--outer_iters", type=positive_int, default=1, help=outer_help, outcome=True)
-    parser.optimization(
-        "--inner_iters_perm", type=positive_int, default=20, help="epochs of the permutation phase", outcome=True
-    )
-    phi_help = "epochs of the curve phase"
+    parser.optimization("--outer_iters", positive_int, 1, outer_help, outcome=True)
+    parser.optimization("--inner_iters_perm", positive_int, 20, "epochs of the permutation phase", outcome=True)
     # A later phase depends on where an earlier one ended.
-    of_phi = {"default": published.EPOCHS, "outcome": lambda args: args.outer_iters > 1}
-    parser.optimization("--inner_iters_phi", type=positive_int, help=phi_help, **of_phi)
+    phi_help = "epochs of the curve phase"
+    parser.optimization(
+        "--inner_iters_phi", positive_int, EPOCHS, phi_help, outcome=lambda args: args.outer_iters > 1
+    )
     val_freq_help = "test every so many epochs; a second number is for the curve phase (default: none)"
-    parser.optimization("--val_freq", type=epochs_or_none, nargs="+", help=val_freq_help)
-    add_folder_flags(parser)
+    parser.optimization("--val_freq", epochs_or_none, None, val_freq_help, nargs="+")
     args = flags.parse(parser, argv)
     args.val_freq = args.val_freq or [None]
     if len(args.val_freq) > 2:
@@ -71,8 +64,7 @@ def parse_args(argv=None):
 
 
 def main(args):
-    layout = Layout(args.root, args.model, args.dataset, args.robust, args.replaced)
-    seeds, start_name, variant = (args.seed_a, args.seed_b), tag(args.alignment), Variant(args.seed)
+    layout, seeds, variant, start_name = args.layout, args.seeds, args.variant, tag(args.alignment)
     expect(*behind(layout, seeds, args.epochs_model, args.alignment, 0, variant).values())
     expect_writable(*(layout.folder(kind) for kind in ("matches", "correlations", "curves", "curve_history")))
     data = args.load()
@@ -154,8 +146,8 @@ def main(args):
     save_line(linear, state_a, aligned, record)
     path = {"seed_a": args.seed_a, "seed_b": args.seed_b, "epochs_model": args.epochs_model, "alignment": name}
     path |= {"epochs_curve": args.inner_iters_phi, **variant.differing}
-    next_command = hints.command(args, "evaluation/eval_curve.py", **path)
-    hints.closing_words(args, [matches[-1], *means, linear, *phase.files(history)], next_command)
+    next_command = hints.command(args.here, "evaluation/eval_curve.py", path)
+    hints.closing_words(args.here, [matches[-1], *means, linear, *phase.files(history)], next_command)
 
 
 def put_end(curve, state_a, state, spec):

@@ -17,26 +17,25 @@ import torch
 
 import models
 from utils.devices import compile_options, memory_format
-from utils.stages import flags, hints, process, published
+from utils.stages import flags, hints, process
 from utils.stages.files import expect_writable
+from utils.stages.flags import NEW, epochs_or_none, partner
 from utils.stages.foreign import fitted
-from utils.stages.layout import Layout
-from utils.stages.parser import NEW, add_folder_flags, epochs_or_none, partner
 from utils.stages.runs import Run
 from utils.training import NetworkTask, fit
 
 
 def parse_args(argv=None, description=__doc__, script=__file__, robust=False):
-    parser = flags.training_parser(description, script, models, published.EPOCHS_HELP, robust=robust)
+    groups = "sgd epochs attack momentum" if robust else "sgd epochs"
+    parser = flags.stage_parser(description, script, models, groups)
     pretrained_help = "begin with torchvision's or timm's published weights, which are downloaded"
-    parser.optimization("--pretrained", action="store_true", help=pretrained_help, outcome=NEW)
-    parser.optimization("--val_freq", type=epochs_or_none, default=1, help="test every so many epochs, or none")
-    add_folder_flags(parser)
+    parser.optimization("--pretrained", bool, False, pretrained_help, outcome=NEW)
+    parser.optimization("--val_freq", epochs_or_none, 1, "test every so many epochs, or none")
     return flags.parse(parser, argv)
 
 
 def main(args):
-    layout = Layout(args.root, args.model, args.dataset, args.robust, args.replaced)
+    layout = args.layout
     if args.overwrite or not layout.endpoint(args.seed, args.epochs).exists():
         expect_writable(layout.folder("models"), layout.folder("model_history"))
     data = args.load()
@@ -59,7 +58,7 @@ def main(args):
         NetworkTask(model, data.test, args.attack, data.task),
         data.train,
         run,
-        rates=flags.rates(args),
+        rates=args.rates,
         batch_size=args.batch_size,
         momentum=args.momentum,
         weight_decay=args.wd,
@@ -72,10 +71,10 @@ def main(args):
     other = partner(args.seed)
     if layout.endpoint(other, args.epochs).exists():
         seed_a, seed_b = sorted((args.seed, other))
-        next_command = hints.align_command(args, epochs=args.epochs, seed_a=seed_a, seed_b=seed_b)
+        next_command = hints.align_command(args.here, {"epochs": args.epochs, "seed_a": seed_a, "seed_b": seed_b})
     else:
-        next_command = hints.again(args, seed=other)
-    hints.closing_words(args, run.files(history), next_command)
+        next_command = hints.again(args.here, {"seed": other})
+    hints.closing_words(args.here, run.files(history), next_command)
 
 
 if __name__ == "__main__":

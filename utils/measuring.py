@@ -227,9 +227,8 @@ def measure(
     splits: on what, by the suffix that each has in the names of the metrics. With an attack, batch norm is
     re-estimated on attacked images, and clean metrics are followed by those with the suffix _robust.
     """
-    how = {"batch_size": batch_size, "precision": precision, "attack": attack}
-    reestimate_batch_norm(model, for_batch_norm, **how)
-    return measure_as_it_is(model, splits, loss=loss, **how)
+    reestimate_batch_norm(model, for_batch_norm, batch_size=batch_size, precision=precision, attack=attack)
+    return measure_as_it_is(model, splits, batch_size=batch_size, precision=precision, attack=attack, loss=loss)
 
 
 def measure_as_it_is(
@@ -408,12 +407,11 @@ def validate_curve(
 
     place: the network at t.
     """
-    how = {"batch_size": batch_size, "precision": precision}
 
     def at(t: float) -> Metrics:
         model = place(t)
-        reestimate_batch_norm(model, train, **how)
-        means = evaluate_all(model, test, loss, **how)
+        reestimate_batch_norm(model, train, batch_size=batch_size, precision=precision)
+        means = evaluate_all(model, test, loss, batch_size=batch_size, precision=precision)
         return {f"{name}_test_at_{t}": value for name, value in means.items()}
 
     return {

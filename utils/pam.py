@@ -180,8 +180,7 @@ class PermutationTask:
         def place(t: float) -> nn.Module:
             return self.curve.place_vector(self.point(t), network)
 
-        how = {"loss": self.loss, "batch_size": batch_size, "precision": precision}
-        return validate_curve(place, images, self.test, **how)
+        return validate_curve(place, images, self.test, loss=self.loss, batch_size=batch_size, precision=precision)
 
     def checkpoint(self) -> dict[str, object]:
         return {"model_state": self.curve.base.state_dict(), "soft": self.soft.state_dict()}

@@ -118,8 +118,7 @@ class CurveTask:
         if self.test is None:
             return {}
         place = partial(self.module.place, network=self.module.network())
-        how = {"loss": self.loss, "batch_size": batch_size, "precision": precision}
-        return validate_curve(place, images, self.test, **how)
+        return validate_curve(place, images, self.test, loss=self.loss, batch_size=batch_size, precision=precision)
 
     def checkpoint(self) -> dict[str, object]:
         return self.module.checkpoint()

@@ -20,10 +20,8 @@ from utils.stages import flags, process
 
 
 def parse_args(argv=None, description=__doc__, script=__file__, robust=False):
-    parser = flags.results_parser(description, models, robust=robust)
-    flags.add_figure_flags(parser)
-    flags.add_variant_flags(parser)
-    return flags.parse_results(parser, argv, script=script)
+    parser = flags.results_parser(description, script, models, "show titles variants", robust=robust)
+    return flags.parse_results(parser, argv)
 
 
 def main(args):

@@ -20,11 +20,8 @@ from utils.stages import flags, process
 
 
 def parse_args(argv=None):
-    parser = flags.results_parser(__doc__, models)
-    flags.add_figure_flags(parser)
-    flags.add_plane_flags(parser)
-    flags.add_variant_flags(parser)
-    args = flags.parse_results(parser, argv, script=__file__)
+    parser = flags.results_parser(__doc__, __file__, models, "show titles planes variants")
+    args = flags.parse_results(parser, argv)
     if 0 in args.epochs:
         parser.error("--epochs 0 is a straight line, which spans no plane")
     return args

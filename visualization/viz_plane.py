@@ -23,18 +23,16 @@ import numpy as np
 import models
 from utils.reports import figures, paths, results
 from utils.stages import flags, process
+from utils.stages.flags import seed_number
 from utils.stages.layout import tag
-from utils.stages.parser import seed_number
 
 
 def parse_args(argv=None):
-    parser = flags.results_parser(__doc__, models)
-    flags.add_figure_flags(parser)
-    flags.add_plane_flags(parser)
+    parser = flags.results_parser(__doc__, __file__, models, "show titles planes")
     seed_c_help = "third networks, one a pair: the planes of three networks, instead of those with aligned B"
-    parser.networks("--seed_c", nargs="+", type=seed_number, help=seed_c_help)
+    parser.networks("--seed_c", seed_number, None, seed_c_help, nargs="+")
     parser.set_defaults(alignment=["corr"])
-    args = flags.parse_results(parser, argv, script=__file__, of_curves=False)
+    args = flags.parse_results(parser, argv, of_curves=False)
     if args.seed_c is not None:
         if len(args.seed_c) != len(args.pairs):
             parser.error(f"--seed_c names {len(args.seed_c)} networks for {len(args.pairs)} pairs; give one a pair")

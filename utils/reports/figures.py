@@ -511,7 +511,7 @@ def run(args: argparse.Namespace, draw: Draw) -> None:
         if not drawings:
             raise missing[0]
         for error in missing:
-            print(f"Not drawn: {hints.explain(error, args)}")
-        hints.closing_words(args, files)
+            print(f"Not drawn: {hints.explain(error, args.here)}")
+        hints.closing_words(args.here, files)
         if args.show:
             show(drawings)

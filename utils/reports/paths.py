@@ -13,6 +13,7 @@ from typing import NamedTuple
 from ..errors import UserError
 from ..stages.layout import (
     FOLDERS,
+    NETWORKS,
     ROBUST_FOLDERS,
     USUAL,
     Layout,
@@ -23,7 +24,6 @@ from ..stages.layout import (
     read_name,
     tag,
 )
-from ..stages.published import NETWORKS
 
 Pair = tuple[int, int]  # the seeds of networks A and B
 

@@ -21,9 +21,8 @@ from ..errors import FileError, UserError, printable
 from ..matching import METHODS
 from ..stages.data import dataset_info
 from ..stages.files import write_atomically
-from ..stages.layout import USUAL, Layout, Name, model_folder, read_name
+from ..stages.layout import EPOCHS, NETWORKS, USUAL, Layout, Name, model_folder, read_name
 from ..stages.originals import PERMUTATION_EPOCHS
-from ..stages.published import EPOCHS, NETWORKS
 from ..stages.records import Record, load_record
 from . import paths, results
 

@@ -16,7 +16,7 @@ from ..errors import FileError, UserError, first_line
 from ..losses import Loss
 from .files import hold, let_go
 from .folders import ANNOTATIONS, Arrays, fitted, image_folder
-from .published import NETWORKS, RESIZING
+from .layout import NETWORKS, RESIZING
 
 REPOSITORY_DATA = Path(__file__).resolve().parent.parent.parent / "data"
 
@@ -57,7 +57,7 @@ class DatasetInfo:
     moments: mean and standard deviation of the channels in [0, 1]; if None, they are those of the training images.
     augmentation: how training images are varied, by their size (height, width).
     attack_radius: the published radius of the attack (Madry et al., 2018), in units of pixels in [0, 1].
-    resized: the height and width to which transforms that resize (`published.RESIZING`) bring the images, if any.
+    resized: the height and width to which transforms that resize (`layout.RESIZING`) bring the images, if any.
     arrays: makes the images from (name, data folder, threads), if there is no folder of images of this name.
     """
 

@@ -10,17 +10,35 @@ import re
 import shlex
 import shutil
 import sys
-from argparse import Namespace
+import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 from .. import distributed
 from ..errors import FileError, UserError, printable
-from .layout import REPOSITORY, Layout, Name, Variant, kept, kept_epochs, model_folder, partial, read_name
-from .parser import DECLARED, PASSING, ROBUST_SCRIPTS, Declared, Parser, folder_flags
-from .published import NETWORKS, OTHER, curve_epochs, model_epochs
+from ..many import METHODS_OF_MANY, TO
+from ..matching import METHODS
+from .layout import (
+    NETWORKS,
+    OTHER,
+    REPOSITORY,
+    Layout,
+    Name,
+    Variant,
+    curve_epochs,
+    kept,
+    kept_epochs,
+    model_epochs,
+    model_folder,
+    partial,
+    read_name,
+)
+from .parser import DECLARED, PASSING, Declared, Parser
 from .records import behind, load_record
+
+# --- which scripts there are -------------------------------------------------------------------------------
 
 # The scripts that make each kind of file
 MAKERS = {
@@ -39,49 +57,118 @@ MAKERS = {
 MAKERS |= {"model_history": MAKERS["endpoint"], "curve_history": MAKERS["curve"]}
 MAKERS |= {"correlation": MAKERS["match"], "matrices": MAKERS["match"][:3]}
 
-Here = Namespace | Layout  # where things are: the flags of the running stage; or a layout, for commands on a page
-Flags = Mapping[str, object]
+# The twins of stages for adversarially robust networks
+ROBUST_SCRIPTS = {
+    "training/train_model.py": "training/train_model_adversarial.py",
+    "training/train_curve.py": "training/train_curve_adversarial.py",
+    "evaluation/eval_curve.py": "evaluation/eval_adversarial_curve.py",
+    "visualization/viz_curve.py": "visualization/viz_adversarial_curve.py",
+}
+
+# Scripts that have the flags of another one
+TWINS = {robust: plain for plain, robust in ROBUST_SCRIPTS.items()}
+TWINS |= dict.fromkeys(("alignment/align_googlenet.py", "alignment/align_models_w2.py"), "alignment/align_models.py")
+
+# What each script has in the place of folders of the layout: kind, flag, and other names of the original code for it
+_NETWORKS = "models --dir_models, matches --dir_alignment"
+_PATHS = "models --dir_models --dir_endpoints, matches --dir_alignment, curves --dir_curves --dir_midpoints"
+_PLANES = "models --dir_models --dir_endpoints, matches --dir_alignment --alignment_path"
+FOLDER_FLAGS = {
+    "training/train_model.py": "models --dir, model_history --dir2",
+    "training/import_checkpoint.py": "models --dir",
+    "training/train_curve.py": f"{_NETWORKS}, curves --dir, curve_history --dir2",
+    "training/train_curve_pam.py": f"{_NETWORKS}, curves --dir, curve_history --dir2",
+    "alignment/align_models.py": (
+        "models --dir_models --model_path, matches --dir_alignment --dir, correlations --dir2"
+    ),
+    "alignment/align_many.py": f"{_NETWORKS}, correlations --dir2",
+    "alignment/align_along_curve.py": f"{_PATHS}, correlations --dir",
+    "evaluation/eval_curve.py": f"{_PATHS}, evaluated --dir",
+    "evaluation/export_point.py": _PATHS,
+    "evaluation/eval_plane_with_curve.py": f"{_PATHS}, planes_with_curve --dir",
+    "evaluation/eval_plane_with_alignment.py": f"{_PLANES}, planes_with_alignment --dir",
+    "visualization/viz_curve.py": f"{_PATHS}, evaluated --dir, curve_history --dir2",
+    "visualization/viz_curve_on_plane.py": f"{_PATHS}, planes_with_curve --dir, evaluated --dir2",
+    "visualization/viz_plane.py": f"{_NETWORKS}, planes_with_alignment --dir",
+    "visualization/layerwise_mean_correlation/viz_align_models.py": f"{_NETWORKS}, correlations --dir",
+    "visualization/layerwise_mean_correlation/viz_align_along_curves.py": f"{_PATHS}, correlations --dir",
+}
 COMPUTING = ("training/", "alignment/", "evaluation/eval_")  # scripts that have the flags of images and devices
 
 
+def folder_names(script: str) -> dict[str, list[str]]:
+    """The names of the flags by which a script is given folders, by kind of folder."""
+    parts = FOLDER_FLAGS.get(TWINS.get(script, script), "").split(", ")
+    return {kind: names for kind, *names in map(str.split, filter(None, parts))}
+
+
 def declared(script: str) -> Parser:
-    """The parser of a script, one of MAKERS."""
+    """The parser of a script."""
     try:
         importlib.import_module(script.removesuffix(".py").replace("/", ".")).parse_args(DECLARED)
     except Declared as found:
-        return found.parser
+        return found.args[0]
 
 
 # --- commands ----------------------------------------------------------------------------------------------
 
+Flags = Mapping[str, object]
 
-def command(here: Here, script: str, **flags: object) -> str:
+
+@dataclass(frozen=True)
+class Here:
+    """Where advice is given: by a stage that runs; or on a page, of which a layout is all that is known.
+
+    layout: where files are, and of which network and dataset (of scripts that show several, '').
+    command: the script that runs, and its arguments.
+    typed: what the user has said of images and device, which further commands repeat, by flag.
+    epochs: the numbers of epochs, by flag. match: the name of the match that an aligning stage makes.
+    began: when it began, in seconds.
+    """
+
+    layout: Layout
+    command: Sequence[str] = ()
+    typed: Mapping[str, list[str]] = field(default_factory=dict)
+    epochs: Flags = field(default_factory=dict)
+    match: str | None = None
+    began: float = field(default_factory=time.time)
+
+    @property
+    def script(self) -> str:
+        return self.command[0] if self.command else ""
+
+    @property
+    def images(self) -> dict[str, list[str]]:
+        """What has been typed about images, whichever dataset they are of."""
+        return {flag: words for flag, words in self.typed.items() if flag != "dataset"}
+
+
+def command(here: Here, script: str, flags: Flags) -> str:
     """The command line of a script with these flags, for the same network, images, device and folders.
 
     For robust networks, that of its twin.
     """
-    script = ROBUST_SCRIPTS.get(script, script) if here.robust else script
-    same = {"model": here.model, "dataset": here.dataset} if isinstance(here, Namespace) else {}
-    words = {name: _words(name, value) for name, value in (same | flags).items()}
-    images = _images(here) if script.startswith(COMPUTING) else {}
-    return _line(here, script, images | words | _where(here, script, robust=here.robust))
+    script = ROBUST_SCRIPTS.get(script, script) if here.layout.robust else script
+    same = {"model": here.layout.model, "dataset": here.layout.dataset} if here.command else {}
+    words = {name: _words(name, value) for name, value in (same | dict(flags)).items()}
+    images = here.images if script.startswith(COMPUTING) else {}
+    return _line(here, script, images | words | _where(here, script, robust=here.layout.robust))
 
 
 def documented(script: str, flags: Flags, *, root: Path, robust: bool = False) -> str:
     """The command line of a script with these flags, for a page, and so for the repository's folder."""
-    return command(Layout(root, "", "", robust), script, **flags)
+    return command(Here(Layout(root, "", "", robust)), script, flags)
 
 
-def align_command(args: Namespace, **flags: object) -> str:
+def align_command(here: Here, flags: Flags) -> str:
     """The command that matches two networks that the running script has made."""
-    return command(args, NETWORKS.get(args.model, OTHER).twin or "alignment/align_models.py", **flags)
+    return command(here, NETWORKS.get(here.layout.model, OTHER).twin or "alignment/align_models.py", flags)
 
 
-def again(args: Namespace, **changes: object) -> str:
+def again(here: Here, changes: Flags) -> str:
     """The command of this process with some of its flags changed."""
-    script, *words = args.record.command
-    parser = declared(script)
-    return _changed(args, parser, parser.chunks(words), changes, robust=args.robust)
+    parser = declared(here.script)
+    return _changed(here, parser, parser.chunks(here.command[1:]), changes, robust=here.layout.robust)
 
 
 def _words(name: str, value: object) -> list[str]:
@@ -92,17 +179,13 @@ def _words(name: str, value: object) -> list[str]:
     return [f"--{name}", *map(str, several)]
 
 
-def _images(here: Here) -> dict[str, list[str]]:
-    """What the user has typed about images, by flag."""
-    typed = getattr(here, "typed", {})
-    return {flag: words for flag, words in typed.items() if flag not in ("dataset", "data_path", "device")}
-
-
 def _where(here: Here, script: str, *, robust: bool) -> dict[str, list[str]]:
     """What says where a script finds and writes things, where it computes, and that networks are robust, by flag."""
-    typed = getattr(here, "typed", {}) if script.startswith(COMPUTING) else {}
+    typed = here.typed if script.startswith(COMPUTING) else {}
     words = {flag: typed[flag] for flag in ("data_path", "device") if flag in typed}
-    folders = folder_flags(script, getattr(here, "replaced", {})) | {"root": here.root}
+    replaced = here.layout.replaced
+    folders = {names[0][2:]: replaced[kind] for kind, names in folder_names(script).items() if kind in replaced}
+    folders |= {"root": here.layout.root}
     words |= {flag: _words(flag, folder) for flag, folder in folders.items() if folder != REPOSITORY}
     return words | ({"robust": ["--adversarial"]} if robust and script not in ROBUST_SCRIPTS.values() else {})
 
@@ -116,7 +199,7 @@ def _changed(here: Here, parser: Parser, typed: Mapping[str, list[str]], changes
 
 def _line(here: Here, script: str, typed: Mapping[str, list[str]]) -> str:
     words = [word for several in typed.values() for word in several]
-    if isinstance(here, Layout):
+    if not here.command:
         return printable(shlex.join(["python", script, *words]))
     path = REPOSITORY / script
     place = os.path.relpath(path) if REPOSITORY.is_relative_to(Path.cwd()) else str(path)
@@ -131,11 +214,11 @@ def _python() -> str:
     return called if os.sep in called and Path(called).is_file() else str(own)
 
 
-def closing_words(args: Namespace, paths: Sequence[Path], next_command: str | None = None) -> None:
+def closing_words(here: Here, paths: Sequence[Path], next_command: str | None = None) -> None:
     """Name the files of a stage's result, apart from those that existed already, and the command that comes next."""
     if not distributed.is_main():  # which writes them, perhaps only now
         return
-    new = [path for path in paths if path.stat().st_mtime >= args.began]
+    new = [path for path in paths if path.stat().st_mtime >= here.began]
     old = [path for path in paths if path not in new]
     for words, those in (("There already:", old), ("Wrote:", new)):
         if those:
@@ -159,67 +242,67 @@ OWN = {  # what mends a file of the kind that the running script makes itself
 }
 
 
-def explain(error: UserError, args: Namespace) -> str:
+def explain(error: UserError, here: Here | None) -> str:
     """What an error says, and the command that mends it, in one line."""
-    if not isinstance(error, FileError) or not error.mend:
+    mend = error.mend if isinstance(error, FileError) else ""
+    if mend in OF_IMAGES:
+        return f"{error}; {OF_IMAGES[mend]}"
+    if not mend or here is None or (name := read_name(error.path)) is None:
         return str(error)
-    if error.mend in OF_IMAGES:
-        return f"{error}; {OF_IMAGES[error.mend]}"
-    if (name := read_name(error.path)) is None:
-        return str(error)
-    if error.mend == "make":
-        return f"{error}; {_make(error.path, name, args, error.flags)}"
-    if _makes(args, name):
+    if mend == "make":
+        return f"{error}; {_make(error.path, name, here, error.flags)}"
+    if _makes(here, name):
         is_match = name.kind == "match" and not _is_pams(name)
-        return f"{error}; {OWN[f'{error.mend} a match' if is_match and error.mend == 'replace' else error.mend]}"
-    made = made_by(error.path, name, args, **error.flags)
+        return f"{error}; {OWN['replace a match' if is_match and mend == 'replace' else mend]}"
+    made = made_by(error.path, name, here, error.flags)
     if made is None:
-        return f"{error}; move it away" if error.mend == "remake" else str(error)
-    if error.mend in ("continue", "resume"):
-        resumes = error.mend == "resume" or name.kind in ("endpoint", "model_history", "curve", "curve_history")
+        return f"{error}; move it away" if mend == "remake" else str(error)
+    if mend in ("continue", "resume"):
+        resumes = mend == "resume" or name.kind in ("endpoint", "model_history", "curve", "curve_history")
         return f"{error}; go on with: {made}" + (" --resume" if resumes else "")
-    if error.mend == "replace":
+    if mend == "replace":
         return f"{error}; make it anew with: {made} --overwrite"
     return f"{error}; move it away, and make it anew with: {made}"
 
 
-def _makes(args: Namespace, name: Name) -> bool:
+def _makes(here: Here, name: Name) -> bool:
     """Whether the running script makes such a file itself. Of matches, PAM makes its own, and no others."""
-    script = args.record.command[0] if "record" in args else ""
-    if name.kind == "match":
-        is_other = getattr(args, "align_name", name.alignment) != name.alignment
-        return script in MAKERS["match"] and not is_other and _is_pams(name) == script.endswith("_pam.py")
-    return script in MAKERS[name.kind]
+    if name.kind == "match" and (here.match or name.alignment) != name.alignment:
+        return False
+    is_own = name.kind != "match" or _is_pams(name) == here.script.endswith("_pam.py")
+    return here.script in MAKERS[name.kind] and is_own
 
 
 def _is_pams(name: Name) -> bool:
     return (name.alignment or "").startswith("pam_")
 
 
-def _make(path: Path, name: Name, args: Namespace, flags: Flags) -> str:
+def _make(path: Path, name: Name, here: Here, flags: Flags) -> str:
     """What makes a missing file, or goes on with the run that is to make it; and what there is instead."""
-    run = _run_of(path, name, args)
+    run = _run_of(path, name, here)
     length = {"epochs": name.epoch} if run and name.epoch is not None else {}
-    made = made_by(run or path, name, args, **length, **flags)
+    made = made_by(run or path, name, here, {**length, **flags})
     if run and run.stem.endswith("-resume"):
         return f"it is under way; go on with: {made} --resume"
     make = f"make it with: {made}" if made else "any other name is given by: align_models.py --align_name"
-    return ", or ".join([*_there_is(path, name, args), make])
+    return ", or ".join([*_there_is(path, name, here), make])
 
 
-def made_by(path: Path, name: Name, here: Here, **changes: object) -> str | None:
+def made_by(path: Path, name: Name, here: Here, changes: Flags) -> str | None:
     """The command that made the file at `path`, or began it, as it is recorded, with `changes` of its flags.
 
     name: of that file, or of another one that the same command makes. It says which network and dataset they belong
         to, and `here` where they are, whatever the record says. Of a file without a recorded command: what its name,
         the flags recorded and those of the user amount to; None where no script alone makes it.
     """
-    record, robust = load_record(path if path.exists() else partial(path)), name.robust or here.robust
+    record, robust = load_record(path if path.exists() else partial(path)), name.robust or here.layout.robust
     script, *words = record.command or [""]
     others = ROBUST_SCRIPTS if robust else ROBUST_SCRIPTS.values()
     parser = declared(script) if script in MAKERS[name.kind] and script not in others else None
     typed = parser.chunks(words) if parser else None
-    where = {"model": _model(name, here), "dataset": _dataset(name, here, typed or {})}
+    typed_model = here.layout.model  # the path of a user's file is from where it was typed
+    same_model = model_folder(typed_model) == model_folder(name.model)
+    where = {"model": typed_model if same_model else name.model, "dataset": _dataset(name, here, typed or {})}
     if typed is None:
         made = _maker(name, here, record.flags)
         if made is None:
@@ -228,10 +311,17 @@ def made_by(path: Path, name: Name, here: Here, **changes: object) -> str | None
         flags = {**where, **made[1]}
         flags |= {flag: value for flag, value in record.flags.items() if flag not in flags}
         typed = {flag: parser.words(flag, value) for flag, value in flags.items()}
-        typed = typed if record else _images(here) | typed
+        typed = typed if record else here.images | typed
     if parser.script.endswith("_pam.py") and "epochs" in changes:
-        changes["inner_iters_phi"] = changes.pop("epochs")
-    return _changed(here, parser, typed, changes | where, robust=robust)
+        changes = {("inner_iters_phi" if flag == "epochs" else flag): value for flag, value in changes.items()}
+    return _changed(here, parser, typed, {**changes, **where}, robust=robust)
+
+
+def _dataset(name: Name, here: Here, typed: Mapping[str, list[str]]) -> str:
+    """The dataset of a file, as it was named in the command that made the file, or is by the user."""
+    words = [*typed.get("dataset", ()), *here.typed.get("dataset", ())]
+    layouts = [Layout(Path(), "", word.removeprefix("--dataset=")) for word in words]
+    return next((one.dataset for one in layouts if one.folder("models").name == name.dataset), name.dataset)
 
 
 def _run_of(path: Path, name: Name, here: Here) -> Path | None:
@@ -247,17 +337,18 @@ def _run_of(path: Path, name: Name, here: Here) -> Path | None:
     return next(iter([*newest, *(files if is_pam else [])]), None)
 
 
-def _there_is(path: Path, name: Name, args: Namespace) -> list[str]:
+def _there_is(path: Path, name: Name, here: Here) -> list[str]:
     """What there is instead of a missing file: other matches, networks and paths of other epochs."""
     if name.kind == "match":
         pattern = f"match_*_seeds_{name.seeds[0]:02d}_{name.seeds[1]:02d}.npy"
-        flag = "--init" if getattr(args, "init", None) else "--alignment"
+        begins = any(word.partition("=")[0] == "--init" for word in here.command)
+        flag = "--init" if begins else "--alignment"
         there = sorted(filter(None, map(read_name, path.parent.glob(pattern))))
         return [f"there is {one.alignment}: {flag} {one.alignment}" for one in there]
     if name.kind not in ("endpoint", "curve", "evaluated", "plane_with_curve"):
         return []
     named = "epochs_model" if name.kind == "endpoint" else "epochs_curve"
-    flag = named if named in args else "epochs"
+    flag = named if named in here.epochs else "epochs"
     under_way = re.compile(r"-resume\.|\.partial\.|_(perm|phi)\d+-")
     finished = [file for file in path.parent.glob(f"*-*{path.suffix}") if not under_way.search(file.name)]
     there = [other for other in map(read_name, finished) if other and other.kind == name.kind]
@@ -271,17 +362,15 @@ def _there_is(path: Path, name: Name, args: Namespace) -> list[str]:
     return [f"there is {' and '.join(words)}"] if words else []
 
 
-def _maker(name: Name, here: Here, recorded: Flags) -> tuple[str, dict[str, object]] | None:
+def _maker(name: Name, here: Here, recorded: Flags) -> tuple[str, Flags] | None:
     """The script and flags that make a file of this name, with these flags recorded; None if no script alone does.
 
     Flags that the script does not have are no part of its command.
     """
-    asked = {
-        flag: getattr(here, flag, None) for flag in ("epochs_model", "epochs_curve", "inner_iters_phi", "epochs")
-    }
-    of_models = asked["epochs" if hasattr(here, "align_name") else "epochs_model"]
+    asked = here.epochs
+    of_models = asked.get("epochs" if here.match else "epochs_model")
     if name.kind in ("endpoint", "model_history"):
-        epochs = _first(name.epoch, of_models, asked["epochs"])
+        epochs = _first(name.epoch, of_models, asked.get("epochs"))
         return "training/train_model.py", {"seed": name.seeds[0], "epochs": epochs}
     flags: dict[str, object] = dict(zip(("seed_a", "seed_b", "seed_c"), name.seeds, strict=False))
     newest = kept_epochs(_layout(name, here).endpoint_stem(name.seeds[0]))[-1:]
@@ -294,7 +383,8 @@ def _maker(name: Name, here: Here, recorded: Flags) -> tuple[str, dict[str, obje
         return _aligner(name, recorded, flags | {"epochs": epochs_model, "matrices": name.kind == "matrices"})
     flags |= {**name.variant.differing, "alignment": "" if name.alignment == "null" else name.alignment}
     if is_found or name.kind in ("curve", "curve_history"):
-        epochs = _first(name.epoch, asked["epochs_curve"], asked["inner_iters_phi"], asked["epochs"], epochs_model)
+        of_curves = (asked.get(flag) for flag in ("epochs_curve", "inner_iters_phi", "epochs"))
+        epochs = _first(name.epoch, *of_curves, epochs_model)
         if _is_pams(name) and name.variant == Variant(name.variant.seed):  # others have only their ends from PAM
             start = name.alignment.removeprefix("pam_").removeprefix("null")
             return "training/train_curve_pam.py", flags | {"alignment": start, "inner_iters_phi": epochs}
@@ -302,24 +392,20 @@ def _maker(name: Name, here: Here, recorded: Flags) -> tuple[str, dict[str, obje
     return MAKERS[name.kind][0], flags | {"epochs_curve": name.epoch, "point_t": name.t}
 
 
-def _aligner(name: Name, recorded: Flags, flags: Flags) -> tuple[str, dict[str, object]] | None:
+def _aligner(name: Name, recorded: Flags, flags: Flags) -> tuple[str, Flags] | None:
     """The script and flags that make a match, or what is measured with it; the method is recorded, or its name."""
-    plain, many = "alignment/align_models.py", "alignment/align_many.py"
     known = recorded.get("method", name.alignment)
     usual = f"{recorded['to']}_{known}" if "to" in recorded else str(known)
     flags = {**flags, "align_name": None if usual == name.alignment else name.alignment}
-    if usual in _choices(plain, "method"):
-        if usual.startswith("w2_"):
-            return "alignment/align_models_w2.py", flags | {"pre_act": usual != "w2_post"}
-        return NETWORKS.get(name.model, OTHER).twin or plain, flags | {"method": None if usual == "corr" else usual}
+    if usual.startswith("w2_") and usual in METHODS:
+        return "alignment/align_models_w2.py", flags | {"pre_act": usual != "w2_post"}
+    if usual in METHODS:
+        twin = NETWORKS.get(name.model, OTHER).twin or "alignment/align_models.py"
+        return twin, flags | {"method": None if usual == "corr" else usual}
     to, _, method = usual.partition("_")
-    if to in _choices(many, "to") and method in _choices(many, "method"):
-        return many, flags | {"to": to, "method": method, "seeds": name.seeds}
+    if to in TO and method in METHODS_OF_MANY:
+        return "alignment/align_many.py", flags | {"to": to, "method": method, "seeds": name.seeds}
     return None
-
-
-def _choices(script: str, flag: str) -> tuple[str, ...]:
-    return next(tuple(action.choices) for action in declared(script)._actions if action.dest == flag)
 
 
 def _first(*lengths: object) -> int | None:
@@ -327,21 +413,8 @@ def _first(*lengths: object) -> int | None:
     return next((length for length in lengths if isinstance(length, int) and length), None)
 
 
-def _model(name: Name, here: Here) -> str:
-    """The network of a file, as the user named it: the path of a user's file is from where it was typed."""
-    typed = str(here.model)
-    return typed if model_folder(typed) == model_folder(name.model) else name.model
-
-
-def _dataset(name: Name, here: Here, typed: Mapping[str, list[str]]) -> str:
-    """The dataset of a file, as it was named in the command that made the file, or is by the user."""
-    named = [*typed.get("dataset", []), *getattr(here, "typed", {}).get("dataset", []), str(here.dataset)]
-    layouts = [Layout(Path(), "", word.removeprefix("--dataset=")) for word in named]
-    return next((one.dataset for one in layouts if one.folder("models").name == name.dataset), name.dataset)
-
-
 def _layout(name: Name, here: Here) -> Layout:
-    return Layout(here.root, name.model, name.dataset, name.robust, getattr(here, "replaced", {}))
+    return Layout(here.layout.root, name.model, name.dataset, name.robust, here.layout.replaced)
 
 
 # --- what was run ------------------------------------------------------------------------------------------
@@ -375,6 +448,6 @@ def _steps(layout: Layout, path: Path) -> Iterator[Step]:
         files = {part: file for part, file in files.items() if not part.startswith("match")}
     for file in (*files.values(), path):
         there, made = read_name(file), load_record(file)
-        line = made_by(file, there, layout) if there and made else None
+        line = made_by(file, there, Here(layout), {}) if there and made else None
         if line:
             yield Step(shlex.split(line)[1], line, made.words)

@@ -1,4 +1,4 @@
-"""Where files are: the published layout of networks, matches, curves and results under one root."""
+"""What is published: the defaults of each network, and where files are under a root."""
 
 import hashlib
 import re
@@ -8,10 +8,58 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote, unquote
 
-from .published import NETWORKS
-
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 NAMED = ("torchvision", "timm")  # libraries whose networks go by LIBRARY:NAME
+
+# --- defaults, and the one place in utils that names architectures -----------------------------------------
+
+EPOCHS = 250  # of networks and of curves
+ROBUST_EPOCHS = 200  # of robust networks and curves
+
+
+class Network(NamedTuple):
+    """robust_curve_epochs: for how long its robust curves are learned.
+
+    robust_transform: augmentation of the images of robust networks (`datasets.TRANSFORMS`). twin: the script that
+    aligns it, where it has one of its own.
+    """
+
+    robust_curve_epochs: int = ROBUST_EPOCHS
+    robust_transform: str = "Adversarial"
+    twin: str = ""
+
+
+NETWORKS = {  # in the order of the paper's tables
+    "TinyTen": Network(),
+    "ResNet32": Network(),
+    "GoogLeNet": Network(20, "Adversarial_GoogLeNet", "alignment/align_googlenet.py"),
+}
+FIRST, OTHER = next(iter(NETWORKS)), Network()  # the default, and one that is not published
+
+RESIZING = ("GoogLeNet", "Adversarial_GoogLeNet")  # transforms that resize the images of some datasets
+
+EPOCHS_HELP = f"default: {EPOCHS}; for robust networks {ROBUST_EPOCHS}"
+CURVE_EPOCHS_HELP = f"default: {EPOCHS}; for robust curves {ROBUST_EPOCHS}, for robust GoogLeNets 20"
+
+
+def model_epochs(robust: bool) -> int:
+    """For how long a network is trained by default, in whichever stage."""
+    return ROBUST_EPOCHS if robust else EPOCHS
+
+
+def curve_epochs(model: str, robust: bool) -> int:
+    """For how long a curve is learned by default."""
+    return NETWORKS.get(model, OTHER).robust_curve_epochs if robust else EPOCHS
+
+
+def default_transform(model: str, robust: bool) -> str:
+    """How the images of a network are varied and normalized by default."""
+    if robust:
+        return NETWORKS.get(model, OTHER).robust_transform
+    return model if model in NETWORKS else "standard"
+
+
+# --- where files are ---------------------------------------------------------------------------------------
 
 FOLDERS = {
     "models": "model_dicts/basic_models",
@@ -25,15 +73,11 @@ FOLDERS = {
     "planes_with_alignment": "model_data/loss_planes_with_alignment",
 }
 
-# Of adversarially robust networks
+# Of adversarially robust networks, as model_dicts/adversarial_models and model_data/adversarial_curves
 ROBUST_FOLDERS = {
-    "models": "model_dicts/adversarial_models",
-    "matches": "model_dicts/adversarial_paired_models",
-    "curves": "model_dicts/adversarial_curve_models",
-    "model_history": "model_data/training/adversarial_models",
-    "curve_history": "model_data/training/adversarial_curve_models",
-    "correlations": "model_data/adversarial_paired_models",
-    "evaluated": "model_data/adversarial_curves",
+    kind: re.sub(r"(basic_)?(\w+)$", r"adversarial_\2", folder)
+    for kind, folder in FOLDERS.items()
+    if not kind.startswith("planes")
 }
 
 

@@ -111,9 +111,8 @@ def load_alignment(
 
 def load_endpoint(build: Build, layout: Layout, data: Data, seed: int, epochs: int) -> nn.Module:
     """The network of a seed after `epochs`, in eval mode (`load_network`)."""
-    path, how = layout.endpoint(seed, epochs), {"transform": data.transform, "moments": data.moments}
-    network = build(data.num_classes, data.channels)
-    record = load_network(path, network, robust=layout.robust, **how)
+    path, network = layout.endpoint(seed, epochs), build(data.num_classes, data.channels)
+    record = load_network(path, network, robust=layout.robust, transform=data.transform, moments=data.moments)
     if record.inputs.get("images", data.digest) != data.digest:
         print(f"{path} was trained on other images than {layout.dataset} has here, or with classes in another order")
     is_of_user = ".py:" in layout.model  # ours and libraries' stay what they are

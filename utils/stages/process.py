@@ -39,68 +39,67 @@ def run(parse_args: Callable[[], argparse.Namespace], main: Callable[[argparse.N
     progress.watch()
     _expect_torchrun()
     distributed.silence_others()
+    args = argparse.Namespace()
     try:
         try:
-            _run(parse_args, main)
+            args = _parsed(parse_args)
+            if distributed.launched() and distributed.is_main():  # torchrun terminates it when another has ended
+                signal.signal(signal.SIGTERM, lambda *_: _complain(_ended_by_another(args), 143))
+            _prepare(args)
+            for note in getattr(args, "notes", ()):
+                print(note)
+            main(args)
+            distributed.stop()
         finally:
             sys.stdout.flush()
     except KeyboardInterrupt:
-        sys.exit(_complain("interrupted.", 130))
+        sys.exit(_complain(f"interrupted.{_how_to_go_on(args)}", 130))
     except BrokenPipeError:  # the reader has gone, as `head` does when it has its lines
         nobody = os.open(os.devnull, os.O_WRONLY)
         for stream in (sys.stdout, sys.stderr):
             os.dup2(nobody, stream.fileno())  # so that the interpreter finds nothing to complain about at its end
         sys.exit(_ended(141))  # as shells report a process that was ended by this signal
-    except OSError as error:
-        sys.exit(_complain(f"{error.filename or 'input/output'}: {error.strerror or error}", 1))
+    except UserError as error:
+        sys.exit(_complain(explain(error, getattr(args, "here", None)), error.exit_code))
+    except Exception as error:
+        message = _in_words(error, args)
+        if message is None:
+            raise
+        sys.exit(_complain(message, 1))
+
+
+def _how_to_go_on(args: argparse.Namespace) -> str:
+    return " Run it with --resume (and without --overwrite) to go on." if "resume" in args else ""
+
+
+def _ended_by_another(args: argparse.Namespace) -> str:
+    return f"another process of this job has ended, and so does the job.{_how_to_go_on(args)}"
+
+
+def _in_words(error: Exception, args: argparse.Namespace) -> str | None:
+    """What an error says that is no mistake of the code's; None for those that are."""
+    if isinstance(error, OSError):
+        return f"{error.filename or 'input/output'}: {error.strerror or error}"
+    if is_out_of_memory(error):
+        return "the device is out of memory; try a smaller --batch_size"
+    if distributed.launched() and is_lost_connection(error):
+        return f"{_ended_by_another(args)} ({first_line(error)})"
+    if distributed.launched() and is_of_connection(error):
+        return f"the processes of this job cannot work together: {first_line(error)}"
+    return misfit(error)
 
 
 def _expect_torchrun() -> None:
     """End with one line where the environment has a part of what torchrun puts into it."""
     numbers = {name: os.environ.get(name, "0") for name in ("RANK", "WORLD_SIZE")}
     odd = [f"{name} is {value!r}" for name, value in numbers.items() if not value.isdecimal()]
-    needed = (
-        "MASTER_ADDR",
-        "MASTER_PORT",
-        *(("LOCAL_RANK", "LOCAL_WORLD_SIZE") if torch.cuda.is_available() else ()),
-    )
     if not odd and distributed.launched():
+        needed = ["MASTER_ADDR", "MASTER_PORT"]
+        needed += ["LOCAL_RANK", "LOCAL_WORLD_SIZE"] if torch.cuda.is_available() else []
         odd = [f"there is no {name} beside RANK" for name in needed if name not in os.environ]
     if odd:
         advice = "start several processes with torchrun, or unset RANK for one"
         sys.exit(f"{Path(sys.argv[0]).name}: error: {' and '.join(odd)} in the environment; {advice}")
-
-
-def _run(parse_args: Callable[[], argparse.Namespace], main: Callable[[argparse.Namespace], None]) -> None:
-    """A stage's work; errors that may concern its output are left to `run`."""
-    args = _parsed(parse_args)
-    flags = vars(args)
-    resumes = " Run it with --resume (and without --overwrite) to go on." if "resume" in flags else ""
-    ended = f"another process of this job has ended, and so does the job.{resumes}"
-    if distributed.launched() and distributed.is_main():  # torchrun terminates it when another process has ended
-        signal.signal(signal.SIGTERM, lambda *_: _complain(ended, 143))
-    try:
-        _prepare(flags)
-        for note in flags.get("notes", ()):
-            print(note)
-        main(args)
-        distributed.stop()
-    except UserError as error:
-        sys.exit(_complain(explain(error, args), error.exit_code))
-    except KeyboardInterrupt:
-        sys.exit(_complain(f"interrupted.{resumes}", 130))
-    except Exception as error:
-        if is_out_of_memory(error):
-            message = "the device is out of memory; try a smaller --batch_size"
-        elif distributed.launched() and is_lost_connection(error):
-            message = f"{ended} ({first_line(error)})"
-        elif distributed.launched() and is_of_connection(error):
-            message = f"the processes of this job cannot work together: {first_line(error)}"
-        else:
-            message = misfit(error)
-        if message is None:
-            raise
-        sys.exit(_complain(message, 1))
 
 
 def misfit(error: Exception) -> str | None:
@@ -207,9 +206,9 @@ def choose_device(parser: Parser, name: str | None) -> torch.device:
     return device
 
 
-def _prepare(flags: Mapping[str, object]) -> None:
+def _prepare(args: argparse.Namespace) -> None:
     """Join the other processes, set what holds for all that torch does in this one, and say on what it runs."""
-    device, precision = flags.get("device", torch.device("cpu")), flags.get("precision", "fp32")
+    device, precision = getattr(args, "device", torch.device("cpu")), getattr(args, "precision", "fp32")
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)
     distributed.start(device)
@@ -218,11 +217,11 @@ def _prepare(flags: Mapping[str, object]) -> None:
     set_products(precision)
     if precision != "fp32" and (reason := why_unusable(device, precision)) is not None:
         raise UserError(f"--precision {precision}: {device} {reason}; use fp32", exit_code=2)
-    if "device" in flags:
+    if "device" in args:
         together = distributed.size()
         also = f", one of {together} processes" if together > 1 else ""
         print(f"Running on {describe(device)}, {precision}{also}.")
-    if flags.get("compile"):
+    if getattr(args, "compile", False):
         _expect_compiler(device)
 
 

@@ -17,7 +17,7 @@ from functools import partial
 import models
 from utils.reports import figures, paths, results
 from utils.stages import flags, process
-from utils.stages.parser import fraction
+from utils.stages.flags import fraction
 
 WHICH = {
     "unaligned": "as the point is",
@@ -27,11 +27,9 @@ WHICH = {
 
 
 def parse_args(argv=None):
-    parser = flags.results_parser(__doc__, models)
-    flags.add_figure_flags(parser)
-    flags.add_variant_flags(parser)
-    parser.networks("--point_t", type=fraction, default=0.5, help="the point, from 0 at A to 1 at B")
-    return flags.parse_results(parser, argv, script=__file__)
+    parser = flags.results_parser(__doc__, __file__, models, "show titles variants")
+    parser.networks("--point_t", fraction, 0.5, "the point, from 0 at A to 1 at B")
+    return flags.parse_results(parser, argv)
 
 
 def main(args):

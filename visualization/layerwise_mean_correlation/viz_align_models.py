@@ -25,12 +25,10 @@ from utils.stages.layout import tag
 
 
 def parse_args(argv=None):
-    parser = flags.results_parser(__doc__, models)
-    flags.add_figure_flags(parser)
-    robust_help = "robust networks, from their own folders"
-    parser.networks("--adversarial", dest="robust", action="store_true", help=robust_help)
+    parser = flags.results_parser(__doc__, __file__, models, "show titles")
+    parser.networks("--adversarial", bool, False, "robust networks, from their own folders", dest="robust")
     parser.set_defaults(alignment=["corr"])
-    args = flags.parse_results(parser, argv, script=__file__, of_curves=False)
+    args = flags.parse_results(parser, argv, of_curves=False)
     if "null" in map(tag, args.alignment):
         parser.error("--alignment names matches; what the networks are without one is drawn anyway")
     return args
