@@ -52,6 +52,8 @@ from utils.symmetries.spec import permutation_spec
             "--alignment names matches",
         ),
         ("visualization/viz_plane.py", ["--alignment", ""], "there is no plane"),
+        ("evaluation/eval_plane_with_alignment.py", ["--alignment", ""], "there is no plane"),
+        ("evaluation/eval_plane_with_curve.py", ["--epochs_curve", "0"], "a straight line spans no plane"),
         ("visualization/viz_plane.py", ["--cmap", "rainbows"], "matplotlib has no colour map 'rainbows'"),
         ("visualization/viz_curve.py", ["--seed_a", "1", "1", "--seed_b", "2", "2"], "name a pair twice"),
         ("visualization/viz_curve.py", ["--interp", "linear"], "unrecognized arguments: --interp linear"),
@@ -206,27 +208,15 @@ def test_a_curve_between_other_networks(capsys, small, workspace):
     assert "was made from other networks" in line
 
 
-def test_planes_that_are_none(capsys, small):
-    line = ["--epochs_model", 3, "--epochs_curve", 0]
-    code, message = fails(capsys, "evaluation/eval_plane_with_curve.py", *small, *line)
-    assert code == 2
-    assert "a straight line spans no plane" in message
-    code, message = fails(capsys, "evaluation/eval_plane_with_alignment.py", *small, "--alignment", "")
-    assert code == 2
-    assert "there is no plane" in message
-
-
-def test_divergence_keeps_the_last_good_checkpoint(capsys, flags, tmp_path):
-    code, line = fails(capsys, "training/train_model.py", *flags, "--epochs", 5, "--lr", "1e30")
-    assert code == 1
-    assert "diverged in epoch 1 (nothing was saved); try a smaller learning rate" in line
-    assert not list(tmp_path.rglob("*.pt"))
-
-
-def test_a_learning_rate_beyond_all_numbers(capsys, flags):
-    code, message = fails(capsys, "training/train_model.py", *flags, "--epochs", 1, "--lr", 1e39)
-    assert code == 1
-    assert "the learning rate of epoch 1 would be 1e+39" in message
+def test_learning_rates_that_are_too_large(capsys, flags, tmp_path):
+    for rate, says in (
+        ("1e30", "diverged in epoch 1 (nothing was saved); try a smaller learning rate"),
+        ("1e39", "the learning rate of epoch 1 would be 1e+39"),
+    ):
+        code, line = fails(capsys, "training/train_model.py", *flags, "--epochs", 5, "--lr", rate)
+        assert code == 1
+        assert says in line
+        assert not list(tmp_path.rglob("*.pt"))
 
 
 def test_compiling_without_a_compiler(tmp_path, data_path):

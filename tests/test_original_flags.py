@@ -112,8 +112,9 @@ def test_commands(script, flags, meaning, tmp_path):
 def test_those_of_its_readme():
     for _, script, *flags in map(shlex.split, PUBLISHED):
         args = stage(script)[0](flags)
-        for name, value in zip(flags[::2], flags[1::2], strict=True):
-            assert getattr(args, name[2:]) in (value, [value], *([float(value)] if value[:1].isdigit() else ())), name
+        for name, word in zip(flags[::2], flags[1::2], strict=True):
+            value = float(word) if word[:1].isdigit() else word
+            assert getattr(args, name[2:]) in (value, [value]), name
     assert (args.epochs_model, args.epochs_curve, args.num_points) == (250, 250, 65)
 
 

@@ -29,7 +29,7 @@ from utils.training import CurveTask, fit
 
 
 def parse_args(argv=None, description=__doc__, script=__file__, robust=False):
-    groups = "sgd curve_epochs pair curve alignment" + (" attack momentum" if robust else "")
+    groups = "sgd epochs pair curve alignment" + (" attack momentum" if robust else "")
     parser = flags.stage_parser(description, script, models, groups)
     parser.optimization("--val_freq", epochs_or_none, None, "test every so many epochs (default: none)")
     args = flags.parse(parser, argv)

@@ -25,7 +25,6 @@ from .files import expect, expect_writable
 from .folders import TEST_FOLDERS
 from .hints import TWINS, Here, folder_names
 from .layout import (
-    CURVE_EPOCHS_HELP,
     EPOCHS_HELP,
     FIRST,
     FOLDERS,
@@ -246,30 +245,19 @@ GROUPS = {  # by the names by which `stage_parser` and `results_parser` take the
     "sgd": (
         files("--save_freq", positive_int, 200, "keep a checkpoint every so many epochs, and the last"),
         files("--log_dir", folder_path, None, "write scalars for TensorBoard there, every epoch (default: nowhere)"),
-        optimization(
-            "--optimizer", OPTIMIZERS, "sgd", "sgd with Nesterov momentum, as published, adamw or adam", NEW
-        ),
+        optimization("--optimizer", OPTIMIZERS, "sgd", "sgd (Nesterov), as published, adamw or adam", NEW),
         optimization("--lr", positive_float, None, "of the first epoch (default: 0.1; 0.001 of adamw, adam)", True),
         optimization("--wd", nonnegative_float, 5e-4, "weight decay", True),
         optimization("--lr_decay", positive_float, 0.9996, "factor on the learning rate, every epoch", True),
         optimization("--lr_drop", positive_int, 20, "the learning rate is halved every so many epochs", True),
         networks("--seed", seed_number, 1, "of the initial weights and all random draws", True),
     ),
-    "momentum": (
-        optimization("--momentum", nonnegative_float, 0.9, "of SGD (Nesterov), or β1 of adam(w)", OF_ROBUST),
-    ),
-    "epochs": (
-        networks("--epochs", positive_int, None, f"epochs in all, resumed or not ({EPOCHS_HELP})", OF_ROBUST),
-    ),
-    "curve_epochs": (
-        networks("--epochs", positive_int, None, f"epochs in all, resumed or not ({CURVE_EPOCHS_HELP})", OF_ROBUST),
-    ),
+    "momentum": (optimization("--momentum", nonnegative_float, 0.9, "Nesterov's, or β1 of adam(w)", OF_ROBUST),),
+    "epochs": (networks("--epochs", positive_int, None, f"in all, resumed or not ({EPOCHS_HELP})", OF_ROBUST),),
     "trained": (networks("--epochs", positive_int, None, f"epochs of the networks ({EPOCHS_HELP})", True),),
     "attack": (
         attack("--epsilon", intensity, None, "radius (default: 4/255 on Tiny ImageNet, else 8/255)", OF_ROBUST),
-        attack(
-            "--attack_step", intensity, None, "length of a step (default: a quarter of 8/255 or 4/255)", OF_ROBUST
-        ),
+        attack("--attack_step", intensity, None, "length of a step (default: a quarter of that)", OF_ROBUST),
         attack("--attack_steps", nonnegative_int, ATTACK_STEPS, "number of steps of the attack", OF_ROBUST),
     ),
     "pair": (
@@ -288,16 +276,14 @@ GROUPS = {  # by the names by which `stage_parser` and `results_parser` take the
         networks("--init_linear_off", bool, False, "begin at random networks, not on the line from A to B", NEW),
     ),
     "path": (
-        networks("--epochs_curve", nonnegative_int, None, f"of the curve; 0: the line ({CURVE_EPOCHS_HELP})"),
+        networks("--epochs_curve", nonnegative_int, None, f"of the curve; 0: the line ({EPOCHS_HELP})"),
         networks("--epochs", positive_int, None, "of the networks or curve, where not given (default: theirs)"),
         networks("--seed", seed_number, 1, "seed with which the curve was learned"),
         networks("--num_bends", at_least_two, 3, "control points of the curve, the two ends included"),
         networks("--curve", CURVES, "Bezier", "family of the curve", also=["--curve_type"]),
     ),
     "evaluation": (
-        evaluation(
-            "--bn_images", positive_int, None, "re-estimate batch norm on so many images (default: all)", True
-        ),
+        evaluation("--bn_images", positive_int, None, "training images for batch norm (default: all)", True),
         evaluation("--repair", bool, False, "let activations vary as between the ends (REPAIR)", NEW),
         files("--overwrite", bool, False, "evaluate again what has been evaluated otherwise"),
     ),
@@ -595,7 +581,7 @@ def results_parser(
     take(parser, f"results {groups}")
     if "planes" in groups.split():
         parser.add_unused("--interp", "planes are drawn by contours, and not interpolated as images")
-    each = "" if of_all else f"; as many as models (2 or more): one for each model ({CURVE_EPOCHS_HELP})"
+    each = "" if of_all else f"; as many as models (2 or more): one for each model ({EPOCHS_HELP})"
     words = f"epochs of the curves, where there are any; 0: straight lines{each}"
     parser.networks("--epochs", nonnegative_int, None, words, nargs="+")
     if of_all:

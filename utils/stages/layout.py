@@ -38,8 +38,7 @@ FIRST, OTHER = next(iter(NETWORKS)), Network()  # the default, and one that is n
 
 RESIZING = ("GoogLeNet", "Adversarial_GoogLeNet")  # transforms that resize the images of some datasets
 
-EPOCHS_HELP = f"default: {EPOCHS}; for robust networks {ROBUST_EPOCHS}"
-CURVE_EPOCHS_HELP = f"default: {EPOCHS}; for robust curves {ROBUST_EPOCHS}, for robust GoogLeNets 20"
+EPOCHS_HELP = f"default: {EPOCHS}; {ROBUST_EPOCHS} if robust, but 20 of GoogLeNet's robust curves"
 
 
 def model_epochs(robust: bool) -> int:
