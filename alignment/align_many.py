@@ -19,8 +19,15 @@ start.quietly()
 import models
 from utils.curves import network_digest
 from utils.devices import memory_format
-from utils.many import METHODS_OF_MANY, TO, align_many, mean_state, pairwise
-from utils.matching import METHODS, correlations_before_and_after
+from utils.matching import (
+    METHODS,
+    METHODS_OF_MANY,
+    TO,
+    align_many,
+    correlations_before_and_after,
+    mean_state,
+    pairwise,
+)
 from utils.measuring import measure
 from utils.permutations import permute
 from utils.progress import track
@@ -105,7 +112,7 @@ def main(args):
     for name, state in of_interest.items():
         network.load_state_dict(state)
         evaluated[name] = measure(
-            network, data.for_batch_norm(args.bn_images), {"": data.test}, loss=data.task, **how
+            network, {"": data.test}, for_batch_norm=data.for_batch_norm(args.bn_images), loss=data.task, **how
         )
     print("On the test set, with batch norm re-estimated:")
     print_rows(evaluated, of="network")

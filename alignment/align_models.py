@@ -18,12 +18,11 @@ start.quietly()
 import torch
 
 import models
-from utils.cost import cost
 from utils.curves import network_digest
 from utils.devices import memory_format
-from utils.many import TO
 from utils.matching import (
     METHODS,
+    TO,
     align,
     attacked,
     cross_correlations,
@@ -36,6 +35,7 @@ from utils.stages import flags, hints, process
 from utils.stages.files import expect, expect_writable, save_array
 from utils.stages.flags import is_free, name_part, new_match, seed_number, true_or_false
 from utils.stages.loading import load_alignment, load_endpoints, spec_of
+from utils.stages.machine import cost
 from utils.stages.matches import row_labels, rows_from_permutations, save_match, save_matrices
 from utils.stages.records import behind
 

@@ -24,10 +24,9 @@ import torch
 from benchmarks.bounds import machine, operations, product, shares, speed
 from benchmarks.compared import ATTACK, Conventional, Ours, Work, alignments, sizes
 from utils import distributed
-from utils.cost import cost
-from utils.devices import keep_memory
 from utils.measuring import evaluate_curve
 from utils.stages.files import write_atomically
+from utils.stages.machine import cost, keep_memory
 
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "bench"
 MEMORY_IMAGES = (1_000, 10_000, 50_000)

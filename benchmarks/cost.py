@@ -40,7 +40,7 @@ from utils.errors import FileError, UserError
 from utils.stages import data, folders, process
 from utils.stages.flags import positive_float
 from utils.symmetries.spec import permutation_spec
-from utils.training import CurveTask, NetworkTask, Task
+from utils.training import CurveTask, NetworkTask
 
 
 class Numberless(FakeTensorMode):
@@ -170,7 +170,7 @@ class Work:
             step(x, labels)
         return counter.get_total_flops()
 
-    def epoch(self, task: Task, *, mixes: bool = False) -> int:
+    def epoch(self, task: NetworkTask, *, mixes: bool = False) -> int:
         """Training on all images; which loss it is that is differentiated is elementwise, and does not count."""
 
         def step(x, labels):

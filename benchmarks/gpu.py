@@ -35,23 +35,15 @@ from benchmarks.compared import WEIGHT_DECAY, Work, embedded_data, network
 from models import MODELS
 from utils.activations import CHUNK, cross_moments
 from utils.batches import Images
-from utils.cost import cost
 from utils.curves import Curve
-from utils.devices import (
-    compile_options,
-    describe,
-    images_at_once,
-    keep_memory,
-    memory_format,
-    set_products,
-    why_unusable,
-)
+from utils.devices import compile_options, images_at_once, memory_format
 from utils.errors import first_line
 from utils.measuring import evaluate, reestimate_batch_norm
 from utils.pam import PermutationTask
 from utils.stages.data import Data
 from utils.stages.files import write_atomically
 from utils.stages.flags import positive_int
+from utils.stages.machine import cost, describe, keep_memory, set_products, why_unusable
 from utils.symmetries.spec import permutation_spec
 from utils.training import CurveTask, NetworkTask, fit
 

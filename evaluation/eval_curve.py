@@ -16,8 +16,7 @@ import numpy as np
 
 import models
 from utils.curves import batch_norm_layers
-from utils.ensembles import evaluate_ensemble
-from utils.measuring import evaluate_path, measure, measure_as_it_is
+from utils.measuring import evaluate_ensemble, evaluate_path, measure
 from utils.repairing import renormalizer
 from utils.reports.results import CHOSEN_BY, is_loss, robust_places, summary
 from utils.stages import flags, hints, process
@@ -85,13 +84,13 @@ def measuring(curve, images, splits, task, *, repaired, attack, **how):
     repair = renormalizer(curve, images, repaired=True, **how) if repaired else None
 
     def measured(model, t):
-        metrics = measure(model, images, splits, attack=attack, loss=task, **how)
+        metrics = measure(model, splits, for_batch_norm=images, attack=attack, loss=task, **how)
         if interpolates:
             curve.place_statistics(model, t)
-            metrics |= measure_as_it_is(model, splits, way="_interpolated", loss=task, **how)
+            metrics |= measure(model, splits, way="_interpolated", loss=task, **how)
         if repair:
             repair(model, t)
-            metrics |= measure_as_it_is(model, splits, way="_repaired", loss=task, **how)
+            metrics |= measure(model, splits, way="_repaired", loss=task, **how)
         return metrics
 
     return measured

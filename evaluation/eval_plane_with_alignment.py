@@ -82,7 +82,7 @@ def main(args):
             if repair:
                 towards_b = x - y * along
                 repair(model, (1 - towards_b - y, towards_b, y))
-            return measure(model, images, {"": data.test}, loss=data.task, **how)
+            return measure(model, {"": data.test}, for_batch_norm=images, loss=data.task, **how)
 
         for row in evaluate_plane(corners, GRID, args.num_points, measured, done=len(table)):
             table.add(**row)

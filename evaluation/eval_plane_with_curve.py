@@ -14,7 +14,7 @@ start.quietly()
 
 import models
 from utils.errors import UserError
-from utils.measuring import evaluate_plane, measure_as_it_is, midpoint_height, plane_of
+from utils.measuring import evaluate_plane, measure, midpoint_height, plane_of
 from utils.repairing import renormalizer
 from utils.stages import flags, hints, process
 from utils.stages.flags import at_least_two
@@ -46,7 +46,7 @@ def main(args):
 
         def measured(model, x, _):
             renormalize(model, x)
-            return measure_as_it_is(model, {"": data.test}, loss=data.task, **how)
+            return measure(model, {"": data.test}, loss=data.task, **how)
 
         for row in evaluate_plane(curve, GRID, args.num_points, measured, height=height, done=len(table)):
             table.add(**row)

@@ -19,7 +19,7 @@ import torch
 import models
 from utils import distributed
 from utils.errors import FileError, UserError
-from utils.measuring import measure, measure_as_it_is
+from utils.measuring import measure
 from utils.progress import in_words
 from utils.repairing import renormalizer
 from utils.reports.paths import Route
@@ -59,12 +59,12 @@ def main(args):
     images, how = data.for_batch_norm(args.bn_images), {"batch_size": args.batch_size, "precision": args.precision}
     if args.robust:
         network = curve.place(t)
-        metrics = measure(network, images, {"": data.test}, attack=args.attack, loss=data.task, **how)
+        metrics = measure(network, {"": data.test}, for_batch_norm=images, attack=args.attack, loss=data.task, **how)
     else:
         renormalize = renormalizer(curve, images, repaired=args.repair, **how)
         network = curve.place(t)
         renormalize(network, t)
-        metrics = measure_as_it_is(network, {"": data.test}, loss=data.task, **how)
+        metrics = measure(network, {"": data.test}, loss=data.task, **how)
     state = {name: value.clone(memory_format=torch.contiguous_format) for name, value in network.state_dict().items()}
     save_checkpoint(args.out, {"model_state": state, "record": record.having(t=t).stored()})
     if args.robust:

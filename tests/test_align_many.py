@@ -13,8 +13,7 @@ from models import MODELS
 from utils import weights
 from utils.activations import correlation_scores
 from utils.assignment import assign_blocks, assign_groups, assigned_score, group_scores
-from utils.many import align_many, mean_state, pairwise
-from utils.matching import align
+from utils.matching import align, align_many, mean_state, pairwise
 from utils.permutations import compose, permute
 from utils.stages import hints
 from utils.stages.layout import Layout

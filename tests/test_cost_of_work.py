@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from utils.cost import cost
+from utils.stages.machine import cost
 
 
 def test_seconds_are_there_when_the_work_is_done():

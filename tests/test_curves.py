@@ -57,15 +57,6 @@ def test_ends_are_the_networks_exactly(curve_name, num_bends):
             assert torch.equal(parameter, placed)
 
 
-def test_untrained_curve_is_the_line():
-    ends = networks(2)
-    curve = linear_curve(ends)
-    flat = FlatParameters(TinyTen(4))
-    a, b = (flat.flatten(end) for end in ends)
-    for t in (0.25, 0.5, 0.8):
-        torch.testing.assert_close(curve.point(t), torch.lerp(a, b, t), rtol=1e-5, atol=1e-6)
-
-
 def test_only_learned_points_have_gradients():
     ends = networks(2)
     curve = linear_curve(ends, num_bends=4)
@@ -74,12 +65,6 @@ def test_only_learned_points_have_gradients():
     assert curve.learned.grad.shape == (2, len(curve.flat))
     assert (curve.learned.grad.abs().sum(1) > 0).all()
     assert all(p.grad is None for p in curve.base.parameters())
-
-
-def test_ends_can_be_learned():
-    curve = linear_curve(networks(2), fix_start=False, fix_end=False)
-    assert curve.learned_rows == [0, 1, 2]
-    assert curve.fixed_rows == []
 
 
 def test_gradient_of_a_point_is_its_coefficient():
@@ -126,8 +111,16 @@ def test_a_curve_between_networks_begins_as_the_line():
         assert [torch.equal(curve.row(i), by_hand.row(i)) for i in range(num_bends)] == [True] * num_bends
         assert torch.equal(curve.point(0.0), curve.flat.flatten(a))
         assert torch.equal(curve.point(1.0), curve.flat.flatten(b))
+        for t in (0.25, 0.8):
+            torch.testing.assert_close(
+                curve.point(t), torch.lerp(curve.point(0.0), curve.point(1.0), t), rtol=1e-5, atol=1e-6
+            )
     curve = Curve.between(TinyTen(4), a, b, 4, "PolyChain", fix_start=False)
     assert (curve.learned_rows, curve.fixed_rows) == ([0, 1, 2], [3])
+    curve = Curve.between(TinyTen(4), a, b, fix_start=False, fix_end=False)
+    assert (curve.learned_rows, curve.fixed_rows) == ([0, 1, 2], [])
+    with pytest.raises(ValueError, match="at least 2 control points, not 1"):
+        Curve(TinyTen(4), num_bends=1)
 
 
 def test_digests_tell_control_points_apart():
@@ -153,8 +146,3 @@ def test_the_midpoint_is_the_mean():
     for name, value in middle.items():
         expected = (a[name] + b[name]) / 2 if value.is_floating_point() else a[name]  # batches are counted, not mixed
         torch.testing.assert_close(value, expected)
-
-
-def test_a_curve_needs_two_points():
-    with pytest.raises(ValueError, match="at least 2 control points, not 1"):
-        Curve(TinyTen(4), num_bends=1)

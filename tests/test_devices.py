@@ -18,13 +18,12 @@ from models import MODELS
 from utils import activations, devices, distributed, pam, training
 from utils.attack import Attack
 from utils.curves import Curve, FlatParameters, digest
-from utils.devices import set_products
-from utils.ensembles import probabilities
-from utils.measuring import evaluate, reestimate_batch_norm
+from utils.measuring import evaluate, probabilities, reestimate_batch_norm
 from utils.pam import PermutationTask, path_loss
-from utils.stages import process
+from utils.stages import machine, process
 from utils.stages.data import load_data
 from utils.stages.files import load_checkpoint, save_checkpoint
+from utils.stages.machine import set_products
 from utils.stages.records import Record
 from utils.stages.runs import Run
 from utils.symmetries.spec import permutation_spec
@@ -322,7 +321,7 @@ def test_memory_that_is_freed_is_used_again():
     """The system clears a page when it is first touched, and so does it again when it has been given back."""
     code = (
         "import resource, torch\n"
-        "from utils.devices import keep_memory\n"
+        "from utils.stages.machine import keep_memory\n"
         "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
         "def touch():\n"
         "    before = faults()\n"
@@ -439,8 +438,8 @@ def test_out_of_memory_is_one_line(error, flags, capsys, monkeypatch):
 
 
 def test_other_errors_are_not_out_of_memory():
-    assert not devices.is_out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling x"))
-    assert not devices.is_out_of_memory(ValueError("out of memory"))
+    assert not machine.is_out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling x"))
+    assert not machine.is_out_of_memory(ValueError("out of memory"))
 
 
 MASTER = {"MASTER_ADDR": "localhost", "MASTER_PORT": 29500}

@@ -9,8 +9,14 @@ from conftest import randomize
 
 from models import TinyTen
 from utils.curves import Curve
-from utils.ensembles import calibration_error, evaluate_ensemble, probabilities, scores
-from utils.measuring import evaluate, reestimate_batch_norm
+from utils.measuring import (
+    calibration_error,
+    evaluate,
+    evaluate_ensemble,
+    probabilities,
+    reestimate_batch_norm,
+    scores,
+)
 
 
 def test_calibration_by_hand():

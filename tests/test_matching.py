@@ -348,7 +348,9 @@ def test_batches_may_be_what_a_loader_gives(method):
     spec = permutation_spec(a)
     labelled = torch.utils.data.TensorDataset(x, torch.zeros(40, dtype=torch.long))
     loader = torch.utils.data.DataLoader(labelled, batch_size=16)
-    expected = align(a, b, spec, x.split(16), method=method)
+    expected, before = align(a, b, spec, x.split(16), method=method), torch.get_rng_state()
+    align(a, b, spec, loader, method=method)
+    assert torch.equal(before, torch.get_rng_state())
     for batches in (loader, iter(list(loader))):
         for one, other in zip(expected, align(a, b, spec, batches, method=method), strict=True):
             np.testing.assert_array_equal(one, other)

@@ -214,7 +214,7 @@ def test_networks_of_two_architectures_are_refused():
     b.first = nn.Linear(6, 9)
     with pytest.raises(ValueError, match="not of one architecture: first has 8 and 9 channels"):
         fit_curve(a, b, IMAGES, epochs=1)
-    with pytest.raises(ValueError, match=r"first.weight has the shapes \(8, 6\) and \(9, 6\)"):
+    with pytest.raises(ValueError, match="first has 8 and 9 channels"):
         Curve.between(a, a.state_dict(), b.state_dict())
     tied = Buffered("tied")
     state = tied.state_dict()

@@ -18,7 +18,6 @@ import torch
 
 import models
 from utils import distributed, pam
-from utils.cost import cost
 from utils.curves import Curve, network_digest
 from utils.devices import memory_format
 from utils.errors import FileError
@@ -29,6 +28,7 @@ from utils.stages.files import expect, expect_writable, hold, save_array
 from utils.stages.flags import NEW, epochs_or_none, positive_int
 from utils.stages.layout import EPOCHS, kept_epochs, rolling, tag
 from utils.stages.loading import load_alignment, load_pair, spec_of
+from utils.stages.machine import cost
 from utils.stages.matches import save_match
 from utils.stages.records import behind, load_record, other_inputs
 from utils.stages.runs import Run, save_line

@@ -9,11 +9,11 @@ from importlib import import_module
 HOME = {
     "Curve": "curves",
     "align": "matching",
-    "align_many": "many",
+    "align_many": "matching",
     "barrier": "geometry",
     "evaluate": "measuring",
     "evaluate_curve": "measuring",
-    "evaluate_ensemble": "ensembles",
+    "evaluate_ensemble": "measuring",
     "fit_curve": "training",
     "learn_pam": "pam",
     "line": "curves",

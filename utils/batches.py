@@ -363,9 +363,7 @@ def call(network: Callable, x: torch.Tensor | Inputs) -> object:
 
 def mapped(function: Callable[[torch.Tensor], torch.Tensor], batch: Batch) -> Batch:
     """A batch, in its own form, with `function` of each of its tensors."""
-    if isinstance(batch, torch.Tensor):
-        return function(batch)
-    if isinstance(batch, np.ndarray):
+    if isinstance(batch, torch.Tensor | np.ndarray):
         return function(torch.as_tensor(batch))
     if isinstance(batch, Mapping):
         return {name: mapped(function, value) for name, value in batch.items()}
@@ -408,9 +406,9 @@ def token_mask(batch: Batch) -> torch.Tensor | None:
     A dictionary may have `attention_mask` or `mask`, 1 where a position counts, or a mask of padding.
     """
     named = batch if isinstance(batch, Mapping) else {}
-    masks = {name: value for name, value in named.items() if name.endswith("mask") and value.dim() == 2}
-    for name, mask in masks.items():
-        return ~mask.bool() if "padding" in name else mask.bool()
+    for name, mask in named.items():
+        if name.endswith("mask") and mask.dim() == 2:
+            return ~mask.bool() if "padding" in name else mask.bool()
     for labels in [named[name] for name in TARGETS if name in named] or tensors_of(batch)[1:]:
         if isinstance(labels, torch.Tensor) and labels.dim() == 2 and not labels.is_floating_point():
             return labels != IGNORED

@@ -11,7 +11,7 @@ import functools
 import hashlib
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 import torch
 from torch import nn
@@ -74,17 +74,12 @@ def modes_kept(network: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def as_state_dict(network: nn.Module, values: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Values by name as a state dict of the network, with the versions of its modules: some refuse one without."""
-    state = OrderedDict(values)
-    state._metadata = network.state_dict()._metadata
-    return state
-
-
 def load_state(network: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
     """Put a state dict into a network. ValueError, in one line, if names or shapes are not the network's."""
+    state = OrderedDict(state)
+    state._metadata = network.state_dict()._metadata  # the versions of its modules: some refuse a state without
     try:
-        network.load_state_dict(as_state_dict(network, state))
+        network.load_state_dict(state)
     except RuntimeError as error:  # a headline, and a line for each thing that does not fit
         raise ValueError(str(error).splitlines()[-1].strip()) from error
 
@@ -112,9 +107,8 @@ def batch_norm_layers(model: nn.Module) -> list[nn.Module]:
 
 def _statistics(model: nn.Module) -> set[str]:
     """The names of the buffers of layers with running statistics."""
-    layers = batch_norm_layers(model)
-    names = {path: module for path, module in model.named_modules() if module in layers}
-    return {f"{path}.{name}".lstrip(".") for path, layer in names.items() for name, _ in layer.named_buffers()}
+    layers, names = batch_norm_layers(model), dict(model.named_buffers())
+    return {name for name in names if model.get_submodule(name.rpartition(".")[0]) in layers}
 
 
 def _spectral_norms(model: nn.Module) -> Iterator[tuple[set[str], Callable[[], object]]]:
@@ -135,9 +129,8 @@ def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 def _have_a_mean(a: torch.Tensor, b: torch.Tensor) -> bool:
     """Whether there is anything between two values: not so for integers, masks of 0 and 1, or infinities."""
-    if not (a.is_floating_point() or a.is_complex()) or not all(value.isfinite().all() for value in (a, b)):
-        return False
-    return not all(((value == 0) | (value == 1)).all() for value in (a, b))
+    is_real = (a.is_floating_point() or a.is_complex()) and all(value.isfinite().all() for value in (a, b))
+    return is_real and not all(((value == 0) | (value == 1)).all() for value in (a, b))
 
 
 def _real(value: torch.Tensor) -> torch.Tensor:
@@ -146,6 +139,7 @@ def _real(value: torch.Tensor) -> torch.Tensor:
 
 
 def _in_a_row(value: torch.Tensor) -> torch.Tensor:
+    """All numbers of a tensor, of a 4-D one with its channels last."""
     return (value.permute(0, 2, 3, 1) if value.dim() == 4 else value).reshape(-1)
 
 
@@ -162,14 +156,14 @@ class FlatParameters:
     names: of the parameters, and maybe buffers, that count, in their order; all parameters by default.
     """
 
-    def __init__(self, model: nn.Module, names: Sequence[str] | None = None):
-        entries = dict(model.named_parameters())
-        if names is not None:
-            entries = {name: _entries(model)[name] for name in names}
-        self.shapes = {name: _real(value).shape for name, value in entries.items()}
+    def __init__(self, model: nn.Module, names: Iterable[str] | None = None):
+        every = _entries(model)
+        names = [name for name, _ in model.named_parameters()] if names is None else names
+        entries = {name: _real(every[name]) for name in names}
+        self.shapes = {name: value.shape for name, value in entries.items()}
         self.sizes = [shape.numel() for shape in self.shapes.values()]
-        self.complex = [name for name, value in entries.items() if value.is_complex()]
-        types = {name: _real(value).dtype for name, value in entries.items()}
+        self.complex = [name for name in entries if every[name].is_complex()]
+        types = {name: value.dtype for name, value in entries.items()}
         self.dtype = functools.reduce(torch.promote_types, types.values())
         self.other_types = {name: dtype for name, dtype in types.items() if dtype != self.dtype}
 
@@ -210,13 +204,18 @@ def expect_alike(*networks: nn.Module) -> None:
         raise ValueError(f"the networks are on several devices, {' and '.join(sorted(devices))}; bring them to one")
     first, *others = (dict(network.named_parameters()) for network in networks)
     for other in others:
-        for name in first.keys() ^ other.keys():
-            raise ValueError(f"A and B are not of one architecture: only one of them has {name}")
-        for name, value in first.items():
-            if (ours := value.shape) != (theirs := other[name].shape):
-                owner, widths = name.rpartition(".")[0] or name, [shape[:1].numel() for shape in (ours, theirs)]
-                shapes = f"{widths[0]} and {widths[1]} channels" if widths[0] != widths[1] else f"{ours} and {theirs}"
-                raise ValueError(f"A and B are not of one architecture: {owner} has {shapes}")
+        _expect_same_shapes(first, other)
+
+
+def _expect_same_shapes(a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Tensor]) -> None:
+    """ValueError, in one line, if these are not the entries of two networks of one architecture."""
+    for name in sorted(a.keys() ^ b.keys()):
+        raise ValueError(f"A and B are not of one architecture: only one of them has {name}")
+    for name, value in a.items():
+        if (ours := value.shape) != (theirs := b[name].shape):
+            owner, widths = name.rpartition(".")[0] or name, [shape[:1].numel() for shape in (ours, theirs)]
+            shapes = f"{widths[0]} and {widths[1]} channels" if widths[0] != widths[1] else f"{ours} and {theirs}"
+            raise ValueError(f"A and B are not of one architecture: {owner} has {shapes}")
 
 
 class Curve(nn.Module):
@@ -253,19 +252,17 @@ class Curve(nn.Module):
         self.flat = self.whole = FlatParameters(self.base, free)  # what is learned; and all that is not the same
         self.statistics = _statistics(self.base)
         self.estimated = self.statistics.union(*(names for names, _ in _spectral_norms(self.base)))
-        ends = [index for index, is_fixed in ((0, fix_start), (num_bends - 1, fix_end)) if is_fixed]
-        self.fixed_rows = ends
-        self.learned_rows = [index for index in range(num_bends) if index not in ends]
+        self.fixed_rows = [index for index, fixed in ((0, fix_start), (num_bends - 1, fix_end)) if fixed]
+        self.learned_rows = [index for index in range(num_bends) if index not in self.fixed_rows]
         like = torch.empty(0, dtype=self.flat.dtype, device=device_of(base))
         self.register_buffer("fixed", like.new_zeros(len(self.fixed_rows), len(self.flat)), persistent=False)
         self.register_buffer("unlearned", like.new_zeros(num_bends, 0), persistent=False)
         self.learned = nn.Parameter(like.new_zeros(len(self.learned_rows), len(self.flat)))
         self.buffer_names = [name for name, _ in self.base.named_buffers() if name not in self.estimated]
-        first: dict[int, str] = {}
-        names = {
-            name: first.setdefault(id(p), name) for name, p in self.base.named_parameters(remove_duplicate=False)
-        }
-        self.tied = {name: other for name, other in names.items() if name != other}  # by the names that come first
+        first: dict[nn.Parameter, str] = {}
+        names = self.base.named_parameters(remove_duplicate=False)
+        ties = {name: first.setdefault(parameter, name) for name, parameter in names}
+        self.tied = {name: other for name, other in ties.items() if name != other}  # by the names that come first
         self.options: dict[str, object] | None = None  # with which it is compiled
         self.end_statistics: list[Mapping[str, torch.Tensor]] = []  # of the networks at its ends, if they are told
 
@@ -331,12 +328,8 @@ class Curve(nn.Module):
 
     def _expect_fitting(self, state: Mapping[str, torch.Tensor]) -> None:
         """ValueError, in one line, if this is no state dict of the base model."""
-        for name, value in _entries(self.base).items():
-            if name not in state and name in self.flat.shapes:
-                raise ValueError(f"the networks are not of one architecture: one has no {name}")
-            if name in state and state[name].shape != value.shape:
-                shapes = f"{tuple(value.shape)} and {tuple(state[name].shape)}"
-                raise ValueError(f"the networks are not of one architecture: {name} has the shapes {shapes}")
+        own = {name: v for name, v in _entries(self.base).items() if name in state or name in self.flat.shapes}
+        _expect_same_shapes(own, {name: state[name] for name in own.keys() & state.keys()})
         for name, first in self.tied.items():
             if name in state and not _same(state[name], state[first]):
                 raise ValueError(
@@ -426,15 +419,16 @@ class Curve(nn.Module):
         # On the CPU, where t is drawn: as numbers of the host's they need not be sent to the device.
         coefficients = self.coefficients(torch.tensor(t, dtype=torch.float64), self.num_bends)
         coefficients = coefficients.to(self.fixed.dtype).tolist()
-        terms = (
-            [coefficients[number] * row for number, row in zip(numbers, rows.unbind(), strict=True)]
-            for numbers, rows in ((self.fixed_rows, self.fixed), (self.learned_rows, self.learned))
-        )
-        theta = functools.reduce(torch.add, [functools.reduce(torch.add, some) for some in terms if some])
+
+        def mixed(numbers: Iterable[int], rows: torch.Tensor) -> torch.Tensor:
+            terms = (coefficients[number] * row for number, row in zip(numbers, rows.unbind(), strict=True))
+            return functools.reduce(torch.add, terms)
+
+        parts = ((self.fixed_rows, self.fixed), (self.learned_rows, self.learned))
+        theta = functools.reduce(torch.add, [mixed(*part) for part in parts if part[0]])
         if not self.unlearned.shape[1]:
             return theta
-        rest = zip(coefficients, self.unlearned.unbind(), strict=True)
-        return torch.cat([theta, functools.reduce(torch.add, [number * row for number, row in rest])])
+        return torch.cat([theta, mixed(range(self.num_bends), self.unlearned)])
 
     def forward(self, x: torch.Tensor | Inputs, theta: torch.Tensor) -> object:
         """The base model's output for x at `theta`, a vector that `point` returned.

@@ -282,7 +282,7 @@ def segmentation(output: object, target: object, batch: Batch, criterion: Criter
     """
     labels = _tensor(target, "segmentation", "classes")
     labels = labels.squeeze(1) if labels.dim() > 3 else labels
-    shape = (labels.shape[0], *labels.shape[1:])
+    shape = tuple(labels.shape)
     fits = f"one output {shape[:1]} × classes × {shape[1:]}"
     logits = _only(output, lambda tensor: (tensor.shape[0], *tensor.shape[2:]) == shape and tensor.dim() > 2, fits)
     if logits.shape[1] <= 255:

@@ -4,9 +4,10 @@ What is compared are activations (utils.activations) or weights (utils.weights);
 problem (utils.assignment).
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
@@ -14,13 +15,23 @@ import torch
 from torch import nn
 
 from .activations import ImagePair, Moments, correlation_scores, cross_correlations, cross_moments
-from .assignment import assign_groups, undecided
+from .assignment import assign_groups, assigned_score, undecided
 from .attack import Attack
 from .batches import Batch, Data, Images, as_images
 from .curves import expect_alike
-from .devices import device_of
-from .permutations import Group, Permutations, PermutationSpec, axis_index, groups_in
-from .weights import match_some, match_weights
+from .devices import device_of, random_state_kept
+from .permutations import (
+    Group,
+    Permutations,
+    PermutationSpec,
+    Segments,
+    axis_index,
+    compose,
+    groups_in,
+    inverse,
+    permute_entry,
+)
+from .weights import Weights, match_some, match_weights, weight_similarity
 
 # --- methods -----------------------------------------------------------------------------------------------
 
@@ -52,14 +63,9 @@ def _by_correlation(network_a, network_b, spec, batches, seed, start) -> Permuta
     return _by_scores(network_a, network_b, spec, correlation_scores(network_a, network_b, spec, batches))
 
 
-def _by_correlation_before(network_a, network_b, spec, batches, seed, start) -> Permutations:
-    scores = cross_correlations(network_a, network_b, spec, batches, before=True)
-    return _by_scores(network_a, network_b, spec, scores)
-
-
-def _by_distance(network_a, network_b, spec, batches, seed, start, *, before: bool) -> Permutations:
+def _by_moments(network_a, network_b, spec, batches, seed, start, *, before: bool, score) -> Permutations:
     moments = cross_moments(network_a, network_b, spec, batches, before=before)
-    return _by_scores(network_a, network_b, spec, [moment.product() for moment in moments])
+    return _by_scores(network_a, network_b, spec, list(map(score, moments)))
 
 
 def _by_scores(network_a, network_b, spec: PermutationSpec, scores: Sequence[np.ndarray]) -> Permutations:
@@ -73,28 +79,20 @@ def _by_weights(network_a, network_b, spec, batches, seed, start) -> Permutation
     return match_weights(*weights, spec, seed=seed, start=start)
 
 
-def _as_it_is(network_a, network_b, spec, batches, seed, start) -> Permutations:
-    return spec.identity()
-
-
-def _at_random(network_a, network_b, spec, batches, seed, start) -> Permutations:
-    return spec.random(seed)
-
-
 METHODS = {
     "corr": Method(_by_correlation),
-    "corr_pre": Method(_by_correlation_before),
+    "corr_pre": Method(partial(_by_moments, before=True, score=Moments.correlation)),
     "w2_pre": Method(
-        partial(_by_distance, before=True),
+        partial(_by_moments, before=True, score=Moments.product),
         distance=Distance(before=True, name="preactivation_distance", words="L2 distance before activation"),
     ),
     "w2_post": Method(
-        partial(_by_distance, before=False),
+        partial(_by_moments, before=False, score=Moments.product),
         distance=Distance(before=False, name="activation_distance", words="L2 distance of activations"),
     ),
     "weight": Method(_by_weights, begins_with_a_match=True),
-    "identity": Method(_as_it_is),
-    "random": Method(_at_random),
+    "identity": Method(lambda a, b, spec, batches, seed, start: spec.identity()),
+    "random": Method(lambda a, b, spec, batches, seed, start: spec.random(seed)),
 }
 
 
@@ -129,8 +127,10 @@ def align(
         raise ValueError(f"the methods are {', '.join(METHODS)}, not {method!r}")
     if start is not None and not METHODS[method].begins_with_a_match:
         raise ValueError(f"the method {method} does not begin with a match")
-    data = as_images(() if batches is None else batches, device_of(network_a), once=True)
-    return METHODS[method].find(network_a, network_b, spec, data.batches(512), seed, start)
+    device = device_of(network_a)
+    data = as_images(() if batches is None else batches, device, once=True)
+    with random_state_kept(device):  # a DataLoader draws a seed
+        return METHODS[method].find(network_a, network_b, spec, data.batches(512), seed, start)
 
 
 # --- images that are attacked, activations that are matched alone ------------------------------------------
@@ -145,10 +145,9 @@ def attacked(
     attack: Attack,
 ) -> Iterator[ImagePair]:
     """Every batch of images and labels as attacked on each of the two networks; images: how they are normalized."""
-    generators = [torch.Generator().manual_seed(ATTACK_SEED) for _ in networks]
+    both = [(network, torch.Generator().manual_seed(ATTACK_SEED)) for network in networks]
     for x, labels in batches:
-        pairs = zip(networks, generators, strict=True)
-        yield ImagePair(*(attack(network, x, labels, images, generator) for network, generator in pairs))
+        yield ImagePair(*(attack(network, x, labels, images, generator) for network, generator in both))
 
 
 def each_by_itself(spec: PermutationSpec) -> PermutationSpec | None:
@@ -164,12 +163,15 @@ def each_by_itself(spec: PermutationSpec) -> PermutationSpec | None:
         for group in number:
             size, depends_on = spec.groups[group]
             groups.append(Group(size, tuple(number[other] for other in depends_on)))
-        axis = tuple(
-            tuple(factor._replace(groups=tuple(number.get(g) for g in factor.groups)) for factor in segment)
-            for segment in row.axis
-        )
-        rows.append(replace(row, axis=axis, votes=frozenset(number.values())))
+        rows.append(replace(row, axis=_regrouped(row.axis, number), votes=frozenset(number.values())))
     return PermutationSpec(tuple(groups), {}, tuple(rows), ()) if len(groups) > len(spec.groups) else None
+
+
+def _regrouped(axis: Segments, number: Mapping[int, int]) -> Segments:
+    """An axis whose groups have other numbers."""
+    return tuple(
+        tuple(factor._replace(groups=tuple(map(number.get, factor.groups))) for factor in segment) for segment in axis
+    )
 
 
 def unheard_apart(spec: PermutationSpec) -> PermutationSpec | None:
@@ -185,10 +187,7 @@ def unheard_apart(spec: PermutationSpec) -> PermutationSpec | None:
             number[group] = len(groups)
             groups.append(spec.groups[group])
         own = {group: number[group] for group in unheard}
-        axis = tuple(
-            tuple(factor._replace(groups=tuple(own.get(g, g) for g in factor.groups)) for factor in segment)
-            for segment in row.axis
-        )
+        axis = _regrouped(row.axis, {group: group for group in groups_in(row.axis)} | own)
         rows.append(replace(row, axis=axis, votes=row.votes | frozenset(own.values())))
     return PermutationSpec(tuple(groups), {}, tuple(rows), ()) if number else None
 
@@ -238,3 +237,125 @@ def _orders(
 ) -> list[np.ndarray]:
     """For each row, and for the logits, which are as they were, the channel of B at each place of A."""
     return [*(axis_index(row.axis, spec, permutations) for row in spec.rows), np.arange(len(matrices[-1]))]
+
+
+# --- many networks -----------------------------------------------------------------------------------------
+
+# Many networks are aligned all to one of them, or cycle-consistently (Crisostomi et al., 2024): each has permutations
+# that bring it to one order of neurons that all share, the universe. Those of B to A are composed: as B goes to the
+# universe, and then back as A came. So matches around any cycle of networks compose to the identity, exactly.
+
+GAIN = 1e-6  # below this share of its size, the objective has not grown
+
+METHODS_OF_MANY = ("corr", "weight")
+TO = ("reference", "universe")
+
+# From the number of a network and the permutations of all: better ones of it, or None
+Rematch = Callable[[int, Sequence[Permutations]], Permutations | None]
+
+
+def align_many(
+    networks: Sequence[nn.Module],
+    spec: PermutationSpec,
+    batches: Data | Callable[[], Iterable[Batch]] = (),
+    *,
+    method: str = "corr",
+    to: str = "universe",
+    seed: int = 1,
+) -> list[Permutations]:
+    """For each network the permutations that bring it to the order of neurons that all share.
+
+    batches: any data (`utils.batches.as_images`), or a function that gives batches anew for every two networks.
+    method: corr or weight, as in `utils.matching.align`; seed: of the orders in which weights are matched.
+    to: reference, each network is matched to the first, as if there were no others; universe, from there on each in
+        turn is matched to all others as they stand, until none can be bettered. What grows is the sum over all pairs
+        of networks of what the method maximizes. Of two networks the first is the universe.
+
+    ValueError if the method or `to` is not known, or there are not two networks.
+    """
+    if method not in METHODS_OF_MANY or to not in TO:
+        known = f"{' or '.join(METHODS_OF_MANY)} to {' or '.join(TO)}"
+        raise ValueError(f"many networks are aligned by {known}, not {method} to {to}")
+    expect_alike(*networks)
+    if len(networks) < 2:
+        raise ValueError("one network alone has none to be aligned with")
+
+    def read() -> Iterable[Batch]:
+        data, once = (batches(), True) if callable(batches) else (batches, False)
+        return as_images(data, device_of(networks[0]), once=once).batches(512)
+
+    is_joint = to == "universe" and len(networks) > 2
+    if method == "weight":
+        weights = [dict(network.named_parameters()) for network in networks]
+        to_first = [match_weights(weights[0], others, spec, seed=seed) for others in weights[1:]]
+        rematch: Rematch = partial(_match_to_others, weights, spec, seed)
+    else:
+        pairs = combinations(range(len(networks)), 2) if is_joint else ((0, j) for j in range(1, len(networks)))
+        with random_state_kept(device_of(networks[0])):
+            scores = {(i, j): correlation_scores(networks[i], networks[j], spec, read()) for i, j in pairs}
+        to_first = [assign_groups(spec, scores[0, j]) for j in range(1, len(networks))]
+        rematch = partial(_assign_to_others, scores, spec)
+    permutations = [spec.identity(), *to_first]
+    if is_joint:
+        permutations = _in_turns(permutations, rematch)
+    if method == "corr":
+        weights = [dict(network.named_parameters()) for network in networks]
+        reference = _permuted(weights[0], spec, permutations[0])
+        for j in range(1, len(networks)):
+            rest = undecided(spec, scores[0, j])
+            permutations[j] = match_some(reference, weights[j], spec, permutations[j], rest)
+    return permutations
+
+
+def _permuted(weights: Weights, spec: PermutationSpec, permutations: Permutations) -> dict[str, torch.Tensor]:
+    """What can be moved of a network's weights, as these permutations move it."""
+    moving = weights.keys() & spec.axes.keys()
+    return {name: permute_entry(weights[name], spec.axes[name], spec, permutations) for name in sorted(moving)}
+
+
+def _in_turns(permutations: list[Permutations], rematch: Rematch) -> list[Permutations]:
+    waiting = set(range(len(permutations)))
+    while waiting:
+        for i in sorted(waiting):
+            waiting.discard(i)
+            if (better := rematch(i, permutations)) is not None:
+                permutations[i] = better
+                waiting |= set(range(len(permutations))) - {i}
+    return permutations
+
+
+def _match_to_others(weights, spec, seed: int, i: int, permutations: Sequence[Permutations]) -> Permutations | None:
+    """By weights: ⟨Σ π_j(θ_j), π_i(θ_i)⟩ over the others j."""
+    with torch.no_grad():
+        others = [_permuted(weights[j], spec, permutations[j]) for j in range(len(weights)) if j != i]
+        total = {name: sum(other[name] for other in others) for name in others[0]}
+    found = match_weights(total, weights[i], spec, start=permutations[i], seed=seed)
+    new, old = (weight_similarity(total, weights[i], spec, one) for one in (found, permutations[i]))
+    return found if new > old + GAIN * abs(old) else None
+
+
+def _assign_to_others(
+    scores: Mapping[tuple[int, int], Sequence[np.ndarray]], spec, i: int, permutations: Sequence[Permutations]
+) -> Permutations | None:
+    """By correlation: the sum of those with the others j, in the order of the universe."""
+    total = [0.0] * len(spec.rows)
+    for j in (j for j in range(len(permutations)) if j != i):
+        for row, activation in enumerate(spec.rows):
+            matrix = scores[j, i][row] if j < i else scores[i, j][row].T
+            total[row] = total[row] + matrix[axis_index(activation.axis, spec, permutations[j])]
+    found = assign_groups(spec, total)
+    new, old = (assigned_score(spec, total, one) for one in (found, permutations[i]))
+    return found if new > old + GAIN * abs(old) else None
+
+
+def pairwise(spec: PermutationSpec, to_universe_a: Permutations, to_universe_b: Permutations) -> Permutations:
+    """The permutations of B that match it to A, from those that bring each of them to the universe."""
+    return compose(spec, to_universe_b, inverse(spec, to_universe_a))
+
+
+def mean_state(states: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """The mean of state dicts (integer entries, which count batches, are those of the first)."""
+    return {
+        name: torch.stack([state[name] for state in states]).mean(0) if value.is_floating_point() else value
+        for name, value in states[0].items()
+    }

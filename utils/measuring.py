@@ -1,7 +1,8 @@
-"""Loss and accuracy of networks, and of any point in parameter space, with batch-norm statistics of its own."""
+"""Loss and accuracy of networks, of points of curves with batch-norm statistics of their own, and of ensembles."""
 
+import contextlib
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import ParamSpec, TypeVar
 
 import numpy as np
@@ -10,12 +11,12 @@ from torch import nn
 
 from . import distributed
 from .attack import Attack
-from .batches import NO_SAMPLES, Data, Images, Source, as_images, call, rows, split, taken
+from .batches import NO_SAMPLES, Batch, Data, Source, as_images, call, rows, split, taken
 from .curves import Curve, batch_norm_layers, expect_alike, modes_kept
 from .devices import autocast, device_of, random_state_kept
 from .errors import UserError
 from .geometry import POINT_ROUNDING, Path, plane_basis, plane_coordinates
-from .losses import Criterion, Loss, Metrics, Tally
+from .losses import Criterion, Loss, Metrics, Tally, class_heads, class_labels
 from .progress import Progress, in_words
 
 EVALUATION_SEED = 0  # the same random draws for every point of a curve, whenever it is evaluated
@@ -71,20 +72,28 @@ def evaluate_all(
     Raises UserError if there are no images, outputs or targets are none of this loss, or it is no finite number.
     """
     images = as_images(images, device_of(model))
+    criterion, tally = Criterion(loss, model, images), Tally(images.device)
+    for output, batch in outputs(model, images, batch_size=batch_size, precision=precision, attack=attack):
+        tally.add(criterion(output, batch))
+    means = tally.means(images)
+    if not np.isfinite(means["loss"]):
+        raise UserError(f"the loss of {type(model).__name__} is no finite number, but {means['loss']}")
+    return means
+
+
+def outputs(
+    model: nn.Module, images: Source, *, batch_size: int, precision: str, attack: Attack | None = None
+) -> Iterator[tuple[object, Batch]]:
+    """What a network puts out in eval mode for each batch under the test transform, attacked if so; and the batch."""
     model.eval()
     generator = torch.Generator().manual_seed(EVALUATION_SEED)
-    criterion, tally = Criterion(loss, model, images), Tally(images.device)
     for batch in images.batches(batch_size):
         x, target = split(model, batch)
         with autocast(images.device, precision):
             if attack is not None:
                 x = attack(model, x, target, images, generator)
             output = call(model, x)
-        tally.add(criterion(output, batch))
-    means = tally.means(images)
-    if not np.isfinite(means["loss"]):
-        raise UserError(f"the loss of {type(model).__name__} is no finite number, but {means['loss']}")
-    return means
+        yield output, batch
 
 
 # --- batch-norm statistics ---------------------------------------------------------------------------------
@@ -110,13 +119,46 @@ def reestimate_batch_norm(
     the model stays as it is; after an error its statistics too.
     """
     images = as_images(images, device_of(model))
-    layers = batch_norm_layers(model)
-    if not layers:
+    if not (layers := batch_norm_layers(model)):
         return
     images.join(model)
+    use_batch_statistics(model)
+    running = [statistic for layer in layers for statistic in (layer.running_mean, layer.running_var)]
+    average, seen = [torch.zeros_like(statistic) for statistic in running], 0
+    generator = torch.Generator().manual_seed(EVALUATION_SEED)
+    with _put_back(layers):
+        for layer in layers:
+            layer.reset_running_stats()
+            # The running statistics are then the last batch's alone, and not what an attack saw on its way. The
+            # average is taken outside the layers: a compiled model is compiled anew for every momentum.
+            layer.momentum = 1.0
+        for batch in images.augmented(batch_size, generator):
+            x, target = split(model, batch)
+            if not seen:
+                repeated = _prepare(model, layers, split(model, taken(batch, slice(2)))[0])
+            count = images.whole(rows(batch))
+            seen += count
+            with autocast(images.device, precision):
+                if attack is not None:
+                    x = attack(model, x, target, images, generator)
+                for layer in repeated:
+                    layer.num_batches_tracked.zero_()
+                call(model, x)
+            torch._foreach_lerp_(average, running, count / seen)
+        if not seen:
+            raise UserError(NO_SAMPLES)
+        if not bool(torch.stack([value.isfinite().all() for value in average]).all()):
+            raise UserError(f"the batch-norm statistics of {type(model).__name__} are no finite numbers")
+        for statistic, value in zip(running, average, strict=True):
+            statistic.copy_(value)
+
+
+@contextlib.contextmanager
+def _put_back(layers: Sequence[nn.Module]) -> Iterator[None]:
+    """After this block the momentum of layers is what it was; after an error so are their statistics."""
     before = [(layer.momentum, {name: value.clone() for name, value in layer.named_buffers()}) for layer in layers]
     try:
-        _estimate(model, layers, images, batch_size=batch_size, precision=precision, attack=attack)
+        yield
     except BaseException:
         for layer, (_, statistics) in zip(layers, before, strict=True):
             layer.load_state_dict(statistics, strict=False)
@@ -126,59 +168,27 @@ def reestimate_batch_norm(
             layer.momentum = momentum
 
 
-def _estimate(
-    model: nn.Module,
-    layers: Sequence[nn.Module],
-    images: Images,
-    *,
-    batch_size: int,
-    precision: str,
-    attack: Attack | None,
-) -> None:
-    use_batch_statistics(model)
-    for layer in layers:
-        layer.reset_running_stats()
-        # The running statistics are then the last batch's alone, and not what an attack saw on its way. The average
-        # is taken outside the layers: a compiled model is compiled anew for every momentum.
-        layer.momentum = 1.0
-    running = [statistic for layer in layers for statistic in (layer.running_mean, layer.running_var)]
-    average = [torch.zeros_like(statistic) for statistic in running]
-    repeated: list[nn.Module] = []
-    seen = 0
-    generator = torch.Generator().manual_seed(EVALUATION_SEED)
-    for batch in images.augmented(batch_size, generator):
-        if not seen:
-            repeated = _prepare(model, layers, split(model, taken(batch, slice(2)))[0])
-        count = images.whole(rows(batch))
-        seen += count
-        x, target = split(model, batch)
-        with autocast(images.device, precision):
-            if attack is not None:
-                x = attack(model, x, target, images, generator)
-            for layer in repeated:
-                layer.num_batches_tracked.zero_()
-            call(model, x)
-        torch._foreach_lerp_(average, running, count / seen)
-    if not seen:
-        raise UserError(NO_SAMPLES)
-    if not bool(torch.stack([value.isfinite().all() for value in average]).all()):
-        raise UserError(f"the batch-norm statistics of {type(model).__name__} are no finite numbers")
-    for statistic, value in zip(running, average, strict=True):
-        statistic.copy_(value)
-
-
 def _prepare(model: nn.Module, layers: Sequence[nn.Module], x: torch.Tensor) -> list[nn.Module]:
     """See on a few images which layers run, and let those that need it be reached; returns those that run repeatedly.
 
     These are to average over their runs since they last counted from 0.
     """
-    runs = _runs(model, layers, x)
+
+    def count_runs() -> dict[nn.Module, int]:
+        runs = dict.fromkeys(layers, 0)
+        with watched(model, layers, lambda layer, _: runs.update({layer: runs[layer] + 1})):
+            for layer in layers:
+                layer.training = False  # their statistics stay
+            call(model.forward, x)
+        return runs
+
+    runs = count_runs()
     if 0 in runs.values():
         torch.manual_seed(EVALUATION_SEED)  # of what is random in that mode
-        around = [module for module in model.modules() if set(layers).intersection(module.modules())]
-        for module in around:
-            module.training = True
-        if _runs(model, layers, x) == runs:  # nor do they then
+        for module in model.modules():
+            if set(layers).intersection(module.modules()):
+                module.training = True
+        if count_runs() == runs:  # nor do they then
             use_batch_statistics(model)
     repeated = [layer for layer, count in runs.items() if count > 1]
     for layer in repeated:
@@ -186,23 +196,21 @@ def _prepare(model: nn.Module, layers: Sequence[nn.Module], x: torch.Tensor) -> 
     return repeated
 
 
-def _runs(model: nn.Module, layers: Sequence[nn.Module], x: torch.Tensor) -> dict[nn.Module, int]:
-    """How often each layer runs in a pass. Its statistics stay."""
-    runs = dict.fromkeys(layers, 0)
+@contextlib.contextmanager
+def watched(
+    model: nn.Module, layers: Iterable[nn.Module], see: Callable[[nn.Module, object], None]
+) -> Iterator[None]:
+    """In this block `see` is called with each of these layers that runs, and its output; modes are kept.
 
-    def count(layer: nn.Module, *_: object) -> None:
-        runs[layer] += 1
-
-    hooks = [layer.register_forward_hook(count) for layer in layers]
-    with modes_kept(model):
-        for layer in layers:
-            layer.training = False
-        try:
-            call(model.forward, x)  # itself, a compiled model would be compiled anew
-        finally:
-            for hook in hooks:
-                hook.remove()
-    return runs
+    Run the model by `forward`: called itself, a compiled one would be compiled anew.
+    """
+    hooks = [layer.register_forward_hook(lambda layer, _, output: see(layer, output)) for layer in layers]
+    try:
+        with modes_kept(model):
+            yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def use_batch_statistics(model: nn.Module) -> None:
@@ -214,34 +222,22 @@ def use_batch_statistics(model: nn.Module) -> None:
 
 def measure(
     model: nn.Module,
-    for_batch_norm: Images,
-    splits: Mapping[str, Images],
+    splits: Mapping[str, Source],
     *,
-    batch_size: int,
-    precision: str,
-    attack: Attack | None = None,
-    loss: Loss = "classification",
-) -> Metrics:
-    """Loss and accuracy of a model after re-estimating its batch-norm statistics.
-
-    splits: on what, by the suffix that each has in the names of the metrics. With an attack, batch norm is
-    re-estimated on attacked images, and clean metrics are followed by those with the suffix _robust.
-    """
-    reestimate_batch_norm(model, for_batch_norm, batch_size=batch_size, precision=precision, attack=attack)
-    return measure_as_it_is(model, splits, batch_size=batch_size, precision=precision, attack=attack, loss=loss)
-
-
-def measure_as_it_is(
-    model: nn.Module,
-    splits: Mapping[str, Images],
-    *,
+    for_batch_norm: Source | None = None,
     batch_size: int,
     precision: str,
     attack: Attack | None = None,
     way: str = "",
     loss: Loss = "classification",
 ) -> Metrics:
-    """As `measure`, with the model's own statistics; `way`, in the names of the metrics, tells what they are."""
+    """Loss and accuracy of a model, after re-estimating its batch-norm statistics if there is something to do it on.
+
+    splits: on what, by the suffix that each has in the names of the metrics; `way` stands before it. With an attack,
+    batch norm is re-estimated on attacked images, and clean metrics are followed by those with the suffix _robust.
+    """
+    if for_batch_norm is not None:
+        reestimate_batch_norm(model, for_batch_norm, batch_size=batch_size, precision=precision, attack=attack)
     metrics = {}
     for suffix, images in splits.items():
         for kind, met in {"": None, "_robust": attack}.items() if attack else [("", None)]:
@@ -311,7 +307,7 @@ def evaluate_curve(
     train, test = (as_images(images, curve.fixed.device) for images in (train, test))
 
     def measured(model: nn.Module, _: float) -> Metrics:
-        return measure(model, train, {"": test}, batch_size=batch_size, precision=precision, loss=loss)
+        return measure(model, {"": test}, for_batch_norm=train, batch_size=batch_size, precision=precision, loss=loss)
 
     ts = np.linspace(0, 1, points) if ts is None else np.asarray(ts, np.float64)
     if not len(ts) or not ((ts >= 0) & (ts <= 1)).all() or (np.diff(ts) < 0).any():
@@ -409,11 +405,113 @@ def validate_curve(
     """
 
     def at(t: float) -> Metrics:
-        model = place(t)
-        reestimate_batch_norm(model, train, batch_size=batch_size, precision=precision)
-        means = evaluate_all(model, test, loss, batch_size=batch_size, precision=precision)
-        return {f"{name}_test_at_{t}": value for name, value in means.items()}
+        return measure(
+            place(t),
+            {f"_test_at_{t}": test},
+            for_batch_norm=train,
+            batch_size=batch_size,
+            precision=precision,
+            loss=loss,
+        )
 
+    measured = distributed.spread_out(at, VALIDATION_POINTS)
+    return {name: value for metrics in measured for name, value in metrics.items()}
+
+
+# --- ensembles ---------------------------------------------------------------------------------------------
+
+# The mean of the probabilities that networks along a curve give is better than those of one of them (Garipov et al.,
+# 2018, section 5), and a curve has more of them than the two at its ends.
+
+
+@undisturbed
+@torch.no_grad()
+def probabilities(
+    model: nn.Module, images: Data, *, batch_size: int = 512, precision: str = "fp32"
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The classes' probabilities (n, classes), in float32 on the CPU, of images under the test transform; and labels.
+
+    To be called by one process alone. The model stays as it is.
+    """
+    images = as_images(images, device_of(model))
+    parts, labels = [], []
+    criterion = Criterion("classification", model, images)
+    for output, batch in outputs(model, images, batch_size=batch_size, precision=precision):
+        logits = class_heads(output, criterion)[0]
+        parts.append(logits.float().softmax(1).cpu())
+        labels.append(class_labels(split(model, batch)[1], logits).cpu())
+    if not parts:
+        raise UserError(NO_SAMPLES)
+    predicted = torch.cat(parts)
+    if not bool(predicted.isfinite().all()):
+        raise UserError(f"the probabilities of {type(model).__name__} are no finite numbers")
+    return predicted, torch.cat(labels)
+
+
+BINS = 15
+
+
+def calibration_error(predicted: torch.Tensor, labels: torch.Tensor, bins: int = BINS) -> float:
+    """The expected calibration error in percent, Σ_b n_b/n · |accuracy_b − confidence_b| (Guo et al., 2017, eq. 3).
+
+    predicted: probabilities (n, classes), put into bins of equal width by the greatest of each. labels (n,).
+    """
+    confidence, guess = predicted.double().max(1)
+    number = (confidence * bins).ceil().long().clamp(1, bins) - 1  # bins (0, 1/m], (1/m, 2/m], …
+    excess = torch.zeros(bins, dtype=torch.float64).index_add_(0, number, (guess == labels).double() - confidence)
+    return 100 * excess.abs().sum().item() / len(labels)
+
+
+def scores(predicted: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
+    """Of probabilities (n, classes): the mean negative log-likelihood, accuracy and calibration error (both in %)."""
+    likelihood = predicted.double().gather(1, labels[:, None]).clamp(min=torch.finfo(torch.float32).tiny)
     return {
-        name: value for metrics in distributed.spread_out(at, VALIDATION_POINTS) for name, value in metrics.items()
+        "loss": -likelihood.log().mean().item(),
+        "accuracy": 100 * (predicted.argmax(1) == labels).double().mean().item(),
+        "calibration_error": calibration_error(predicted, labels),
     }
+
+
+def evaluate_ensemble(
+    curve: Curve,
+    ts: Sequence[float],
+    renormalize: Callable[[nn.Module, float], None],
+    test: Data,
+    held_out: Data,
+    *,
+    batch_size: int = 512,
+    precision: str = "fp32",
+) -> dict[str, np.ndarray]:
+    """Points of a path each by itself, and the ensembles of its ends and of all: the mean of their probabilities.
+
+    ts: the points (k,), first and last the path's ends.
+    renormalize: makes the network at a point ready to be evaluated (`utils.repairing.renormalizer`).
+    held_out: images, not among `test`, on which the best single point, that of the lowest loss, is chosen.
+
+    Returns arrays (k + 3,), a row for each point and then for `best point`, `ends` and `ensemble`, as the array
+    `what` says: t (NaN for an ensemble), loss_held_out, and `scores` on `test`.
+    """
+    network = curve.network()
+    test, held_out = (as_images(images, curve.fixed.device) for images in (test, held_out))
+    with Progress(len(ts), "point", "of the ensemble") as progress:
+
+        def at(t: float) -> tuple[torch.Tensor, torch.Tensor, float]:
+            model = curve.place(t, network)
+            renormalize(model, t)
+            loss, accuracy = evaluate(model, held_out, batch_size=batch_size, precision=precision)
+            progress.step()
+            progress.line(f"t = {t:.3f}  held out: {in_words({'loss': loss, 'accuracy': accuracy})}")
+            predicted = probabilities(model, test, batch_size=batch_size, precision=precision)
+            return *predicted, loss
+
+        predicted, (labels, *_), losses = zip(*distributed.spread_out(at, ts), strict=True)
+    best = int(np.argmin(losses))
+    rows = [
+        {"what": "point", "t": t, "loss_held_out": loss, **scores(one, labels)}
+        for t, loss, one in zip(ts, losses, predicted, strict=True)
+    ]
+    rows.append(rows[best] | {"what": "best point"})
+    for what, members in (("ends", (predicted[0], predicted[-1])), ("ensemble", predicted)):
+        mean = sum(one.double() for one in members) / len(members)
+        rows.append({"what": what, "t": np.nan, "loss_held_out": np.nan, **scores(mean, labels)})
+    return {name: np.array([row[name] for row in rows]) for name in rows[0]}

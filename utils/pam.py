@@ -20,13 +20,13 @@ from torch.nn import functional as F
 
 from . import distributed
 from .assignment import assign
-from .batches import Data, Images, Inputs, Source, as_images, split
+from .batches import Data, Images, as_images, split
 from .curves import Curve, FlatParameters, load_state
 from .devices import autocast, compile_options
 from .losses import Criterion, Loss, Tally
-from .measuring import EVALUATION_SEED, undisturbed, use_batch_statistics, validate_curve
+from .measuring import EVALUATION_SEED, undisturbed, use_batch_statistics
 from .permutations import Permutations, PermutationSpec, compose, permute, soft_permute
-from .training import CurveTask, Saves, draw_t, expect_ends, fit, step_rates
+from .training import CurveTask, Saves, expect_ends, fit, step_rates
 
 NU = 1000.0  # strength of the proximal step: the larger, the weaker
 ROUNDS = 20  # of the projection after each step, as published
@@ -129,7 +129,7 @@ class SoftPermutation(nn.Module):
         self.project = torch.compile(project, **compile_options(self.stacks[0].device))
 
 
-class PermutationTask:
+class PermutationTask(CurveTask):
     """Soft permutations of B, with φ fixed: θ(t) runs from A, the curve's first row, to P·B.
 
     curve: its other rows are not used, and nothing of it is learned. state_b: B's state dict.
@@ -146,8 +146,8 @@ class PermutationTask:
         test: Images | None = None,
         loss: Loss = "classification",
     ):
-        self.network, self.loss = curve.base, loss
-        self.curve, self.spec, self.phi, self.test = curve, spec, phi, test
+        super().__init__(curve, 0.0, test, loss=loss)
+        self.spec, self.phi = spec, phi
         self.state_b = {name: value.to(phi.device) for name, value in state_b.items()}
         self.parameters = {name: self.state_b[name] for name in curve.whole.shapes}
         self.soft = SoftPermutation(spec).to(phi.device)
@@ -155,7 +155,6 @@ class PermutationTask:
         self.module = nn.ModuleDict({"soft": self.soft, "curve": curve})
 
     def point(self, t: float) -> torch.Tensor:
-        """θ(t) as a vector, as `Curve.point` gives it."""
         return self.between(t, self.soft(self.parameters, self.curve.whole))
 
     def between(self, t: float, b: torch.Tensor) -> torch.Tensor:
@@ -163,24 +162,8 @@ class PermutationTask:
         phi = F.pad(self.phi, (0, len(b) - len(self.phi)))  # what is not learned goes straight
         return point_between(t, self.curve.vector(0), b, phi)
 
-    def forward(
-        self, x: torch.Tensor | Inputs, labels: object, images: Source, generator: torch.Generator
-    ) -> tuple[object, float]:
-        return self.curve(x, self.point(draw_t(generator))), 0.0
-
     def after_step(self, rate: float) -> None:
         self.soft.proximal_step(rate)
-
-    def validate(self, images: Images, batch_size: int, precision: str) -> dict[str, float]:
-        if self.test is None:
-            return {}
-
-        network = self.curve.network()
-
-        def place(t: float) -> nn.Module:
-            return self.curve.place_vector(self.point(t), network)
-
-        return validate_curve(place, images, self.test, loss=self.loss, batch_size=batch_size, precision=precision)
 
     def checkpoint(self) -> dict[str, object]:
         return {"model_state": self.curve.base.state_dict(), "soft": self.soft.state_dict()}
@@ -210,7 +193,7 @@ class TurningPointTask(CurveTask):
     @torch.no_grad()
     def after_step(self, rate: float) -> None:
         # The ends being fixed, a step of φ towards its start is one of the turning point towards its own.
-        turning_point = self.module.row(1)
+        turning_point = self.curve.row(1)
         turning_point.copy_(proximal(turning_point, self.start, rate))
         super().after_step(rate)
 
@@ -229,7 +212,11 @@ def learn_permutations(
     precision: str = "fp32",
     val_freq: int | None = None,
 ) -> Permutations:
-    """The permutation phase: learn soft permutations by plain SGD, and round them (keywords as `fit`'s)."""
+    """The permutation phase: learn soft permutations by plain SGD, and round them (keywords as `fit`'s).
+
+    Returns permutations near the soft ones, an index array a group, relative to the task's B. They are the identity
+    unless others have a lower training loss along the curve. seed: of the draws among candidates, too.
+    """
     fit(
         task,
         images,
@@ -241,34 +228,25 @@ def learn_permutations(
         seed=seed,
         precision=precision,
     )
-    order, after, before = round_permutations(task, images, batch_size=batch_size, seed=seed, precision=precision)
-    moved = sum(int((places != np.arange(places.shape[-1])).sum()) for places in order)
-    print(f"Rounded: {moved} channels moved; training loss along the path {after:.4f}, before {before:.4f}.")
-    return order
 
-
-def round_permutations(
-    task: PermutationTask, images: Images, *, batch_size: int, precision: str, seed: int
-) -> tuple[Permutations, float, float]:
-    """Permutations near the soft ones, an index array a group, relative to the task's B.
-
-    Also the training loss along the curve with them, and with the identity. They are the identity unless others
-    have a lower loss. seed: of the draws among candidates.
-    """
-
-    def loss(images: Images, permutations: Permutations) -> float:
+    def loss(permutations: Permutations, images: Images = images) -> float:
         return path_loss(task, permutations, images, batch_size=batch_size, precision=precision)
 
     def propose() -> tuple[list[Permutations], list[list[Terms]]]:
         soft = (matrix.detach().cpu().double() for matrix in task.soft.matrices())
         matrices = [doubly_stochastic(matrix).numpy() for matrix in soft]
         terms = [list(map(largest_terms, _blocks(matrix, 2))) for matrix in matrices]
-        return unique(roundings(matrices, terms, task.spec.identity(), seed)), terms
+        candidates = roundings(matrices, terms, task.spec.identity(), seed)
+        unlike = {b"".join(order.tobytes() for order in candidate): candidate for candidate in candidates}
+        return list(unlike.values()), terms
 
     # Processes on unlike machines could differ by a rounding error.
     candidates, terms = distributed.from_main(propose)
     screened = images.subset(images.spread(SCREENED_IMAGES)) if isinstance(images, Images) else images
-    return best_rounding(candidates, terms, screen=partial(loss, screened), loss=partial(loss, images))
+    found, after, before = best_rounding(candidates, terms, screen=partial(loss, images=screened), loss=loss)
+    moved = sum(int((places != np.arange(places.shape[-1])).sum()) for places in found)
+    print(f"Rounded: {moved} channels moved; training loss along the path {after:.4f}, before {before:.4f}.")
+    return found
 
 
 @torch.no_grad()
@@ -376,14 +354,6 @@ def best_rounding(
                     best, lowest = tried, estimate
     old, new = loss(first), loss(best)
     return (best, new, old) if new < old else (first, old, old)
-
-
-def unique(candidates: Iterator[Permutations]) -> list[Permutations]:
-    """The candidates without repetitions, in their order."""
-    seen: dict[bytes, Permutations] = {}
-    for candidate in candidates:
-        seen.setdefault(b"".join(permutation.tobytes() for permutation in candidate), candidate)
-    return list(seen.values())
 
 
 # --- both phases in turn ------------------------------------------------------------------------------------

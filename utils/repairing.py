@@ -11,18 +11,18 @@ does the same for them, and repair is refused.
 """
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
 from .batches import Data, Source, as_images, call, split
-from .curves import Curve, batch_norm_layers, copied, expect_alike, line, modes_kept
+from .curves import Curve, batch_norm_layers, copied, expect_alike, line
 from .devices import autocast, device_of
 from .errors import UserError
 from .losses import main_output
-from .measuring import EVALUATION_SEED, reestimate_batch_norm
+from .measuring import EVALUATION_SEED, reestimate_batch_norm, undisturbed, watched
 from .permutations import Permutations, PermutationSpec, permute
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -38,6 +38,7 @@ class Spread(NamedTuple):
 Statistics = dict[str, Spread]  # by the layer's name in its network, in the order in which the layers run
 
 
+@undisturbed
 def repair(
     model: nn.Module,
     end_a: nn.Module,
@@ -56,8 +57,8 @@ def repair(
     Raises UserError as `activation_statistics` does, or if a layer has no bias to be shifted by, or weights that
     cannot be scaled: those of a spectral norm, or of another layer too.
     """
-    for network in (model, end_a, end_b):
-        expect_alike(network)
+    for end in (end_a, end_b):
+        expect_alike(end)
     images = as_images(images, device_of(model))
     repairer((end_a, end_b), images, batch_size=batch_size, precision=precision)(model, (1 - t, t))
 
@@ -132,31 +133,6 @@ def mix_statistics(statistics: Sequence[Statistics], weights: Sequence[float]) -
 
 
 @torch.no_grad()
-def activation_statistics(
-    model: nn.Module, images: Source, *, batch_size: int = 512, precision: str = "fp32"
-) -> Statistics:
-    """What each hidden convolution and linear layer puts out, over the augmented training images.
-
-    The layer whose output is the network's is none of them, nor is one that does not run in eval mode.
-
-    Raises UserError if the network has batch norm, or no such layers.
-    """
-    expect_repairable(model)
-    calls = _calls(model, images)
-    return _measured(model, images, calls, batch_size=batch_size, precision=precision)
-
-
-def expect_repairable(model: nn.Module) -> None:
-    """UserError if a network has batch norm."""
-    if batch_norm_layers(model):
-        raise UserError(
-            f"{type(model).__name__} has batch norm, whose statistics are re-estimated at every point anyway; "
-            "repair is for networks without",
-            exit_code=2,
-        )
-
-
-@torch.no_grad()
 def set_statistics(
     model: nn.Module, wanted: Statistics, images: Source, *, batch_size: int = 512, precision: str = "fp32"
 ) -> None:
@@ -171,7 +147,7 @@ def set_statistics(
     scaled = {name: _scaled_by(model, name) for name in wanted}
     for name, target in wanted.items():
         one = {name: calls[name]}
-        now = _measured(model, images, one, batch_size=batch_size, precision=precision)[name]
+        now = activation_statistics(model, images, one, batch_size=batch_size, precision=precision)[name]
         varies = now.deviation > 1e-6 * now.mean.abs()
         scale = torch.where(varies, target.deviation / now.deviation, 1.0)
         _scale(scaled[name], scale)
@@ -219,16 +195,23 @@ def _scaled_by(model: nn.Module, name: str) -> nn.Parameter:
     raise UserError(refusal + "has computed weights that cannot be scaled channel by channel")
 
 
+def _layers(model: nn.Module) -> dict[nn.Module, str]:
+    return {module: name for name, module in model.named_modules() if isinstance(module, LAYERS)}
+
+
 def _calls(model: nn.Module, images: Source) -> dict[str, int]:
     """The hidden layers in the order in which they run, and how often each does."""
     calls: dict[str, int] = {}
     last: dict[str, torch.Tensor] = {}
+    names = _layers(model)
 
-    def count(name: str, output: torch.Tensor) -> None:
+    def count(layer: nn.Module, output: torch.Tensor) -> None:
+        name = names[layer]
         calls[name] = calls.get(name, 0) + 1
         last[name] = output
 
-    with _watched(model, count):
+    with watched(model, names, count):
+        model.eval()
         output = main_output(call(model.forward, split(model, images.first(2))[0]))
     hidden = {name: number for name, number in calls.items() if last[name] is not output}
     if not hidden:
@@ -240,18 +223,39 @@ class _Measured(Exception):
     """Ends a forward pass of which nothing more is wanted."""
 
 
-def _measured(
-    model: nn.Module, images: Source, calls: Mapping[str, int], *, batch_size: int, precision: str
+@torch.no_grad()
+def activation_statistics(
+    model: nn.Module,
+    images: Source,
+    calls: Mapping[str, int] | None = None,
+    *,
+    batch_size: int = 512,
+    precision: str = "fp32",
 ) -> Statistics:
-    """The statistics of these layers; a pass ends where all of them have run as often as they do."""
-    modules = dict(model.named_modules())
-    sums = {name: torch.zeros(3, len(modules[name].weight), dtype=torch.float64) for name in calls}
+    """What each hidden convolution and linear layer puts out, over the augmented training images.
+
+    The layer whose output is the network's is none of them, nor is one that does not run in eval mode. calls: of some
+    layers alone, by how often each runs; a pass ends where all of them have.
+
+    Raises UserError if the network has batch norm, or no such layers.
+    """
+    if calls is None:
+        if batch_norm_layers(model):
+            raise UserError(
+                f"{type(model).__name__} has batch norm, whose statistics are re-estimated at every point anyway; "
+                "repair is for networks without",
+                exit_code=2,
+            )
+        calls = _calls(model, images)
+    names = {layer: name for layer, name in _layers(model).items() if name in calls}
+    sums = {name: torch.zeros(3, len(layer.weight), dtype=torch.float64) for layer, name in names.items()}
     left: dict[str, int] = {}
 
-    def add(name: str, output: torch.Tensor) -> None:
+    def add(layer: nn.Module, output: torch.Tensor) -> None:
+        name = names[layer]
         if not left.get(name):
             return
-        channel = output.dim() - 1 if isinstance(modules[name], nn.Linear) else 1
+        channel = output.dim() - 1 if isinstance(layer, nn.Linear) else 1
         values = output.float().movedim(channel, 0).flatten(1)
         if count := values.shape[1]:  # this process may have no part of a small batch
             variance, mean = (value.cpu().double() for value in torch.var_mean(values, 1, correction=0))
@@ -261,37 +265,18 @@ def _measured(
             raise _Measured
 
     generator = torch.Generator().manual_seed(EVALUATION_SEED)
-    with _watched(model, add):
+    with watched(model, names, add):
+        model.eval()
         for batch in images.augmented(batch_size, generator):
             left |= calls
             x, _ = split(model, batch)
             with autocast(images.device, precision), contextlib.suppress(_Measured):
                 call(model.forward, x)
     statistics = {}
-    for name, total in sums.items():
-        count, first, second = images.total(total)
+    for name in calls:
+        count, first, second = images.total(sums[name])
         mean = first / count
         if not bool(mean.isfinite().all()):
             raise UserError(f"the statistics of {type(model).__name__} at {name} are no finite numbers")
         statistics[name] = Spread(mean, (second / count - mean.square()).clamp(min=0).sqrt())
     return statistics
-
-
-@contextlib.contextmanager
-def _watched(model: nn.Module, see: Callable[[str, torch.Tensor], None]) -> Iterator[None]:
-    """In this block `see` is called with the output of each layer. The model is in eval mode; run it by `forward`.
-
-    Called itself, a compiled model would be compiled anew.
-    """
-    hooks = [
-        module.register_forward_hook(lambda _module, _inputs, output, name=name: see(name, output))
-        for name, module in model.named_modules()
-        if isinstance(module, LAYERS)
-    ]
-    try:
-        with modes_kept(model):
-            model.eval()
-            yield
-    finally:
-        for hook in hooks:
-            hook.remove()

@@ -15,40 +15,19 @@ from .batches import Batch, Data, Images, Inputs, Source, as_images, call, split
 from .curves import Curve, copied, expect_alike, load_state, stored
 from .devices import autocast, device_of, has_fused_step, memory_format
 from .errors import FileError, UserError
-from .losses import Criterion, Loss, Outcome, Tally, main_output
-from .measuring import evaluate_all, undisturbed, validate_curve
+from .losses import Criterion, Loss, Metrics, Outcome, Tally, main_output
+from .measuring import measure, undisturbed, validate_curve
 from .progress import Progress, in_words
 
 # --- what is learned ----------------------------------------------------------------------------------------
 
 
-class Task(Protocol):
-    """What is learned, and how: below, and in `utils.pam`."""
-
-    module: nn.Module  # SGD moves those of its parameters that require gradients
-    network: nn.Module  # which is called with what its forward takes of a batch
-    loss: Loss
-
-    def forward(
-        self, x: torch.Tensor | Inputs, labels: object, images: Source, generator: torch.Generator
-    ) -> tuple[object, torch.Tensor | float]:
-        """The network's output for x of a batch (`utils.batches.split`), and a penalty added to its loss."""
-
-    def after_step(self, rate: float) -> None:
-        """What is done after each step of this learning rate."""
-
-    def validate(self, images: Images, batch_size: int, precision: str) -> Mapping[str, float]:
-        """Metrics under the test transform, which must not disturb training on `images`."""
-
-    def checkpoint(self) -> dict[str, object]:
-        """What is learned as checkpoint entries: all that a resumed run needs of it."""
-
-    def load_checkpoint(self, checkpoint: Mapping[str, object]) -> None:
-        """Put what a checkpoint holds in place; ValueError, RuntimeError or KeyError if it does not fit."""
-
-
 class NetworkTask:
-    """A network, on images attacked as `attack` says if there is one; validated on `test` as it is."""
+    """A network, on images attacked as `attack` says if there is one; validated on `test` as it is.
+
+    Whatever is learned has these names and methods. module: SGD moves those of its parameters that require gradients.
+    network: is called with what its forward takes of a batch.
+    """
 
     def __init__(
         self,
@@ -61,29 +40,31 @@ class NetworkTask:
 
     def forward(
         self, x: torch.Tensor | Inputs, labels: object, images: Source, generator: torch.Generator
-    ) -> tuple[object, float]:
+    ) -> tuple[object, torch.Tensor | float]:
+        """The network's output for x of a batch (`utils.batches.split`), and a penalty added to its loss."""
         if self.attack is not None:
             x = self.attack(self.module, x, labels, images, generator)
         return call(self.module, x), 0.0
 
     def after_step(self, rate: float) -> None:
-        pass
+        """What is done after each step of this learning rate."""
 
-    def validate(self, images: Images, batch_size: int, precision: str) -> dict[str, float]:
-        """Loss and metrics on the test images."""
+    def validate(self, images: Images, batch_size: int, precision: str) -> Metrics:
+        """Metrics on `test` if there is one, under the test transform; training on `images` is not disturbed."""
         if self.test is None:
             return {}
-        means = evaluate_all(self.module, self.test, self.loss, batch_size=batch_size, precision=precision)
-        return {f"{name}_test": value for name, value in means.items()}
+        return measure(self.module, {"_test": self.test}, batch_size=batch_size, precision=precision, loss=self.loss)
 
     def checkpoint(self) -> dict[str, object]:
+        """What is learned as checkpoint entries: all that a resumed run needs of it."""
         return {"model_state": self.module.state_dict()}
 
     def load_checkpoint(self, checkpoint: Mapping[str, object]) -> None:
+        """Put what a checkpoint holds in place; ValueError, RuntimeError or KeyError if it does not fit."""
         load_state(self.module, checkpoint["model_state"])
 
 
-class CurveTask:
+class CurveTask(NetworkTask):
     """The learned control points of a curve: each step takes a random θ(t), t uniform in [0, 1), for the whole batch.
 
     The loss has ½ · weight_decay · ‖θ(t)‖² in it, over all parameters. With an attack, images are attacked at the
@@ -98,33 +79,41 @@ class CurveTask:
         attack: Attack | None = None,
         loss: Loss = "classification",
     ):
-        self.module, self.network, self.loss = curve, curve.base, loss
-        self.weight_decay, self.test, self.attack = weight_decay, test, attack
+        super().__init__(curve, test, attack, loss)
+        self.curve, self.network, self.weight_decay = curve, curve.base, weight_decay
+
+    def point(self, t: float) -> torch.Tensor:
+        """θ(t) as a vector, as `Curve.point` gives it."""
+        return self.curve.point(t)
 
     def forward(
         self, x: torch.Tensor | Inputs, labels: object, images: Source, generator: torch.Generator
-    ) -> tuple[object, torch.Tensor]:
-        curve = self.module
-        theta = curve.point(draw_t(generator))
+    ) -> tuple[object, torch.Tensor | float]:
+        curve, theta = self.curve, self.point(draw_t(generator))
         if self.attack is not None:
             fixed = theta.detach()
             x = self.attack(lambda attacked: curve(attacked, fixed), x, labels, images, generator)
-        return curve(x, theta), 0.5 * self.weight_decay * theta[: len(curve.flat)].square().sum()
+        penalty = 0.5 * self.weight_decay * theta[: len(curve.flat)].square().sum() if self.weight_decay else 0.0
+        return curve(x, theta), penalty
 
     def after_step(self, rate: float) -> None:
-        self.module.settle()
+        self.curve.settle()
 
-    def validate(self, images: Images, batch_size: int, precision: str) -> dict[str, float]:
+    def validate(self, images: Images, batch_size: int, precision: str) -> Metrics:
         if self.test is None:
             return {}
-        place = partial(self.module.place, network=self.module.network())
+        network = self.curve.network()
+
+        def place(t: float) -> nn.Module:
+            return self.curve.place_vector(self.point(t), network)
+
         return validate_curve(place, images, self.test, loss=self.loss, batch_size=batch_size, precision=precision)
 
     def checkpoint(self) -> dict[str, object]:
-        return self.module.checkpoint()
+        return self.curve.checkpoint()
 
     def load_checkpoint(self, checkpoint: Mapping[str, object]) -> None:
-        self.module.load_checkpoint(checkpoint)
+        self.curve.load_checkpoint(checkpoint)
 
 
 def draw_t(generator: torch.Generator) -> float:
@@ -167,22 +156,23 @@ def rates_of(optimizer: MakeOptimizer, schedule: Schedule | None, epochs: int) -
 
 
 class Saves(Protocol):
-    """Where a training run is saved after every epoch, and resumed from. `utils.stages.runs.Run` does it in files."""
+    """Where a training run is saved after every epoch, and resumed from: `utils.stages.runs.Run` does it in files.
 
-    path: Path  # the file that `open` read
+    open: what `save` was given last, or None to begin; at epoch 0, an optimizer's state alone, to begin with.
+    path: the file that it read. save: keep the state after an epoch. close: the run is complete.
+    """
 
-    def open(self) -> Mapping[str, object] | None:
-        """What `save` was given last, or None to begin; at epoch 0, an optimizer's state alone, to begin with."""
+    path: Path
 
-    def save(self, epoch: int, state: Mapping[str, object]) -> None:
-        """Keep the state after `epoch`."""
+    def open(self) -> Mapping[str, object] | None: ...
 
-    def close(self, history: Mapping[str, list[float]]) -> None:
-        """The run is complete."""
+    def save(self, epoch: int, state: Mapping[str, object]) -> None: ...
+
+    def close(self, history: Mapping[str, list[float]]) -> None: ...
 
 
 def fit(
-    task: Task,
+    task: NetworkTask,
     images: Data,
     saves: Saves | None = None,
     *,
@@ -242,14 +232,19 @@ def fit(
             # For dropout. Anew for every epoch, so that no device's random state has to be saved
             torch.manual_seed(images.own_seed(seed * 1_000_003 + epoch))
             metrics = _epoch(task, optimizer, images, generator, batch_size, precision, progress, epoch)
-            if not (math.isfinite(metrics["loss_train"]) and _are_finite(learned)):
+            # One number to be read, for which the host waits once
+            are_finite = bool(torch.stack([parameter.isfinite().all() for parameter in learned]).all())
+            if not (math.isfinite(metrics["loss_train"]) and are_finite):
                 saved = f"epoch {epoch} is saved" if saves and epoch else "nothing was saved"
                 raise UserError(f"training diverged in epoch {epoch + 1} ({saved}); try a smaller learning rate")
             if val_freq and ((epoch + 1) % val_freq == 0 or epoch + 1 == len(rates)):
                 metrics |= task.validate(images, batch_size, precision)
-            _record(history, epoch, metrics)
+            for name in {**history, **metrics}:
+                history.setdefault(name, [math.nan] * epoch).append(metrics.get(name, math.nan))
             if saves:
-                saves.save(epoch + 1, _state(task, optimizer, generator, epoch + 1, history))
+                state = {"epoch": epoch + 1, **task.checkpoint(), "optimizer_state": optimizer.state_dict()}
+                state |= {"random_states": {"draws": generator.get_state()}, "history": history}
+                saves.save(epoch + 1, state)
             progress.line(f"epoch {epoch + 1}/{len(rates)}  " + in_words(metrics))
     if saves:
         saves.close(history)
@@ -257,7 +252,7 @@ def fit(
 
 
 def _epoch(
-    task: Task,
+    task: NetworkTask,
     optimizer: torch.optim.Optimizer,
     images: Images,
     generator: torch.Generator,
@@ -278,7 +273,7 @@ def _epoch(
 
 
 def train_step(
-    task: Task,
+    task: NetworkTask,
     criterion: Criterion,
     optimizer: torch.optim.Optimizer,
     batch: Batch,
@@ -375,21 +370,8 @@ def fit_curve(
     return curve
 
 
-def _state(
-    task: Task, optimizer: torch.optim.Optimizer, generator: torch.Generator, epoch: int, history: dict
-) -> dict[str, object]:
-    """All that a resumed run needs, after `epoch`."""
-    return {
-        "epoch": epoch,
-        **task.checkpoint(),
-        "optimizer_state": optimizer.state_dict(),
-        "random_states": {"draws": generator.get_state()},
-        "history": history,
-    }
-
-
 def _restore(
-    task: Task, optimizer: torch.optim.Optimizer, generator: torch.Generator, saves: Saves, epochs: int
+    task: NetworkTask, optimizer: torch.optim.Optimizer, generator: torch.Generator, saves: Saves, epochs: int
 ) -> tuple[int, dict[str, list[float]]]:
     """Put what was saved in place; returns the epochs done, and their history."""
     state = saves.open()
@@ -418,14 +400,3 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, object
     if any(("betas" in one) != ("betas" in other) for one, other in zip(own, state["param_groups"], strict=False)):
         raise ValueError("its optimizer is of another kind")
     optimizer.load_state_dict({"state": state["state"], "param_groups": own})
-
-
-def _are_finite(tensors: Sequence[torch.Tensor]) -> bool:
-    """Whether all their numbers are finite: one number to be read, for which the host waits once."""
-    return bool(torch.stack([tensor.isfinite().all() for tensor in tensors]).all())
-
-
-def _record(history: dict[str, list[float]], epoch: int, metrics: Mapping[str, float]) -> None:
-    for name in {**history, **metrics}:
-        series = history.setdefault(name, [math.nan] * epoch)
-        series.append(metrics.get(name, math.nan))

@@ -7,6 +7,7 @@ arrays (.npy), are verified when they are read. Nothing of a file is ever run.
 
 import atexit
 import contextlib
+import copy
 import functools
 import glob
 import hashlib
@@ -25,7 +26,6 @@ import torch
 from filelock import FileLock, Timeout
 
 from .. import distributed
-from ..devices import on_cpu
 from ..errors import FileError, UserError, first_line
 from .foreign import as_checkpoint, read_content
 from .layout import partial
@@ -127,9 +127,25 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def _on_cpu(value: object, moved: dict[int, object]) -> object:
+    """What is to be saved, with its tensors on the CPU, where every machine can read them.
+
+    moved: what has been moved, by its id, so that what is there twice is saved once.
+    """
+    if id(value) not in moved:
+        made = value.cpu() if isinstance(value, torch.Tensor) else value
+        if isinstance(value, dict):
+            made = copy.copy(value)  # a state dict has more than its entries
+            made.update((name, _on_cpu(entry, moved)) for name, entry in value.items())
+        elif type(value) in (list, tuple):
+            made = type(value)(_on_cpu(entry, moved) for entry in value)
+        moved[id(value)] = made
+    return moved[id(value)]
+
+
 def save_checkpoint(path: Path, checkpoint: Mapping[str, object]) -> None:
     """What torch.save makes of a dictionary, with its tensors on the CPU."""
-    _write(path, lambda buffer: torch.save(on_cpu(dict(checkpoint)), buffer))
+    _write(path, lambda buffer: torch.save(_on_cpu(dict(checkpoint), {}), buffer))
 
 
 def save_arrays(path: Path, **arrays: np.ndarray | Mapping[str, object]) -> None:

@@ -20,11 +20,12 @@ from torch import nn
 from .. import distributed, progress
 from ..batches import tensors_of
 from ..curves import Curve
-from ..devices import compile_options, describe, is_out_of_memory, keep_memory, set_products, why_unusable
+from ..devices import compile_options
 from ..errors import UserError, first_line
 from ..losses import heads
 from . import files
 from .hints import explain
+from .machine import describe, is_out_of_memory, keep_memory, set_products, why_unusable
 from .parser import Parser
 
 
