@@ -12,7 +12,7 @@ So the numbers are those of the CPU to the last bit, unless a rule makes the cod
 import collections
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -255,10 +255,3 @@ def rules(which: Rules) -> Iterator[Emulation]:
             yield emulation
     finally:
         devices.CHANNELS_LAST = known
-
-
-def waits(which: Rules, work: Callable[[], object]) -> collections.Counter[tuple[str, int]]:
-    """How often the host waits for the device in `work`, by file and line."""
-    with rules(which) as emulation:
-        work()
-    return emulation.waits

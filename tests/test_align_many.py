@@ -100,26 +100,16 @@ def test_cycles_compose_to_the_identity(name):
     assert equal(compose(spec, compose(spec, to_c, to_b), to_a), spec.identity())
 
 
-def test_blocks_in_a_universe():
-    """Shuffled copies of a network with groups within groups, by weights."""
-    model, example = networks.build("grouped_unlike")
+@pytest.mark.parametrize(("name", "method"), [("grouped_unlike", "weight"), ("learned_query", "corr")])
+def test_blocks_in_a_universe(name, method):
+    """Shuffled copies of a network with groups within groups; and of one some of whose units no activation shows."""
+    model, example = networks.build(name)
     spec = permutation_spec(model, *example, proof=False)
-    copies = [networks.build("grouped_unlike")[0] for _ in range(3)]
+    copies = [networks.build(name)[0].eval() for _ in range(3)]
     for seed, copy in enumerate(copies):
         copy.load_state_dict(permute(model.state_dict(), spec, spec.random(seed)))
-    found = align_many(copies, spec, method="weight")
-    states = [permute(copy.state_dict(), spec, one) for copy, one in zip(copies, found, strict=True)]
-    assert all(torch.equal(state[name], value) for state in states for name, value in states[0].items())
-
-
-def test_what_no_activation_shows_in_a_universe():
-    """Shuffled copies of a network, some of whose units stand between weights alone, by correlation."""
-    model, example = networks.build("learned_query")
-    spec, x = permutation_spec(model, *example, proof=False), torch.randn(64, 6, 8)
-    copies = [networks.build("learned_query")[0].eval() for _ in range(3)]
-    for seed, copy in enumerate(copies):
-        copy.load_state_dict(permute(model.state_dict(), spec, spec.random(seed)))
-    found = align_many(copies, spec, lambda: [x])
+    x = [torch.randn(64, 6, 8)] if method == "corr" else ()
+    found = align_many(copies, spec, x, method=method)
     states = [permute(copy.state_dict(), spec, one) for copy, one in zip(copies, found, strict=True)]
     assert all(torch.equal(state[name], value) for state in states for name, value in states[0].items())
 
@@ -137,15 +127,6 @@ def test_the_score_of_the_best_assignment_is_the_highest(name):
     assert all(assigned_score(spec, scores, spec.random(seed)) < highest for seed in range(5))
     traces = sum(total[b, b].trace() for total in totals.values() for b in range(len(total)))
     assert assigned_score(spec, scores, spec.identity()) == pytest.approx(traces)
-
-
-def test_what_is_no_way_to_align_many():
-    (model, other), spec, batches = several(2)
-    for how in ({"method": "w2_pre"}, {"to": "mean"}):
-        with pytest.raises(ValueError, match="are aligned by corr or weight to reference or universe"):
-            align_many([model, other], spec, batches, **how)
-    with pytest.raises(ValueError, match="one network alone"):
-        align_many([model], spec, batches)
 
 
 def test_stage(small, workspace, capsys):

@@ -35,36 +35,16 @@ def run_together(script, *flags, **options):
 # A small learning rate, at which rounding errors do not grow. The parts of a batch of 33 differ in length, and of 100
 # images the last batch has one, which only one process gets.
 TRAINING = ["--batch_size", 33, "--lr", 0.0005]
-EVALUATION = ["--batch_size", 33, "--epochs_model", 2, "--bn_images", 100]
+CORR, PHASES = ["--epochs_model", 2, "--alignment", "corr"], ["--inner_iters_perm", 2, "--inner_iters_phi", 2]
+EVALUATION = ["--batch_size", 33, *CORR, "--epochs_curve", 2, "--bn_images", 100]
 STAGES = {
     "training/train_model.py": [*TRAINING, "--epochs", 2, "--seed", 2],
     "alignment/align_models.py": ["--batch_size", 33, "--epochs", 2],
-    "training/train_curve.py": [
-        *TRAINING,
-        "--epochs_model",
-        2,
-        "--epochs",
-        2,
-        "--alignment",
-        "corr",
-        "--val_freq",
-        1,
-    ],
-    "training/train_curve_pam.py": [
-        *(*TRAINING, "--epochs_model", 2, "--alignment", "corr"),
-        *("--inner_iters_perm", 2, "--inner_iters_phi", 2, "--val_freq", 2),
-    ],
-    "evaluation/eval_curve.py": [*EVALUATION, "--epochs_curve", 2, "--alignment", "corr", "--num_points", 5],
-    "evaluation/eval_plane_with_curve.py": [
-        *EVALUATION,
-        "--epochs_curve",
-        2,
-        "--alignment",
-        "corr",
-        "--num_points",
-        3,
-    ],
-    "alignment/align_along_curve.py": [*EVALUATION, "--epochs_curve", 2, "--alignment", "corr"],
+    "training/train_curve.py": [*TRAINING, *CORR, "--epochs", 2, "--val_freq", 1],
+    "training/train_curve_pam.py": [*TRAINING, *CORR, *PHASES, "--val_freq", 2],
+    "evaluation/eval_curve.py": [*EVALUATION, "--num_points", 5],
+    "evaluation/eval_plane_with_curve.py": [*EVALUATION, "--num_points", 3],
+    "alignment/align_along_curve.py": EVALUATION,
     # A single step: attacks make rounding errors grow, since they take the signs of derivatives that are almost 0.
     "training/train_model_adversarial.py": ["--batch_size", 160, "--lr", 0.001, "--epochs", 1, "--attack_steps", 2],
 }

@@ -323,8 +323,20 @@ def test_a_merged_network_has_statistics_of_its_own():
         (lambda a, wide, spec: evaluate_curve(line(a, a), (X, LABELS), (X, LABELS), ts=[2.0]), "points t are"),
         (lambda a, wide, spec: barrier([0.5], [1.0]), "a barrier is that of a path from t = 0 to t = 1"),
         (lambda a, wide, spec: align(a, a, spec), "there are no samples"),
+        (
+            lambda a, wide, spec: align(a, a, spec, X, method="l2"),
+            "the methods are corr, corr_pre, w2_pre, w2_post, weight, identity, random, not 'l2'",
+        ),
+        (lambda a, wide, spec: fit_curve(a, a, (X, LABELS), epochs=2, schedule=[0.1]), "has 1 learning rates for 2"),
+        (lambda a, wide, spec: fit_curve(a, a, (X, LABELS), epochs=1, family="bezier"), "Bezier and PolyChain, not"),
+        (lambda a, wide, spec: align_many([a], spec, X), "one network alone"),
+        (
+            lambda a, wide, spec: align_many([a, a], spec, X, method="w2_pre"),
+            "by corr or weight to reference or univ",
+        ),
+        (lambda a, wide, spec: align_many([a, a], spec, X, to="mean"), "by corr or weight to reference or universe"),
     ],
-    ids=range(14),
+    ids=range(20),
 )
 def test_mistakes_are_told_in_a_sentence(act, says):
     wide = nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 3))
