@@ -73,17 +73,6 @@ def test_parameters_get_no_gradients(images, network):
     assert all(parameter.grad is None for parameter in network.parameters())
 
 
-def test_one_step_is_the_sign_of_the_gradient(images, network):
-    x, labels = next(images.batches(16))
-    start = images.to_pixels(Attack(EPSILON, 0.01, 0)(network, x, labels, images, draws())).requires_grad_()
-    F.cross_entropy(network(images.normalize(start)), labels, reduction="sum").backward()
-    pixels = images.to_pixels(x)
-    expected = (start + 0.01 * start.grad.sign()).clamp(pixels - EPSILON, pixels + EPSILON).clamp(0, 1)
-    network.zero_grad(set_to_none=True)
-    attacked = images.to_pixels(Attack(EPSILON, 0.01, 1)(network, x, labels, images, draws()))
-    torch.testing.assert_close(attacked, expected.detach(), atol=1e-5, rtol=0)
-
-
 class ThreeHeads(nn.Module):
     """Logits of a linear layer; in training mode those of two others too, as GoogLeNet gives them."""
 

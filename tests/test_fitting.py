@@ -8,7 +8,7 @@ import torch
 from conftest import randomize, same
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import TensorDataset
 
 from models import GoogLeNet, TinyTen
 from utils.attack import Attack
@@ -92,21 +92,6 @@ def test_a_network_learns_images(data, tmp_path, monkeypatch):
     )
     assert (history["loss_test"][-1], history["accuracy_test"][-1]) == evaluate(model, data.test, batch_size=32)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_images_of_another_making(points):
-    """A TensorDataset, the tensors themselves and a DataLoader: all are learned."""
-    train, test = points
-    shuffled = DataLoader(train, batch_size=16, shuffle=True, generator=torch.Generator().manual_seed(0))
-    for images in (train, train.tensors, shuffled):
-        model = small(width=32)
-        history = fit(NetworkTask(model), images, rates=step_rates(20, 0.05, 5), batch_size=16)
-        assert history["loss_train"][-1] < 0.6 * history["loss_train"][0]
-        model.eval()
-        x, labels = test.tensors
-        assert (model(x).argmax(1) == labels).float().mean() > 0.8
-    with pytest.raises(TypeError, match="a batch is a tensor"):
-        fit(NetworkTask(small()), [1, 2, 3], rates=[0.1])
 
 
 def test_a_seed_decides_all(points):
@@ -350,22 +335,6 @@ def curve_between(a, b, **options):
     return Curve.between(TinyTen(4), a.state_dict(), b.state_dict(), **options)
 
 
-def test_the_loss_of_a_curve(data):
-    """Cross-entropy at a random θ(t) and ½ wd ‖θ(t)‖², over all parameters."""
-    curve = curve_between(*ends())
-    x, labels = next(data.train.batches(16))
-    t = draw_t(torch.Generator().manual_seed(3))
-    assert 0 <= t < 1
-    task = CurveTask(curve, weight_decay=0.1)
-    output, penalty = task.forward(x, labels, data.train, torch.Generator().manual_seed(3))
-    theta = curve.point(t).detach()
-    network = TinyTen(4)
-    network.load_state_dict(curve.flat.views(theta), strict=False)
-    torch.testing.assert_close(output, network.train()(x), rtol=1e-4, atol=1e-4)
-    squares = sum(parameter.double().square().sum() for parameter in network.parameters())
-    assert penalty.item() == pytest.approx(0.5 * 0.1 * squares.item(), rel=1e-5)
-
-
 def test_the_training_loss_of_a_curve_is_cross_entropy(data):
     """As it was in the step, without the L2 term."""
     curve = curve_between(*ends())
@@ -449,6 +418,10 @@ def test_ends_of_an_evaluated_curve_are_the_networks(data):
     a, b = ends()
     curve = curve_between(a, b)
     results = evaluate_curve(curve, data.train, data.test, [0, 0.5, 1], batch_size=64)
+    assert {name: values.shape for name, values in results.items()} == {
+        **dict.fromkeys(("t", "loss", "accuracy", "length"), (3,)),
+        "coordinates": (3, 2),
+    }
     for index, network in ((0, a), (2, b)):
         reestimate_batch_norm(network, data.train, batch_size=64)
         loss, accuracy = evaluate(network, data.test, batch_size=64)

@@ -148,27 +148,6 @@ def test_a_plane_is_made_of_the_networks_at_its_points(data):
             assert plane["accuracy"][row, column] == accuracy
 
 
-def test_a_plane_and_a_path_go_on_where_they_stopped():
-    """What is done is left out, and the rest is as it was."""
-    curve = curve_through(1, 2, 3)
-
-    def weight(model):
-        return {"weight": model.dense.weight[0, 0].item()}
-
-    def rows_of(function, *args, **options):
-        rows = function(*args, **options)
-        return [{name: np.asarray(value).tolist() for name, value in row.items()} for row in rows]
-
-    plane = (evaluate_plane, curve, ((0, 1), (0, 1)), 4, lambda model, x, y: weight(model))
-    assert rows_of(*plane, done=3) == rows_of(*plane)[3:]
-    assert rows_of(*plane, done=4) == []
-    path = (evaluate_path, curve, np.linspace(0, 1, 7), lambda model, t: weight(model))
-    whole = rows_of(*path)
-    assert len(whole) == 7
-    assert rows_of(*path, done=5, length=whole[4]["length"]) == whole[5:]
-    assert rows_of(*path, done=7, length=whole[6]["length"]) == []
-
-
 def test_points_of_a_path_are_where_they_are_said_to_be():
     curve = curve_through(1, 2, 3)
     ts = np.linspace(0, 1, 5)
@@ -268,23 +247,3 @@ def test_validation_of_a_curve_leaves_the_buffers(data):
         at = measured(data)(curve.place(t))
         expected |= {f"loss_test_at_{t}": at["loss"], f"accuracy_test_at_{t}": at["accuracy"]}
     assert metrics == expected
-
-
-def test_images_of_another_making(data):
-    """A curve is evaluated on a TensorDataset as on the same images one makes of it oneself."""
-    curve = curve_through(1, 2, 3)
-    x = torch.cat([x for x, _ in data.test.batches(100)])
-    pairs = torch.utils.data.TensorDataset(x, data.test.labels)
-    ts = [0.0, 0.5, 1.0]
-    results = measuring.evaluate_curve(curve, pairs, pairs, ts, batch_size=48)
-    assert results["t"].tolist() == ts
-    assert {name: values.shape for name, values in results.items()} == {
-        **dict.fromkeys(("t", "loss", "accuracy", "length"), (3,)),
-        "coordinates": (3, 2),
-    }
-    served = torch.utils.data.DataLoader(pairs, batch_size=48)
-    on_ours = measuring.evaluate_curve(curve, data.test, data.test, ts, batch_size=48)
-    on_served = measuring.evaluate_curve(curve, served, served, ts)
-    # Shuffled, batch statistics are summed in another order
-    np.testing.assert_allclose(results["loss"], on_served["loss"], rtol=1e-4)
-    np.testing.assert_array_equal(results["length"], on_ours["length"])

@@ -6,12 +6,12 @@ import torch
 from conftest import randomize
 from test_permutations import ALL, model_and_images, random_permutations
 
-from models import MODELS, TinyTen
+from models import TinyTen
 from utils import pam
-from utils.curves import Curve, FlatParameters
+from utils.curves import Curve
 from utils.permutations import permute, soft_permute
 from utils.symmetries.spec import permutation_spec
-from utils.training import NetworkTask, draw_t, fit, step_rates
+from utils.training import NetworkTask, fit, step_rates
 
 
 def hard(permutation):
@@ -34,18 +34,6 @@ def test_a_permutation_is_a_fixed_point():
     permutations = torch.stack([hard(np.random.default_rng(i).permutation(32)) for i in range(4)])
     assert torch.equal(pam.project(permutations), permutations)
     assert torch.equal(pam.doubly_stochastic(permutations), permutations)
-
-
-def test_a_round_of_the_projection_is_the_published_one():
-    """X ← X − (X1 − 1)1ᵀ/n − 1(1ᵀX − 1ᵀ)/n + (1ᵀX1 − n)/n² of what was clipped, after every step of learning."""
-    n = 12
-    matrix = torch.eye(n) + 0.1 * torch.randn(n, n, generator=torch.Generator().manual_seed(0))
-    expected, ones = matrix.double(), torch.ones(n, 1, dtype=torch.float64)
-    for _ in range(20):
-        x = expected.clamp(min=0)
-        total = (ones.T @ x @ ones - n) / n**2
-        expected = x - (x @ ones - 1) @ ones.T / n - ones @ (ones.T @ x - 1) / n + total
-    torch.testing.assert_close(pam.project(matrix).double(), expected, atol=1e-6, rtol=0)
 
 
 def test_a_stack_is_projected_as_its_matrices_are():
@@ -106,50 +94,6 @@ def test_hard_matrices_permute(name):
     soft = soft_permute(state, spec, [hard(p) for p in permutations])
     for key, value in permute(state, spec, permutations).items():
         torch.testing.assert_close(soft[key], value, atol=0, rtol=0)
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_soft_curve_with_hard_matrices_is_the_curve_of_the_permuted_network(name):
-    a, b = (randomize(MODELS[name](4), seed) for seed in (1, 2))
-    spec = permutation_spec(b)
-    permutations = random_permutations(spec)
-    soft = pam.SoftPermutation(spec)
-    with torch.no_grad():
-        for groups, stack in zip(soft.groups, soft.stacks, strict=True):
-            stack.copy_(torch.stack([hard(permutations[group]) for group in groups]))
-    flat = FlatParameters(b)
-    phi = 0.01 * torch.randn(len(flat), generator=torch.Generator().manual_seed(0))
-
-    curve = Curve(MODELS[name](4))
-    curve.set_point(0, a.state_dict())
-    curve.set_point(2, permute(b.state_dict(), spec, permutations))
-    curve.init_linear()
-    with torch.no_grad():
-        curve.row(1).add_(phi)
-    pb = soft(dict(b.named_parameters()), flat)
-    for t in (0.0, 0.3, 0.5, 1.0):
-        ours = pam.point_between(t, flat.flatten(a.state_dict()), pb, phi)
-        torch.testing.assert_close(ours, curve.point(t), atol=1e-5, rtol=1e-5)
-
-
-def test_matrices_of_all_groups_get_gradients():
-    """That of the stem's stream too."""
-    model = randomize(MODELS["ResNet32"](4))
-    spec = permutation_spec(model)
-    soft = pam.SoftPermutation(spec)
-    assert [len(matrix) for matrix in soft.matrices()] == [group.size for group in spec.groups]
-    flat = FlatParameters(model)
-    vector = soft(dict(model.named_parameters()), flat)
-    torch.testing.assert_close(vector, flat.flatten(model.state_dict()))
-    vector.square().sum().backward()
-    assert all((stack.grad.abs().sum((1, 2)) > 0).all() for stack in soft.stacks)
-
-
-def test_proximal_step_is_the_minimizer():
-    value, old, rate = torch.tensor([2.0]), torch.tensor([-1.0]), 400.0
-    x = pam.proximal(value, old, rate).requires_grad_()
-    (0.5 * (x - value).square() + rate / (2 * pam.NU) * (x - old).square()).sum().backward()
-    assert x.grad.abs() < 1e-6
 
 
 def test_roundings():
@@ -238,21 +182,6 @@ def permutation_task():
     return pam.PermutationTask(curve, permutation_spec(b), b.state_dict(), phi), a, b
 
 
-def test_the_loss_of_soft_permutations(data):
-    """At first P is the identity: cross-entropy at (1−t) A + t B + 2t(1−t) φ, and no more."""
-    task, a, b = permutation_task()
-    x, labels = next(data.train.batches(16))
-    output, penalty = task.forward(x, labels, data.train, torch.Generator().manual_seed(3))
-    t = draw_t(torch.Generator().manual_seed(3))
-    flat_a, flat_b = (task.curve.flat.flatten(network.state_dict()) for network in (a, b))
-    theta = (1 - t) * flat_a + t * flat_b + 2 * t * (1 - t) * task.phi
-    torch.testing.assert_close(task.point(t).detach(), theta, rtol=1e-5, atol=1e-6)
-    network = TinyTen(4)
-    network.load_state_dict(task.curve.flat.views(theta), strict=False)
-    torch.testing.assert_close(output, network.train()(x), rtol=1e-3, atol=1e-3)
-    assert penalty == 0
-
-
 def test_permutations_alone_are_learned_and_stay_doubly_stochastic(data):
     task, *_ = permutation_task()
     rows = task.curve.fixed.clone(), task.curve.learned.clone()
@@ -268,22 +197,6 @@ def test_permutations_alone_are_learned_and_stay_doubly_stochastic(data):
         assert pam.doubly_stochastic(matrix.detach()).min() >= -1e-6
         moved += not torch.equal(matrix, torch.eye(len(matrix)))
     assert moved
-
-
-def test_a_turning_point_is_held_near_its_start(data):
-    """It begins at ½A + ½P·B + φ; after each step it is drawn back as the proximal step says."""
-    a, b = (randomize(TinyTen(4), seed) for seed in (1, 2))
-    curve = Curve.between(TinyTen(4), a.state_dict(), b.state_dict())
-    phi = 0.01 * torch.randn(len(curve.flat), generator=torch.Generator().manual_seed(0))
-    task = pam.TurningPointTask(curve, phi, weight_decay=0.0)
-    start = 0.5 * curve.row(0) + 0.5 * curve.row(2) + phi
-    torch.testing.assert_close(curve.row(1).detach(), start, rtol=1e-5, atol=1e-6)
-    held = torch.lerp(curve.row(0), curve.row(2), 0.5) + phi
-    with torch.no_grad():
-        curve.row(1).add_(1.0)
-        stepped = curve.row(1).clone()
-    task.after_step(400.0)
-    torch.testing.assert_close(curve.row(1).detach(), (stepped + 0.4 * held) / 1.4)
 
 
 def test_what_a_resumed_phase_needs_of_permutations(data):

@@ -72,14 +72,9 @@ def test_interrupted_in_a_callback(flags, capsys, monkeypatch):
         def __del__(self):
             os.kill(os.getpid(), signal.SIGINT)
 
-    swallowed, step = [], training.train_step
-
-    def train_step(*args):
-        if not swallowed:
-            Interrupts()
-        return step(*args)
-
-    monkeypatch.setattr(training, "train_step", train_step)
+    swallowed = []
+    interrupt = lambda *_: None if swallowed else Interrupts()  # noqa: E731
+    monkeypatch.setattr(training.NetworkTask, "after_step", interrupt)
     monkeypatch.setattr(sys, "unraisablehook", lambda caught: swallowed.append(caught.exc_type))
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:

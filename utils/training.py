@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 from .attack import Attack
-from .batches import Batch, Data, Images, Inputs, Source, as_images, call, split
+from .batches import Data, Images, Inputs, Source, as_images, call, split
 from .curves import Curve, copied, expect_alike, load_state, stored
 from .devices import autocast, device_of, has_fused_step, memory_format
 from .errors import FileError, UserError
-from .losses import Criterion, Loss, Metrics, Outcome, Tally, main_output
+from .losses import Criterion, Loss, Metrics, Tally, main_output
 from .measuring import measure, undisturbed, validate_curve
 from .progress import Progress, in_words
 
@@ -260,38 +260,25 @@ def _epoch(
     precision: str,
     progress: Progress,
     epoch: int,
-) -> dict[str, float]:
-    """Every image once, augmented; returns the training loss and accuracy over all processes."""
+) -> Metrics:
+    """A step for each batch of augmented images; returns the training loss and metrics over all processes."""
     task.module.train()
     criterion, tally = Criterion(task.loss, task.network, images), Tally(images.device)
     for step, batch in enumerate(images.augmented(batch_size, generator), start=1):
-        tally.add(train_step(task, criterion, optimizer, batch, images, generator, precision))
+        optimizer.zero_grad()  # before a compiled network runs: a CUDA graph writes where the last gradients are
+        with autocast(images.device, precision):
+            output, penalty = task.forward(*split(task.network, batch), images, generator)
+            outcome = criterion(output, batch)  # of this process' part of the batch
+            count = max(images.whole(outcome.count), 1)
+            loss = outcome.objective(count) + penalty * (outcome.count / count)
+        loss.backward()
+        optimizer.step()
+        task.after_step(optimizer.param_groups[0]["lr"])
+        tally.add(outcome)
         progress.step()
         if progress.is_shown and step % 20 == 0:  # reading a number makes the host wait for the device
             progress.show(epoch=epoch + 1, **tally.means())
     return {f"{name}_train": value for name, value in tally.means(images).items()}
-
-
-def train_step(
-    task: NetworkTask,
-    criterion: Criterion,
-    optimizer: torch.optim.Optimizer,
-    batch: Batch,
-    images: Source,
-    generator: torch.Generator,
-    precision: str,
-) -> Outcome:
-    """One step of SGD on this process' part of a batch; its loss."""
-    optimizer.zero_grad()  # before a compiled network runs: a CUDA graph writes where the last gradients are
-    with autocast(images.device, precision):
-        output, penalty = task.forward(*split(task.network, batch), images, generator)
-        outcome = criterion(output, batch)
-        count = max(images.whole(outcome.count), 1)
-        loss = outcome.objective(count) + penalty * (outcome.count / count)
-    loss.backward()
-    optimizer.step()
-    task.after_step(optimizer.param_groups[0]["lr"])
-    return outcome
 
 
 @torch.no_grad()
