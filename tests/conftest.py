@@ -131,6 +131,11 @@ def load_bars(data_path):
     return load
 
 
+@pytest.fixture(scope="session")
+def data(load_bars):
+    return load_bars()
+
+
 @pytest.fixture
 def flags(data_path, tmp_path):
     """Flags that make a stage use the small dataset and write under tmp_path."""

@@ -269,12 +269,9 @@ def test_what_a_graph_puts_out_is_used_before_it_runs_again(kind, data_path):
     assert all(map(torch.equal, [plain[2], *plain[3]], [safe[2], *safe[3]]))
 
 
-def test_networks_are_graphs_on_cuda():
+def test_a_compiled_projection_learns_the_same(monkeypatch, data_path):
     assert devices.compile_options(torch.device("cuda", 0)) == {"dynamic": False, "mode": "reduce-overhead"}
     assert devices.compile_options(torch.device("cpu")) == {"dynamic": False}
-
-
-def test_a_compiled_projection_learns_the_same(monkeypatch, data_path):
     monkeypatch.setattr(pam, "compile_options", lambda device: {"dynamic": False, "backend": "eager"})
     train = small_data(data_path, "cpu").train.subset(torch.arange(4) * 40)
     plain, compiled = (task_of("permutations", "TinyTen", "cpu") for _ in range(2))
@@ -435,11 +432,8 @@ def test_out_of_memory_is_one_line(error, flags, capsys, monkeypatch):
     monkeypatch.setattr("training.train_model.fit", fail)
     code, line = fails(capsys, "training/train_model.py", *flags, "--device", "cpu")
     assert (code, "out of memory; try a smaller --batch_size" in line) == (1, True)
-
-
-def test_other_errors_are_not_out_of_memory():
-    assert not machine.is_out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling x"))
-    assert not machine.is_out_of_memory(ValueError("out of memory"))
+    for other in (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED"), ValueError("out of memory")):
+        assert not machine.is_out_of_memory(other)
 
 
 MASTER = {"MASTER_ADDR": "localhost", "MASTER_PORT": 29500}

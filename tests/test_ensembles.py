@@ -37,11 +37,6 @@ def test_scores_by_hand():
     assert math.isfinite(scores(torch.eye(2), torch.tensor([1, 0]))["loss"])
 
 
-@pytest.fixture(scope="module")
-def data(load_bars):
-    return load_bars()
-
-
 def line():
     ends = (randomize(TinyTen(4), seed).state_dict() for seed in (1, 2))
     return Curve.between(TinyTen(4), *ends, num_bends=2)

@@ -24,11 +24,6 @@ from utils.training import CurveTask, NetworkTask, draw_t, fit, fit_curve, robus
 
 
 @pytest.fixture(scope="module")
-def data(load_bars):
-    return load_bars()
-
-
-@pytest.fixture(scope="module")
 def points():
     """Two classes of points (n, 2) that a small network can tell apart: 96 to train on, 30 to test."""
     generator = torch.Generator().manual_seed(0)

@@ -24,11 +24,6 @@ from utils.measuring import (
 )
 
 
-@pytest.fixture(scope="module")
-def data(load_bars):
-    return load_bars()
-
-
 def test_evaluate_is_the_mean_over_images(data):
     model = randomize(TinyTen(4)).eval()
     x = torch.cat([x for x, _ in data.test.batches(100)])

@@ -136,11 +136,6 @@ def test_roundings_are_refined_group_by_group():
     assert (new, old) == (0, 4)
 
 
-@pytest.fixture(scope="module")
-def data(load_bars):
-    return load_bars()
-
-
 def test_a_wrong_tenth_is_mended(data, capsys):
     """B is a copy of A in which a tenth of the channels are swapped: PAM lowers the loss of the straight path."""
     torch.manual_seed(0)
