@@ -2,7 +2,6 @@ import copy
 import math
 from functools import partial
 
-import numpy as np
 import pytest
 import torch
 from conftest import randomize, same
@@ -15,7 +14,7 @@ from utils.attack import Attack
 from utils.curves import Curve
 from utils.errors import FileError, UserError
 from utils.losses import cross_entropy
-from utils.measuring import evaluate, evaluate_curve, reestimate_batch_norm
+from utils.measuring import evaluate
 from utils.stages.files import load_arrays, load_checkpoint
 from utils.stages.layout import kept, rolling
 from utils.stages.records import Record
@@ -406,46 +405,3 @@ def test_a_fitted_curve_is_one_of_the_published_schedule(data):
     by_hand = Curve.between(copy.deepcopy(a), a.state_dict(), b.state_dict())
     fit(CurveTask(by_hand, 1e-3), few, rates=step_rates(2, 0.02), batch_size=10, seed=7)
     assert torch.equal(curve.learned, by_hand.learned)
-
-
-def test_ends_of_an_evaluated_curve_are_the_networks(data):
-    """With batch norm re-estimated, as everywhere on a curve."""
-    a, b = ends()
-    curve = curve_between(a, b)
-    results = evaluate_curve(curve, data.train, data.test, [0, 0.5, 1], batch_size=64)
-    assert {name: values.shape for name, values in results.items()} == {
-        **dict.fromkeys(("t", "loss", "accuracy", "length"), (3,)),
-        "coordinates": (3, 2),
-    }
-    for index, network in ((0, a), (2, b)):
-        reestimate_batch_norm(network, data.train, batch_size=64)
-        loss, accuracy = evaluate(network, data.test, batch_size=64)
-        assert results["loss"][index] == pytest.approx(loss, rel=1e-5)
-        assert results["accuracy"][index] == accuracy
-    length = (curve.row(2) - curve.row(0)).norm().item()
-    np.testing.assert_allclose(results["length"], [0, length / 2, length], rtol=1e-5)
-
-
-def test_a_curve_stopped_and_resumed_is_bit_identical(points, tmp_path):
-    train, _ = points
-    a, b = small(1), small(2)
-    build = partial(Curve.between, state_a=a.state_dict(), state_b=b.state_dict(), num_bends=4, fix_end=False)
-    whole, stopped = build(small()), build(small())
-    how = {"rates": step_rates(5, 0.1, 2), "batch_size": 16}
-    fit(CurveTask(whole, 1e-3), train, a_run(tmp_path / "whole"), **how)
-
-    class Task(CurveTask):
-        steps = 0
-
-        def after_step(self, rate):
-            self.steps += 1
-            if self.steps == 20:
-                raise Stopped
-
-    with pytest.raises(Stopped):
-        fit(Task(stopped, 1e-3), train, a_run(tmp_path / "stopped"), **how)
-    resumed = build(small(3))
-    fit(CurveTask(resumed, 1e-3), train, a_run(tmp_path / "stopped", resume=True), **how)
-    assert torch.equal(whole.learned, resumed.learned)
-    for name in ("c-2.pt", "c-4.pt", "c-5.pt", "history.npz"):
-        assert same(*(read(tmp_path / case / name) for case in ("whole", "stopped")))

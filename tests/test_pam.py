@@ -36,12 +36,6 @@ def test_a_permutation_is_a_fixed_point():
     assert torch.equal(pam.doubly_stochastic(permutations), permutations)
 
 
-def test_a_stack_is_projected_as_its_matrices_are():
-    stack = torch.eye(16) + 0.1 * torch.randn(3, 16, 16, generator=torch.Generator().manual_seed(0))
-    separately = torch.stack([pam.project(matrix) for matrix in stack])
-    torch.testing.assert_close(pam.project(stack), separately, atol=1e-5, rtol=0)
-
-
 @pytest.mark.parametrize("size", [3, 16, 40])
 def test_decomposition_rebuilds_the_matrix(size):
     start = torch.rand(size, size, generator=torch.Generator().manual_seed(size))
@@ -168,17 +162,12 @@ def test_a_wrong_tenth_is_mended(data, capsys):
     assert printed == f"Rounded: {moved} channels moved; {losses}"
 
 
-def permutation_task():
-    """Soft permutations of the second of two networks, with a φ of its own."""
+def test_permutations_alone_are_learned_and_stay_doubly_stochastic(data):
     a, b = (randomize(TinyTen(4), seed) for seed in (1, 2))
     curve = Curve(TinyTen(4))
     curve.set_point(0, a.state_dict())
     phi = 0.01 * torch.randn(len(curve.flat), generator=torch.Generator().manual_seed(0))
-    return pam.PermutationTask(curve, permutation_spec(b), b.state_dict(), phi), a, b
-
-
-def test_permutations_alone_are_learned_and_stay_doubly_stochastic(data):
-    task, *_ = permutation_task()
+    task = pam.PermutationTask(curve, permutation_spec(b), b.state_dict(), phi)
     rows = task.curve.fixed.clone(), task.curve.learned.clone()
     few = data.train.subset(torch.arange(0, 160, 8))
     fit(task, few, rates=[0.5], momentum=0.0, batch_size=10)
@@ -192,17 +181,3 @@ def test_permutations_alone_are_learned_and_stay_doubly_stochastic(data):
         assert pam.doubly_stochastic(matrix.detach()).min() >= -1e-6
         moved += not torch.equal(matrix, torch.eye(len(matrix)))
     assert moved
-
-
-def test_what_a_resumed_phase_needs_of_permutations(data):
-    task, *_ = permutation_task()
-    few = data.train.subset(torch.arange(0, 160, 8))
-    fit(task, few, rates=[0.5], momentum=0.0, batch_size=10)
-    other, *_ = permutation_task()
-    other.load_checkpoint(task.checkpoint())
-    for one, again in zip(task.soft.stacks, other.soft.stacks, strict=True):
-        assert torch.equal(one, again)
-    t = 0.3
-    assert torch.equal(task.point(t), other.point(t))
-    buffers = dict(other.curve.base.named_buffers())
-    assert all(torch.equal(value, buffers[name]) for name, value in task.curve.base.named_buffers())
