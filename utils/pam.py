@@ -45,11 +45,6 @@ Terms = tuple[np.ndarray, np.ndarray]
 # --- formulas ---------------------------------------------------------------------------------------------
 
 
-def point_between(t: float, a: torch.Tensor, b: torch.Tensor, phi: torch.Tensor) -> torch.Tensor:
-    """θ(t) for A, P·B and φ, vectors (parameters,)."""
-    return torch.lerp(a, b, t) + 2 * t * (1 - t) * phi
-
-
 def proximal(value: torch.Tensor, old: torch.Tensor, rate: float) -> torch.Tensor:
     """The minimizer of ½‖x − value‖² + (η/2ν) ‖x − old‖²: how far a phase may move from its start."""
     return (value + rate / NU * old) / (1 + rate / NU)
@@ -158,9 +153,9 @@ class PermutationTask(CurveTask):
         return self.between(t, self.soft(self.parameters, self.curve.whole))
 
     def between(self, t: float, b: torch.Tensor) -> torch.Tensor:
-        """θ(t) for a permuted B, a vector."""
+        """θ(t) = (1−t) A + t P·B + 2t(1−t) φ for a permuted B, a vector."""
         phi = F.pad(self.phi, (0, len(b) - len(self.phi)))  # what is not learned goes straight
-        return point_between(t, self.curve.vector(0), b, phi)
+        return torch.lerp(self.curve.vector(0), b, t) + 2 * t * (1 - t) * phi
 
     def after_step(self, rate: float) -> None:
         self.soft.proximal_step(rate)
