@@ -205,7 +205,8 @@ def test_frozen_batch_norm_is_not_estimated():
     for network in networks:
         network[1].running_mean.normal_()
         network[1].running_var.uniform_(0.5, 1.5)
-    path = evaluate_curve(fit_curve(*networks, IMAGES, epochs=1), IMAGES, IMAGES, points=2)
+    curve = fit_curve(network_a=networks[0], network_b=networks[1], images=IMAGES, epochs=1)
+    path = evaluate_curve(curve, IMAGES, IMAGES, points=2)
     assert path["loss"].tolist() == [evaluate(network, IMAGES)[0] for network in networks]
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import ParamSpec, TypeVar
 
@@ -44,11 +45,14 @@ def undisturbed(function: Callable[Parameters, Result]) -> Callable[Parameters, 
     So are torch's global generators of random numbers.
     """
 
+    first = next(iter(inspect.signature(function).parameters))
+
     @functools.wraps(function)
-    def wrapped(network: nn.Module, *others: Parameters.args, **named: Parameters.kwargs) -> Result:
+    def wrapped(*args: Parameters.args, **named: Parameters.kwargs) -> Result:
+        network = args[0] if args else named.get(first)
         expect_alike(network)
         with modes_kept(network), random_state_kept(device_of(network)):
-            return function(network, *others, **named)
+            return function(*args, **named)
 
     return wrapped
 
