@@ -18,8 +18,7 @@ from typing import NamedTuple
 
 from .. import distributed
 from ..errors import FileError, UserError, printable
-from ..many import METHODS_OF_MANY, TO
-from ..matching import METHODS
+from ..matching import METHODS, METHODS_OF_MANY, TO
 from .layout import (
     NETWORKS,
     OTHER,
