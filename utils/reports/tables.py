@@ -467,11 +467,6 @@ MARKDOWN = Form(lambda text: re.sub(r"[\\`*\[\]<>|~^]|(?<!\w)_|_(?!\w)", r"\\\g<
 LATEX = Form(lambda text: text.translate(str.maketrans(TEX)), r"\textbf{{{}}}")
 
 
-def texts(table: Table, command: str) -> dict[str, str]:
-    """The contents of a table's files, by suffix; `command` made them."""
-    return {"md": to_markdown(table), "csv": to_csv(table), "tex": to_latex(table, command)}
-
-
 def save(table: Table, root: Path, kind: str, command: str, *, said: Iterable[str], name: str = "") -> list[Path]:
     """Write a table's files, and print it and what is `said` of it, whatever becomes of them; returns their paths.
 
@@ -481,7 +476,8 @@ def save(table: Table, root: Path, kind: str, command: str, *, said: Iterable[st
     models = "_".join(dict.fromkeys(model_folder(row.model) for row in table.rows))
     robust, files = any(row.route and row.route.layout.robust for row in table.rows), []
     try:
-        for suffix, text in texts(table, command).items():
+        contents = {"md": to_markdown(table), "csv": to_csv(table), "tex": to_latex(table, command)}
+        for suffix, text in contents.items():
             files.append(results.output_path(root, kind, suffix, datasets, models, robust=robust, name=name))
             write_atomically(files[-1], lambda stream, text=text: stream.write(text.encode()))
     finally:
@@ -554,10 +550,10 @@ def to_csv(table: Table) -> str:
     return stream.getvalue()
 
 
-def _no_formula(value: object) -> object:
+def _no_formula(value: object) -> str:
     """A name that a program for tables would run as a formula, as text."""
-    text = printable(value) if isinstance(value, str) else value
-    return f"'{text}" if isinstance(text, str) and text[:1] in tuple("=+-@") else text
+    text = printable(str(value))
+    return f"'{text}" if text[:1] in tuple("=+-@") else text
 
 
 def _path_columns(route: paths.Route) -> list[object]:
