@@ -1,11 +1,10 @@
 """All alignments in one table and figure, on results made by hand."""
 
-import csv
-
 import numpy as np
 import pytest
 from conftest import write_results
 from stages import run
+from test_tables import rows_of
 
 from utils.errors import FileError
 from utils.stages.files import save_array, save_arrays
@@ -29,9 +28,7 @@ def layout(tmp_path):
 
 def compare(root, *flags):
     run("evaluation/compare_alignments.py", "--root", root, *flags)
-    text = (root / "figures/comparison_CIFAR10_TinyTen.csv").read_text()
-    rows = csv.DictReader(text.splitlines())
-    return {(row["path"], row["quantity"], row["figure"]): row for row in rows}
+    return rows_of(root, "comparison_CIFAR10_TinyTen")
 
 
 def test_numbers_are_those_of_the_files(layout, tmp_path, capsys):

@@ -74,7 +74,8 @@ def along_curve(layout, evaluated, quantities):
             if layout.robust and name.startswith("accuracy"):
                 mark_robust(axis, name, evaluated)
             axis.set(xlim=(-0.02, 1.02))
-        row[0].set(ylabel=label(f"test {words}", layout.robust))
+        unit = "\n(" if layout.robust else " ("  # whose long words have it on a line of its own
+        row[0].set(ylabel=f"test {words}".replace(" (", unit))
         if enlarges:
             drawn = [figures.reach(of_pairs) for of_pairs in values.values()]
             figures.enlarge(*row, drawn, high_is_good=not results.is_loss(name))
@@ -104,11 +105,6 @@ def mark_robust(axis, name, evaluated):
         figures.mark(axis, marks, "v^")
     better = [results.summary(table, name)["better"] for table in next(iter(evaluated.values()))]
     axis.axhline(np.mean(better), color="black", linestyle=":", linewidth=1, label="the more robust network")
-
-
-def label(words, robust):
-    """The long words for robust networks have their unit on a line of its own."""
-    return words.replace(" (", "\n(") if robust else words
 
 
 def loss_spectrum(layout, spectra):
