@@ -1,7 +1,7 @@
 import hashlib
-import io
 import os
 import pickle
+import re
 import sys
 import zipfile
 from pathlib import Path
@@ -85,94 +85,81 @@ def test_match_round_trip(tmp_path):
         np.testing.assert_array_equal(row, loaded)
 
 
-def hostile_npy():
-    array = np.empty(1, object)
-    array[0] = Bomb()
-    stream = io.BytesIO()
-    np.save(stream, array, allow_pickle=True)
-    return stream.getvalue()
-
-
-def hostile_npz():
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w") as archive:
-        archive.writestr("t.npy", hostile_npy())
-    return stream.getvalue()
-
-
-def hostile_pt():
-    stream = io.BytesIO()
-    torch.save({"model_state": Bomb()}, stream)
-    return stream.getvalue()
-
-
-READERS = {
-    "checkpoint": (load_checkpoint, hostile_pt),
-    "match": (load_match, hostile_npy),
-    "arrays": (lambda path: load_arrays(path, t=("n",)), hostile_npz),
-    "array": (load_array, hostile_npy),
+OBJECTS = np.array([Bomb()])
+READERS = {  # of a file of each kind that has a checksum, and what writes a hostile one
+    "c.pt": (load_checkpoint, lambda path: torch.save({"model_state": Bomb()}, path)),
+    "m.npy": (load_match, lambda path: np.save(path, OBJECTS)),
+    "t.npz": (lambda path: load_arrays(path, t=("n",)), lambda path: np.savez(path, t=OBJECTS)),
+    "s.npy": (load_array, lambda path: np.save(path, OBJECTS)),
 }
 
 
-@pytest.mark.parametrize("kind", READERS)
-def test_a_missing_file_is_to_be_made(tmp_path, kind):
+@pytest.fixture(params=READERS)
+def path(request, tmp_path):
+    return tmp_path / request.param
+
+
+def read(path):
+    return READERS[path.name][0](path)
+
+
+def refused(path):
     with pytest.raises(FileError) as caught:
-        READERS[kind][0](tmp_path / "f")
-    assert str(caught.value) == f"{tmp_path / 'f'} does not exist"
-    assert (caught.value.path, caught.value.mend, caught.value.exit_code) == (tmp_path / "f", "make", 1)
+        read(path)
+    assert caught.value.path == path
+    return caught.value
 
 
-@pytest.mark.parametrize("kind", READERS)
-def test_an_unfinished_file_is_to_be_gone_on_with(tmp_path, kind):
-    partial(tmp_path / "f").touch()
-    with pytest.raises(FileError, match="f is not finished$") as caught:
-        READERS[kind][0](tmp_path / "f")
-    assert caught.value.mend == "continue"
+def test_a_missing_file_is_to_be_made(path):
+    error = refused(path)
+    assert (str(error), error.mend, error.exit_code) == (f"{path} does not exist", "make", 1)
 
 
-@pytest.mark.parametrize("kind", READERS)
+def test_an_unfinished_file_is_to_be_gone_on_with(path):
+    partial(path).touch()
+    assert (refused(path).reason, refused(path).mend) == ("is not finished", "continue")
+
+
 @pytest.mark.parametrize("content", [b"", b"not at all", b"PK\x03\x04", b"\x93NUMPY\x01\x00", b"\x80\x04"])
-def test_foreign_and_truncated_files_are_refused(tmp_path, kind, content):
-    (tmp_path / "f").write_bytes(content)
-    with pytest.raises(FileError, match="f is not a .*, or it is damaged") as caught:
-        READERS[kind][0](tmp_path / "f")
-    assert caught.value.mend == "remake"
-    assert "\n" not in str(caught.value)
-    assert "delete" not in str(caught.value)
+def test_foreign_and_truncated_files_are_refused(path, content):
+    path.write_bytes(content)
+    error = refused(path)
+    assert error.mend == "remake"
+    assert re.fullmatch(r"is not a [\w ]+, or it is damaged \(.*\)", error.reason)
+    assert "delete" not in error.reason
 
 
-@pytest.mark.parametrize("kind", READERS)
-def test_nothing_hostile_is_run(tmp_path, monkeypatch, kind):
+def test_nothing_hostile_is_run(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    read, make = READERS[kind]
-    (tmp_path / "f").write_bytes(make())
+    READERS[path.name][1](path)
     with pytest.raises(UserError):
-        read(tmp_path / "f")
+        read(path)
     assert not (tmp_path / "bomb").exists()
     pickle.loads(pickle.dumps(Bomb()))  # so that the test would see it
     assert (tmp_path / "bomb").exists()
 
 
-def saved(folder):
-    """A file of each kind that has a checksum, with its reader."""
+def save_all(folder):
     files.save_checkpoint(folder / "c.pt", {"epoch": 1, "model_state": {"w": torch.arange(300.0)}})
     matches.save_match(folder / "m.npy", *each_in_its_row(np.arange(50)), ["a", "b"])
     files.save_arrays(folder / "t.npz", t=np.linspace(0, 1, 65))
     files.save_array(folder / "s.npy", np.linspace(0, 1, 65))
-    return {
-        "c.pt": load_checkpoint,
-        "m.npy": load_match,
-        "t.npz": lambda path: load_arrays(path, t=("n",)),
-        "s.npy": load_array,
-    }
 
 
-@pytest.mark.parametrize("name", ["c.pt", "m.npy", "t.npz", "s.npy"])
-def test_a_flipped_bit_is_noticed(tmp_path, name):
+def comparable(content):
+    """Plain lists and dictionaries instead of arrays."""
+    if isinstance(content, dict):
+        return {name: comparable(value) for name, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [comparable(part) for part in content]
+    return content.tolist() if hasattr(content, "tolist") else content
+
+
+def test_a_flipped_bit_is_noticed(path, tmp_path):
     """Wherever it is, a file is refused, or what is read is what was written."""
-    path, read = tmp_path / name, saved(tmp_path)[name]
+    save_all(tmp_path)
     whole, expected = path.read_bytes(), comparable(read(path))
-    refused = 0
+    count = 0
     for position in np.random.default_rng(0).choice(8 * len(whole), 300, replace=False):
         damaged = bytearray(whole)
         damaged[position // 8] ^= 1 << position % 8
@@ -180,25 +167,18 @@ def test_a_flipped_bit_is_noticed(tmp_path, name):
         try:
             assert comparable(read(path)) == expected
         except FileError:
-            refused += 1
-    assert refused > 150
-
-
-def comparable(content):
-    """Plain lists and dictionaries instead of arrays."""
-    if isinstance(content, dict):
-        return {name: comparable(value) for name, value in content.items()}
-    return [row.tolist() for row in content] if isinstance(content, list) else getattr(content, "tolist", int)()
+            count += 1
+    assert count > 150
 
 
 @pytest.mark.parametrize("name", ["c.pt", "t.npz"])
 def test_archives_of_before_are_read(tmp_path, name):
     """Whose comment is a checksum of all their bytes."""
-    path, read = tmp_path / name, saved(tmp_path)[name]
-    expected, content = comparable(read(path)), path.read_bytes()
+    save_all(tmp_path)
+    expected, content = comparable(read(tmp_path / name)), (tmp_path / name).read_bytes()
     content = content[:-2] + (103).to_bytes(2, "little")  # the length of the comment
-    path.write_bytes(content + files.SEAL + hashlib.sha256(content).hexdigest().encode())
-    assert comparable(read(path)) == expected
+    (tmp_path / name).write_bytes(content + files.SEAL + hashlib.sha256(content).hexdigest().encode())
+    assert comparable(read(tmp_path / name)) == expected
 
 
 def test_an_archive_that_unpacks_to_any_size_is_refused(tmp_path):
@@ -209,7 +189,7 @@ def test_an_archive_that_unpacks_to_any_size_is_refused(tmp_path):
 
 def test_files_with_a_checksum_are_ordinary_files(tmp_path):
     """Whoever reads them without this code finds what was saved."""
-    saved(tmp_path)
+    save_all(tmp_path)
     assert torch.equal(torch.load(tmp_path / "c.pt", weights_only=True)["model_state"]["w"], torch.arange(300.0))
     for name in ("t.npz", "s.npy"):
         loaded = np.load(tmp_path / name)
@@ -227,20 +207,17 @@ def test_a_match_says_in_itself_for_which_networks_it_is(tmp_path):
 
 def test_a_match_whose_networks_are_noted_beside_it(tmp_path):
     """As earlier versions left them."""
-    files.save_array(tmp_path / "m.npy", matches.padded_rows([np.arange(3)]))
-    assert load_match(tmp_path / "m.npy").networks is None
-    (tmp_path / "m.json").write_text('{"networks": ["a", "b"]}')
-    assert load_match(tmp_path / "m.npy").networks == ["a", "b"]
-    assert load_match(tmp_path / "m.npy").rows[0].tolist() == [0, 1, 2]
-
-
-@pytest.mark.parametrize("content", ["{", "[1]", '"a"', "{}", "3"])
-def test_a_damaged_note_beside_a_match(tmp_path, content):
-    files.save_array(tmp_path / "m.npy", matches.padded_rows([np.arange(3)]))
-    (tmp_path / "m.json").write_text(content)
-    with pytest.raises(FileError, match="m.json is not a note on a match, or it is damaged") as caught:
-        load_match(tmp_path / "m.npy")
-    assert (caught.value.path, caught.value.mend) == (tmp_path / "m.json", "remake")
+    path, note = tmp_path / "m.npy", tmp_path / "m.json"
+    files.save_array(path, matches.padded_rows([np.arange(3)]))
+    assert load_match(path).networks is None
+    note.write_text('{"networks": ["a", "b"]}')
+    assert load_match(path).networks == ["a", "b"]
+    assert load_match(path).rows[0].tolist() == [0, 1, 2]
+    for damaged in ("{", "[1]", '"a"', "{}", "3"):
+        note.write_text(damaged)
+        with pytest.raises(FileError, match="m.json is not a note on a match, or it is damaged") as caught:
+            load_match(path)
+        assert (caught.value.path, caught.value.mend) == (note, "remake")
 
 
 def test_another_match_is_not_replaced_unasked(tmp_path, capsys):

@@ -164,15 +164,12 @@ class Run:
 
     def files(self, history: Mapping[str, object]) -> list[Path]:
         """The files that hold the result: the finished run's checkpoint, and those of the series in `history`."""
-        return [self.checkpoint, *self._history_files(history)]
-
-    def _history_files(self, history: Mapping[str, object]) -> list[Path]:
-        if isinstance(self.history, Path):
-            return [self.history] if history else []
-        return [self._history_file(name) for name in history]
+        return [self.checkpoint, *dict.fromkeys(map(self._history_file, history))]
 
     def _history_file(self, name: str) -> Path:
         """The file of a series, in its form beside the others if it is another task's."""
+        if isinstance(self.history, Path):
+            return self.history
         known, path = next(iter(self.history.items()))
         return self.history.get(name) or path.with_name(path.name.replace(known, name, 1))
 
@@ -187,7 +184,7 @@ class Run:
 
     def close(self, history: Mapping[str, list[float]]) -> None:
         """Remove the checkpoint of the run under way, and mend a lost history."""
-        if not all(path.exists() for path in self._history_files(history)):
+        if not all(path.exists() for path in self.files(history)[1:]):
             self.save_history(history)
         newest = rolling(self.stem)
         # One at a later epoch is of a longer run, which is not finished.
@@ -205,7 +202,7 @@ class GrowingTable:
     """A table that grows row by row, and survives being stopped.
 
     Rows so far are in PATH's name with `.partial`; `finish` gives the table its own name. A table made with other
-    other flags, or from other inputs, than `record` says is refused, or dropped with `overwrite`.
+    flags, or from other inputs, than `record` says is refused, or dropped with `overwrite`.
     """
 
     def __init__(self, path: Path, record: Record, *, overwrite: bool = False):
@@ -220,18 +217,17 @@ class GrowingTable:
     def _open(self) -> tuple[dict[str, np.ndarray], bool]:
         """The rows that are there, and whether they are all."""
         hold(self.path)
-        for candidate in (self.path, self.partial):
-            if candidate.exists() and candidate not in self._replaced:
-                arrays = load_arrays(candidate)
-                if why := unlike(expect_named(candidate, record_in(arrays)), self.record):
-                    raise FileError(candidate, why, "replace")
-                arrays = {name: array for name, array in arrays.items() if name not in ("record", "settings")}
-                if candidate == self.path:
-                    let_go(self.path)
-                    if self.partial.exists():  # a process was killed when it had finished
-                        self.partial.unlink()
-                return arrays, candidate == self.path
-        return {}, False
+        there = [path for path in (self.path, self.partial) if path.exists() and path not in self._replaced]
+        if not there:
+            return {}, False
+        arrays = load_arrays(there[0])
+        if why := unlike(expect_named(there[0], record_in(arrays)), self.record):
+            raise FileError(there[0], why, "replace")
+        if is_finished := there[0] == self.path:
+            let_go(self.path)
+            for left in there[1:]:  # a process was killed when it had finished
+                left.unlink()
+        return {name: array for name, array in arrays.items() if name not in ("record", "settings")}, is_finished
 
     def __len__(self) -> int:
         return len(next(iter(self.arrays.values()), ()))
