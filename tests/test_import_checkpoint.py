@@ -5,7 +5,7 @@ import pytest
 import torch
 from conftest import randomize, same
 from stages import fails, run
-from test_foreign_checkpoints import STATE, prefixed
+from test_foreign_checkpoints import AVERAGE, STATE, prefixed
 from torch import nn
 
 from models import TinyTen
@@ -18,9 +18,6 @@ LENGTH = len(STATE)
 
 def half(state=STATE, dtype=torch.float16):
     return {name: value.to(dtype) if value.is_floating_point() else value for name, value in state.items()}
-
-
-AVERAGE = {name: value + 1 for name, value in STATE.items()}
 
 
 @pytest.fixture
@@ -41,11 +38,7 @@ def importing(flags, tmp_path):
         (STATE, [], ""),
         ({"model_state": STATE, "epoch": 3}, [], ""),
         ({"state_dict": STATE, "best": 61.3}, [], "its network is the entry state_dict"),
-        (
-            {"model": prefixed("module.")},
-            [],
-            f"{LENGTH} entries renamed, e.g. module.layers.0.conv.weight to layers.0",
-        ),
+        ({"model": prefixed("module.")}, [], f"{LENGTH} entries renamed, e.g. module.layers.0.conv.weight to layers"),
         ({"net": prefixed("_orig_mod.")}, [], f"{LENGTH} entries renamed"),
         ({"model_state_dict": prefixed("module._orig_mod.")}, [], f"{LENGTH} entries renamed"),
         ({"model": AVERAGE, "model_ema": STATE}, ["--key", "model_ema"], ""),
