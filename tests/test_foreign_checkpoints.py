@@ -138,11 +138,6 @@ def test_the_network_is_taken_and_not_its_average(tmp_path, capsys):
 # --- how its entries are called ----------------------------------------------------------------------------
 
 
-def inside(prefix):
-    """As if each layer of the network were wrapped by itself."""
-    return {name.replace("layers.", "layers." + prefix, 1): value for name, value in STATE.items()}
-
-
 @pytest.mark.parametrize(
     "state",
     [
