@@ -31,12 +31,12 @@ State = Mapping[str, torch.Tensor]
 class Stub(dict):
     """Stands for an object that is not made: of the class `origin`, with what was put into it by keys."""
 
-    origin, code, state = "", "", None  # code: the first argument, if it is text
+    origin, args, state = "", (), None
     __hash__, __eq__ = object.__hash__, object.__eq__
 
     def __init__(self, *args: object, **_: object):
         super().__init__()
-        self.code = args[0] if args and isinstance(args[0], str) else ""
+        self.args = args
 
     def append(self, _: object) -> None:
         """What is put into a list or a set is left out."""
@@ -57,9 +57,9 @@ def _load_tuple(load: Callable, unpickler: pickle._Unpickler) -> None:
 
 def _dtype(stub: Stub) -> np.dtype:
     """numpy's type of numbers, text or objects; entries of no bytes could be any number."""
-    if not re.fullmatch(r"[biufSU][1-9]\d*|O\d*|\?", stub.code):
-        raise ValueError(f"it holds an array of {stub.code[:20]}")
-    return np.dtype(stub.code).newbyteorder(stub.state[1].replace("|", "=") if stub.state else "=")
+    if not re.fullmatch(r"[biufSU][1-9]\d*|O\d*|\?", code := stub.args[0]):
+        raise ValueError(f"it holds an array of {code[:20]}")
+    return np.dtype(code).newbyteorder(stub.state[1].replace("|", "=") if stub.state else "=")
 
 
 class _Unpickler(pickle._Unpickler):
