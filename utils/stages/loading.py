@@ -1,7 +1,7 @@
 """Networks, matches and curves from their files, each checked against what it is to be used with."""
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -49,18 +49,27 @@ def load_network(
 def put_checkpoint(path: Path, network: nn.Module, entry: str | None = None) -> tuple[list[str], Record]:
     """Put a checkpoint into `network`; returns, in words, what was changed of it, and its record.
 
+    One of ours fits as it is; any other, as far as `load_state` can make it fit.
     entry: where the network is in a file of other code, as "ema.module"; None: where it is looked for. FileError if
     there is none, it does not fit, or is not finite.
     """
-    stored = load_checkpoint(path, entry)
+    stored, changes = load_checkpoint(path, entry), []
+    record, state = record_in(stored), stored["model_state"]
     try:
-        changes = load_state(network, stored["model_state"])
+        if record and _forms(state) == _forms(network.state_dict()):
+            network.load_state_dict(state)
+        else:
+            changes = load_state(network, state)
     except ValueError as error:
         reason = f"does not fit {type(network).__name__}: {error}; use the model and dataset it was trained with"
         raise FileError(path, reason) from error
     if not all(value.isfinite().all() for value in (*network.parameters(), *network.buffers())):
         raise FileError(path, "holds weights that are not finite numbers", "remake")
-    return changes, record_in(stored)
+    return changes, record
+
+
+def _forms(state: Mapping[str, object]) -> dict[str, object]:
+    return {name: (one.shape, one.dtype) if isinstance(one, torch.Tensor) else one for name, one in state.items()}
 
 
 def _normalized_by(transform: str, moments: Normalization | None) -> object:
