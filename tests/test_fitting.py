@@ -380,24 +380,6 @@ def test_what_is_robust_is_learned_on_attacked_images(data, kind):
     assert (penalty == 0) == (kind is NetworkTask)
 
 
-def test_a_fitted_curve_leaves_its_ends(data):
-    """The two networks stay as they are, in every way, and the curve's ends are exactly theirs."""
-    a, b = ends()
-    b.eval()
-    states = [copy.deepcopy(network.state_dict()) for network in (a, b)]
-    modes = [[module.training for module in network.modules()] for network in (a, b)]
-    few = data.train.subset(torch.arange(0, 160, 4))
-    curve = fit_curve(a, b, few, epochs=1, batch_size=16, lr=0.01)
-    for network, state, mode in zip((a, b), states, modes, strict=True):
-        assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
-        assert [module.training for module in network.modules()] == mode
-        assert all(parameter.requires_grad and parameter.grad is None for parameter in network.parameters())
-    for index, network in ((0, a), (2, b)):
-        assert torch.equal(curve.row(index), curve.flat.flatten(network.state_dict()))
-        assert torch.equal(curve.point(index / 2), curve.row(index))
-    assert not torch.equal(curve.row(1), torch.lerp(curve.row(0), curve.row(2), 0.5))
-
-
 def test_a_fitted_curve_is_one_of_the_published_schedule(data):
     a, b = ends()
     few = data.train.subset(torch.arange(0, 160, 8))

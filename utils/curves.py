@@ -231,12 +231,7 @@ class Curve(nn.Module):
     """
 
     def __init__(
-        self,
-        base: nn.Module,
-        num_bends: int = 3,
-        curve: str = "Bezier",
-        fix_start: bool = True,
-        fix_end: bool = True,
+        self, base: nn.Module, num_bends: int = 3, curve: str = "Bezier", fix_start: bool = True, fix_end: bool = True
     ):
         super().__init__()
         if num_bends < 2:

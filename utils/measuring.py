@@ -106,12 +106,7 @@ def outputs(
 @undisturbed
 @torch.no_grad()
 def reestimate_batch_norm(
-    model: nn.Module,
-    images: Data,
-    *,
-    batch_size: int = 512,
-    precision: str = "fp32",
-    attack: Attack | None = None,
+    model: nn.Module, images: Data, *, batch_size: int = 512, precision: str = "fp32", attack: Attack | None = None
 ) -> None:
     """Set running means and variances to their average over the augmented (and attacked) training images.
 
