@@ -121,7 +121,7 @@ def test_numbers_are_fitted_from_arrays(project, tmp_path, capsys, task):
     run("visualization/viz_curve.py", *shown, "--epochs", 0, 1)
     run("visualization/viz_curve_on_plane.py", *shown, "--epochs", 1)
     drawn = {path.name.split("_numbers")[0] for path in (tmp_path / "figures").glob("*.png")}
-    assert drawn >= {"curve", "training", "training_networks", "plane_curve_loss"}
+    assert drawn >= {"curve", "training", "training_networks", "plane_with_curve_loss"}
 
 
 def test_next_tokens_are_predicted_from_dictionaries(project, tmp_path):
