@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import randomize
 from scipy.optimize import linear_sum_assignment
-from test_permutations import ALL, Unseen, inverse, max_relative, model_and_images, random_permutations
+from test_permutations import ALL, Unseen, max_relative, model_and_images
 
 from models import MODELS, builder
 from utils.activations import count_samples
@@ -26,7 +26,7 @@ from utils.matching import (
     mean_distances,
     unheard_apart,
 )
-from utils.permutations import compose, groups_in, permute
+from utils.permutations import compose, groups_in, inverse, permute
 from utils.stages.files import load_array
 from utils.stages.layout import Layout
 from utils.stages.loading import load_alignment, load_endpoint
@@ -46,13 +46,13 @@ def test_planted_permutation_comes_back(name):
     """B is a shuffled copy of A: alignment finds exactly the inverse shuffle, and aligned B is A again."""
     model, x = model_and_images(name)
     spec = permutation_spec(model, x)
-    planted = random_permutations(spec)
+    planted = spec.random(0)
     shuffled = Unseen() if name == "Unseen" else MODELS[name](5)
     shuffled.load_state_dict(permute(model.state_dict(), spec, planted))
 
     batches = images(name, 64)
     found = align(model, shuffled, spec, batches)
-    for expected, permutation in zip(inverse(planted), found, strict=True):
+    for expected, permutation in zip(inverse(spec, planted), found, strict=True):
         np.testing.assert_array_equal(expected, permutation)
     matrices = cross_correlations(model, shuffled, spec, batches)
     np.testing.assert_allclose(mean_correlations(spec, matrices, found)[-1], 1, atol=1e-5)  # the logits
@@ -228,13 +228,13 @@ def test_least_distance_finds_a_planted_permutation(before):
     (batch,) = images("TinyTen")
     model = lively(randomize(MODELS["TinyTen"](5)), batch)
     spec = permutation_spec(model)
-    planted = random_permutations(spec)
+    planted = spec.random(0)
     shuffled = MODELS["TinyTen"](5).eval()
     shuffled.load_state_dict(permute(model.state_dict(), spec, planted))
     moments = cross_moments(model, shuffled, spec, [batch], before=before)
     by_hand = assign_groups(spec, [m.product() for m in moments])
     by_name = align(model, shuffled, spec, [batch], method="w2_pre" if before else "w2_post")
-    for expected, *found in zip(inverse(planted), by_hand, by_name, strict=True):
+    for expected, *found in zip(inverse(spec, planted), by_hand, by_name, strict=True):
         np.testing.assert_array_equal([expected, expected], found)
 
 
@@ -392,7 +392,7 @@ def test_alignment_on_attacked_images(load_bars):
     x = torch.cat([x for x, _ in data.train.batches(160)])
     a = lively(randomize(MODELS["TinyTen"](4), 1), x)
     spec = permutation_spec(a)
-    planted = random_permutations(spec)
+    planted = spec.random(0)
     b = MODELS["TinyTen"](4).eval()
     b.load_state_dict(permute(a.state_dict(), spec, planted))
 
@@ -400,7 +400,7 @@ def test_alignment_on_attacked_images(load_bars):
         return attacked(data.alignment.batches(50), (a, b), data.alignment, attack)
 
     found = align(a, b, spec, attacked_on(a, b))
-    assert all(map(np.array_equal, found, inverse(planted)))
+    assert all(map(np.array_equal, found, inverse(spec, planted)))
     on_test = cross_correlations(a, b, spec, data.test.batches(50))
     np.testing.assert_allclose(mean_correlations(spec, on_test, found), 1, atol=1e-5)
 

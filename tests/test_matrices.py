@@ -7,7 +7,6 @@ from conftest import randomize
 from PIL import Image
 from stages import run
 from test_matching import lively
-from test_permutations import random_permutations
 
 from models import MODELS
 from utils.activations import cross_correlations
@@ -37,7 +36,7 @@ def test_those_of_a_shuffled_copy_are_those_of_the_network_itself(load_bars, tmp
     data = load_bars()
     a = lively(randomize(MODELS["TinyTen"](4), 1), torch.cat([x for x, _ in data.train.batches(160)]))
     spec = permutation_spec(a)
-    planted = random_permutations(spec)
+    planted = spec.random(0)
     b = MODELS["TinyTen"](4).eval()
     b.load_state_dict(permute(a.state_dict(), spec, planted))
     rows = rows_from_permutations(spec, align(a, b, spec, data.alignment.batches(50)))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import randomize
-from test_permutations import ALL, model_and_images, random_permutations
+from test_permutations import ALL, model_and_images
 
 from models import TinyTen
 from utils import pam
@@ -84,7 +84,7 @@ def test_terms_are_the_published_ones():
 def test_hard_matrices_permute(name):
     model, x = model_and_images(name)
     spec, state = permutation_spec(model, x), model.state_dict()
-    permutations = random_permutations(spec)
+    permutations = spec.random(0)
     soft = soft_permute(state, spec, [hard(p) for p in permutations])
     for key, value in permute(state, spec, permutations).items():
         torch.testing.assert_close(soft[key], value, atol=0, rtol=0)

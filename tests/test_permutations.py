@@ -120,14 +120,6 @@ def model_and_images(name):
     return randomize(MODELS[name](5)), torch.randn(3, 3, 32, 32)
 
 
-def inverse(permutations):
-    return [np.argsort(permutation) for permutation in permutations]
-
-
-def random_permutations(spec, seed=0):
-    return spec.random(seed)
-
-
 def max_relative(a, b):
     return ((a - b).abs().max() / a.abs().max()).item()
 
@@ -140,7 +132,7 @@ def test_permuted_network_computes_the_same(name):
     model, x = model_and_images(name)
     spec = permutation_spec(model, x)
     expected = model.eval()(x)
-    model.load_state_dict(permute(model.state_dict(), spec, random_permutations(spec)))
+    model.load_state_dict(permute(model.state_dict(), spec, spec.random(0)))
     assert max_relative(expected, model(x)) < 1e-5
 
 
@@ -156,21 +148,11 @@ def test_every_hidden_channel_is_permuted(name):
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_inverse_undoes(name):
-    model, x = model_and_images(name)
-    spec, state = permutation_spec(model, x), model.state_dict()
-    permutations = random_permutations(spec)
-    back = permute(permute(state, spec, permutations), spec, inverse(permutations))
-    assert all(torch.equal(state[k], back[k]) for k in state)
-
-
-@pytest.mark.parametrize("name", ALL)
 def test_rows_and_permutations_convert(name):
     spec = permutation_spec(*model_and_images(name))
-    permutations = random_permutations(spec)
-    rows = rows_from_permutations(spec, permutations)
-    for expected, found in zip(permutations, permutations_from_rows(spec, rows), strict=True):
-        np.testing.assert_array_equal(expected, found)
+    permutations = spec.random(0)
+    found = permutations_from_rows(spec, rows_from_permutations(spec, permutations))
+    assert all(map(np.array_equal, permutations, found))
 
 
 def test_published_rows():
@@ -216,17 +198,9 @@ def test_concatenation_and_flatten_are_segments():
     assert sizes["hidden.weight"] == [[6, 4, 4]]
 
 
-class NoActivation(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.first, self.second = nn.Linear(4, 5), nn.Linear(5, 2)
-
-    def forward(self, x):
-        return self.second(self.first(x))
-
-
 def test_a_group_without_activation_is_measured_where_it_is_made():
-    assert [row.label for row in permutation_spec(NoActivation(), torch.zeros(2, 4)).rows] == ["first"]
+    model = nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 2))
+    assert [row.label for row in permutation_spec(model, torch.zeros(2, 4)).rows] == ["0"]
 
 
 @pytest.mark.parametrize(
@@ -240,19 +214,18 @@ def test_a_group_without_activation_is_measured_where_it_is_made():
 def test_rows_that_are_no_match_are_refused(damage, message):
     spec = permutation_spec(MODELS["TinyTen"](10))
     with pytest.raises(ValueError, match=message):
-        permutations_from_rows(spec, damage(rows_from_permutations(spec, random_permutations(spec))))
+        permutations_from_rows(spec, damage(rows_from_permutations(spec, spec.random(0))))
 
 
 def test_the_row_that_votes_decides_a_stream():
     """The original code's match has, in ResNet32's stage 1, what the block outputs by themselves would have had."""
     spec = permutation_spec(MODELS["ResNet32"](10))
-    permutations = random_permutations(spec)
+    permutations = spec.random(0)
     rows = rows_from_permutations(spec, permutations)
     generator = np.random.default_rng(1)
     for row in (2, 4, 6, 8, 10):
         rows[row] = generator.permutation(16)
-    for expected, found in zip(permutations, permutations_from_rows(spec, rows), strict=True):
-        np.testing.assert_array_equal(expected, found)
+    assert all(map(np.array_equal, permutations, permutations_from_rows(spec, rows)))
     rows[2] = np.zeros(16, int)
     with pytest.raises(ValueError, match=r"row 2 \(layers.1.0.relu2\) is not a permutation"):
         permutations_from_rows(spec, rows)
@@ -260,27 +233,16 @@ def test_the_row_that_votes_decides_a_stream():
 
 def test_voting_rows_that_disagree_are_refused():
     spec = permutation_spec(MODELS["ResNet32"](10))
-    rows = rows_from_permutations(spec, random_permutations(spec))
+    rows = rows_from_permutations(spec, spec.random(0))
     rows[14] = np.roll(rows[14], 1)
     with pytest.raises(ValueError, match=r"row 14 \(layers.2.1.relu2\) disagrees"):
         permutations_from_rows(spec, rows)
 
 
-class Blocks(nn.Module):
-    """Groups whose channels are reordered in each group in a way of their own."""
-
-    def __init__(self):
-        super().__init__()
-        self.first = nn.Conv2d(3, 12, 3)
-        self.grouped = nn.Conv2d(12, 12, 3, groups=3)
-        self.last = nn.Conv2d(12, 2, 1)
-
-    def forward(self, x):
-        return self.last(torch.relu(self.grouped(torch.relu(self.first(x)))))
-
-
 def test_blocks_keep_an_order_of_their_own():
-    model, x = randomize(Blocks()).double(), torch.randn(3, 3, 8, 8).double()
+    """Channels of grouped convolutions are reordered in each group in a way of their own."""
+    layers = [nn.Conv2d(3, 12, 3), nn.ReLU(), nn.Conv2d(12, 12, 3, groups=3), nn.ReLU(), nn.Conv2d(12, 2, 1)]
+    model, x = randomize(nn.Sequential(*layers)).double(), torch.randn(3, 3, 8, 8).double()
     spec = permutation_spec(model, x)
     assert sorted((group.size, len(group.depends_on)) for group in spec.groups) == [(3, 0), (4, 1), (4, 1)]
     first, second = spec.random(1), spec.random(2)
@@ -290,9 +252,6 @@ def test_blocks_keep_an_order_of_their_own():
     torch.testing.assert_close(model(x), expected, rtol=1e-9, atol=1e-12)
     twice, at_once = permute(once, spec, second), permute(state, spec, compose(spec, first, second))
     assert all(torch.equal(twice[name], at_once[name]) for name in state)
-    for permutation, found in zip(
-        first, permutations_from_rows(spec, rows_from_permutations(spec, first)), strict=True
-    ):
-        np.testing.assert_array_equal(permutation, found)
-    for permutation, found in zip(first, compose(spec, spec.identity(), first), strict=True):
-        np.testing.assert_array_equal(permutation, found)
+    again = permutations_from_rows(spec, rows_from_permutations(spec, first))
+    for found in (again, compose(spec, spec.identity(), first)):
+        assert all(map(np.array_equal, first, found))

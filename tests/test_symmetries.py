@@ -303,6 +303,9 @@ SHORTER = {
     "split": lambda self, x: self.b(F.relu(self.a(x + self.table.split([x.shape[1], 9 - x.shape[1]])[0]))),
     "summed": lambda self, x: self.b(F.relu(self.a(x + self.table[: x.shape[1]].sum(0)))),
     "scaled": scaled_table,
+    "centred": lambda self, x: self.b(F.relu(self.a(x + (self.table - self.table.mean(0))[: x.shape[1]]))),
+    "beside_its_mean": lambda self, x: self.b(F.relu(self.a(x + self.table[: x.shape[1]] - self.table.mean(0)))),
+    "normed": lambda self, x: self.b(F.relu(self.a(x + (self.table / self.table.norm(dim=0))[: x.shape[1]]))),
     "selected": lambda self, x: self.b(F.relu(self.a(x + self.table[x.shape[1] - 1]))),
     "one_by_one": lambda self, x: self.b(F.relu(self.a(x + torch.stack([*self.table][: x.shape[1]])))),
 }

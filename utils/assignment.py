@@ -1,7 +1,6 @@
 """Assignments: the best permutations for scores of how alike each two channels are, units in blocks included."""
 
 import collections
-import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
@@ -31,14 +30,14 @@ EXACTLY = 2048
 Turn = tuple[int, ...]  # a group, and the groups inside its blocks if they are matched with it
 
 
-def assign(score: np.ndarray) -> np.ndarray:
-    """The permutation p that maximizes Σ_i score[i, p[i]]: channel p[i] of B goes to place i of A."""
-    return _solver()(score, maximize=True)[1]
+def assign(score: np.ndarray, *, maximize: bool = True) -> np.ndarray:
+    """The permutation p with the largest (or least) Σ_i score[i, p[i]]: channel p[i] of B goes to place i of A.
 
+    Numbers of float64 that are minimized are not copied.
+    """
+    from scipy.optimize import linear_sum_assignment  # slow to import, and often not needed
 
-def assign_least(cost: np.ndarray) -> np.ndarray:
-    """The permutation p that minimizes Σ_i cost[i, p[i]], of float64 numbers without a copy of them."""
-    return _solver()(cost)[1]
+    return linear_sum_assignment(score, maximize=maximize)[1]
 
 
 def assign_alike(score: np.ndarray) -> np.ndarray:
@@ -55,13 +54,6 @@ def assign_alike(score: np.ndarray) -> np.ndarray:
         rows, columns = rows[~mutual], np.delete(columns, best[mutual])
     order[rows] = columns[assign(score[np.ix_(rows, columns)])]
     return order
-
-
-@functools.cache
-def _solver() -> Callable[..., tuple[np.ndarray, np.ndarray]]:
-    from scipy.optimize import linear_sum_assignment  # slow to import, and often not needed
-
-    return linear_sum_assignment
 
 
 def assign_groups(spec: PermutationSpec, scores: Sequence[np.ndarray]) -> Permutations:

@@ -160,11 +160,9 @@ class PermutationSpec:
                 for segment in segments
             )
 
-        rows = []
-        for row in stored["rows"]:
-            call, tap, dims, mean = Tap(*row["call"]), Tap(*row["tap"]), tuple(row["dims"]), tuple(row["mean"])
-            votes = frozenset(row["votes"])
-            rows.append(Activation(row["label"], call, tap, dims, axis(row["axis"]), votes, mean))
+        kinds = {"label": str, "call": Tap._make, "tap": Tap._make, "dims": tuple, "axis": axis, "votes": frozenset}
+        kinds |= {"mean": tuple}
+        rows = [Activation(**{name: kinds[name](value) for name, value in row.items()}) for row in stored["rows"]]
         return cls(
             groups=tuple(Group(size, tuple(depends_on)) for size, depends_on in stored["groups"]),
             axes={name: tuple(map(axis, axes)) for name, axes in stored["axes"].items()},
@@ -329,14 +327,8 @@ def by_units(part: Part, k: int, loose: Collection[int] = ()) -> torch.Tensor:
     beside = [d for d, group in enumerate(part.groups) if group in loose and d not in front]
     tied = [d for d in range(part.values.dim()) if d not in front and d not in beside]
     values = part.values.permute(*front, *tied, *beside)
-    blocks, at = len(front) - 1, len(front) + len(tied)
-    sizes = (
-        values.shape[:blocks],
-        values.shape[blocks : blocks + 1],
-        values.shape[blocks + 1 : at],
-        values.shape[at:],
-    )
-    return values.reshape(list(map(math.prod, sizes)))
+    ends = (0, len(front) - 1, len(front), len(front) + len(tied), values.dim())
+    return values.reshape([math.prod(values.shape[start:end]) for start, end in itertools.pairwise(ends)])
 
 
 def _changed(

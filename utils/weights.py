@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from .assignment import Move, Turn, ascend, assign_alike, assign_blocks, assign_least, last, no_scores
+from .assignment import Move, Turn, ascend, assign, assign_alike, assign_blocks, last, no_scores
 from .devices import send
 from .permutations import (
     Factor,
@@ -81,10 +81,8 @@ def _ascent(
             found = compose(spec, found, last(_ascent(inner, spec, [(other,) for other in inside], generator)))
         else:
             found[group] = _assigned(state.scores(group)).reshape(found[group].shape)
-        changes = state.changes(turn, found)
-        if not is_better(changes.values()):
+        if not state.carry_out(turn, found):
             return None
-        state.carry_out(turn, changes, found[group])
         near = {other for pair in here.values() for other in pair.b.groups if other is not None}
         # Where a weight has the group twice, each place was matched to the other as it was.
         return Move(found, near, is_optimal=not inside and _is_there_once(here.values(), group))
@@ -97,7 +95,7 @@ def _assigned(scores: torch.Tensor) -> np.ndarray:
     # A constant is taken from each row and column: the assignment is the same, and is found twice as fast.
     costs = scores.amax(-1, keepdim=True) - scores
     costs -= costs.amin(-2, keepdim=True)
-    return np.stack(list(map(assign_least, costs.cpu().double().numpy())))
+    return np.stack([assign(cost, maximize=False) for cost in costs.cpu().double().numpy()])
 
 
 def is_better(changes: Iterable["_Change"]) -> bool:
@@ -156,45 +154,46 @@ class _State:
             self.known[group] = scores_of(self.moved_by((group,)).values(), group)
         return self.known[group]
 
-    def changes(self, turn: Turn, permutations: Sequence[np.ndarray]) -> dict[int, _Change]:
-        """What permutations of a turn's groups change, by the numbers of pairs."""
-        group, here, found = turn[0], self.moved_by(turn), {}
-        moved = _few(turn, permutations[group]) if _is_there_once(here.values(), group) else None
-        for number, (a, b) in here.items():
-            d = 0 if moved is None else b.groups.index(group)
-            if moved is None or any(d in blocks for blocks in b.blocks):
-                after = permuted([WeightPair(a, b)], permutations)[0].b.values
-                found[number] = _Change(a, b._replace(values=after - b.values), after)
-            else:
-                places, new = (
-                    send(torch.as_tensor(index), b.values.device) for index in (moved, permutations[group][moved])
-                )
-                after = b.values.index_select(d, new)
-                a, was = (part._replace(values=part.values.index_select(d, places)) for part in (a, b))
-                found[number] = _Change(a, b._replace(values=after - was.values), after, d, places)
-        return found
+    def carry_out(self, turn: Turn, permutations: Sequence[np.ndarray]) -> bool:
+        """Permute a turn's groups of B, if that is better than to leave them; whether it was.
 
-    def carry_out(self, turn: Turn, changes: Mapping[int, _Change], order: np.ndarray) -> None:
-        """Change B, and bring known scores up to date, by the products with what has changed alone.
-
-        Scores of which more than half is new are forgotten instead. order: of the turn's group.
+        Known scores are brought up to date, by the products with what has changed alone; those of which more than
+        half is new are forgotten instead.
         """
-        group, known = turn[0], self.known
-        is_reordered = len(turn) == 1 and _is_there_once(self.moved_by(turn).values(), group)
+        group, known, here = turn[0], self.known, self.moved_by(turn)
+        order, is_once = permutations[group], _is_there_once(here.values(), group)
+        few = _few(turn, order)
+        changes = {n: _change(pair, permutations, group, few if is_once else None) for n, pair in here.items()}
+        if not is_better(changes.values()):
+            return False
+        is_reordered = len(turn) == 1 and is_once
         if is_reordered and group in known:
             index = send(torch.as_tensor(order), known[group].device).view(len(known[group]), 1, -1)
             known[group] = known[group].gather(-1, index.expand(known[group].shape))
-        are_few = _few(turn, order) is not None
         for number, (a, b, after, d, places) in changes.items():
             values = self.pairs[number].b.values
             values.copy_(after) if places is None else values.index_copy_(d, places, after)
             for k, other in enumerate(b.groups):
                 if other not in known or (other == group and is_reordered):
                     continue
-                if are_few:
+                if few is not None:
                     known[other] += _units(a, k) @ _units(b, k).mT
                 else:
                     del known[other]
+        return True
+
+
+def _change(pair: WeightPair, permutations: Sequence[np.ndarray], group: int, moved: np.ndarray | None) -> _Change:
+    """What permutations change of a pair; moved: the units of its group that move, where these are few."""
+    a, b = pair
+    d = 0 if moved is None else b.groups.index(group)
+    if moved is None or any(d in blocks for blocks in b.blocks):
+        after = permuted([pair], permutations)[0].b.values
+        return _Change(a, b._replace(values=after - b.values), after)
+    places, new = (send(torch.as_tensor(index), b.values.device) for index in (moved, permutations[group][moved]))
+    after = b.values.index_select(d, new)
+    a, was = (part._replace(values=part.values.index_select(d, places)) for part in (a, b))
+    return _Change(a, b._replace(values=after - was.values), after, d, places)
 
 
 def _few(turn: Turn, order: np.ndarray) -> np.ndarray | None:
@@ -247,9 +246,8 @@ def match_weights(
     weights_a, weights_b = (_nearby(weights, spec) for weights in (weights_a, weights_b))
     pairs = pairs_of(weights_a, weights_b, spec)
     generator = np.random.default_rng(seed)
-    sweep = sum(
-        b.values.numel() * b.values.shape[k] for _, b in pairs for k, g in enumerate(b.groups) if g is not None
-    )
+    sizes = ((b.values.numel(), b.values.shape[k], group) for _, b in pairs for k, group in enumerate(b.groups))
+    sweep = sum(count * size for count, size, group in sizes if group is not None)
     orders = int(np.clip(MULTIPLICATIONS // max(sweep, 1), 1, ORDERS))
 
     def similarity(permutations: Sequence[np.ndarray]) -> float:

@@ -14,20 +14,7 @@ import torch
 from torch import nn
 
 from ..permutations import PermutationSpec, groups_in, parts_of, permute_entry
-from .running import (
-    Copies,
-    Deterministic,
-    Outputs,
-    has_fractions,
-    outputs_of,
-    plain_run,
-    restoring,
-    state_of,
-    tensors_in,
-    tree_map_tensors,
-    with_values,
-    without_gradients,
-)
+from . import running
 
 
 class Precision(NamedTuple):
@@ -39,7 +26,7 @@ class Precision(NamedTuple):
 
     def widest(self, tensor: torch.Tensor) -> torch.Tensor:
         """A copy on the CPU in this precision, if it has fractions."""
-        return with_values(tensor).to(self.kinds.get(tensor.dtype, tensor.dtype))
+        return running.with_values(tensor).to(self.kinds.get(tensor.dtype, tensor.dtype))
 
 
 def _kinds(real: torch.dtype, imaginary: torch.dtype) -> dict[torch.dtype, torch.dtype]:
@@ -54,7 +41,7 @@ SIGNAL = 1e3  # times the difference that a right order makes, a wrong one makes
 COLUMNS = 1e2  # times the bound, single columns of an output may differ: their moves are few, and small by chance
 
 
-class InPrecision(Deterministic):
+class InPrecision(running.Deterministic):
     """Deterministic, and in one precision whatever a network casts to: else casts would look like a wrong order."""
 
     def __init__(self, precision: Precision):
@@ -72,8 +59,8 @@ class InPrecision(Deterministic):
 
 def random_like(tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Values on which a function depends visibly: nothing is zero, or alike along a dimension; integers stay."""
-    if not has_fractions(tensor) or tensor.numel() == 0 or tensor.layout != torch.strided:
-        return with_values(tensor)
+    if not running.has_fractions(tensor) or tensor.numel() == 0 or tensor.layout != torch.strided:
+        return running.with_values(tensor)
     scale = 1 / math.sqrt(max(tensor[0].numel(), 4) if tensor.dim() > 1 else 10)
     if not tensor.is_complex() and _is_positive(tensor):
         wide = max(tensor.shape, default=1) == tensor.numel()
@@ -106,7 +93,7 @@ def example_values(value, precision: Precision):
         alike = tensor.layout == torch.strided and (tensor.is_meta or (tensor == tensor.flatten()[:1]).all())
         return torch.randn(wide.shape, dtype=wide.dtype) if tensor.is_floating_point() and alike else wide
 
-    return tree_map_tensors(convert, value)
+    return running.tree_map_tensors(convert, value)
 
 
 LARGER_BATCH = 16
@@ -114,27 +101,27 @@ LARGER_BATCH = 16
 
 def larger_batch(value):
     """Examples with more samples, of the same kind; as they are if they do not have one batch dimension."""
-    if len({len(tensor) if tensor.dim() else 0 for tensor in tensors_in(value)}) != 1:
+    if len({len(tensor) if tensor.dim() else 0 for tensor in running.tensors_in(value)}) != 1:
         return value
 
     def enlarge(tensor: torch.Tensor) -> torch.Tensor:
         more = torch.cat([tensor] * -(-LARGER_BATCH // max(len(tensor), 1)))
         return more + more.std() * torch.randn_like(more) if tensor.is_floating_point() else more
 
-    return tree_map_tensors(enlarge, value)
+    return running.tree_map_tensors(enlarge, value)
 
 
 class Trial:
     """A copy of a network with random weights, and what it puts out with them in this order or another."""
 
-    def __init__(self, model: nn.Module, spec: PermutationSpec, wanted: Outputs | None, precision: Precision):
+    def __init__(self, model: nn.Module, spec: PermutationSpec, wanted: running.Outputs | None, precision: Precision):
         self.spec, self.wanted, self.precision, self.seed = spec, wanted, precision, 0
-        self.state, self.orders = state_of(model), derangements(spec, self.seed)
-        self.copies, self.marks = Copies(model, precision.widest), None
+        self.state, self.orders = running.state_of(model), derangements(spec, self.seed)
+        self.copies, self.marks = running.Copies(model, precision.widest), None
 
     def randomize(self, reorder: Callable[[str, torch.Tensor], torch.Tensor] = lambda name, values: values) -> None:
         """Give all entries random values, each reordered by `reorder(name, values)`, one by one: they are large."""
-        for number, (name, target) in enumerate(state_of(self.copies.latest).items()):
+        for number, (name, target) in enumerate(running.state_of(self.copies.latest).items()):
             generator = torch.Generator().manual_seed(self.seed + number)
             target.copy_(reorder(name, random_like(self.state[name], generator)))
 
@@ -157,10 +144,12 @@ class Trial:
     def run(self, example: tuple, keywords: dict) -> list[tuple[str, object]]:
         """What the network puts out; of its next call too, if that uses what this one has kept."""
         network, found = self.copies.latest, []
-        with plain_run(), InPrecision(self.precision):
+        with running.plain_run(), InPrecision(self.precision):
             for _ in range(2):
-                given, named = tree_map_tensors(torch.clone, (example, keywords))  # which the model may change
-                found += outputs_of(network(*given, **named), self.wanted)
+                given, named = running.tree_map_tensors(
+                    torch.clone, (example, keywords)
+                )  # which the model may change
+                found += running.outputs_of(network(*given, **named), self.wanted)
                 if not self.copies.have_kept():
                     break
         return found
@@ -174,8 +163,8 @@ class Trial:
             if self.marks is None or self.marks != self._sums():  # a run, or the mode, may change weights
                 load()
                 self.marks = self._sums()
-            with restoring(network):
-                output = without_gradients(functools.partial(self.run, *given))
+            with running.restoring(network):
+                output = running.without_gradients(functools.partial(self.run, *given))
             found[mode] = [as_tensor(value) for _, value in output]
         return found
 
@@ -184,20 +173,22 @@ class Trial:
 
     def move(self) -> None:
         """Other weights than these."""
-        for tensor in filter(has_fractions, {id(t): t for t in state_of(self.copies.latest).values()}.values()):
+        for tensor in filter(
+            running.has_fractions, {id(t): t for t in running.state_of(self.copies.latest).values()}.values()
+        ):
             tensor.copy_(0.75 * tensor.flatten().roll(1).view_as(tensor))
 
     def shown(self, mode: str, *given) -> np.ndarray:
         """For each group, how far the outputs move when its entries change places at random, by their gradients."""
         found, network = np.zeros(len(self.spec.groups)), self.copies.fresh()
         network.train(mode == "train")
-        for parameter in filter(has_fractions, network.parameters()):
+        for parameter in filter(running.has_fractions, network.parameters()):
             parameter.requires_grad_()
-        with contextlib.suppress(Exception), restoring(network), torch.enable_grad():  # which not all has
+        with contextlib.suppress(Exception), running.restoring(network), torch.enable_grad():  # which not all has
             tensors = [as_tensor(value, keep=True) for _, value in self.run(*given)]
             tensors = [t for t in tensors if isinstance(t, torch.Tensor) and t.requires_grad]
             total = sum((torch.randn_like(t) * t / _typical(t) / math.sqrt(t.numel())).sum().real for t in tensors)
-            names = {name: tensor for name, tensor in state_of(network).items() if tensor.requires_grad}
+            names = {name: tensor for name, tensor in running.state_of(network).items() if tensor.requires_grad}
             slopes = torch.autograd.grad(total, list(names.values()), allow_unused=True)
             for (name, values), slope in zip(names.items(), slopes, strict=True):
                 if slope is not None and name in self.spec.axes:
@@ -208,7 +199,7 @@ class Trial:
 
 
 def examine(
-    model: nn.Module, spec: PermutationSpec, example: tuple, keywords: dict, *, wanted: Outputs | None
+    model: nn.Module, spec: PermutationSpec, example: tuple, keywords: dict, *, wanted: running.Outputs | None
 ) -> tuple[float, list[int]]:
     """Permute a randomized copy and compare what it computes.
 
@@ -220,7 +211,7 @@ def examine(
     for precision in (DOUBLE, SINGLE):
         torch.set_default_dtype(precision.default)
         try:
-            with plain_run(), torch.no_grad():
+            with running.plain_run(), torch.no_grad():
                 given = example_values((example, keywords), precision)
                 trial = Trial(model, spec, wanted, precision)
                 found = _differences(trial, spec.modes, *given)
@@ -249,7 +240,9 @@ def examine(
     return max(difference.relative for difference in found.values()), unseen
 
 
-def prove(model: nn.Module, spec: PermutationSpec, *example, outputs: Outputs | None = None, **keywords) -> float:
+def prove(
+    model: nn.Module, spec: PermutationSpec, *example, outputs: running.Outputs | None = None, **keywords
+) -> float:
     """The largest relative difference of what the model computes when it is permuted; ValueErrors as `examine`."""
     return examine(model, spec, example, keywords, wanted=outputs)[0]
 
@@ -356,7 +349,7 @@ def _spread(before: list, after: list) -> float:
     """The root of the mean square of a difference relative to typical values: of all outputs with fractions."""
     total = 0.0
     for x, y in zip(before, after, strict=False):
-        if isinstance(x, torch.Tensor) and has_fractions(x) and x.numel():
+        if isinstance(x, torch.Tensor) and running.has_fractions(x) and x.numel():
             if not isinstance(y, torch.Tensor) or x.shape != y.shape:
                 return math.inf
             difference = (as_double(x) - as_double(y)).abs().nan_to_num(0.0, 0.0)

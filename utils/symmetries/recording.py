@@ -1,7 +1,6 @@
 """The activations of a match's rows, in normal runs on data."""
 
 import math
-from collections import Counter
 
 import torch
 from torch import nn
@@ -9,19 +8,8 @@ from torch import nn
 from ..batches import Inputs
 from ..errors import UserError
 from ..permutations import Activation, PermutationSpec, Tap
-from .rules import PRODUCERS, called
-from .running import (
-    Deterministic,
-    ModulePath,
-    memory_of,
-    only_heads,
-    plain_run,
-    restoring,
-    step_by_step,
-    tensors_in,
-    tree_map_tensors,
-    without_gradients,
-)
+from . import running
+from .rules import KINDS, called
 
 MAX_POSITIONS = 32  # larger maps are subsampled by 2, as published
 
@@ -34,7 +22,7 @@ class Recording:
 
     def __init__(self, model: nn.Module, spec: PermutationSpec, before: bool = False):
         self.model, self.spec, self.before = model, spec, before
-        self.module_path = ModulePath(model)
+        self.module_path = running.ModulePath(model)
 
     def __call__(self, *inputs, **keywords) -> tuple[list[torch.Tensor], object]:
         """The channels of each row, (samples, channels) in float32, and the network's output."""
@@ -42,7 +30,7 @@ class Recording:
 
     def run(self, x: torch.Tensor | Inputs, mask: torch.Tensor | None = None) -> tuple[list[torch.Tensor], object]:
         """The same for what was split from a batch, at the positions that count by a mask (b, T), if there is one."""
-        recorder, output = without_gradients(lambda: self._run(*(x if isinstance(x, Inputs) else ((x,), {}))))
+        recorder, output = running.without_gradients(lambda: self._run(*(x if isinstance(x, Inputs) else ((x,), {}))))
         rows = [(row, recorder.found.get(number)) for number, row in enumerate(self.spec.rows)]
         missing = [row.label for row, tensor in rows if tensor is None or not _has_channels(tensor, row)]
         if missing:
@@ -55,9 +43,9 @@ class Recording:
 
     def _run(self, inputs: tuple, keywords: dict) -> tuple["_Recorder", object]:
         recorder = _Recorder(self.spec, self.module_path, self.before)
-        inputs, keywords = tree_map_tensors(torch.clone, (inputs, keywords))  # which the network may change
-        with restoring(self.model), plain_run(), step_by_step(self.model):
-            only_heads(self.model)
+        inputs, keywords = running.tree_map_tensors(torch.clone, (inputs, keywords))  # which the network may change
+        with running.restoring(self.model), running.plain_run(), running.step_by_step(self.model):
+            running.only_heads(self.model)
             with self.module_path.watch(recorder.leaving), recorder:
                 return recorder, self.model(*inputs, **keywords)
 
@@ -69,12 +57,12 @@ def _has_channels(tensor: torch.Tensor, row: Activation) -> bool:
     return entries == row.channels or (row.dims[0] == 0 and entries % row.channels == 0)
 
 
-class _Recorder(Deterministic):
-    """Counts the calls of operations in each module, as the trace did, and keeps the outputs of the rows."""
+class _Recorder(running.Deterministic):
+    """Keeps what the operations and modules put out that are the taps of rows."""
 
-    def __init__(self, spec: PermutationSpec, module_path: ModulePath, before: bool):
+    def __init__(self, spec: PermutationSpec, module_path: running.ModulePath, before: bool):
         super().__init__()
-        self.module_path, self.before, self.counts = module_path, before, Counter()
+        self.module_path, self.before = module_path, before
         self.rows: dict[Tap, list[tuple[int, Activation]]] = {}
         for number, row in enumerate(spec.rows):
             self.rows.setdefault(row.call if before else row.tap, []).append((number, row))
@@ -82,15 +70,12 @@ class _Recorder(Deterministic):
         self.found: dict[int, torch.Tensor] = {}
 
     def __torch_dispatch__(self, func, types, operands=(), keywords=None):
-        name, rows = called(func), []
-        if name in self.operations:
-            path = self.module_path.stack[-1]
-            rows = self.rows.get(Tap(path, name, self.counts[path, name]), [])
-            self.counts[path, name] += 1
+        name = called(func)
+        rows = self.rows.get(self.module_path.tap(name), []) if name in self.operations else []
         if self.before:
             self.keep(rows, next((a for a in operands if isinstance(a, torch.Tensor)), None), is_output=False)
         if func._schema.is_mutable and self.found:
-            self.save_from(tensors_in([operands, keywords or {}]))
+            self.save_from(running.tensors_in([operands, keywords or {}]))
         out = super().__torch_dispatch__(func, types, operands, keywords)
         self.keep(rows, out[0] if isinstance(out, (tuple, list)) else out, is_output=True)
         return out
@@ -98,20 +83,18 @@ class _Recorder(Deterministic):
     def keep(self, rows: list, tensor: torch.Tensor | None, is_output: bool) -> None:
         """Keep a tensor for rows that have none yet. What makes units has them only in its output."""
         for number, row in rows:
-            if number not in self.found and (is_output or row.call.operation not in PRODUCERS):
+            if number not in self.found and (is_output or row.call.operation not in KINDS["producer"]):
                 self.found[number] = tensor
 
     def save_from(self, changed: list[torch.Tensor]) -> None:
         """Copy kept tensors that are about to be changed in place. Most are not, so that no others are copied."""
-        memories = set(map(memory_of, changed))
+        memories = set(map(running.memory_of, changed))
         for number, tensor in self.found.items():
-            if memory_of(tensor) in memories:
+            if running.memory_of(tensor) in memories:
                 self.found[number] = tensor.clone()
 
-    def leaving(self, module: nn.Module, path: str, output: object) -> None:
-        if isinstance(output, torch.Tensor):
-            self.keep(self.rows.get(Tap(path, "", self.counts[path, ""]), []), output, is_output=True)
-            self.counts[path, ""] += 1
+    def leaving(self, module: nn.Module, tap: Tap, output: torch.Tensor) -> None:
+        self.keep(self.rows.get(tap, []), output, is_output=True)
 
 
 def samples(

@@ -1,104 +1,92 @@
 """What each ATen operation does to axes, a few lines a rule.
 
 A rule is called with the network (its axes and their algebra), the operation's output and its arguments by their
-names in ATen. It returns the axes of the output, a list with one axis a dimension; for several outputs, a tuple of
-such lists. It unites axes that have to move together and fixes those that may not move. None: not understood.
+names in ATen. It returns the axes of the output, a list with one axis a dimension, or a tuple of such lists where not
+all outputs have the same. It unites axes that have to move together and fixes those that may not move. None: not
+understood.
 """
 
 import functools
 import inspect
+import itertools
+import operator
 import re
 from collections.abc import Callable, Sequence
 
 import torch
+from torch._decomp import decomposition_table
 
-from .algebra import MAX_MEMBERS
-from .axes import ONE, Axis, atoms_of, axis_of, product_size, size_of
+from .algebra import MAX_MEMBERS, ONE, Axis, atoms_of, axis_of, product_size, size_of
 
 RULES: dict[str, Callable] = {}  # by ATen's name without overload and without the underscore of in-place forms
-# Elementwise, but not tagged so.
-ELEMENTWISE = frozenset(
-    """
-    hardswish log_sigmoid_forward copy masked_fill _prelu_kernel complex polar real imag bernoulli normal poisson
-    _standard_gamma
-    """.split()  # noqa: SIM905 (a list of strings would be a column)
-)
+# What is elementwise, but not tagged so; operations that have a rule in common; nonlinear functions of one entry,
+# after which units are compared; what makes new units out of old ones; and what takes a part of a tensor.
 TABLE = """
-alike      zeros ones full empty empty_strided new_zeros new_ones new_full new_empty new_empty_strided zeros_like
-           ones_like full_like empty_like scalar_tensor rand randn rand_like randn_like uniform random exponential
-           geometric log_normal cauchy fill zero randint_like
-same       alias detach clone contiguous lift_fresh lift _softmax _log_softmax _safe_softmax softmax log_softmax
-           _conj _to_copy native_dropout _fused_dropout rrelu_with_noise resolve_conj resolve_neg embedding_renorm
-           fake_quantize_per_tensor_affine_cachemask _fake_quantize_per_tensor_affine_cachemask_tensor_qparams
-reduced    sum mean amax amin prod var std var_mean std_mean norm linalg_vector_norm logsumexp any all nansum aminmax
-           count_nonzero
-chosen     max min median nanmedian mode kthvalue argmax argmin
-along      cumsum cumprod logcumsumexp cummax cummin roll flip _fft_r2c _fft_c2r _fft_c2c
-spatial    max_pool2d_with_indices max_pool3d_with_indices max_unpool2d max_unpool3d
-           fractional_max_pool2d fractional_max_pool3d avg_pool1d avg_pool2d avg_pool3d _adaptive_avg_pool2d
-           _adaptive_avg_pool3d adaptive_avg_pool1d adaptive_max_pool2d adaptive_max_pool3d reflection_pad1d
-           reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d replication_pad3d
-           upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact1d
-           _upsample_nearest_exact2d _upsample_nearest_exact3d upsample_linear1d upsample_bilinear2d
-           upsample_bicubic2d upsample_trilinear3d _upsample_bilinear2d_aa _upsample_bicubic2d_aa grid_sampler_2d
-           grid_sampler_3d
-plane      triu tril
+elementwise hardswish log_sigmoid_forward copy masked_fill _prelu_kernel complex polar real imag bernoulli normal
+            poisson _standard_gamma
+alike       zeros ones full empty empty_strided new_zeros new_ones new_full new_empty new_empty_strided zeros_like
+            ones_like full_like empty_like scalar_tensor rand randn rand_like randn_like uniform random exponential
+            geometric log_normal cauchy fill zero randint_like
+same        alias detach clone contiguous lift_fresh lift _softmax _log_softmax _safe_softmax softmax log_softmax
+            _conj _to_copy native_dropout _fused_dropout rrelu_with_noise resolve_conj resolve_neg embedding_renorm
+            fake_quantize_per_tensor_affine_cachemask _fake_quantize_per_tensor_affine_cachemask_tensor_qparams
+reduced     sum mean amax amin prod var std var_mean std_mean norm linalg_vector_norm logsumexp any all nansum aminmax
+            count_nonzero
+chosen      max min median nanmedian mode kthvalue argmax argmin
+along       triu tril cumsum cumprod logcumsumexp cummax cummin roll flip _fft_r2c _fft_c2r _fft_c2c
+activation  relu hardtanh leaky_relu elu celu gelu silu mish softplus sigmoid log_sigmoid_forward tanh hardswish
+            hardsigmoid _prelu_kernel threshold softshrink hardshrink rrelu_with_noise clamp_min
+producer    convolution mm addmm mv addmv bmm baddbmm embedding _embedding_bag _embedding_bag_forward_only _trilinear
+            _cdist_forward
+cut         slice select split split_with_sizes chunk unsafe_split unsafe_chunk unbind index _unsafe_index
+            index_select gather diagonal unfold constant_pad_nd
 """
-# Nonlinear functions of one entry, after which a network's units are compared.
-ACTIVATIONS = frozenset(
-    """
-    relu hardtanh leaky_relu elu celu gelu silu mish softplus sigmoid log_sigmoid_forward tanh hardswish hardsigmoid
-    _prelu_kernel threshold softshrink hardshrink rrelu_with_noise clamp_min
-    """.split()  # noqa: SIM905 (a list of strings would be a column)
-)
-# What makes new units out of old ones.
-PRODUCERS = frozenset(
-    """
-    convolution mm addmm mv addmv bmm baddbmm embedding _embedding_bag _embedding_bag_forward_only _trilinear
-    _cdist_forward
-    """.split()  # noqa: SIM905
-)
-# What takes a part of a tensor, and what makes new tensors of which no entry is one of the old: they read nothing.
-CUTS = frozenset(
-    """
-    slice select split split_with_sizes chunk unsafe_split unsafe_chunk unbind index _unsafe_index index_select gather
-    diagonal unfold constant_pad_nd
-    """.split()  # noqa: SIM905
-)
+TABLED = re.findall(r"^(\w+) +((?:.+\n)(?: +.+\n)*)", TABLE, re.MULTILINE)
+KINDS = {kind: frozenset(names.split()) for kind, names in TABLED}
+SPATIAL = re.compile(r"(\w*pool|\w+_pad|_?upsample_\w+|grid_sampler_)[123]d(_with_indices|_aa)?")
 # Of two operations that do the same, PyTorch takes one by how many samples there are.
 SAME = {"_euclidean_dist": "_cdist_forward"}
 
 
 def rule(*names: str) -> Callable:
+    """The decorated function is the rule of these operations, or of those that TABLE lists under its name."""
+
     def add(function: Callable) -> Callable:
-        RULES.update(dict.fromkeys(names, function))
+        RULES.update(dict.fromkeys(names or KINDS[function.__name__], function))
         return function
 
     return add
-
-
-def operations_of(kind: str) -> list[str]:
-    """The operations that TABLE lists under a kind."""
-    kinds = re.findall(r"^(\w+) ((?:.+\n)(?: +.+\n)*)", TABLE, re.MULTILINE)
-    return next(names.split() for name, names in kinds if name == kind)
-
-
-MADE_ALIKE = frozenset(operations_of("alike"))
 
 
 def rule_for(func: torch._ops.OpOverload) -> Callable | None:
     name = func._schema.name.removeprefix("aten::")
     if name not in RULES and name.endswith("_"):
         name = name[:-1]
-    return RULES.get(name, RULES["pointwise"] if is_pointwise(name) else None)
+    return RULES.get(name) or RULES.get(family(name))
 
 
 @functools.cache
-def is_pointwise(name: str) -> bool:
-    """Whether PyTorch tags the operation as elementwise, in any of its forms: in-place ones often lack the tag."""
+def family(name: str) -> str:
+    """The rule of pools, padding and interpolation, and of what PyTorch tags as elementwise in any of its forms.
+
+    In-place ones often lack the tag.
+    """
     packet = getattr(torch.ops.aten, name, None)
     forms = [getattr(packet, form) for form in packet.overloads()] if packet is not None else []
-    return name in ELEMENTWISE or any(torch.Tag.pointwise in form.tags for form in forms)
+    is_tagged = any(torch.Tag.pointwise in form.tags for form in forms)
+    return "spatial" if SPATIAL.fullmatch(name) else "pointwise" if is_tagged or name in KINDS["elementwise"] else ""
+
+
+def written_out(func: torch._ops.OpOverload) -> Callable | None:
+    """The operation in others, as torch or COMPOSITES have it; in-place forms as those that are not."""
+    name = func._schema.name.removeprefix("aten::")
+    if name in COMPOSITES:
+        return COMPOSITES[name]
+    if torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"):
+        return func.decompose
+    if name.endswith("_"):
+        func = getattr(getattr(torch.ops.aten, name[:-1], None), func._overloadname, None)
+    return None if func is None or func._schema.is_mutable else decomposition_table.get(func)
 
 
 def called(func: torch._ops.OpOverload) -> str:
@@ -111,6 +99,9 @@ def accepts(function: Callable) -> frozenset[str]:
     return frozenset(list(inspect.signature(function).parameters)[1:])  # the first is the network
 
 
+MARKS = (3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41)  # strides of which none is a multiple of another
+
+
 def dims_of(dim: int | Sequence[int] | None, count: int) -> list[int]:
     """Dimensions as numbers from 0; none given are all."""
     if dim is None or (not isinstance(dim, int) and len(dim) == 0):
@@ -120,6 +111,22 @@ def dims_of(dim: int | Sequence[int] | None, count: int) -> list[int]:
 
 def fixed_like(n, tensor: torch.Tensor) -> list[Axis]:
     return [n.fixed(size) for size in tensor.shape]
+
+
+# --- written out in other operations ------------------------------------------------------------------------
+
+
+def trilinear(i1, i2, i3, expand1, expand2, expand3, sumdim, unroll_dim=1):
+    product = 1.0
+    for tensor, dims in ((i1, expand1), (i2, expand2), (i3, expand3)):
+        for d in sorted(dims):
+            tensor = tensor.unsqueeze(d)
+        product = product * tensor
+    return product.sum(sumdim)
+
+
+# Those that torch does not write out itself.
+COMPOSITES: dict[str, Callable] = {"_trilinear": trilinear}
 
 
 # --- elementwise -------------------------------------------------------------------------------------------
@@ -142,26 +149,15 @@ def pointwise(n, out, tensors) -> list[Axis]:
     return result
 
 
-@rule("equal", "mse_loss", "smooth_l1_loss", "huber_loss", "binary_cross_entropy")
-def compared(n, out, self, target=None, other=None, weight=None):
-    """Each entry with another, and mostly one answer for all."""
-    tensors = [tensor for tensor in (self, target, other, weight) if tensor is not None]
-    if any(tensor.shape != self.shape for tensor in tensors):
-        return None
-    axes = pointwise(n, self, tensors)
-    return axes if isinstance(out, torch.Tensor) and out.dim() else []
-
-
-@rule(*operations_of("alike"))
+@rule()
 def alike(n, out) -> list[Axis]:
     """New tensors whose entries are alike, random ones included, since chance has no order."""
     return [n.free(size) for size in out.shape]
 
 
-@rule(*operations_of("same"))
-def same(n, out, self=None, input=None):
-    axes = n.axes(input if self is None else self)
-    return tuple(axes for _ in out) if isinstance(out, (tuple, list)) else axes
+@rule()
+def same(n, self=None, input=None):
+    return n.axes(input if self is None else self)
 
 
 @rule("eye")
@@ -171,15 +167,6 @@ def eye(n, out) -> list[Axis] | None:
     return [axis, axis] if out.shape[0] == out.shape[1] else None
 
 
-@rule("glu")
-def glu(n, self, dim) -> list[Axis]:
-    axes = list(n.axes(self))
-    left, right = n.cut(axes[dim], self.shape[dim] // 2)
-    n.unify(left, right)
-    axes[dim] = left
-    return axes
-
-
 # --- sums over dimensions, and what looks along one ----------------------------------------------------------
 
 
@@ -187,24 +174,19 @@ def without(axes: list[Axis], dims: list[int], keepdim: bool) -> list[Axis]:
     return [ONE if d in dims else axis for d, axis in enumerate(axes) if keepdim or d not in dims]
 
 
-@rule(*operations_of("reduced"))
-def reduced(n, out, self, dim=None, keepdim=False):
-    kept = without(n.axes(self), dims_of(dim, self.dim()), keepdim)
-    return tuple(kept for _ in out) if isinstance(out, tuple) else kept
+@rule()
+def reduced(n, self, dim=None, keepdim=False):
+    return without(n.axes(self), dims_of(dim, self.dim()), keepdim)
 
 
-@rule(*operations_of("chosen"))
+@rule()
 def chosen(n, out, self, dim=None, keepdim=False):
     """An entry and its place: whoever reads the place forbids the order to change."""
-    if dim is not None and isinstance(dim, torch.Tensor):
-        return None
-    axes = n.axes(self)
-    dims = dims_of(dim, self.dim())
+    axes, dims = n.axes(self), dims_of(dim, self.dim())
     places = out[1] if isinstance(out, tuple) else None if out.dtype == self.dtype else out
     if places is not None:
         n.fix_when_read(places, [axes[d] for d in dims])
-    kept = without(axes, dims, keepdim)
-    return (kept, kept) if isinstance(out, tuple) else kept
+    return without(axes, dims, keepdim)
 
 
 @rule("sort", "topk", "argsort")
@@ -213,24 +195,21 @@ def sort(n, out, self, dim=-1):
     values, places = out if isinstance(out, tuple) else (out, out)
     n.fix_when_read(places, [axes[dim]])
     axes[dim] = n.fixed(values.shape[dim])
-    return (axes, axes) if isinstance(out, tuple) else axes
+    return axes
 
 
-@rule(*operations_of("along"))
-def along(n, out, self, dim=None, dims=None):
+@rule()
+def along(n, out, self, dim=None, dims=None, diagonal=None):
+    if diagonal is not None:  # of a triangle
+        dims = [-2, -1]
     axes, first = list(n.axes(self)), out[0] if isinstance(out, tuple) else out
     for d in dims_of(dim if dims is None else dims, self.dim()):
         n.fix(axes[d])
         axes[d] = n.fixed(first.shape[d])
-    return tuple(axes for _ in out) if isinstance(out, tuple) else axes
+    return axes
 
 
-@rule(*operations_of("plane"))
-def plane(n, out, self) -> list[Axis]:
-    return along(n, out, self, [-2, -1])
-
-
-@rule(*operations_of("spatial"))
+@rule("spatial")
 def spatial(n, out, self=None, input=None, grid=None, indices=None, random_samples=None):
     """Pools, padding by neighbours, interpolation: the last 1, 2 or 3 dimensions keep their order.
 
@@ -242,12 +221,11 @@ def spatial(n, out, self=None, input=None, grid=None, indices=None, random_sampl
     axes = along(n, first, x, list(range(-count, 0)))
     if grid is not None:
         n.unify(axes[0], n.axes(grid)[0])
-        for axis in n.axes(grid)[1:]:
-            n.fix(axis)
+        n.fix(*n.axes(grid)[1:])
     for places in (t for t in (indices, random_samples) if t is not None):
         for d, axis in enumerate(n.axes(places)):
             n.unify(axes[d], axis) if d < x.dim() - count else n.fix(axis)
-    return tuple(axes for _ in out) if isinstance(out, tuple) else axes
+    return axes
 
 
 # --- products --------------------------------------------------------------------------------------------------
@@ -272,16 +250,14 @@ def grouped_matmul(n, self, mat2, offs=None) -> list[Axis] | None:
     if self.dim() != 2 or mat2.dim() != 3:
         return None
     (rows, inner), (experts, k, columns) = n.axes(self), n.axes(mat2)
-    for axis in (rows, experts, *(n.axes(offs) if offs is not None else ())):
-        n.fix(axis)
+    n.fix(rows, experts, *(n.axes(offs) if offs is not None else ()))
     n.unify(inner, k)
     return [rows, columns]
 
 
-@rule("addmm", "baddbmm", "_addmm_activation", "_sparse_addmm")
-def addmm(n, out, self, mat1=None, mat2=None, batch1=None, batch2=None) -> list[Axis]:
-    x, y = (mat1, mat2) if batch1 is None else (batch1, batch2)
-    n.put(out, contract(n, n.axes(x), n.axes(y)))
+@rule("addmm", "_addmm_activation", "_sparse_addmm")
+def addmm(n, out, self, mat1, mat2) -> list[Axis]:
+    n.put(out, contract(n, n.axes(mat1), n.axes(mat2)))
     return pointwise(n, out, [out, self])
 
 
@@ -290,40 +266,6 @@ def distances(n, x1, x2) -> list[Axis] | None:
     """Between the rows of (…, a, k) and of (…, b, k)."""
     *batch, rows, inner = n.axes(x2)
     return contract(n, n.axes(x1), [*batch, inner, rows]) if x1.dim() == x2.dim() else None
-
-
-@rule("mv", "dot", "vdot")
-def mv(n, self, vec=None, tensor=None, other=None) -> list[Axis]:
-    *rows, inner = n.axes(self)
-    vector = next(v for v in (vec, tensor, other) if v is not None)
-    n.unify(inner, n.axes(vector)[0])
-    return rows
-
-
-@rule("addmv")
-def addmv(n, out, self, mat, vec) -> list[Axis]:
-    n.put(out, mv(n, mat, vec))
-    return pointwise(n, out, [out, self])
-
-
-@rule("_trilinear")
-def trilinear(n, i1, i2, i3, expand1, expand2, expand3, sumdim):
-    """Three tensors broadcast after unsqueezing, their product summed over some dimensions."""
-    wide = [t.reshape(_unsqueezed(t.shape, dims)) for t, dims in ((i1, expand1), (i2, expand2), (i3, expand3))]
-    for tensor, source, dims in zip(wide, (i1, i2, i3), (expand1, expand2, expand3), strict=True):
-        axes = list(n.axes(source))
-        for d in sorted(dims):
-            axes.insert(d, ONE)
-        n.put(tensor, axes)
-    product = torch.empty(torch.broadcast_shapes(*(t.shape for t in wide)), device="meta")
-    return without(pointwise(n, product, wide), list(sumdim), False)
-
-
-def _unsqueezed(shape: Sequence[int], dims: Sequence[int]) -> list[int]:
-    shape = list(shape)
-    for d in sorted(dims):
-        shape.insert(d, 1)
-    return shape
 
 
 @rule("convolution", "_convolution")
@@ -339,8 +281,7 @@ def convolution(n, out, input, weight, bias, stride, transposed, groups) -> list
             n.fix(axis)
             axis = n.fixed(out.shape[d + 2])
         places.append(axis)
-    for axis in w[2:]:
-        n.fix(axis)
+    n.fix(*w[2:])
     if groups > 1:
         (group, inner), (of_weight, first) = (
             n.split(axis, (groups, size_of(axis) // groups)) for axis in (x[1], w[0])
@@ -351,8 +292,7 @@ def convolution(n, out, input, weight, bias, stride, transposed, groups) -> list
     else:
         n.unify(x[1], w[0] if transposed else w[1])
         channels = w[1] if transposed else w[0]
-    if bias is not None:
-        n.unify(channels, n.axes(bias)[0])
+    scale(n, [channels], bias)
     return [x[0], channels, *places]
 
 
@@ -361,144 +301,73 @@ def deformable(n, out, input, weight, offset, mask, bias) -> list[Axis] | None:
     """A convolution that looks at shifted places: (samples, shifts of each place in the kernel, H, W)."""
     if weight.shape[1] != input.shape[1] or offset.shape[1] != 2 * weight[0, 0].numel():  # in groups
         return None
-    for shifts in (offset, mask):
-        n.unify(n.axes(input)[0], n.axes(shifts)[0])
-        for axis in n.axes(shifts)[1:]:
-            n.fix(axis)
+    for samples, *others in (n.axes(offset), n.axes(mask)):
+        n.unify(n.axes(input)[0], samples)
+        n.fix(*others)
     axes = convolution(n, out, input, weight, bias, [1, 1], False, 1)
-    for axis in axes[2:]:
-        n.fix(axis)
-    return [*axes[:2], *(n.fixed(size) for size in out.shape[2:])]
-
-
-@rule("embedding")
-def embedding(n, weight, indices) -> list[Axis]:
-    rows, columns = n.axes(weight)
-    n.fix(rows)
-    return [*n.axes(indices), columns]
+    n.fix(*axes[2:])
+    return [*axes[:2], *fixed_like(n, out)[2:]]
 
 
 @rule("_embedding_bag", "_embedding_bag_forward_only")
 def embedding_bag(n, out, weight, mode, per_sample_weights=None):
     """Sums, means or the largest (mode 2, whose places in the last output nobody reads) of a bag's rows."""
     rows, columns = n.axes(weight)
-    n.fix(rows)
-    for axis in n.axes(per_sample_weights) if per_sample_weights is not None else ():
-        n.fix(axis)
+    n.fix(rows, *(n.axes(per_sample_weights) if per_sample_weights is not None else ()))
     return ([n.fixed(len(out[0])), columns], *(fixed_like(n, tensor) for tensor in out[1:]))
 
 
 # --- normalization ---------------------------------------------------------------------------------------------
 
 
+def scale(n, axes: Sequence[Axis], *factors: torch.Tensor | None) -> None:
+    """Factors and shifts, where there are any, have these axes."""
+    for factor in (factor for factor in factors if factor is not None):
+        for axis, other in zip(axes, n.axes(factor), strict=True):
+            n.unify(axis, other)
+
+
 @rule("native_batch_norm", "_native_batch_norm_legit", "cudnn_batch_norm", "_batch_norm_with_update")
 def batch_norm(n, out, input, weight=None, bias=None, running_mean=None, running_var=None):
     axes = n.axes(input)
-    for tensor in (weight, bias, running_mean, running_var):
-        if tensor is not None:
-            n.unify(axes[1], n.axes(tensor)[0])
+    scale(n, axes[1:2], weight, bias, running_mean, running_var)
     return (axes, *([axes[1]] if t.dim() == 1 and t.numel() else fixed_like(n, t) for t in out[1:]))
 
 
 @rule("native_layer_norm", "_fused_rms_norm", "rms_norm")
 def layer_norm(n, out, input, normalized_shape, weight=None, bias=None):
-    axes = n.axes(input)
-    last = len(normalized_shape)
-    for tensor in (weight, bias):
-        if tensor is not None:
-            for axis, other in zip(axes[-last:], n.axes(tensor), strict=True):
-                n.unify(axis, other)
+    axes, last = n.axes(input), len(normalized_shape)
+    scale(n, axes[-last:], weight, bias)
     lead = [*axes[:-last], *[ONE] * last]
     return (axes, *(lead for _ in out[1:])) if isinstance(out, tuple) else axes
-
-
-@rule("native_group_norm")
-def group_norm(n, out, input, weight, bias, group):
-    axes = list(n.axes(input))
-    for tensor in (weight, bias):
-        if tensor is not None:
-            n.unify(axes[1], n.axes(tensor)[0])
-    blocks, _ = n.split(axes[1], (group, input.shape[1] // group))
-    return (axes, [axes[0], blocks], [axes[0], blocks])
-
-
-@rule("_weight_norm_interface")
-def weight_norm(n, v, g, dim=0):
-    for axis, other, size in zip(n.axes(v), n.axes(g), g.shape, strict=True):
-        if size > 1:
-            n.unify(axis, other)
-    return (n.axes(v), n.axes(g))
 
 
 # --- views: what computes nothing, but moves, joins or takes parts of tensors --------------------------------
 
 
 @rule("view", "_unsafe_view", "reshape", "_reshape_alias", "_reshape_copy")
-def view(n, out, self) -> list[Axis]:
-    """Dimensions of equal sizes in all are merged and split."""
-    axes, result = n.axes(self), []
+def view(n, out, self) -> list[Axis] | None:
+    """Dimensions that have as many entries in all are merged and split."""
     if self.dtype != out.dtype and self.shape != out.shape:
         return None
-    if self.numel() == 0:
+    if self.numel() < 2:
         return fixed_like(n, out)
-    old, new = [*self.shape], [*out.shape]
-    i = j = 0
-    while i < len(old) or j < len(new):
-        start, begin, left, right = i, j, 1, 1
-        if i < len(old):
-            left, i = old[i], i + 1
-        if j < len(new):
-            right, j = new[j], j + 1
-        while left != right:
-            if left < right:
-                left, i = left * old[i], i + 1
-            else:
-                right, j = right * new[j], j + 1
-        whole = n.merge(axes[start:i]) if i > start else ONE
-        result += n.split(whole, new[begin:j]) if j > begin else []
+    result, last = [], 0
+    before, after = (list(itertools.accumulate(tensor.shape, operator.mul)) for tensor in (self, out))
+    for entries in sorted({*before} & {*after}):
+        whole = n.merge([axis for axis, end in zip(n.axes(self), before, strict=True) if last < end <= entries])
+        result += n.split(whole, [size for size, end in zip(out.shape, after, strict=True) if last < end <= entries])
+        last = entries
     return result
 
 
-@rule("expand", "expand_as")
-def expand(n, out, self) -> list[Axis]:
-    axes = [ONE] * (out.dim() - self.dim()) + list(n.axes(self))
-    return [n.free(size) if axis == ONE else axis for axis, size in zip(axes, out.shape, strict=True)]
-
-
-@rule("repeat")
-def repeat(n, self, repeats) -> list[Axis]:
-    axes = [ONE] * (len(repeats) - self.dim()) + list(n.axes(self))
-    return [n.merge([n.free(times), axis]) for times, axis in zip(repeats, axes, strict=True)]
-
-
-@rule("permute")
-def permute_dims(n, self, dims) -> list[Axis]:
-    return [n.axes(self)[d] for d in dims]
-
-
-@rule("transpose")
-def transpose(n, self, dim0, dim1) -> list[Axis]:
-    axes = list(n.axes(self))
-    axes[dim0], axes[dim1] = axes[dim1], axes[dim0]
-    return axes
-
-
-@rule("t")
-def t(n, self) -> list[Axis]:
-    return n.axes(self)[::-1]
-
-
-@rule("unsqueeze")
-def unsqueeze(n, self, dim) -> list[Axis]:
-    axes = list(n.axes(self))
-    axes.insert(dim % (self.dim() + 1), ONE)
-    return axes
-
-
-@rule("squeeze")
-def squeeze(n, self, dim=None) -> list[Axis]:
-    dims = [d for d in dims_of(dim, self.dim()) if self.shape[d] == 1] if self.dim() else []
-    return without(n.axes(self), dims, False)
+@rule("permute", "transpose", "t", "unsqueeze", "squeeze", "expand")
+def rearranged(n, out, self, again) -> list[Axis]:
+    """Dimensions in another order, more and fewer: known by their strides in one where each has its own."""
+    marked = torch.empty_strided(self.shape, MARKS[: self.dim()], device="meta")
+    axes = dict(zip(MARKS, n.axes(self), strict=False))
+    strides = zip(out.shape, again(marked).stride(), strict=True)
+    return [axes.get(stride) or (n.free(size) if stride == 0 else ONE) for size, stride in strides]
 
 
 @rule("as_strided")
@@ -556,8 +425,7 @@ def diagonal(n, self, offset, dim1, dim2) -> list[Axis] | None:
 def pack_sequence(n, out, input):
     """(time, batch, …) or (batch, time, …) → (steps, …)."""
     time, batch, *rest = n.axes(input)
-    for axis in (time, batch):
-        n.fix(axis)
+    n.fix(time, batch)
     return ([n.fixed(len(out[0])), *rest], fixed_like(n, out[1]))
 
 
@@ -571,13 +439,6 @@ def unshuffle(n, out, self) -> list[Axis]:
     pixels = out.shape[channels] // self.shape[channels]
     merged = n.merge([axes[channels], n.fixed(pixels)])
     return [*axes[:-3], merged, *(n.fixed(size) for size in out.shape[channels + 1 :])]
-
-
-@rule("channel_shuffle", "native_channel_shuffle")
-def channel_shuffle(n, self, groups) -> list[Axis]:
-    axes = list(n.axes(self))
-    axes[1] = n.merge(n.split(axes[1], (groups, self.shape[1] // groups))[::-1])
-    return axes
 
 
 # --- parts -------------------------------------------------------------------------------------------------------
@@ -704,15 +565,13 @@ def looked_up(n, self, indices) -> tuple[list[Axis], list[Axis], int]:
     places: list[torch.Tensor | None] = []
     for index in indices:
         if index is not None and index.dtype in (torch.bool, torch.uint8):  # as the places that it names
-            for axis in n.axes(index):
-                n.fix(axis)
+            n.fix(*n.axes(index))
             places += index.nonzero().unbind(1)
         else:
             places.append(index)
     axes = n.axes(self)
     used = [d for d, index in enumerate(places) if index is not None]
-    for d in used:
-        n.fix(axes[d])
+    n.fix(*(axes[d] for d in used))
     shape = torch.empty(torch.broadcast_shapes(*(places[d].shape for d in used)), device="meta")
     found = pointwise(n, shape, [places[d] for d in used])
     at = used[0] if used == list(range(used[0], used[-1] + 1)) else 0
@@ -729,31 +588,12 @@ def index(n, out, self, indices) -> list[Axis]:
 @rule("index_put", "_index_put_impl")
 def index_put(n, self, indices, values) -> list[Axis]:
     rest, found, at = looked_up(n, self, indices)
-    for axis in found:
-        n.fix(axis)
+    n.fix(*found)
     wanted = [*rest[:at], *found, *rest[at:]]
     for axis, other in zip(reversed(wanted), reversed(n.axes(values)), strict=False):
         if size_of(other) > 1:
             n.unify(axis, other)
     return n.axes(self)
-
-
-@rule("index_add", "index_copy", "index_fill", "index_reduce")
-def index_add(n, self, dim, source=None) -> list[Axis]:
-    """Some places along one dimension change, by those of another tensor; the others are one."""
-    axes = n.axes(self)
-    for d, axis in enumerate(n.axes(source) if source is not None else axes):
-        n.fix(axis) if d == dim % self.dim() else n.unify(axes[d], axis)
-    n.fix(axes[dim])
-    return n.axes(self)
-
-
-@rule("index_select")
-def index_select(n, self, dim, index) -> list[Axis]:
-    axes = list(n.axes(self))
-    n.fix(axes[dim])
-    axes[dim] = n.axes(index)[0] if index.dim() else ONE
-    return axes
 
 
 @rule("gather", "scatter", "scatter_add", "scatter_reduce")

@@ -4,6 +4,7 @@
 """
 
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 from typing import NamedTuple
 
@@ -21,8 +22,9 @@ from ..permutations import (
     axis_size,
     groups_in,
 )
-from .axes import Atom, Axis, Product, atoms_of, axis_of, is_fixed, product_size
+from .algebra import Atom, Axis, Product, atoms_of, axis_of, is_fixed, product_size
 from .proof import examine
+from .rules import KINDS
 from .running import Outputs, has_fractions, plain_run, tree_map_tensors
 from .tracing import ONE_IMAGE, Trace, TracedAxes, follow
 
@@ -101,7 +103,7 @@ class _Builder:
                     atoms |= dict.fromkeys(self._members(atom))
         free = sorted((atom for atom in atoms if atom.reason is None), key=lambda atom: atom.born)
         self.numbers = {atom: number for number, atom in enumerate(free)}
-        self.groups = tuple(Group(atom.size, self._depends_on(atom)) for atom in free)
+        self.groups = tuple(Group(atom.size, tuple(map(self.numbers.get, self._outer(atom)))) for atom in free)
 
     def _members(self, atom: Atom) -> list[Atom]:
         """The atoms that an atom may be: itself, or the members of a family."""
@@ -109,12 +111,12 @@ class _Builder:
             return [atom]
         return [part for member in atom.members for part in atoms_of(self.traced.resolve(axis_of(member)))]
 
-    def _depends_on(self, atom: Atom) -> tuple[int, ...]:
-        others = sorted(self._free_dependences(atom), key=lambda a: (len(self._free_dependences(a)), a.born))
-        return tuple(self.numbers[other] for other in others)
-
     def _free_dependences(self, atom: Atom) -> set[Atom]:
         return {other for other in self.traced.depends(atom) or () if other.reason is None}
+
+    def _outer(self, atom: Atom) -> list[Atom]:
+        """The free atoms on which one depends, those that depend on fewest first."""
+        return sorted(self._free_dependences(atom), key=lambda a: (len(self._free_dependences(a)), a.born))
 
     # --- bringing axes into a form that a gather can follow ----------------------------------------------------
 
@@ -130,15 +132,14 @@ class _Builder:
                         self._simplify(atom)
                 traced.entries[owner] = [self._write_blocks(axis) for axis in axes]
 
-    def _snapshot(self) -> list:
-        free = [
+    def _snapshot(self) -> list[tuple[Atom, frozenset[Atom]]]:
+        return [
             (atom, frozenset(self.traced.depends(atom) or ()))
             for axes in self.traced.entries.values()
             for axis in axes
             for atom in atoms_of(self.traced.resolve(axis))
             if atom.reason is None
         ]
-        return [(id(atom), frozenset(map(id, depends))) for atom, depends in free]
 
     def _write_blocks(self, axis: Axis) -> Axis:
         """A product whose first factor is fixed and distinguishes the others, as a concatenation."""
@@ -176,8 +177,7 @@ class _Builder:
 
     def _chain(self, atom: Atom) -> None:
         traced, kept = self.traced, set()
-        others = self._free_dependences(atom)
-        for other in sorted(others, key=lambda a: (len(self._free_dependences(a)), a.born)):
+        for other in self._outer(atom):
             if traced.depends_on(other, atom) and atom.born < other.born:
                 traced.forget(atom, other)
             elif self._free_dependences(other) - {atom} == kept:
@@ -192,12 +192,10 @@ class _Builder:
         traced, axes, fixed = self.traced, {}, []
         for name in traced.state:
             owner, order = traced.aliases[name]
-            if owner not in traced.entries:
-                kind = UNUSED if has_fractions(traced.state[name]) else "not of floating point"
-                fixed += [Fixed(name, d, kind) for d in range(traced.state[name].dim())]
-                continue
-            if order is None:
-                fixed += [Fixed(name, d, "overlaps another entry") for d in range(traced.state[name].dim())]
+            if owner not in traced.entries or order is None:
+                unused = UNUSED if has_fractions(traced.state[name]) else "not of floating point"
+                reason = "overlaps another entry" if owner in traced.entries else unused
+                fixed += [Fixed(name, d, reason) for d in range(traced.state[name].dim())]
                 continue
             whole = [traced.entries[owner][d] for d in order]
             written = self.written(whole)
@@ -232,34 +230,38 @@ class _Builder:
 
     def rows(self, trace: Trace, aligned_by: Mapping[str, str]) -> tuple[Activation, ...]:
         """Activations that show groups, and the first place where a group is made that none of them shows."""
-        taken = {id(call): self._channels(call.axes) for call in trace.activations}
+        channels = {call: self._channels(call.axes) for call in trace.calls}
+        taken = {call for call in trace.calls if call.tap.operation in KINDS["activation"]}
         for is_fed in (True, False):  # calls that no input reaches never vary, or only over places
-            made = [(id(call), self._channels(call.axes)) for call in trace.producers if call.is_fed == is_fed]
-            counted = {id(call) for call in trace.order if call.is_fed or not is_fed}
+            made = [call for call in trace.calls if call.tap.operation in KINDS["producer"] and call.is_fed == is_fed]
             for groups_shown in (self._alone, groups_in):
-                shown = {g for key in taken.keys() & counted for g in groups_shown(taken[key].axis)}
-                for key, channels in made:
-                    if new := groups_shown(channels.axis) - shown:
-                        taken[key] = channels
+                counted = (call for call in taken if call.is_fed or not is_fed)
+                shown = {group for call in counted for group in groups_shown(channels[call].axis)}
+                for call in made:
+                    if new := groups_shown(channels[call].axis) - shown:
+                        taken.add(call)
                         shown |= new
-        alone = {group for channels in taken.values() for group in self._alone(channels.axis)}
-        for call in trace.order:
-            if id(call) in taken and axis_size(taken[id(call)].axis) > MAX_CHANNELS:
-                taken[id(call)] = self._channels(call.axes, alone)
-        calls = [call for call in trace.order if id(call) in taken and groups_in(taken[id(call)].axis)]
-        labels = _numbered([call.label for call in calls])
-        taps = {label: Tap(call.path, call.operation, call.number) for label, call in zip(labels, calls, strict=True)}
+        alone = {group for call in taken for group in self._alone(channels[call].axis)}
+        for call in taken:
+            if axis_size(channels[call].axis) > MAX_CHANNELS:
+                channels[call] = self._channels(call.axes, alone)
+        calls = [call for call in trace.calls if call in taken and groups_in(channels[call].axis)]
+        labels, counts = [], Counter()
+        for call in calls:  # :2, :3, … where one comes again
+            counts[call.label] += 1
+            labels.append(call.label if counts[call.label] == 1 else f"{call.label}:{counts[call.label]}")
+        taps = {label: call.tap for label, call in zip(labels, calls, strict=True)}
         deciders: dict[int, str] = {}
         for label, node in aligned_by.items():
-            if label not in labels or (node not in taps and (node, 0) not in trace.modules):
+            if label not in labels or (node not in taps and Tap(node, "", 0) not in trace.modules):
                 raise ValueError(f"aligned_by names {label!r} and {node!r}; the network lacks one of them")
-            axis = taken[id(calls[labels.index(label)])].axis
-            if node not in taps and self._channels(trace.modules[node, 0]).axis != axis:
+            axis = channels[calls[labels.index(label)]].axis
+            if node not in taps and self._channels(trace.modules[Tap(node, "", 0)]).axis != axis:
                 raise ValueError(f"aligned_by: {label!r} and {node!r} do not have the same channels")
             deciders |= dict.fromkeys(groups_in(axis), label)
         rows = []
         for label, call in zip(labels, calls, strict=True):
-            dims, axis, mean = taken[id(call)]
+            dims, axis, mean = channels[call]
             votes = self._alone(axis) | (groups_in(axis) - alone)
             votes = frozenset(g for g in votes if deciders.get(g, label) == label)
             node = aligned_by.get(label, label)
@@ -330,13 +332,3 @@ class _Channels(NamedTuple):
     dims: tuple[int, ...] = ()
     axis: Segments = ()
     mean: tuple[int, ...] = ()
-
-
-def _numbered(labels: Sequence[str]) -> list[str]:
-    """Labels with :2, :3, … where one comes again."""
-    counts: dict[str, int] = {}
-    numbered = []
-    for label in labels:
-        counts[label] = counts.get(label, 0) + 1
-        numbered.append(label if counts[label] == 1 else f"{label}:{counts[label]}")
-    return numbered

@@ -16,31 +16,11 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
-from .algebra import Algebra
-from .axes import Atom, Axis, atoms_of, axis_of, is_fixed
+from ..permutations import Tap
+from . import running
+from .algebra import Algebra, Atom, Axis, atoms_of, axis_of, is_fixed
 from .proof import larger_batch, random_like
-from .rules import ACTIVATIONS, CUTS, MADE_ALIKE, PRODUCERS, accepts, called, fixed_like, rule_for
-from .running import (
-    Copies,
-    ModulePath,
-    Outputs,
-    bind,
-    copy_with,
-    extent,
-    is_recurrent,
-    is_seeded,
-    memory_of,
-    only_heads,
-    outputs_of,
-    plain_run,
-    state_of,
-    step_by_step,
-    tensors_in,
-    to_meta,
-    tree_map_tensors,
-    with_values,
-    without_gradients,
-)
+from .rules import KINDS, accepts, called, fixed_like, rule_for, written_out
 
 ONE_IMAGE = "more than 1 value per channel"  # batch normalization's complaint about a batch of one
 
@@ -58,7 +38,7 @@ class TracedAxes(Algebra):
         self.known = WeakIdKeyDictionary()
         self.when_read: Mapping[torch.Tensor, Callable[[], None]] = WeakIdKeyDictionary()
         self.names: dict[int, str] = {}
-        self.originals = {memory_of(tensor) for tensor in state.values()}
+        self.originals = {running.memory_of(tensor) for tensor in state.values()}
         # Of all operations: whether they cut, the axes of what they read, and of what they put out
         self.read: dict[tuple[bool, tuple, tuple], None] = {}
         self.operation = ""
@@ -68,7 +48,7 @@ class TracedAxes(Algebra):
         self.where = "the network's input"
         self.known = WeakIdKeyDictionary({tensor: fixed_like(self, tensor) for tensor in inputs})
         self.when_read.clear()
-        self.names = {memory_of(tensor): name for name, tensor in state_of(model).items()}
+        self.names = {running.memory_of(tensor): name for name, tensor in running.state_of(model).items()}
 
     def axes(self, tensor: torch.Tensor) -> list[Axis]:
         if read := self.when_read.pop(tensor, None):
@@ -80,13 +60,12 @@ class TracedAxes(Algebra):
         return axes
 
     def _first_seen(self, tensor: torch.Tensor) -> list[Axis]:
-        name = self.names.get(memory_of(tensor))
+        name = self.names.get(running.memory_of(tensor))
         if name is not None and (tensor.is_floating_point() or tensor.is_complex()):
             axes = self.entry(name)
             if tensor.shape == self.state[name].shape and tensor.stride() == self.state[name].stride():
                 return axes
-            for axis in axes:
-                self.fix(axis)
+            self.fix(*axes)
         where, self.where = self.where, "a constant"
         axes = fixed_like(self, tensor)
         self.where = where
@@ -98,8 +77,7 @@ class TracedAxes(Algebra):
         if owner not in self.entries:
             self.entries[owner] = self.parameter(self.state[owner].shape)
         if order is None:
-            for axis in self.entries[owner]:
-                self.fix(axis)
+            self.fix(*self.entries[owner])
             return fixed_like(self, self.state[name])
         return [self.entries[owner][d] for d in order]
 
@@ -111,7 +89,7 @@ class TracedAxes(Algebra):
         self.known[tensor] = self.settle(axes)
 
     def fix_when_read(self, tensor: torch.Tensor, axes: list[Axis]) -> None:
-        self.when_read[tensor] = lambda: [self.fix(axis) for axis in axes]
+        self.when_read[tensor] = lambda: self.fix(*axes)
 
     def find_when_read(self, out: torch.Tensor, source: torch.Tensor, find: Callable[[], list[Axis]]) -> None:
         """The axes of a part of a tensor, of which the shape alone may be wanted."""
@@ -127,26 +105,31 @@ class TracedAxes(Algebra):
 
     def note(self, name: str, inputs: list[torch.Tensor], outputs: list[torch.Tensor]) -> None:
         """Note what an operation has read, as far as it is free, and what it has put out."""
-        if name in MADE_ALIKE or any(tensor in self.when_read for tensor in outputs):
+        if name in KINDS["alike"] or any(tensor in self.when_read for tensor in outputs):
             return
         read = [tuple(axes) for axes in map(self.known.get, inputs) if axes]
         if not all(is_fixed(product) for axes in read for axis in axes for product in axis):
             put_out = tuple(tuple(self.known.get(tensor, ())) for tensor in outputs)
-            self.read[name in CUTS, tuple(read), put_out] = None
+            self.read[name in KINDS["cut"], tuple(read), put_out] = None
 
     def fix_unread(self) -> None:
         """Fix axes of which parts were cut off and read by nothing: other data may read what these stand for.
 
-        Read is an axis by what has it no more: a sum, for instance, but no slice.
+        Read is an axis by what has it no more: by a product with another tensor that has it, or by any other
+        operation (no cut) where a cut has kept it. A mean over a whole table reads no place of it by itself.
         """
-        read, cut = set(), set()
+        read, alone, cut, kept = set(), set(), set(), set()
         for cuts, inputs, outputs in self.read:
-            shown = [self._shown(axes) for axes in outputs]
-            before = set().union(*map(self._shown, inputs))
+            before = Counter(atom for axes in inputs for atom in self._shown(axes))
+            after = [self._shown(axes) for axes in outputs]
             if cuts:
-                cut.update(*(before - after for after in shown))
+                cut.update(*(before.keys() - shown for shown in after))
+                kept.update(*(shown for shown in after if before.keys() - shown))
             else:
-                read |= before.difference(*shown)
+                lost = before.keys() - set().union(*after)
+                read |= {atom for atom in lost if before[atom] > 1}
+                alone |= lost
+        read |= alone & kept
         self.where = "places that the run has not read"
         if unread := {atom for atom in cut - read if atom.reason is None and atom.bound is None}:
             for axis in [axis for axes in self.entries.values() for axis in axes]:
@@ -170,72 +153,64 @@ def find_aliases(state: Mapping[str, torch.Tensor]) -> dict[str, tuple[str, list
     aliases: dict[str, tuple[str, list[int] | None]] = {}
     for name, tensor in state.items():
         aliases[name] = (name, list(range(tensor.dim())))
-        first, last = extent(tensor)
-        for owner in owners.setdefault(memory_of(tensor), []):
+        first, last = running.extent(tensor)
+        for owner in owners.setdefault(running.memory_of(tensor), []):
             other = state[owner]
-            begin, end = extent(other)
+            begin, end = running.extent(other)
             if last < begin or first > end:
                 continue
-            mine, its = (
-                sorted(range(t.dim()), key=lambda d, t=t: (t.stride(d), t.shape[d])) for t in (tensor, other)
-            )
-            same = first == begin and [(tensor.stride(d), tensor.shape[d]) for d in mine] == [
-                (other.stride(d), other.shape[d]) for d in its
-            ]
-            order = [its[mine.index(d)] for d in range(tensor.dim())] if same else None
-            aliases[name] = (owner, order)
+            mine, its = (sorted(zip(t.stride(), t.shape, range(t.dim()), strict=True)) for t in (tensor, other))
+            same = first == begin and [place[:2] for place in mine] == [place[:2] for place in its]
+            matched = {d: its[number][2] for number, (*_, d) in enumerate(mine)} if same else {}
+            aliases[name] = (owner, [matched[d] for d in range(tensor.dim())] if same else None)
             break
         else:
-            owners[memory_of(tensor)].append(name)
+            owners[running.memory_of(tensor)].append(name)
     return aliases
 
 
-@dataclass
+@dataclass(eq=False)
 class Call:
-    """An operation, or a module, and the axes of its output.
+    """A call of an operation that is an activation function or makes units, and the axes of its output.
 
-    path, operation, number: in which module's call it was, which operation, and its index among such calls.
     is_fed: whether it depends on the network's input, and not on weights alone.
     """
 
-    path: str
-    operation: str
-    number: int
+    tap: Tap
     axes: list[Axis]
-    label: str = ""
-    is_fed: bool = True
+    label: str
+    is_fed: bool
 
 
 @dataclass
 class Trace:
-    """What a run showed, in forward order; unknown: operations without a rule."""
+    """What a run showed: calls in forward order, the axes of what modules put out, and the modes in which it runs."""
 
-    modes: tuple[str, ...] = ()  # in which the model runs
-    activations: list[Call] = field(default_factory=list)
-    producers: list[Call] = field(default_factory=list)
-    modules: dict[tuple[str, int], list[Axis]] = field(default_factory=dict)
-    unknown: Counter = field(default_factory=Counter)
-    order: list[Call] = field(default_factory=list)
+    modes: tuple[str, ...] = ()
+    calls: list[Call] = field(default_factory=list)
+    modules: dict[Tap, list[Axis]] = field(default_factory=dict)
 
 
 class Tracer(TorchDispatchMode):
     """Calls the rule of every operation that runs."""
 
-    def __init__(self, traced: TracedAxes, module_path: ModulePath, given: list[torch.Tensor]):
+    def __init__(self, traced: TracedAxes, module_path: running.ModulePath, given: list[torch.Tensor]):
         super().__init__()
         self.traced, self.module_path = traced, module_path
         self.fed = WeakIdKeyDictionary(dict.fromkeys(given))  # what depends on the network's inputs
         self.trace = Trace()
-        self.counts: Counter = Counter()
+        self.is_inside = False  # an operation that is written out in others
         self.last: tuple[torch.Tensor | None, Call | None] = (None, None)
 
     def __torch_dispatch__(self, func, types, operands=(), keywords=None):
-        if any(memory_of(tensor) in self.traced.originals for tensor in tensors_in([operands, keywords])):
+        if any(
+            running.memory_of(tensor) in self.traced.originals for tensor in running.tensors_in([operands, keywords])
+        ):
             raise ValueError(
                 "a copy of it computes with its own weights, as functions do that hold the network itself"
             )
         if torch.Tag.inplace_view in func.tags:  # squeeze_ and the like: the rule is for the tensor as it was
-            before, tensor = to_meta(operands[0]), operands[0]
+            before, tensor = running.to_meta(operands[0]), operands[0]
             self.traced.known[before] = self.traced.axes(tensor)
             out = func(*operands, **(keywords or {}))
             self.traced.known.pop(tensor)
@@ -247,67 +222,68 @@ class Tracer(TorchDispatchMode):
 
     def follow(self, func, operands, keywords, out) -> None:
         traced, path = self.traced, self.module_path.stack[-1]
-        name = func._schema.name.removeprefix("aten::")
-        traced.operation = name
-        traced.where = f"{name} in {path}" if path else name
+        traced.operation = name = func._schema.name.removeprefix("aten::")
+        if not self.is_inside:
+            traced.where = f"{name} in {path}" if path else name
         function = rule_for(func)
-        inputs, outputs, result = tensors_in([operands, keywords]), tensors_in(out), None
-        given = {"tensors": inputs, "out": out, **bind(func, operands, keywords)}
-        if torch.Tag.nondeterministic_seeded in func.tags and is_seeded(given):
+        inputs, outputs, result = running.tensors_in([operands, keywords]), running.tensors_in(out), None
+        again = lambda tensor: func(tensor, *operands[1:], **keywords)  # noqa: E731
+        given = {"tensors": inputs, "out": out, "again": again, **running.bind(func, operands, keywords)}
+        if torch.Tag.nondeterministic_seeded in func.tags and running.is_seeded(given):
             traced.where = f"chance with a seed of its own{f' in {path}' if path else ''}"
         elif function is not None:
             with contextlib.suppress(Exception):  # of whatever kind: a form that the rule does not know
                 result = function(traced, **{name: given[name] for name in accepts(function) if name in given})
+        elif inputs and (parts := written_out(func)) is not None:
+            with contextlib.suppress(Exception):
+                result = self._inside(partial(parts, *operands, **keywords))
         if any(tensor in self.fed for tensor in inputs):
             self.fed.update(dict.fromkeys(outputs))
         if result is None:
-            self._not_understood(name, inputs, outputs)
+            for tensor in inputs:  # not understood: nothing that it reads or makes may move
+                traced.fix(*traced.axes(tensor))
+            for tensor in outputs:
+                traced.put(tensor, fixed_like(traced, tensor))
             return
         for tensor in outputs:
             if any(tensor is other for other in inputs):  # changed in place: it keeps the axes it has
                 traced.axes(tensor)
-        several = isinstance(out, (tuple, list))
-        for tensor, its in zip(out if several else [out], result if several else [result], strict=False):
+        every = out if isinstance(out, (tuple, list)) else [out]
+        for tensor, its in zip(every, result if isinstance(result, tuple) else [result] * len(every), strict=False):
             if isinstance(tensor, torch.Tensor):
                 traced.put(tensor, its)
-        traced.note(name, inputs, outputs)
-        self._note(called(func), path, outputs)
+        if function is not None:
+            traced.note(name, inputs, outputs)
+        if not self.is_inside:
+            self._note(called(func), path, outputs)
 
-    def _not_understood(self, name: str, inputs: list[torch.Tensor], outputs: list[torch.Tensor]) -> None:
-        """Nothing that an unknown operation reads or makes may move."""
-        for tensor in inputs:
-            for axis in self.traced.axes(tensor):
-                self.traced.fix(axis)
-        for tensor in outputs:
-            self.traced.put(tensor, fixed_like(self.traced, tensor))
-        self.trace.unknown[name] += 1
+    def _inside(self, parts: Callable) -> list[Axis] | tuple[list[Axis], ...]:
+        """The axes of what an operation puts out that is written out in others."""
+        before, self.is_inside = self.is_inside, True
+        try:
+            with self:
+                out = parts()
+        finally:
+            self.is_inside = before
+        return self.traced.axes(out) if isinstance(out, torch.Tensor) else tuple(map(self.traced.axes, out))
 
     def _note(self, name: str, path: str, outputs: list[torch.Tensor]) -> None:
-        kind = self.trace.activations if name in ACTIVATIONS else self.trace.producers if name in PRODUCERS else None
-        if kind is None:
-            return
-        key = (path, name)
-        axes, label = self.traced.axes(outputs[0]), f"{path}.{name}".lstrip(".")
-        call = Call(path, name, self.counts[key], axes, label, outputs[0] in self.fed)
-        self.counts[key] += 1
-        kind.append(call)
-        self.trace.order.append(call)
-        self.last = (outputs[0], call)
+        if name in KINDS["activation"] | KINDS["producer"]:
+            axes, label = self.traced.axes(outputs[0]), f"{path}.{name}".lstrip(".")
+            call = Call(self.module_path.tap(name), axes, label, outputs[0] in self.fed)
+            self.trace.calls.append(call)
+            self.last = (outputs[0], call)
 
-    def leaving(self, module: nn.Module, path: str, output: object) -> None:
+    def leaving(self, module: nn.Module, tap: Tap, output: torch.Tensor) -> None:
         """A module without modules in it whose last operation this was gives its name to the call."""
-        if not isinstance(output, torch.Tensor):
-            return
         tensor, call = self.last
-        if output is tensor and call.path == path and next(module.children(), None) is None:
-            call.label = path
-        number = self.counts[(path, "")]
-        self.counts[(path, "")] += 1
-        self.trace.modules[path, number] = self.traced.axes(output)
+        if output is tensor and call.tap.path == tap.path and next(module.children(), None) is None:
+            call.label = tap.path
+        self.trace.modules[tap] = self.traced.axes(output)
 
 
 def follow(
-    model: nn.Module, example: tuple, keywords: dict, wanted: Outputs | None = None
+    model: nn.Module, example: tuple, keywords: dict, wanted: running.Outputs | None = None
 ) -> tuple[TracedAxes, Trace]:
     """Run a copy of the model in all its modes; the trace is the one with training heads.
 
@@ -319,23 +295,25 @@ def follow(
     _check_shapes(model)
     first = None
     for chosen in (("heads", "train", "eval"), ("eval",)):
-        for convert in (with_values,) if is_recurrent(model) else (to_meta, with_values):
-            traced = TracedAxes(state_of(model))
+        for convert in (
+            (running.with_values,) if running.is_recurrent(model) else (running.to_meta, running.with_values)
+        ):
+            traced = TracedAxes(running.state_of(model))
             run = partial(_follow, traced, model, chosen=chosen, wanted=wanted)
             try:
-                values = tree_map_tensors(convert, (example, keywords))
-                trace = without_gradients(partial(run, convert, *values))
+                values = running.tree_map_tensors(convert, (example, keywords))
+                trace = running.without_gradients(partial(run, convert, *values))
             except Exception as error:  # what a model raises when it cannot run can be of any kind
                 if ONE_IMAGE in str(error):
                     raise
-                first = error if convert is with_values and first is None else first
+                first = error if convert is running.with_values and first is None else first
                 continue
-            if convert is with_values:
-                without_gradients(partial(_follow_other_ways, run, (example, keywords)))
+            if convert is running.with_values:
+                running.without_gradients(partial(_follow_other_ways, run, (example, keywords)))
             return traced, trace
-    given, named = tree_map_tensors(with_values, (example, keywords))
+    given, named = running.tree_map_tensors(running.with_values, (example, keywords))
     # Which raises what is wrong with the example, if anything is
-    without_gradients(partial(copy_with(model, with_values), *given, **named))
+    running.without_gradients(partial(running.copy_with(model, running.with_values), *given, **named))
     operator = re.search(r"HigherOrderOperator (\w+)", str(first))  # torch.cond, flex_attention, …
     why = f"{operator[1]} hides what it runs; write it in plain operations" if operator else first
     raise ValueError(f"the operations of {type(model).__name__} cannot be followed: {why}") from first
@@ -348,7 +326,7 @@ def _follow_other_ways(run: Callable[..., Trace], example: tuple) -> None:
         def convert(tensor: torch.Tensor, generator: torch.Generator = generator) -> torch.Tensor:
             return random_like(tensor, generator).to(tensor.dtype)
 
-        values = tree_map_tensors(convert, example)
+        values = running.tree_map_tensors(convert, example)
         with contextlib.suppress(Exception):  # not all weights need be possible
             run(convert, *(larger_batch(values) if seed == OTHER_RUNS else values))
 
@@ -368,26 +346,31 @@ def _follow(
     example: tuple,
     keywords: dict,
     chosen: tuple,
-    wanted: Outputs | None,
+    wanted: running.Outputs | None,
 ) -> Trace:
     found: Trace | None = None
-    copies = Copies(model, convert)
-    meta = any(t.is_meta for t in tensors_in([example, keywords, dict(copies.latest.named_parameters())]))
+    copies = running.Copies(model, convert)
+    meta = any(t.is_meta for t in running.tensors_in([example, keywords, dict(copies.latest.named_parameters())]))
     for mode in chosen:
         network = copies.fresh()
-        only_heads(network) if mode == "heads" else network.train(mode == "train")
-        values, named = tree_map_tensors(torch.clone, (example, keywords))
-        module_path, given = ModulePath(network), tensors_in([values, named])
+        running.only_heads(network) if mode == "heads" else network.train(mode == "train")
+        values, named = running.tree_map_tensors(torch.clone, (example, keywords))
+        module_path, given = running.ModulePath(network), running.tensors_in([values, named])
         traced.enter(network, given)
         for _ in range(2):
             tracer = Tracer(traced, module_path, given)
             device = torch.device("meta") if meta else contextlib.nullcontext()
-            with plain_run(), step_by_step(network), device, module_path.watch(tracer.leaving), tracer:
-                output = outputs_of(network(*values, **named), wanted)
+            with (
+                running.plain_run(),
+                running.step_by_step(network),
+                device,
+                module_path.watch(tracer.leaving),
+                tracer,
+            ):
+                output = running.outputs_of(network(*values, **named), wanted)
             for name, tensor in output:
                 traced.where = f"the network's output {name}".rstrip()
-                for axis in traced.axes(tensor) if isinstance(tensor, torch.Tensor) else ():
-                    traced.fix(axis)
+                traced.fix(*(traced.axes(tensor) if isinstance(tensor, torch.Tensor) else ()))
             found = found or tracer.trace
             if not copies.have_kept():  # else its next call uses that
                 break
