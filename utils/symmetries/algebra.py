@@ -240,10 +240,13 @@ class Algebra:
             for place in range(over.size)
         ]
 
+    def inner(self, atom: Atom) -> list[Atom]:
+        """The atoms of the members of a (possible) family."""
+        return [part for member in atom.members or () for part in atoms_of(self.resolve(axis_of(member)))]
+
     def is_in(self, atom: Atom, family: Atom) -> bool:
         """Whether an atom is part of a member of a (possible) family, or of a family that is."""
-        parts = [part for member in family.members or () for part in atoms_of(self.resolve(axis_of(member)))]
-        return any(part is atom or self.is_in(atom, part) for part in parts)
+        return any(part is atom or self.is_in(atom, part) for part in self.inner(family))
 
     def write_out(self, atom: Atom, over: Atom) -> None:
         """Make a family of an atom that depends on a fixed one."""

@@ -300,12 +300,13 @@ def _unseen(trial: Trial, found: Mapping[str, Difference], *given) -> list[int]:
 
 
 def as_tensor(value, *, keep: bool = False) -> torch.Tensor | str | bytes:
-    """Numbers as a tensor, texts as they are; keep: with what gradients are taken of."""
+    """Numbers in the widest kind, texts as they are; keep: with what gradients are taken of."""
     if isinstance(value, (str, bytes)):
         return value
     tensor = value if isinstance(value, torch.Tensor) else torch.as_tensor(value)
     tensor = tensor.dequantize() if tensor.is_quantized else tensor
     tensor = tensor.to_dense() if tensor.layout != torch.strided else tensor
+    tensor = tensor.to(torch.complex128 if tensor.is_complex() else torch.float64)
     return tensor if keep else tensor.detach().clone()
 
 
@@ -321,13 +322,12 @@ def compared(before: list, after: list, moved: list, precision: Precision) -> Di
 
 def _relative(x, y, z, precision: Precision) -> tuple[float, bool]:
     """max |x − y| / max |x − z|, as a whole and in columns, of finite entries; whether x and z differ."""
-    if not isinstance(x, torch.Tensor) or not isinstance(y, torch.Tensor) or x.shape != y.shape:
-        is_same = isinstance(x, (str, bytes)) and x == y
-        return (0.0 if is_same else math.inf), False
+    if not _are_alike(x, y):
+        return (math.inf if isinstance(x, torch.Tensor) or isinstance(y, torch.Tensor) or x != y else 0.0), False
     if x.numel() == 0:
         return 0.0, False
-    is_other = not isinstance(z, torch.Tensor) or z.shape != x.shape
-    x, y, z = (as_double(tensor) for tensor in (x, y, torch.zeros_like(x) if is_other else z))
+    if is_other := not _are_alike(x, z):
+        z = torch.zeros_like(x)
     finite = x.isfinite()
     if not torch.equal(finite, y.isfinite()) or not x[~finite].equal(y[~finite]):  # NaN is not NaN
         return math.nan, True
@@ -345,26 +345,24 @@ def _relative(x, y, z, precision: Precision) -> tuple[float, bool]:
     return largest, is_other or moves.max().item() > rounding
 
 
+def _are_alike(x, y) -> bool:
+    return isinstance(x, torch.Tensor) and isinstance(y, torch.Tensor) and x.shape == y.shape and x.dtype == y.dtype
+
+
 def _spread(before: list, after: list) -> float:
-    """The root of the mean square of a difference relative to typical values: of all outputs with fractions."""
+    """The root of the mean square of a difference relative to typical values: of all outputs."""
     total = 0.0
     for x, y in zip(before, after, strict=False):
-        if isinstance(x, torch.Tensor) and running.has_fractions(x) and x.numel():
-            if not isinstance(y, torch.Tensor) or x.shape != y.shape:
-                return math.inf
-            difference = (as_double(x) - as_double(y)).abs().nan_to_num(0.0, 0.0)
-            total += (difference / _typical(x)).square().mean().item()
-        elif not (torch.equal(x, y) if isinstance(x, torch.Tensor) and isinstance(y, torch.Tensor) else x == y):
+        if _are_alike(x, y):
+            difference = (x - y).abs().nan_to_num(0.0, 0.0)
+            total += (difference / _typical(x)).square().mean().item() if x.numel() else 0.0
+        elif isinstance(x, torch.Tensor) or isinstance(y, torch.Tensor) or x != y:
             return math.inf
     return math.sqrt(total) if len(before) == len(after) else math.inf
 
 
 def _typical(tensor: torch.Tensor) -> float:
     """The median of absolute values that are numbers other than 0; 1 if there are none."""
-    values = as_double(tensor.detach()).abs()
+    values = tensor.detach().abs()
     values = values[values.isfinite() & (values > 0)]
     return values.median().item() if values.numel() else 1.0
-
-
-def as_double(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.to(torch.complex128 if tensor.is_complex() else torch.float64)

@@ -100,16 +100,10 @@ class _Builder:
         for axes in traced.entries.values():
             for axis in axes:
                 for atom in atoms_of(axis):
-                    atoms |= dict.fromkeys(self._members(atom))
+                    atoms |= dict.fromkeys(traced.inner(atom) or [atom])
         free = sorted((atom for atom in atoms if atom.reason is None), key=lambda atom: atom.born)
         self.numbers = {atom: number for number, atom in enumerate(free)}
         self.groups = tuple(Group(atom.size, tuple(map(self.numbers.get, self._outer(atom)))) for atom in free)
-
-    def _members(self, atom: Atom) -> list[Atom]:
-        """The atoms that an atom may be: itself, or the members of a family."""
-        if atom.members is None:
-            return [atom]
-        return [part for member in atom.members for part in atoms_of(self.traced.resolve(axis_of(member)))]
 
     def _free_dependences(self, atom: Atom) -> set[Atom]:
         return {other for other in self.traced.depends(atom) or () if other.reason is None}
@@ -172,7 +166,7 @@ class _Builder:
                 if len(axis[0]) > 1:
                     traced.split_product(atom, [part.size for part in axis[0]])
                     return
-        for part in self._members(atom):
+        for part in traced.inner(atom) or [atom]:
             self._chain(part)
 
     def _chain(self, atom: Atom) -> None:
@@ -220,7 +214,7 @@ class _Builder:
         if atom.members is None:
             return Factor(atom.size, (self.numbers[atom],))
         over = atoms_of(self.traced.leaf(atom.over))[0]
-        groups = tuple(self.numbers.get(member) for member in self._members(atom))
+        groups = tuple(self.numbers.get(member) for member in self.traced.inner(atom))
         if over in product:
             return Factor(atom.size, groups, (dimension, product.index(over)))
         for d, axis in enumerate(axes):

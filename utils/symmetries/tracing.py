@@ -138,10 +138,11 @@ class TracedAxes(Algebra):
 
     def _shown(self, axes: list[Axis]) -> set[Atom]:
         """The atoms of axes, for families those of their members."""
-        found = {atom for axis in axes for atom in atoms_of(self.resolve(axis))}
-        families = {atom for atom in found if atom.members is not None}
-        members = [axis_of(member) for family in families for member in family.members]
-        return (found - families) | (self._shown(members) if members else set())
+        found: set[Atom] = set()
+        for atom in {atom for axis in axes for atom in atoms_of(self.resolve(axis))}:
+            parts = self.inner(atom)
+            found |= self._shown(list(map(axis_of, parts))) if parts else {atom}
+        return found
 
 
 def find_aliases(state: Mapping[str, torch.Tensor]) -> dict[str, tuple[str, list[int] | None]]:
