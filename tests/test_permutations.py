@@ -128,15 +128,6 @@ ALL = [*MODELS, "Unseen"]
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_permuted_network_computes_the_same(name):
-    model, x = model_and_images(name)
-    spec = permutation_spec(model, x)
-    expected = model.eval()(x)
-    model.load_state_dict(permute(model.state_dict(), spec, spec.random(0)))
-    assert max_relative(expected, model(x)) < 1e-5
-
-
-@pytest.mark.parametrize("name", ALL)
 def test_every_hidden_channel_is_permuted(name):
     """All entries move, but for those of the output and of the input's axis."""
     model, x = model_and_images(name)

@@ -17,17 +17,18 @@ from torch.nn import functional as F
 from alignment.show_permutations import moved_share
 from utils.activations import TIE
 from utils.assignment import assign_groups
+from utils.batches import Inputs
 from utils.errors import UserError
 from utils.permutations import axis_index, compose, groups_in, permute, places_of, soft_permute
 from utils.symmetries import rules
 from utils.symmetries.proof import derangements, examine, prove
-from utils.symmetries.recording import Recording
+from utils.symmetries.recording import record
 from utils.symmetries.running import tree_map_tensors
 from utils.symmetries.spec import permutation_spec
 
 
-def record(model, spec, *inputs, before=False):
-    return Recording(model, spec, before)(*inputs)[0]
+def recorded(model, spec, *inputs, before=False):
+    return record(model, spec, Inputs(inputs, {}), before=before)[0]
 
 
 def correlation(x, y):
@@ -141,17 +142,17 @@ def test_planted_permutations_are_found(name):
 
     batches = [tree_map_tensors(draw, example) for _ in range(8)]
 
-    def recorded(network, before=False):
-        parts = [record(network, spec, *batch, before=before) for batch in batches]
+    def rows_of(network, before=False):
+        parts = [recorded(network, spec, *batch, before=before) for batch in batches]
         return [torch.cat(row) for row in zip(*parts, strict=True)]
 
     pairs = [
-        [correlation(x, y) for x, y in zip(recorded(model, before), recorded(planted, before), strict=True)]
+        [correlation(x, y) for x, y in zip(rows_of(model, before), rows_of(planted, before), strict=True)]
         for before in (False, True)
     ]
     scores = [matrix + TIE * tie for matrix, tie in zip(*pairs, strict=True)]
     found = assign_groups(spec, scores)
-    again = [correlation(x, x) for x in recorded(model)]
+    again = [correlation(x, x) for x in rows_of(model)]
     clear = [c.any() and np.count_nonzero(c > 1 - 1e-6, axis=0).max(initial=1) == 1 for c in again]
     shown = set().union(*(row.votes for row, ok in zip(spec.rows, clear, strict=True) if ok))
     moved = permute(planted.state_dict(), spec, found)
@@ -187,7 +188,7 @@ def test_the_model_and_the_example_are_left_as_they_were(name):
     modes_before, hooks = [m.training for m in model.modules()], len(nn.modules.module._global_forward_hooks)
     random = torch.get_rng_state()
     spec = permutation_spec(model, *example)
-    record(model, spec, *example)
+    recorded(model, spec, *example)
     assert [m.training for m in model.modules()] == modes_before
     assert torch.equal(random, torch.get_rng_state())
     assert len(nn.modules.module._global_forward_hooks) == hooks
@@ -215,7 +216,7 @@ def test_an_activation_that_does_not_run_is_named():
     model, example = Run(run, a=nn.Linear(8, 6), b=nn.Linear(6, 3)), torch.ones(3, 8)
     spec = permutation_spec(model, example, proof=False)
     with pytest.raises(UserError, match="does not show sigmoid when it runs on data"):
-        record(model, spec, -example)
+        recorded(model, spec, -example)
 
 
 def test_rows_are_calls():
@@ -225,9 +226,9 @@ def test_rows_are_calls():
     model = nn.Sequential(nn.Linear(8, 6), relu := nn.ReLU(), nn.Linear(6, 6), relu, nn.Linear(6, 2))
     spec = permutation_spec(model, *VECTORS)
     assert [row.label for row in spec.rows] == ["1", "1:2"]
-    first, second = record(model, spec, *VECTORS)
+    first, second = recorded(model, spec, *VECTORS)
     assert torch.equal(first, F.relu(model[0](*VECTORS))) and torch.equal(second, F.relu(model[2](first)))
-    before = record(model, spec, *VECTORS, before=True)
+    before = recorded(model, spec, *VECTORS, before=True)
     assert torch.equal(before[1], model[2](first))
 
 
@@ -509,7 +510,7 @@ def test_gradients_in_forward_sparse_graphs_hidden_states_and_mappings(build, ex
     model = build()
     spec = permutation_spec(model, *example)
     assert [group.size for group in spec.groups] == sizes
-    record(model, spec, *example)
+    recorded(model, spec, *example)
 
 
 def test_a_hidden_state_keeps_its_order():

@@ -19,7 +19,7 @@ from .devices import device_of
 from .errors import UserError
 from .losses import main_output
 from .permutations import PermutationSpec
-from .symmetries.recording import Recording, samples
+from .symmetries.recording import record, samples
 
 # Networks run on so many images at once. All activations of one chunk are alive together.
 CHUNK = 64
@@ -177,13 +177,12 @@ def cross_moments(
     """
     moments: list[Moments] = []
     device, seen = device_of(network_a), 0
-    record_a, record_b = (Recording(network, spec, before) for network in (network_a, network_b))
     for batch in _chunks(batches):
         batch = mapped(lambda tensor: tensor.to(device), batch)
         shown_a, shown_b = batch if isinstance(batch, ImagePair) else (split(network_a, batch)[0],) * 2
         mask = None if isinstance(batch, ImagePair) else token_mask(batch)
-        rows_a, output_a = record_a.run(shown_a, mask)
-        rows_b, output_b = record_b.run(shown_b, mask)
+        rows_a, output_a = record(network_a, spec, shown_a, mask, before=before)
+        rows_b, output_b = record(network_b, spec, shown_b, mask, before=before)
         pairs = zip([*rows_a, _logits(output_a, mask)], [*rows_b, _logits(output_b, mask)], strict=True)
         pairs = [(x.T, y.T) for x, y in pairs]
         if not moments:

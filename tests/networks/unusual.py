@@ -92,6 +92,13 @@ def mapped_over_samples(self, x):
     return torch.func.vmap(lambda v: self.b(torch.tanh(self.a(v))))(x)
 
 
+@network(VECTORS, 1, a=(8, 6), b=(6, 3))
+def in_inference_mode(self, x):
+    """Where operations come whole that are others otherwise, e.g. `linear`."""
+    with torch.inference_mode():
+        return self.b(F.relu(self.a(x)))
+
+
 @network(VECTORS, 0.9, a=(8, 6), none=lambda: nn.Parameter(torch.zeros(0, 6)), b=(6, 3))
 def empty_parameter(self, x):
     return self.b(torch.cat([F.relu(self.a(x)), self.none]))

@@ -14,40 +14,38 @@ from .rules import KINDS, called
 MAX_POSITIONS = 32  # larger maps are subsampled by 2, as published
 
 
-class Recording:
-    """Runs a network, in evaluation but with its heads for training, and keeps the channels of every row of its spec.
+def record(
+    model: nn.Module,
+    spec: PermutationSpec,
+    x: torch.Tensor | Inputs,
+    mask: torch.Tensor | None = None,
+    *,
+    before: bool = False,
+) -> tuple[list[torch.Tensor], object]:
+    """The channels of each row of a spec, (samples, channels) in float32, when the network runs on x, and its output.
 
+    It runs in evaluation, but with its heads for training. mask: of the positions that count (b, T), if not all do.
     before: keep the input of each activation function, and not its output.
     """
 
-    def __init__(self, model: nn.Module, spec: PermutationSpec, before: bool = False):
-        self.model, self.spec, self.before = model, spec, before
-        self.module_path = running.ModulePath(model)
+    def run() -> tuple[dict[int, torch.Tensor], object]:
+        recorder = _Recorder(spec, running.ModulePath(model), before)
+        given = x if isinstance(x, Inputs) else ((x,), {})
+        inputs, keywords = running.tree_map_tensors(torch.clone, tuple(given))  # which the network may change
+        with running.restoring(model), running.plain_run(), running.step_by_step(model):
+            running.only_heads(model)
+            with recorder.module_path.watch(recorder.leaving), recorder:
+                return recorder.found, model(*inputs, **keywords)
 
-    def __call__(self, *inputs, **keywords) -> tuple[list[torch.Tensor], object]:
-        """The channels of each row, (samples, channels) in float32, and the network's output."""
-        return self.run(Inputs(inputs, keywords))
-
-    def run(self, x: torch.Tensor | Inputs, mask: torch.Tensor | None = None) -> tuple[list[torch.Tensor], object]:
-        """The same for what was split from a batch, at the positions that count by a mask (b, T), if there is one."""
-        recorder, output = running.without_gradients(lambda: self._run(*(x if isinstance(x, Inputs) else ((x,), {}))))
-        rows = [(row, recorder.found.get(number)) for number, row in enumerate(self.spec.rows)]
-        missing = [row.label for row, tensor in rows if tensor is None or not _has_channels(tensor, row)]
-        if missing:
-            raise UserError(
-                f"{type(self.model).__name__} does not show {missing[0]} when it runs on data, where units are to be "
-                "compared: what it runs depends on the data, or one kernel does that and more on this device"
-            )
-        means = ((tensor.mean(row.mean, keepdim=True) if row.mean else tensor, row) for row, tensor in rows)
-        return [samples(tensor.detach(), row.dims, row.channels, mask) for tensor, row in means], output
-
-    def _run(self, inputs: tuple, keywords: dict) -> tuple["_Recorder", object]:
-        recorder = _Recorder(self.spec, self.module_path, self.before)
-        inputs, keywords = running.tree_map_tensors(torch.clone, (inputs, keywords))  # which the network may change
-        with running.restoring(self.model), running.plain_run(), running.step_by_step(self.model):
-            running.only_heads(self.model)
-            with self.module_path.watch(recorder.leaving), recorder:
-                return recorder, self.model(*inputs, **keywords)
+    found, output = running.without_gradients(run)
+    rows = [(row, found.get(number)) for number, row in enumerate(spec.rows)]
+    if missing := [row.label for row, tensor in rows if tensor is None or not _has_channels(tensor, row)]:
+        raise UserError(
+            f"{type(model).__name__} does not show {missing[0]} when it runs on data, where units are to be "
+            "compared: what it runs depends on the data, or one kernel does that and more on this device"
+        )
+    means = ((tensor.mean(row.mean, keepdim=True) if row.mean else tensor, row) for row, tensor in rows)
+    return [samples(tensor.detach(), row.dims, row.channels, mask) for tensor, row in means], output
 
 
 def _has_channels(tensor: torch.Tensor, row: Activation) -> bool:
