@@ -120,10 +120,6 @@ def model_and_images(name):
     return randomize(MODELS[name](5)), torch.randn(3, 3, 32, 32)
 
 
-def max_relative(a, b):
-    return ((a - b).abs().max() / a.abs().max()).item()
-
-
 ALL = [*MODELS, "Unseen"]
 
 
