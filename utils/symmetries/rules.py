@@ -39,7 +39,7 @@ activation  relu hardtanh leaky_relu elu celu gelu silu mish softplus sigmoid lo
 producer    convolution mm addmm mv addmv bmm baddbmm embedding _embedding_bag _embedding_bag_forward_only _trilinear
             _cdist_forward
 cut         slice select split split_with_sizes chunk unsafe_split unsafe_chunk unbind index _unsafe_index
-            index_select gather diagonal unfold constant_pad_nd
+            index_select gather unfold constant_pad_nd
 """
 TABLED = re.findall(r"^(\w+) +((?:.+\n)(?: +.+\n)*)", TABLE, re.MULTILINE)
 KINDS = {kind: frozenset(names.split()) for kind, names in TABLED}
@@ -113,7 +113,7 @@ def fixed_like(n, tensor: torch.Tensor) -> list[Axis]:
     return [n.fixed(size) for size in tensor.shape]
 
 
-# --- written out in other operations ------------------------------------------------------------------------
+# --- written out in other operations, where torch itself does not ----------------------------------------------
 
 
 def trilinear(i1, i2, i3, expand1, expand2, expand3, sumdim, unroll_dim=1):
@@ -125,8 +125,52 @@ def trilinear(i1, i2, i3, expand1, expand2, expand3, sumdim, unroll_dim=1):
     return product.sum(sumdim)
 
 
-# Those that torch does not write out itself.
-COMPOSITES: dict[str, Callable] = {"_trilinear": trilinear}
+def grouped_matmul(rows, experts, offs, *_, **__):
+    """(rows, k) @ (experts, k, b), each row with the matrix of one expert: rows stand in the order of experts."""
+    if rows.dim() != 2 or experts.dim() != 3:
+        raise NotImplementedError
+    offs.flip(0)
+    return rows.flip(0) @ experts.flip(0).mean(0)
+
+
+def deformed(x, weight, offset, mask, bias, *more):
+    """A convolution that looks at shifted places: (samples, shifts of each place in the kernel, H, W)."""
+    if more[7] > 1:  # shifts of their own for parts of the channels
+        raise NotImplementedError
+    x = torch.convolution(x.flip(2, 3), weight, bias, more[:2], more[2:4], more[4:6], False, [0, 0], more[6])
+    return x.flip(2, 3) + sum(shifts.flatten(1).flip(1).mean(1).view(-1, 1, 1, 1) for shifts in (offset, mask))
+
+
+def pack_sequence(x, lengths, batch_first):
+    """(time, batch, …) or (batch, time, …) → (steps, …)."""
+    return (x.flip(0, 1).flatten(0, 1)[: lengths.sum().item()],)
+
+
+def diag_embed(x, offset=0, dim1=-2, dim2=-1):
+    if (offset, dim1, dim2) != (0, -2, -1):
+        raise NotImplementedError
+    return x.unsqueeze(-1) * torch.eye(x.shape[-1], device=x.device)
+
+
+def diagonal(x, offset=0, dim1=0, dim2=1):
+    if offset:
+        raise NotImplementedError
+    return (x.movedim((dim1, dim2), (-2, -1)) * torch.eye(x.shape[dim1], device=x.device)).sum(-1)
+
+
+# What is flipped keeps its order.
+COMPOSITES: dict[str, Callable] = {
+    "_trilinear": trilinear,
+    "_grouped_mm": grouped_matmul,
+    "_cdist_forward": lambda x1, x2, *_: x1 @ x2.mT,
+    "_euclidean_dist": lambda x1, x2: x1 @ x2.mT,
+    "torchvision::deform_conv2d": deformed,
+    "diag_embed": diag_embed,
+    "diagonal": diagonal,
+    "view_as_complex": lambda x: x.flip(-1).mean(-1),
+    "view_as_real": lambda x: x.unsqueeze(-1).expand(*x.shape, 2).flip(-1),
+    "_pack_padded_sequence": pack_sequence,
+}
 
 
 # --- elementwise -------------------------------------------------------------------------------------------
@@ -244,28 +288,10 @@ def matmul(n, self, mat2) -> list[Axis]:
     return contract(n, n.axes(self), n.axes(mat2))
 
 
-@rule("_grouped_mm")
-def grouped_matmul(n, self, mat2, offs=None) -> list[Axis] | None:
-    """(rows, k) @ (experts, k, b), each row with the matrix of one expert: rows stand in the order of experts."""
-    if self.dim() != 2 or mat2.dim() != 3:
-        return None
-    (rows, inner), (experts, k, columns) = n.axes(self), n.axes(mat2)
-    n.fix(rows, experts, *(n.axes(offs) if offs is not None else ()))
-    n.unify(inner, k)
-    return [rows, columns]
-
-
 @rule("addmm", "_addmm_activation", "_sparse_addmm")
 def addmm(n, out, self, mat1, mat2) -> list[Axis]:
     n.put(out, contract(n, n.axes(mat1), n.axes(mat2)))
     return pointwise(n, out, [out, self])
-
-
-@rule("_cdist_forward", "_euclidean_dist")
-def distances(n, x1, x2) -> list[Axis] | None:
-    """Between the rows of (…, a, k) and of (…, b, k)."""
-    *batch, rows, inner = n.axes(x2)
-    return contract(n, n.axes(x1), [*batch, inner, rows]) if x1.dim() == x2.dim() else None
 
 
 @rule("convolution", "_convolution")
@@ -294,19 +320,6 @@ def convolution(n, out, input, weight, bias, stride, transposed, groups) -> list
         channels = w[1] if transposed else w[0]
     scale(n, [channels], bias)
     return [x[0], channels, *places]
-
-
-@rule("torchvision::deform_conv2d")
-def deformable(n, out, input, weight, offset, mask, bias) -> list[Axis] | None:
-    """A convolution that looks at shifted places: (samples, shifts of each place in the kernel, H, W)."""
-    if weight.shape[1] != input.shape[1] or offset.shape[1] != 2 * weight[0, 0].numel():  # in groups
-        return None
-    for samples, *others in (n.axes(offset), n.axes(mask)):
-        n.unify(n.axes(input)[0], samples)
-        n.fix(*others)
-    axes = convolution(n, out, input, weight, bias, [1, 1], False, 1)
-    n.fix(*axes[2:])
-    return [*axes[:2], *fixed_like(n, out)[2:]]
 
 
 @rule("_embedding_bag", "_embedding_bag_forward_only")
@@ -378,15 +391,6 @@ def as_strided(n, self, size, stride) -> list[Axis] | None:
     return n.axes(self) if list(size) == list(self.shape) and new == old else None
 
 
-@rule("view_as_real", "view_as_complex")
-def as_complex(n, out, self) -> list[Axis]:
-    axes = list(n.axes(self))
-    if out.is_complex():
-        n.fix(axes.pop())
-        return axes
-    return [*axes, n.fixed(2)]
-
-
 @rule("pixel_shuffle")
 def pixel_shuffle(n, out, self, upscale_factor) -> list[Axis]:
     axes = list(n.axes(self))
@@ -404,29 +408,6 @@ def fold(n, out, self) -> list[Axis]:
     channels, kernel = n.split(channels, (out.shape[-3], self.shape[-2] // out.shape[-3]))
     n.fix(kernel)
     return [*batch, channels, *(n.fixed(size) for size in out.shape[-2:])]
-
-
-@rule("diag_embed")
-def diag_embed(n, self, offset, dim1, dim2) -> list[Axis] | None:
-    axes = list(n.axes(self))
-    return [*axes, axes[-1]] if (offset, dim1, dim2) == (0, -2, -1) else None
-
-
-@rule("diagonal")
-def diagonal(n, self, offset, dim1, dim2) -> list[Axis] | None:
-    axes, dims = list(n.axes(self)), dims_of([dim1, dim2], self.dim())
-    if offset or len({self.shape[d] for d in dims}) > 1:
-        return None
-    n.unify(*(axes[d] for d in dims))
-    return [*without(axes, dims, False), n.resolve(axes[dims[0]])]
-
-
-@rule("_pack_padded_sequence")
-def pack_sequence(n, out, input):
-    """(time, batch, …) or (batch, time, …) → (steps, …)."""
-    time, batch, *rest = n.axes(input)
-    n.fix(time, batch)
-    return ([n.fixed(len(out[0])), *rest], fixed_like(n, out[1]))
 
 
 @rule("pixel_unshuffle", "im2col")
