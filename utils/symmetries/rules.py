@@ -302,22 +302,15 @@ def convolution(n, out, input, weight, bias, stride, transposed, groups) -> list
     """
     x, w, places = n.axes(input), n.axes(weight), []
     for d, axis in enumerate(x[2:]):
-        alone = weight.shape[d + 2] == stride[d % len(stride)] == 1
-        if not (alone and input.shape[d + 2] == out.shape[d + 2]):  # of another size with padding
+        alone = weight.shape[d + 2] == stride[d % len(stride)] == 1 and input.shape[d + 2] == out.shape[d + 2]
+        if not alone:  # or of another size with padding
             n.fix(axis)
-            axis = n.fixed(out.shape[d + 2])
-        places.append(axis)
+        places.append(axis if alone else n.fixed(out.shape[d + 2]))
     n.fix(*w[2:])
-    if groups > 1:
-        (group, inner), (of_weight, first) = (
-            n.split(axis, (groups, size_of(axis) // groups)) for axis in (x[1], w[0])
-        )
-        n.unify(group, of_weight)
-        n.unify(inner, first if transposed else w[1])
-        channels = n.merge([of_weight, w[1]]) if transposed else w[0]
-    else:
-        n.unify(x[1], w[0] if transposed else w[1])
-        channels = w[1] if transposed else w[0]
+    (group, inner), (of_weight, first) = (n.split(axis, (groups, size_of(axis) // groups)) for axis in (x[1], w[0]))
+    n.unify(group, of_weight)
+    n.unify(inner, first if transposed else w[1])
+    channels = n.merge([of_weight, w[1]]) if transposed else w[0]
     scale(n, [channels], bias)
     return [x[0], channels, *places]
 

@@ -5,6 +5,7 @@ control flow. A network that looks at values is run on real ones.
 """
 
 import contextlib
+import itertools
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -293,25 +294,27 @@ def follow(
     Raises what the model raises, if it does not run on the example; ValueError, naming the model, if it cannot be
     followed or copied or has tensors without a shape.
     """
-    _check_shapes(model)
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if nn.parameter.is_lazy(tensor):
+            raise ValueError(
+                f"{name} of {type(model).__name__} has no shape before the first run: run the network on an example"
+            )
     first = None
-    for chosen in (("heads", "train", "eval"), ("eval",)):
-        for convert in (
-            (running.with_values,) if running.is_recurrent(model) else (running.to_meta, running.with_values)
-        ):
-            traced = TracedAxes(running.state_of(model))
-            run = partial(_follow, traced, model, chosen=chosen, wanted=wanted)
-            try:
-                values = running.tree_map_tensors(convert, (example, keywords))
-                trace = running.without_gradients(partial(run, convert, *values))
-            except Exception as error:  # what a model raises when it cannot run can be of any kind
-                if ONE_IMAGE in str(error):
-                    raise
-                first = error if convert is running.with_values and first is None else first
-                continue
-            if convert is running.with_values:
-                running.without_gradients(partial(_follow_other_ways, run, (example, keywords)))
-            return traced, trace
+    ways = (running.with_values,) if running.is_recurrent(model) else (running.to_meta, running.with_values)
+    for chosen, convert in itertools.product((("heads", "train", "eval"), ("eval",)), ways):
+        traced = TracedAxes(running.state_of(model))
+        run = partial(_follow, traced, model, chosen=chosen, wanted=wanted)
+        try:
+            values = running.tree_map_tensors(convert, (example, keywords))
+            trace = running.without_gradients(partial(run, convert, *values))
+        except Exception as error:  # what a model raises when it cannot run can be of any kind
+            if ONE_IMAGE in str(error):
+                raise
+            first = error if convert is running.with_values and first is None else first
+            continue
+        if convert is running.with_values:
+            running.without_gradients(partial(_follow_other_ways, run, (example, keywords)))
+        return traced, trace
     given, named = running.tree_map_tensors(running.with_values, (example, keywords))
     # Which raises what is wrong with the example, if anything is
     running.without_gradients(partial(running.copy_with(model, running.with_values), *given, **named))
@@ -330,14 +333,6 @@ def _follow_other_ways(run: Callable[..., Trace], example: tuple) -> None:
         values = running.tree_map_tensors(convert, example)
         with contextlib.suppress(Exception):  # not all weights need be possible
             run(convert, *(larger_batch(values) if seed == OTHER_RUNS else values))
-
-
-def _check_shapes(model: nn.Module) -> None:
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if nn.parameter.is_lazy(tensor):
-            raise ValueError(
-                f"{name} of {type(model).__name__} has no shape before the first run: run the network on an example"
-            )
 
 
 def _follow(
