@@ -39,6 +39,7 @@ def leaves(value, modules: bool = False, seen: dict[int, object] | None = None) 
 
 
 PLAIN = (torch.Tensor, int, float, complex, str, bytes, type, types.NoneType, types.ModuleType, torch.dtype)
+EMPTY = types.CellType()
 UNNAMED = (set, frozenset, deque, types.GeneratorType)
 
 
@@ -53,20 +54,13 @@ def _parts(leaf, modules: bool = False) -> list[tuple[str, object]]:
     if isinstance(leaf, functools.partial):
         return [("", leaf.func), ("", leaf.args), ("", leaf.keywords)]
     if isinstance(leaf, types.FunctionType):
-        return [("", value) for cell in leaf.__closure__ or () for value in _contents(cell)]
+        return [("", cell.cell_contents) for cell in leaf.__closure__ or () if cell != EMPTY]
     if isinstance(leaf, nn.Module) and (not modules or isinstance(leaf, torch.jit.ScriptModule)):
         return []
     slots = [getattr(kind, "__slots__", ()) for kind in type(leaf).__mro__]
     names = [name for some in slots for name in ([some] if isinstance(some, str) else some) if name[:2] != "__"]
     values = {name: getattr(leaf, name) for name in names if hasattr(leaf, name)}
     return [*(values | getattr(leaf, "__dict__", {})).items()]
-
-
-def _contents(cell: types.CellType) -> list:
-    try:
-        return [cell.cell_contents]
-    except ValueError:  # it is empty
-        return []
 
 
 def tensors_in(value, modules: bool = False) -> list[torch.Tensor]:
@@ -91,14 +85,15 @@ def outputs_of(output, wanted: Outputs | None = None) -> list[tuple[str, object]
 
     Raises ValueError if it puts out nothing of a wanted name.
     """
-    if wanted is None or callable(wanted):
-        return list(_outputs("", output if wanted is None else wanted(output), {}, wanted is not None))
-    names = [wanted] if isinstance(wanted, (str, int)) else wanted
-    try:
-        parts = {str(name): getattr(output, name) if hasattr(output, str(name)) else output[name] for name in names}
-    except (LookupError, TypeError) as error:
-        raise ValueError(f"the network does not put out {', '.join(map(str, names))}") from error
-    return list(_outputs("", parts, {}, True))
+    if callable(wanted):
+        output = wanted(output)
+    elif wanted is not None:
+        names = [wanted] if isinstance(wanted, (str, int)) else wanted
+        try:
+            output = {str(n): getattr(output, n) if hasattr(output, str(n)) else output[n] for n in names}
+        except (LookupError, TypeError) as error:
+            raise ValueError(f"the network does not put out {', '.join(map(str, names))}") from error
+    return list(_outputs("", output, {}, wanted is not None))
 
 
 def _outputs(name: str, value, seen: dict[int, object], caches: bool) -> Iterator[tuple[str, object]]:
@@ -136,11 +131,8 @@ def has_fractions(tensor: torch.Tensor) -> bool:
 
 def with_values(tensor: torch.Tensor) -> torch.Tensor:
     """A copy on the CPU; one without values gets random ones, or zeros for integers."""
-    if not tensor.is_meta:
-        return tensor.detach().cpu().clone()
-    if has_fractions(tensor):
-        return torch.randn(tensor.shape, dtype=tensor.dtype)
-    return torch.zeros(tensor.shape, dtype=tensor.dtype)
+    make = torch.randn if has_fractions(tensor) else torch.zeros
+    return make(tensor.shape, dtype=tensor.dtype) if tensor.is_meta else tensor.detach().cpu().clone()
 
 
 # --- models ------------------------------------------------------------------------------------------------------
@@ -178,8 +170,8 @@ def copy_with(model: nn.Module, convert: Callable[[torch.Tensor], torch.Tensor])
         raise ValueError(f"{type(model).__name__} cannot be copied, so that it cannot be tried: {error}") from error
     for function in functions:
         for cell, new in zip(function.__closure__, memo[id(function)].__closure__, strict=True):
-            for value in _contents(cell):
-                new.cell_contents = _copy_of(value, memo)
+            if cell != EMPTY:
+                new.cell_contents = _copy_of(cell.cell_contents, memo)
     for module in copied.modules():
         if isinstance(module, torch.jit.ScriptModule):  # it has copied its tensors by itself
             module._apply(convert)
@@ -349,12 +341,11 @@ def is_recurrent(model: nn.Module) -> bool:
 @contextlib.contextmanager
 def step_by_step(model: nn.Module) -> Iterator[None]:
     """Recurrent layers do not run as one kernel, which would hide their units."""
-    backends = (torch.backends.mkldnn, torch.backends.cudnn)
+    backends = (torch.backends.mkldnn, torch.backends.cudnn) if is_recurrent(model) else ()
     before = [backend.enabled for backend in backends]
     try:
-        if is_recurrent(model):
-            for backend in backends:
-                backend.enabled = False
+        for backend in backends:
+            backend.enabled = False
         yield
     finally:
         for backend, enabled in zip(backends, before, strict=True):
