@@ -165,6 +165,8 @@ COMPOSITES: dict[str, Callable] = {
     "_cdist_forward": lambda x1, x2, *_: x1 @ x2.mT,
     "_euclidean_dist": lambda x1, x2: x1 @ x2.mT,
     "torchvision::deform_conv2d": deformed,
+    "equal": lambda x, other: x.eq(other).all(),
+    "index_reduce": lambda x, dim, index, source, *_, **__: x.index_add(dim, index, source),
     "diag_embed": diag_embed,
     "diagonal": diagonal,
     "view_as_complex": lambda x: x.flip(-1).mean(-1),
