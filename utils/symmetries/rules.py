@@ -62,7 +62,7 @@ def rule_for(func: torch._ops.OpOverload) -> Callable | None:
     name = func._schema.name.removeprefix("aten::")
     if name not in RULES and name.endswith("_"):
         name = name[:-1]
-    return RULES.get(name) or RULES.get(family(name))
+    return RULES.get(name) or (None if name in COMPOSITES else RULES.get(family(name)))
 
 
 @functools.cache
