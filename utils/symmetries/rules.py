@@ -390,9 +390,8 @@ def as_strided(n, self, size, stride) -> list[Axis] | None:
 def pixel_shuffle(n, out, self, upscale_factor) -> list[Axis]:
     axes = list(n.axes(self))
     channels, _, _ = n.split(axes[-3], (out.shape[-3], upscale_factor, upscale_factor))
-    for axis in n.split(axes[-3], (out.shape[-3], upscale_factor**2))[1:]:
-        n.fix(axis)
-    return [*axes[:-3], channels, *(n.fixed(size) for size in out.shape[-2:])]
+    n.fix(*n.split(axes[-3], (out.shape[-3], upscale_factor**2))[1:])
+    return [*axes[:-3], channels, *fixed_like(n, out)[-2:]]
 
 
 @rule("col2im")
@@ -402,19 +401,16 @@ def fold(n, out, self) -> list[Axis]:
     n.fix(places)
     channels, kernel = n.split(channels, (out.shape[-3], self.shape[-2] // out.shape[-3]))
     n.fix(kernel)
-    return [*batch, channels, *(n.fixed(size) for size in out.shape[-2:])]
+    return [*batch, channels, *fixed_like(n, out)[-2:]]
 
 
 @rule("pixel_unshuffle", "im2col")
 def unshuffle(n, out, self) -> list[Axis]:
     """(…, C, H, W) → (…, C · pixels, …): the channel stays the outer factor."""
-    channels = self.dim() - 3
-    axes = n.axes(self)
-    for axis in axes[-2:]:
-        n.fix(axis)
-    pixels = out.shape[channels] // self.shape[channels]
-    merged = n.merge([axes[channels], n.fixed(pixels)])
-    return [*axes[:-3], merged, *(n.fixed(size) for size in out.shape[channels + 1 :])]
+    *batch, channels, height, width = n.axes(self)
+    n.fix(height, width)
+    pixels = n.fixed(out.shape[len(batch)] // self.shape[-3])
+    return [*batch, n.merge([channels, pixels]), *fixed_like(n, out)[len(batch) + 1 :]]
 
 
 # --- parts -------------------------------------------------------------------------------------------------------
