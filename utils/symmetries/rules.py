@@ -95,6 +95,7 @@ def called(func: torch._ops.OpOverload) -> str:
     return SAME.get(name, name)
 
 
+@functools.cache
 def accepts(function: Callable) -> frozenset[str]:
     return frozenset(list(inspect.signature(function).parameters)[1:])  # the first is the network
 
