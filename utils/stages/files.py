@@ -24,6 +24,7 @@ from typing import BinaryIO, TypeVar
 import numpy as np
 import torch
 from filelock import FileLock, Timeout
+from torch.utils._pytree import tree_leaves
 
 from .. import distributed
 from ..errors import FileError, UserError, first_line
@@ -127,25 +128,11 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _on_cpu(value: object, moved: dict[int, object]) -> object:
-    """What is to be saved, with its tensors on the CPU, where every machine can read them.
-
-    moved: what has been moved, by its id, so that what is there twice is saved once.
-    """
-    if id(value) not in moved:
-        made = value.cpu() if isinstance(value, torch.Tensor) else value
-        if isinstance(value, dict):
-            made = copy.copy(value)  # a state dict has more than its entries
-            made.update((name, _on_cpu(entry, moved)) for name, entry in value.items())
-        elif type(value) in (list, tuple):
-            made = type(value)(_on_cpu(entry, moved) for entry in value)
-        moved[id(value)] = made
-    return moved[id(value)]
-
-
 def save_checkpoint(path: Path, checkpoint: Mapping[str, object]) -> None:
-    """What torch.save makes of a dictionary, with its tensors on the CPU."""
-    _write(path, lambda buffer: torch.save(_on_cpu(dict(checkpoint), {}), buffer))
+    """What torch.save makes of a dictionary, with its tensors on the CPU, where every machine can read them."""
+    # By their ids, so that a tensor that is there twice is saved once
+    moved = {id(one): one.cpu() for one in tree_leaves(dict(checkpoint)) if isinstance(one, torch.Tensor)}
+    _write(path, lambda buffer: torch.save(copy.deepcopy(dict(checkpoint), moved), buffer))
 
 
 def save_arrays(path: Path, **arrays: np.ndarray | Mapping[str, object]) -> None:
