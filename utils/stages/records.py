@@ -110,8 +110,8 @@ def _from_settings(settings: Mapping[str, object]) -> dict[str, object]:
     inputs = {name: flags.pop(name) for name in ("points", "images", "ends") if name in flags}
     for name, parted in {"moments": ("mean", "std"), "attack": ("epsilon", "attack_step", "attack_steps")}.items():
         if name in flags:
-            values = flags.pop(name) or [None] * len(parted)
-            flags |= dict(zip(parted, values, strict=False))
+            values = flags.pop(name)
+            flags |= zip(parted, values if isinstance(values, (list, tuple)) else [None] * len(parted), strict=False)
     return parts | {"flags": flags, "inputs": _as_dict(parts["sources"]) | inputs, "cost": parts["taken"]}
 
 
@@ -121,9 +121,8 @@ def load_record(path: Path) -> Record:
         summary = _summary(path)
         return summary[1] if summary else Record()
     try:
-        return record_in(
-            read(path, "an array", lambda: read_array(path))[1] if path.suffix == ".npy" else load_arrays(path)
-        )
+        is_array = path.suffix == ".npy"
+        return record_in(read(path, "an array", lambda: read_array(path)[1]) if is_array else load_arrays(path))
     except UserError:
         return Record()
 
@@ -149,9 +148,8 @@ def other_inputs(before: Record, inputs: Mapping[str, object]) -> str:
         both -= files  # whichever files they are in, and in whatever form
     elif {"a", "b"} <= both:
         both -= {"points"}  # a point may be another because a match or a curve is
-    return " and ".join(
-        dict.fromkeys(WORDS[name] for name in WORDS if name in both and before.inputs[name] != inputs[name])
-    )
+    other = [words for name, words in WORDS.items() if name in both and before.inputs[name] != inputs[name]]
+    return " and ".join(dict.fromkeys(other))
 
 
 def other_flags(before: Mapping[str, object], now: Mapping[str, object]) -> dict[str, tuple[object, object]]:
