@@ -49,10 +49,9 @@ def damage(path: Path, generator: random.Random) -> str:
         return f"truncated from {size} to {length} bytes"
     end = generator.choice([size, min(size, 300), -min(size, 600)])
     offset = generator.randrange(end) if end > 0 else size - generator.randint(1, -end)
-    old = content[offset]
-    content[offset] ^= generator.randint(1, 255)
+    content[offset] ^= (bits := generator.randint(1, 255))
     path.write_bytes(content)
-    return f"byte {offset} of {size} changed from {old:#04x} to {content[offset]:#04x}"
+    return f"bits {bits:#04x} of byte {offset} of {size} flipped"
 
 
 def _end(tries: Tries, one: Try, done: set[tuple[str, ...]]) -> str:
