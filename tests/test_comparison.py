@@ -50,6 +50,16 @@ def test_numbers_are_those_of_the_files(layout, tmp_path, capsys):
     assert "Not in the comparison" not in capsys.readouterr().out
 
 
+def test_numbers_are_of_the_pairs_whose_lines_are_shown(layout, tmp_path):
+    path, correlation = layout.evaluated("corr", 1, 2, 0), layout.correlation("corr", "aligned", 1, 2)
+    layout.evaluated("corr", 3, 4, 0).write_bytes(b"damaged")
+    rows = compare(tmp_path)
+    expected = {"distance": np.load(path)["length"][-1], "correlation": np.load(correlation)[:-1].mean()}
+    for quantity, value in expected.items():
+        row = rows["line, aligned (1 of 2 pairs)", quantity, ""]
+        assert (row["pairs"], float(row["mean"])) == ("1", pytest.approx(value))
+
+
 def test_what_was_not_measured_is_a_gap(layout, tmp_path):
     """No column has nothing in it, as that of repaired networks; a match may be there without its correlations."""
     path = layout.evaluated("null", 1, 2, 0)

@@ -401,12 +401,7 @@ SHOWN, CAPTION = "Results", "Caption"  # the entries of a PNG that list the resu
 
 
 def save(
-    drawings: Sequence[Drawing],
-    *,
-    pairs: Sequence[paths.Pair],
-    command: str,
-    name: str = "",
-    titled: bool = True,
+    drawings: Sequence[Drawing], *, pairs: Sequence[paths.Pair], command: str, name: str = "", titled: bool = True
 ) -> list[Path]:
     """Add titles and legends, and save all as PNG and PDF under figures/, the command in both; returns the paths.
 

@@ -30,12 +30,7 @@ except ModuleNotFoundError:
 
 
 def write(
-    path: Path,
-    root: Path,
-    selection: paths.Selection,
-    *,
-    command: str,
-    explain: Callable[[UserError], str],
+    path: Path, root: Path, selection: paths.Selection, *, command: str, explain: Callable[[UserError], str]
 ) -> tuple[list[UserError], list[str]]:
     """Write the report of the evaluated paths under `root` that are asked for.
 

@@ -110,11 +110,7 @@ def _expect_known(record: Record) -> None:
     parts = [(name, one) for name, value in flags for one in (value if isinstance(value, list) else [value])]
     digests = [("images", record.inputs.get("images", "")), *record.made.items()]
     digests += [("points", one) for one in record.inputs.get("points", [])]
-    for known, items in (
-        (str | int | float | None, parts),
-        (str, digests),
-        (int | float, record.cost.items()),
-    ):
+    for known, items in ((str | int | float | None, parts), (str, digests), (int | float, record.cost.items())):
         for name, value in items:
             if not isinstance(value, known):
                 raise TypeError(f"{name} {value!s:.40}")

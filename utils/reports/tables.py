@@ -269,15 +269,17 @@ def _add_model(
                 on = replace(route, layout=layout)
                 measured |= results.load(read, [on], pairs, table.missing)
         table.files |= results.files_of(measured)
-        told = results.unlike(measured)
+        told, columns = results.unlike(measured), [one for one in table.columns if one.dataset == layout.dataset]
         for on, tables in sorted(measured.items(), key=lambda one: one[0] in told):  # the others tell of the networks
             route = replace(on, layout=first)
             if on in told:
                 rows[route].aside[layout.dataset] = told[on]
+            published = load_published()[0] if is_as_published(on, [one.record for one in tables]) else {}
             for row in (rows[route], *networks):
-                _fill(row, tables, table.columns, on)
+                place = layout.dataset, layout.model, "networks" if row.networks else on.alignment
+                _fill(row, tables, columns, published.get(place, {}))
             if layout.robust and len(tables[0]["t"]) >= results.SPECTRUM_POINTS and len(tables[0]["t"]) % 2:
-                _fill(halves[route], [_every_second(one) for one in tables], table.columns, on)
+                _fill(halves[route], [_every_second(one) for one in tables], columns, {})
     filled = [row for route in routes for row in (rows[route], halves[route]) if row.cells]
     for row in filled:
         on = {f"on {dataset}: " if len(layouts) > 1 else "": words for dataset, words in row.aside.items()}
@@ -290,13 +292,9 @@ def _every_second(table: results.Result) -> results.Result:
     return results.Result(halved, table.path, table.record)
 
 
-def _fill(row: Row, tables: Sequence[results.Result], columns: Iterable[Column], route: paths.Route) -> None:
-    """Fill the cells of a row on one dataset from the evaluated path of every pair."""
-    layout, known = route.layout, {}
-    if is_as_published(route, [one.record for one in tables]):
-        place = layout.dataset, layout.model, "networks" if row.networks else route.alignment
-        known = load_published()[0].get(place, {})
-    for column in (column for column in columns if column.dataset == layout.dataset):
+def _fill(row: Row, tables: Sequence[results.Result], columns: Sequence[Column], known: Mapping[str, Number]) -> None:
+    """Fill the cells of a row on one dataset from the evaluated path of every pair, beside the known numbers."""
+    for column in columns:
         name, having = row.statistic(column), [path for path in tables if column.quantity in path]
         summaries = [results.summary(path, column.quantity) for path in having]
         if name == "better_in_mean":
