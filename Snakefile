@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, workflow.basedir)
-from utils.stages.layout import model_folder, model_of
+from utils.stages.layout import model_folder
 
 if not config:
     raise WorkflowError("name a preset, as in: snakemake --configfile presets/demo.yaml --cores all")
@@ -26,6 +26,7 @@ for only, kinds in (("only_models", OF_MODELS), ("only_datasets", ("datasets",))
             raise WorkflowError(f"{only}: the preset has no {', '.join(sorted(unknown))}")
         for kind in config.keys() & kinds:
             config[kind] = {name: config[kind][name] for name in wanted if name in config[kind]}
+MODELS = {model_folder(model): model for kind in OF_MODELS for model in config.get(kind, ())}
 ROOT = config["root"]
 PAIRS = config["pairs"]
 # Of the curves that figures show, which is the same for all pairs; and of those in tables, which may be one a pair
@@ -122,7 +123,7 @@ def epochs_of_curves(robust, model):
 def epochs_to_run(wildcards):
     """Of a curve the epochs that are run, and which one is kept: mostly the last."""
     longer = config.get("robust_epochs_run", {}) if wildcards.robust else {}
-    run = longer.get(model_of(wildcards.model))
+    run = longer.get(MODELS[wildcards.model])
     return f"--epochs {run} --save_freq {wildcards.epoch}" if run else f"--epochs {wildcards.epoch}"
 
 
@@ -227,7 +228,7 @@ def flags(stage):
         known = config.get("flags", {})
         own = dataset.get(f"robust_{stage}", dataset.get(stage)) if twin(wildcards) else dataset.get(stage)
         parts = (known.get("all"), known.get(stage), dataset.get("all"), own)
-        return " ".join([dataset_flags(wildcards), f"--model {shlex.quote(model_of(wildcards.model))}", *filter(None, parts)])
+        return " ".join([dataset_flags(wildcards), f"--model {shlex.quote(MODELS[wildcards.model])}", *filter(None, parts)])
 
     return of
 

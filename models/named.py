@@ -1,22 +1,28 @@
-"""Networks by name: ours, torchvision's, timm's, or what a factory in a file of the user's own makes."""
+"""Networks by name: ours, torchvision's, timm's, or what a factory in a file or package of the user's own makes."""
 
-import ast
+import argparse
+import builtins
 import contextlib
 import difflib
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
+from typing import NamedTuple
 
+import torch
 from torch import nn
 
 from models.googlenet import GoogLeNet
 from models.resnet32 import ResNet32
 from models.tinyten import TinyTen
 from utils.errors import UserError, first_line
+from utils.stages.layout import file_of
 
 MODELS = {model.__name__: model for model in (TinyTen, ResNet32, GoogLeNet)}
 
@@ -28,7 +34,7 @@ class NoNetwork(UserError):
         super().__init__(message, exit_code=2)
 
 
-FORMS = "TinyTen, ResNet32, GoogLeNet, torchvision:NAME, timm:NAME, or FILE.py:FACTORY"
+FORMS = "TinyTen, ResNet32, GoogLeNet, torchvision:NAME, timm:NAME, FILE.py:FACTORY, or package.module:FACTORY"
 
 
 def build(name: str, num_classes: int, *, pretrained: bool = False) -> nn.Module:
@@ -83,13 +89,17 @@ def made(name: str) -> object:
 
 @contextlib.contextmanager
 def named(name: str) -> Iterator[Callable]:
-    """What FILE.py:NAME is; what is beside the file is found in this block."""
-    source, _, rest = name.rpartition(":")
-    path = Path(source).expanduser().resolve()
-    if path.suffix != ".py" or not path.is_file():
+    """What FILE.py:NAME or package.module:NAME is; what is beside it is found in this block."""
+    path, (source, _, rest) = file_of(name), name.rpartition(":")
+    if path is None:
         raise NoNetwork(f"there is no file {source}, in which {rest} would be; FILE.py:NAME is a function in a file")
-    with _beside(path) as module_name:
-        found = getattr(_imported(path, module_name), rest, None)
+    if source.endswith(".py"):  # of its package: the nearest folder that is none holds its project
+        project = next(folder for folder in path.parents if not (folder / "__init__.py").exists())
+    else:
+        project = path.parents[source.count(".") + (path.name == "__init__.py")]
+    place = _Place(path, project)
+    with _beside(place):
+        found = getattr(_imported(place), rest, None)
         if not callable(found):
             raise NoNetwork(f"{path} has no function or class {rest!r}")
         yield found
@@ -125,12 +135,10 @@ def check_name(name: str) -> None:
         _expect_among(rest, models.list_models(module=models), "torchvision has no network {} for classification")
     elif source == "timm":
         _expect_among(rest, _timm().list_models(), "timm has no network {}")
-    elif source:
-        path = Path(source).expanduser()
-        if path.suffix != ".py" or not rest.isidentifier():
-            raise NoNetwork(f"there is no network {name!r}; it is one of {FORMS}")
-        if not path.is_file():
+    elif source and file_of(name) is None:
+        if source.endswith(".py") and rest.isidentifier():
             raise NoNetwork(f"there is no file {source}; a network is one of {FORMS}")
+        raise NoNetwork(f"there is no network {name!r}, nor a module here or on Python's path; it is one of {FORMS}")
 
 
 def _expect_among(name: str, names: Sequence[str], message: str) -> None:
@@ -165,74 +173,125 @@ def _timm() -> ModuleType:
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
-_modules: dict[Path, dict[str, ModuleType]] = {}  # of each file with a network: itself, and what it imports beside it
+# --- what is the user's own --------------------------------------------------------------------------------
+
+
+class _Place(NamedTuple):
+    """A file with a network, and the folder that holds its project."""
+
+    path: Path
+    project: Path
+
+    @property
+    def module(self) -> str:
+        return ".".join(self.path.relative_to(self.project).with_suffix("").parts).removesuffix(".__init__")
+
+    def holds(self, file: str) -> bool:
+        """Whether a file or folder is of the project, and not installed in an environment inside of it."""
+        path = Path(file).resolve()
+        return "site-packages" not in path.parts and not {self.project, self.path.parent}.isdisjoint(path.parents)
+
+
+_modules: dict[_Place, dict[str, ModuleType]] = {}  # of each place: the file's own, and what it imports beside it
+_current: list[_Place] = []  # whose modules are found now
 
 
 @contextlib.contextmanager
-def _beside(path: Path) -> Iterator[str]:
-    """In this block, modules in the file's project come before ours of the same names; gives the file's own name.
+def _beside(place: _Place) -> Iterator[None]:
+    """In this block, modules in the file's project come before ours of the same names.
 
-    The project is the nearest folder that is no package. Each file has modules of its own, of the files as they are;
-    those that have no name of ours are found afterwards too.
+    Each file has modules of its own, of the files as they are; those that have no name of ours are found afterwards
+    too. Whatever these import later, they import in such a block.
     """
-    project = next(folder for folder in path.parents if not (folder / "__init__.py").exists())
+    path, project = place
     shadowed = {one.stem for one in project.iterdir()} & {one.stem for one in REPOSITORY.iterdir()}
     is_ours = project == REPOSITORY
     ours = {} if is_ours else {name: one for name, one in sys.modules.items() if name.split(".")[0] in shadowed}
     for name, one in [*ours.items(), *(item for others in _modules.values() for item in others.items())]:
         if sys.modules.get(name) is one:
             del sys.modules[name]
-    own = _modules.get(path, {})
-    if all(_stamp(Path(one.__file__)) == one.__dict__["__stamp__"] for one in own.values() if _file(one)):
-        sys.modules.update(own)
-    searched, writes_none, before = sys.path[:], sys.dont_write_bytecode, set(sys.modules)
+    own = _modules.get(place, {})
+    sys.modules.update(own)
+    if any(_stamp(one) != one.__dict__["__stamp__"] for one in own.values()):
+        for name in own:
+            del sys.modules[name]
+    searched, finders, writes_none, before = sys.path[:], sys.meta_path[:], sys.dont_write_bytecode, set(sys.modules)
     others = [folder for folder in searched if is_ours or Path(folder).resolve() != REPOSITORY]
     sys.path[:], sys.dont_write_bytecode = [str(project), str(path.parent), *others], True
+    sys.meta_path[:0] = [] if is_ours else [SimpleNamespace(find_spec=partial(_found, place))]
     importlib.invalidate_caches()
+    _current.append(place)
     try:
-        yield ".".join(path.relative_to(project).with_suffix("").parts).removesuffix(".__init__")
+        yield
     finally:
-        sys.path[:], sys.dont_write_bytecode = searched, writes_none
+        _current.pop()
+        sys.path[:], sys.meta_path[:], sys.dont_write_bytecode = searched, finders, writes_none
         if not is_ours:
             found = {name: one for name, one in sys.modules.items() if name not in before or name in own}
-            _modules[path] = {name: one for name, one in found.items() if _is_in(one, {project, path.parent})}
-            for name, one in _modules[path].items():
+            _modules[place] = {name: one for name, one in found.items() if any(map(place.holds, _files(one)))}
+            for name, one in _modules[place].items():
                 if name.split(".")[0] in shadowed:
                     del sys.modules[name]
-                if _file(one):
-                    one.__dict__.setdefault("__stamp__", _stamp(Path(one.__file__)))
+                one.__dict__.setdefault("__stamp__", _stamp(one))
             sys.modules.update(ours)
 
 
-def _file(module: ModuleType) -> str | None:
-    return getattr(module, "__file__", None)
+def _found(place: _Place, name: str, folders: Sequence[str] | None = None, _: object = None) -> ModuleSpec | None:
+    """Where a module is, as Python finds it; those of a place are loaded by `_Loader`."""
+    spec = PathFinder.find_spec(name, folders)
+    if spec is not None and type(spec.loader) is SourceFileLoader and place.holds(spec.origin):
+        spec.loader = _Loader(spec.name, spec.origin)
+        spec.loader.place = place
+    return spec
 
 
-def _stamp(path: Path) -> tuple[int, int]:
-    """What is another when a file has changed."""
-    return (path.stat().st_mtime_ns, path.stat().st_size) if path.exists() else (0, 0)
+class _Loader(SourceFileLoader):
+    """Of modules whose functions, too, import what is beside them, and not ours of the same names."""
+
+    place: _Place
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__dict__["__builtins__"] = {**vars(builtins), "__import__": self._import}
+        super().exec_module(module)
+
+    def _import(self, name: str, *where: object) -> ModuleType:
+        with contextlib.nullcontext() if self.place in _current[-1:] else _beside(self.place):
+            return builtins.__import__(name, *where)
 
 
-def _is_in(module: ModuleType, folders: Collection[Path]) -> bool:
-    """Whether a module is of a project, and not installed in an environment inside of it."""
-    places = [_file(module)] if _file(module) else [*getattr(module, "__path__", ())]
-    paths = [Path(place).resolve() for place in places]
-    return any(folder in path.parents and "site-packages" not in path.parts for path in paths for folder in folders)
+def _files(module: ModuleType) -> Sequence[str]:
+    """Of a module its file; of a package without one its folders."""
+    file = getattr(module, "__file__", None)
+    return [file] if file else [*getattr(module, "__path__", ())]
 
 
-def _imported(path: Path, name: str) -> ModuleType:
+def _stamp(module: ModuleType) -> list[tuple[int, int]]:
+    """What is another when its file has changed."""
+    there = [path.stat() for path in map(Path, _files(module)) if path.is_file()]
+    return [(one.st_mtime_ns, one.st_size) for one in there]
+
+
+def _imported(place: _Place) -> ModuleType:
     """The module of a file; nothing may run at its top level that is meant for a script."""
-    left: list[ast.AST] = [ast.parse(path.read_text())] if name not in sys.modules else []
-    while left:
-        node = left.pop()
-        called = getattr(getattr(node, "func", None), "attr", "")
-        if called in ("parse_args", "parse_known_args", "backward"):
-            advice = "put what it does as a script under: if __name__ == '__main__'"
-            raise NoNetwork(f"{path} cannot be imported: its top level calls {called} (line {node.lineno}); {advice}")
-        is_main = isinstance(node, ast.If) and "__name__" in ast.unparse(node.test)
-        if not is_main and not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)):
-            left += ast.iter_child_nodes(node)
+
+    def refusing(called: str) -> Callable:
+        def refuse(*_: object, **__: object) -> None:
+            raise NoNetwork(called)
+
+        return refuse
+
+    parser = argparse.ArgumentParser
+    kept = parser.parse_known_args, torch.autograd.backward, sys.argv
+    parser.parse_known_args, torch.autograd.backward = map(refusing, ("parse_args", "backward"))
+    sys.argv = [str(place.path)]
     try:
-        return importlib.import_module(name)
+        return importlib.import_module(place.module)
     except (Exception, SystemExit) as error:
-        raise NoNetwork(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == sys.argv[0]]
+        reason = f"{type(error).__name__}: {error}"
+        if isinstance(error, NoNetwork):
+            advice = "put what it does as a script under: if __name__ == '__main__'"
+            reason = f"its top level calls {error} (line {lines[0] if lines else 1}); {advice}"
+        raise NoNetwork(f"{place.path} cannot be imported: {reason}") from error
+    finally:
+        parser.parse_known_args, torch.autograd.backward, sys.argv = kept

@@ -10,7 +10,7 @@ from stages import fails, run
 from models import builder
 from utils.losses import cross_entropy, main_output
 from utils.permutations import permute
-from utils.stages.layout import Layout
+from utils.stages.layout import Layout, model_folder, model_of
 from utils.stages.loading import load_endpoint
 from utils.stages.matches import load_match, permutations_from_rows
 from utils.symmetries.spec import permutation_spec
@@ -59,7 +59,7 @@ def own(tmp_path_factory, data_path):
 def test_its_files_are_in_a_folder_of_its_own(own):
     model, root, _ = own
     folder = Layout(root, model, "bars").folder("models")
-    assert folder.parent.name.endswith("+my%20nets.py=ViT")
+    assert folder.parent.name.startswith("my_nets.py=ViT=")
     assert (folder / "checkpoint_seed_01-2.pt").is_file()
 
 
@@ -99,7 +99,7 @@ def test_all_that_is_made_of_a_pair(own, capsys, quick_pam):
     capsys.readouterr()
     run("evaluation/make_tables.py", "--root", root)
     table = capsys.readouterr().out
-    assert f"**{model}**, the two networks" in table
+    assert f"**{model_of(model_folder(model))}**, the two networks" in table
     assert "| line, aligned |" in table
 
 

@@ -1,6 +1,8 @@
 import copy
 import inspect
+import re
 import sys
+from urllib.parse import quote
 
 import pytest
 import torch
@@ -9,7 +11,7 @@ from models import MODELS, GoogLeNet, build
 from utils.errors import UserError
 from utils.permutations import permute
 from utils.stages.foreign import load_state
-from utils.stages.layout import is_network, model_folder, model_of
+from utils.stages.layout import Layout, full_name, is_network, model_folder, model_of
 from utils.stages.records import definition
 from utils.symmetries.spec import permutation_spec
 
@@ -72,11 +74,28 @@ def test_networks_by_name(tmp_path):
     names.append("models/tinyten.py:TinyTen")
     folders = [model_folder(name) for name in names]
     assert folders[1::4] == ["torchvision=resnet18", "models+tinyten.py=TinyTen"]
+    assert all(re.fullmatch("mine.py=net=[0-9a-f]{8}", folder) for folder in folders[3:5])
     assert len(set(folders)) == len(names)
     assert not any(set(folder) & set("/:\\") for folder in folders)
-    assert [model_of(folder) for folder in folders] == names
+    assert [model_of(folder) for folder in (*folders[:3], folders[5])] == [*names[:3], names[5]]
+    assert [model_folder(model_of(folder)) for folder in folders] == folders
     assert all(map(is_network, names))
     assert not any(map(is_network, ("TinyTen_old", "", "notes.txt:a")))
+
+
+def test_long_paths_have_short_folders(tmp_path):
+    """A file of 58 characters, each of three bytes; results under names of before, with all of a path, are found."""
+    names = [f"{tmp_path / folder / ('网络' * 29)}.py:net" for folder in ("a", "b")]
+    layouts = [Layout(tmp_path, name, "bars") for name in (*names, f"{tmp_path}/my net.py:net")]
+    folders = [layout.folder("models").parent for layout in layouts]
+    assert len(set(folders)) == 3 and all(len(folder.name.encode()) < 100 for folder in folders)
+    before = folders[2].with_name(quote(f"{tmp_path}/my net.py", safe="/").replace("/", "+") + "=net")
+    before.mkdir(parents=True)
+    assert (
+        layouts[2].folder("models") == before / "bars" and layouts[2].folder("curves").parent.name == folders[2].name
+    )
+    folders[2].mkdir()
+    assert layouts[2].folder("models").parent == folders[2]
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -98,7 +117,9 @@ class Net({}Layer):
 
     def forward(self, x):
         import layers
+        from models.blocks import Layer
 
+        assert Layer.mark == layers.Layer.mark
         return super().forward(x), layers.Layer.mark
 """
 
@@ -138,17 +159,36 @@ def project(tmp_path):
 )
 def test_a_network_in_a_project_of_its_own(project, file, start, base):
     """Its own utils and models come before ours, each file has its own modules, and ours are what they were."""
-    before, path = dict(sys.modules), sys.path[:]
+    before, path, networks = dict(sys.modules), sys.path[:], []
     for name in ("one", "two", "one"):
-        network = build(f"{project(name, start, base) / file}:Net", 3)
-        assert (network.mark, network.in_features, network.out_features) == (name, 4, 3)
-        if "layers" in start:  # found later too
-            output, mark = copy.deepcopy(network)(torch.ones(2, 4))
-            assert output.shape == (2, 3) and mark == name
+        networks.append((name, build(f"{project(name, start, base) / file}:Net", 3)))
+        for mark, network in networks:  # which import something when they run, too
+            assert (network.mark, network.in_features, network.out_features) == (mark, 4, 3)
+            output, found = copy.deepcopy(network)(torch.ones(2, 4))
+            assert output.shape == (2, 3) and found == mark
     assert {name: one for name, one in sys.modules.items() if name.split(".")[0] in ("utils", "models")} == {
         name: one for name, one in before.items() if name.split(".")[0] in ("utils", "models")
     }
     assert sys.path == path
+
+
+@pytest.mark.parametrize("name, package", [("models.net:Net", "models/net.py"), ("models:Net", "models/__init__.py")])
+@pytest.mark.parametrize("below", ["", "src"])
+def test_a_network_in_a_package(project, monkeypatch, name, package, below):
+    """Found as Python finds it from the working directory; its results are those of the file."""
+    root = project(f"one/{below}", "from .blocks import Layer")
+    (root / "models/__init__.py").write_text("from .net import Net")
+    monkeypatch.chdir(root.parent if below else root)
+    assert build(name, 3).mark == f"one/{below}"
+    assert full_name(name) == f"{root / package}:Net" and model_folder(name) == model_folder(full_name(name))
+    with pytest.raises(UserError, match="there is no network 'models.nets:Net', nor a module here"):
+        build("models.nets:Net", 3)
+    (root / "models/blocks.py").rename(root / "models/more.py")  # a folder of a project need be no package
+    (root / "models/__init__.py").unlink()
+    (root / "models/net.py").write_text(
+        "from models.more import Layer\n\n\ndef net(num_classes):\n    return Layer(2, 3)"
+    )
+    assert build("models.net:net", 3).mark == f"one/{below}"
 
 
 def test_a_changed_file_is_read_anew(project):
@@ -163,6 +203,8 @@ def test_a_changed_file_is_read_anew(project):
     [
         ("import argparse\nargs = argparse.ArgumentParser().parse_args()", "its top level calls parse_args (line 2)"),
         ("import torch\nfor i in range(3):\n    torch.ones(1).sum().backward()", "calls backward (line 3)"),
+        ("import argparse\nread = argparse.ArgumentParser().parse_known_args\n\nread()", "calls parse_args (line 4)"),
+        ("import sys\nassert len(sys.argv) == 2, 'no file'", "AssertionError: no file"),
         ("raise SystemExit('no')", "SystemExit: no"),
         ("import nothing_of_this_name", "ModuleNotFoundError: No module named 'nothing_of_this_name'"),
     ],

@@ -35,7 +35,7 @@ from .layout import (
     read_name,
 )
 from .parser import DECLARED, PASSING, Declared, Parser
-from .records import behind, load_record
+from .records import behind, load_record, network_of
 
 # --- which scripts there are -------------------------------------------------------------------------------
 
@@ -88,6 +88,7 @@ FOLDER_FLAGS = {
     "evaluation/eval_plane_with_alignment.py": f"{_PLANES}, planes_with_alignment --dir",
     "visualization/viz_curve.py": f"{_PATHS}, evaluated --dir, curve_history --dir2",
     "visualization/viz_curve_on_plane.py": f"{_PATHS}, planes_with_curve --dir, evaluated --dir2",
+    "visualization/viz_alignment_images.py": f"{_PATHS}, evaluated --dir",
     "visualization/viz_plane.py": f"{_NETWORKS}, planes_with_alignment --dir",
     "visualization/layerwise_mean_correlation/viz_align_models.py": f"{_NETWORKS}, correlations --dir",
     "visualization/layerwise_mean_correlation/viz_align_along_curves.py": f"{_PATHS}, correlations --dir",
@@ -301,7 +302,8 @@ def made_by(path: Path, name: Name, here: Here, changes: Flags) -> str | None:
     typed = parser.chunks(words) if parser else None
     typed_model = here.layout.model  # the path of a user's file is from where it was typed
     same_model = model_folder(typed_model) == model_folder(name.model)
-    where = {"model": typed_model if same_model else name.model, "dataset": _dataset(name, here, typed or {})}
+    where = {"model": typed_model if same_model else network_of(path, name)}
+    where["dataset"] = _dataset(name, here, typed or {})
     if typed is None:
         made = _maker(name, here, record.flags)
         if made is None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,16 +81,26 @@ ROBUST_FOLDERS = {
 }
 
 
-def model_folder(model: str) -> str:
-    """The folder of a network's files, by its name: a safe one, and another for another network (`model_of`).
+def file_of(model: str) -> Path | None:
+    """The file of a user's network FILE.py:NAME or package.module:NAME; None where there is none.
 
-    torchvision:resnet18 is in torchvision=resnet18, and my/net.py:Net in my+net.py=Net. Files have their path in it,
-    from the repository on if they lie in it.
+    Modules are looked for in the working directory, in its folder src, and on Python's path.
     """
     source, _, name = model.rpartition(":")
-    if not source or source in NAMED:
-        return model.replace(":", "=")
-    return quote(f"{_place(source).as_posix()}:{name}", safe="/:").replace("/", "+").replace(":", "=")
+    if source in NAMED or not name.isidentifier():
+        return None
+    places = [Path(source).expanduser()]
+    if not source.endswith(".py"):
+        parts = source.split(".") if source.replace(".", "").isidentifier() else []
+        stems = [Path(folder, *parts) for folder in ("", "src", *sys.path) if parts]
+        places = [place for stem in stems for place in (stem / "__init__.py", stem.parent / f"{stem.name}.py")]
+    return next((place.resolve() for place in places if place.is_file()), None)
+
+
+def full_name(model: str) -> str:
+    """The name of a network; of a user's, with the path of its file, from the repository on if it lies in it."""
+    path = file_of(model)
+    return model if path is None else f"{_place(str(path)).as_posix()}:{model.rpartition(':')[2]}"
 
 
 def _place(source: str) -> Path:
@@ -98,12 +109,37 @@ def _place(source: str) -> Path:
     return path.relative_to(REPOSITORY) if path.is_relative_to(REPOSITORY) else path
 
 
+LONGEST = 60  # of a folder's name that is a whole path
+
+
+def model_folder(model: str) -> str:
+    """The folder of a network's files, by its name: a safe one, and another for another network.
+
+    torchvision:resnet18 is in torchvision=resnet18, and models/net.py:Net of the repository in models+net.py=Net. Of
+    other files the folder has the end of the name and a digest of the path: net.py=Net=01234567.
+    """
+    full = full_name(model)
+    source, _, name = full.rpartition(":")
+    if not source.endswith(".py") or not name.isidentifier():
+        return full.replace(":", "=")
+    whole = _whole_folder(full)
+    if not Path(source).is_absolute() and len(whole) <= LONGEST:
+        return whole
+    file = re.sub(r"[^\w.-]", "_", Path(source).name)[-24:]
+    return f"{file}={name[:24]}={hashlib.sha256(whole.encode()).hexdigest()[:8]}"
+
+
+def _whole_folder(full: str) -> str:
+    """The folder that the files of a user's network were in once: all of its path."""
+    return quote(full, safe="/:").replace("/", "+").replace(":", "=")
+
+
 def model_of(folder: str) -> str:
-    """The name of the network whose files are in a folder."""
+    """The name of the network whose files are in a folder, or what stands for it, and has the same folder."""
     source, _, name = folder.rpartition("=")
     if not source or source in NAMED:
         return folder.replace("=", ":")
-    return unquote(folder.replace("+", "/").replace("=", ":"))
+    return source.replace("=", ":") + f"={name}" if "=" in source else unquote(f"{source.replace('+', '/')}:{name}")
 
 
 def dataset_folder(dataset: str) -> str:
@@ -178,7 +214,9 @@ class Layout:
     def folder(self, kind: str) -> Path:
         usual = ROBUST_FOLDERS if self.robust else FOLDERS
         folder = self.replaced.get(kind) or Path(self.root, usual[kind])
-        return folder / model_folder(self.model) / dataset_folder(self.dataset)
+        own, once = model_folder(self.model), _whole_folder(full_name(self.model))
+        is_old = len(once) < 256 and (folder / once).is_dir() and not (folder / own).is_dir()
+        return folder / (once if is_old else own) / dataset_folder(self.dataset)
 
     def endpoint_stem(self, seed: int) -> Path:
         return self.folder("models") / f"checkpoint_seed_{seed:02d}"

@@ -16,7 +16,7 @@ from ..symmetries.spec import permutation_spec
 from .data import Data, Normalization, is_normalizing
 from .files import load_checkpoint
 from .foreign import load_points, load_state
-from .layout import USUAL, Layout, Variant
+from .layout import USUAL, Layout, Variant, file_of
 from .matches import load_match, permutations_from_rows
 from .records import Record, behind, expect_named, other_inputs, record_in
 
@@ -124,7 +124,7 @@ def load_endpoint(build: Build, layout: Layout, data: Data, seed: int, epochs: i
     record = load_network(path, network, robust=layout.robust, transform=data.transform, moments=data.moments)
     if record.inputs.get("images", data.digest) != data.digest:
         print(f"{path} was trained on other images than {layout.dataset} has here, or with classes in another order")
-    is_of_user = ".py:" in layout.model  # ours and libraries' stay what they are
+    is_of_user = file_of(layout.model) is not None  # ours and libraries' stay what they are
     if is_of_user and other_inputs(record, Record().of(layout.model).inputs):
         raise FileError(path, "was trained with another definition of the network than there is now", "replace")
     return network

@@ -23,7 +23,7 @@ from torch import nn
 
 from ..errors import FileError, UserError
 from .files import load_arrays, load_checkpoint, read, read_array
-from .layout import USUAL, Layout, Variant, model_folder, model_of, read_name, tag
+from .layout import USUAL, Layout, Name, Variant, full_name, model_of, read_name, tag
 from .matches import load_match
 from .originals import stand_in
 
@@ -40,6 +40,7 @@ class Record:
     made: versions of torch and Python, device and day.
     cost: seconds and memory (MB), where they were measured.
     path: the end of the path under which it was written: of which network, dataset, seeds and alignment it is.
+    network: the network's name; a user's with the path of its file, of which that path has only a digest.
     new: values that flags had before there were these flags, for comparisons with older files; not stored.
     """
 
@@ -50,6 +51,7 @@ class Record:
     made: Mapping[str, str] = field(default_factory=dict)
     cost: Mapping[str, float] = field(default_factory=dict)
     path: str = ""
+    network: str = ""
     new: Mapping[str, object] = field(default_factory=dict)
 
     def of(self, model: str, files: Mapping[str, Path] | None = None, **inputs: object) -> "Record":
@@ -57,7 +59,8 @@ class Record:
         known = {name: summary for name, path in (files or {}).items() if (summary := _summary(path))}
         found = {name: digest for name, (digest, _) in known.items()} | code_digest(model) | inputs
         trained = {name: record.flags for name, (_, record) in known.items() if not name.startswith("match")}
-        return dataclasses.replace(self, inputs={**self.inputs, **found}, trained={**self.trained, **trained})
+        inputs, trained = {**self.inputs, **found}, {**self.trained, **trained}
+        return dataclasses.replace(self, inputs=inputs, trained=trained, network=full_name(model))
 
     def at(self, path: Path) -> "Record":
         """The record of the file at `path`."""
@@ -95,7 +98,8 @@ def record_in(content: Mapping[str, object]) -> Record:
     parts["trained"] = {name: _as_dict(flags) for name, flags in parts["trained"].items()}
     command = stored.get("command")
     is_command = isinstance(command, list) and all(isinstance(word, str) and word.isprintable() for word in command)
-    return Record(tuple(command) if is_command else (), **parts, path=str(stored.get("path", "")))
+    parts |= {name: str(stored.get(name, "")) for name in ("path", "network")}
+    return Record(tuple(command) if is_command else (), **parts)
 
 
 def _as_dict(value: object) -> dict[str, object]:
@@ -125,6 +129,11 @@ def load_record(path: Path) -> Record:
         return record_in(read(path, "an array", lambda: read_array(path)[1]) if is_array else load_arrays(path))
     except UserError:
         return Record()
+
+
+def network_of(path: Path, name: Name) -> str:
+    """The network of a file: the one that its name says, or where that is a digest, the one that is recorded."""
+    return ("=" in name.model and load_record(path).network) or name.model
 
 
 # --- what is not the same ----------------------------------------------------------------------------------
@@ -207,7 +216,8 @@ def expect_current(layout: Layout, path: Path, record: Record) -> None:
     if {"a", "b"} <= record.inputs.keys() and parts & record.inputs.keys() != parts & files.keys():
         of = " and ".join(sorted(parts & record.inputs.keys())) or "no match and no curve"
         raise FileError(path, f"was made with {of}, which its name does not say", "replace")
-    now = Record().of(layout.model, {file: path for file, path in files.items() if file in record.inputs})
+    known = {file: path for file, path in files.items() if file in record.inputs}
+    now = Record().of(record.network or layout.model, known)
     if other := other_inputs(record, now.inputs):
         raise FileError(path, f"was made with {other} than there are now", "replace")
 
@@ -275,7 +285,7 @@ def code_digest(model: str) -> dict[str, str]:
     """The digest of the code that defines a network, or is in FILE.py:NAME, without comments and documentation."""
     words, begins = [], True
     try:
-        for token in tokenize.generate_tokens(io.StringIO(definition(model_of(model_folder(model)))).readline):
+        for token in tokenize.generate_tokens(io.StringIO(definition(full_name(model))).readline):
             if token.type not in (tokenize.COMMENT, tokenize.NL):
                 is_documentation = token.type == tokenize.STRING and begins
                 words += [] if is_documentation else [token.string]
