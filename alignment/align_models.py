@@ -32,11 +32,13 @@ from utils.matching import (
 )
 from utils.progress import track
 from utils.stages import flags, hints, process
+from utils.stages.data import ALIGNMENT_IMAGES
 from utils.stages.files import expect, expect_writable, save_array
-from utils.stages.flags import is_free, name_part, new_match, seed_number, true_or_false
+from utils.stages.flags import is_free, name_part, new_match, positive_int, seed_number, true_or_false
 from utils.stages.loading import load_alignment, load_endpoints, spec_of
 from utils.stages.machine import cost
 from utils.stages.matches import row_labels, rows_from_permutations, save_match, save_matrices
+from utils.stages.parser import NEW
 from utils.stages.records import behind
 
 
@@ -54,6 +56,8 @@ def parse_args(argv=None, description=__doc__, script=__file__, model=None, meth
         # Published so: what the flag does is the opposite of what it says.
         help_text = "compare activations themselves, and not what goes into the activation functions"
         parser.alignment("--pre_act", action="store_false", help=help_text, outcome=True)
+    images_help = "compare activations on so many training images; unless the default, part of the match's name"
+    parser.alignment("--align_images", positive_int, ALIGNMENT_IMAGES, images_help, outcome=NEW)
     parser.networks("--seed", seed_number, 1, "of random orders and permutations", outcome=True)
     matrices_help = "also keep how every two channels correlate, which viz_align_models.py draws"
     parser.alignment("--matrices", bool, False, matrices_help)
@@ -67,9 +71,10 @@ def parse_args(argv=None, description=__doc__, script=__file__, model=None, meth
         args.method = "w2_pre" if args.pre_act else "w2_post"
     if args.init and not METHODS[args.method].begins_with_a_match:
         parser.error(f"--init {args.init} is for --method weight; {args.method} does not begin with a match")
-    args.align_name = args.align_name or args.method
-    if not is_free(args.align_name, args.method, METHODS, TO):
-        parser.error(f"--align_name {args.align_name} is the name of a match of another kind than {args.method}")
+    usual = args.method if args.align_images == ALIGNMENT_IMAGES else f"{args.method}_{args.align_images}"
+    args.align_name = args.align_name or usual
+    if not is_free(args.align_name, usual, METHODS, TO):
+        parser.error(f"--align_name {args.align_name} is the name of a match of another kind than {usual}")
     return args
 
 
@@ -91,9 +96,10 @@ def main(args):
     def batches(images, purpose):
         return track(images.batches(args.batch_size), images.steps(args.batch_size), "batch", purpose)
 
-    compared = batches(data.alignment, "comparing activations")
+    images = data.train.some(args.align_images)
+    compared = batches(images, "comparing activations")
     if args.attack is not None:
-        compared = attacked(compared, networks, data.alignment, args.attack)
+        compared = attacked(compared, networks, images, args.attack)
     with cost(data.test.device) as taken:
         permutations = align(*networks, spec, compared, method=args.method, seed=args.seed, start=start)
     matrices = cross_correlations(*networks, spec, batches(data.test, "measuring on test images"))

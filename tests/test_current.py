@@ -49,6 +49,7 @@ FIGURES = {
     "visualization/viz_plane.py": [],
     "visualization/layerwise_mean_correlation/viz_align_models.py": [],
     "visualization/layerwise_mean_correlation/viz_align_along_curves.py": ["--epochs", 2],
+    "visualization/viz_alignment_images.py": [],
 }
 
 

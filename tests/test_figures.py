@@ -17,6 +17,7 @@ from matplotlib.text import Text
 from PIL import Image
 from stages import fails, run
 
+from utils import geometry
 from utils.curves import CURVES
 from utils.reports import figures, paths, results
 from utils.stages.files import save_array, save_arrays
@@ -28,6 +29,7 @@ SCRIPTS = {
     "viz_adversarial_curve": ["--epochs", "0", "250"],
     "viz_curve_on_plane": [],
     "viz_plane": [],
+    "viz_alignment_images": [],
     "layerwise_mean_correlation/viz_align_models": [],
     "layerwise_mean_correlation/viz_align_along_curves": ["--epochs", "0", "250"],
 }
@@ -123,6 +125,25 @@ def test_lines_are_the_evaluations(tmp_path, drawn):
     assert lowest.min() < enlarged[0] and enlarged[1] > lowest.max()
     draw("viz_curve", tmp_path, "--epochs", "0", pairs="one")
     assert len(drawn["curve"].axes) == 2  # of lines alone nothing is enlarged
+
+
+def test_barriers_by_the_number_of_alignment_images(tmp_path, drawn):
+    """The mean and deviation over pairs at each number; a level line for what has one number alone."""
+    layout = write_results(tmp_path, alignments=("null", "corr", "corr_300", "corr_20", "corr_of_20", "weight_7"))
+    draw("viz_alignment_images", tmp_path)
+    (axis,) = drawn["alignment_images"].axes
+    (bars,) = axis.containers
+    assert bars[0].get_xdata().tolist() == [20, 300, 10_000] and axis.get_xscale() == "log"
+    files = {
+        match: [np.load(layout.evaluated(match, a, a + 1, 0)) for a in (1, 3)]
+        for match in ("corr_20", "corr_300", "corr", "null")
+    }
+    barriers = np.array([[geometry.barrier(path) for path in of_pairs] for of_pairs in files.values()])
+    np.testing.assert_allclose(bars[0].get_ydata().astype(float), barriers[:3].mean(1))
+    lengths = [np.ptp(segment[:, 1]) for segment in bars[2][0].get_segments()]
+    np.testing.assert_allclose(lengths, 2 * barriers[:3].std(1, ddof=1), atol=1e-12)
+    level = next(line for line in axis.lines if line.get_label() == "line, unaligned")
+    np.testing.assert_allclose(level.get_ydata(), barriers[3].mean())
 
 
 @pytest.mark.parametrize("sign", [1, -1])
@@ -332,6 +353,7 @@ MISSING = {
     "viz_curve": ("evaluated", "evaluation/eval_curve.py"),
     "viz_curve_on_plane": ("planes_with_curve", "evaluation/eval_plane_with_curve.py"),
     "viz_plane": ("planes_with_alignment", "evaluation/eval_plane_with_alignment.py"),
+    "viz_alignment_images": ("evaluated", "evaluation/eval_curve.py"),
     "layerwise_mean_correlation/viz_align_models": ("correlations", "alignment/align_models.py"),
     "layerwise_mean_correlation/viz_align_along_curves": ("correlations", "alignment/align_along_curve.py"),
 }

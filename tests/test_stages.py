@@ -17,12 +17,16 @@ from models import MODELS
 from utils.attack import Attack
 from utils.batches import as_images
 from utils.curves import midpoint
+from utils.matching import align
 from utils.measuring import evaluate
 from utils.stages import hints
 from utils.stages.files import save_array, save_arrays
 from utils.stages.layout import Layout, kept, rolling
+from utils.stages.loading import load_endpoint
+from utils.stages.matches import load_match, permutations_from_rows
 from utils.stages.records import Record, load_record, record_in
 from utils.stages.runs import Run
+from utils.symmetries.spec import permutation_spec
 
 
 def test_published_files(trained):
@@ -286,6 +290,23 @@ def test_a_plane_of_another_reach_is_not_continued(small, shown, workspace, caps
     assert f"{path} was made with height turning point (now midpoint)" in line
     run("evaluation/eval_plane_with_curve.py", *flags, "--overwrite")
     run("visualization/viz_curve_on_plane.py", *shown, "--alignment", "corr", "--epochs", 2)
+
+
+def test_a_match_on_fewer_images(small, workspace, load_bars, capsys):
+    """It is that of these images alone, and has their number in its name and in its record."""
+    layout, data = Layout(workspace, "TinyTen", "bars"), load_bars()
+    run("alignment/align_models.py", *small, "--epochs", 3, "--align_images", 20)
+    networks = [load_endpoint(MODELS["TinyTen"], layout, data, seed, 3) for seed in (1, 2)]
+    spec = permutation_spec(networks[1], data.example[0])
+    expected = align(*networks, spec, data.train.some(20))
+    path = layout.match("corr_20", 1, 2)
+    rows = load_match(path).rows
+    assert all(map(np.array_equal, permutations_from_rows(spec, rows), expected))
+    assert not all(map(np.array_equal, rows, load_match(layout.match("corr", 1, 2)).rows))
+    assert load_record(path).flags["align_images"] == 20
+    for flags in (["--align_images", 20, "--align_name", "corr"], ["--align_name", "w2_post_7"]):
+        code, line = fails(capsys, "alignment/align_models.py", *small, "--epochs", 3, *flags)
+        assert code == 2 and "is the name of a match of another kind" in line
 
 
 @pytest.mark.parametrize("alignment", ["", "corr"])
