@@ -1,6 +1,7 @@
 import functools
 import hashlib
 import http.server
+import pickle
 import shutil
 import threading
 import zipfile
@@ -10,6 +11,7 @@ import pytest
 import torch
 from conftest import SIZE, write_image_folder, write_tiny_imagenet
 from PIL import Image
+from torchvision import datasets
 
 from utils.batches import Augmentation
 from utils.errors import FileError, UserError
@@ -158,6 +160,51 @@ def test_a_folder_of_tiny_imagenets_name_is_treated_like_it(tmp_path):
     assert data.train.augmentation.affine_last
     torch.testing.assert_close(data.train.mean.flatten(), torch.tensor([0.485, 0.456, 0.406]))
     assert load("TINY-IMAGENET-200", tmp_path, "GoogLeNet").test.size == (32, 32)
+
+
+@pytest.mark.parametrize("name, key", [("CIFAR10", "labels"), ("CIFAR100", "fine_labels")])
+def test_cifar_in_the_folder_of_the_original(tmp_path, monkeypatch, name, key):
+    """data/cifar10 with torchvision's files in it; nothing is downloaded."""
+    monkeypatch.setattr("socket.create_connection", lambda *_, **__: pytest.fail("is there already"))
+    kind = getattr(datasets, name)
+    folder = tmp_path / "data" / name.lower() / kind.base_folder
+    folder.mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    pixels = {}
+    for split in ("train_list", "test_list"):
+        files = []
+        for file, _ in getattr(kind, split):
+            rows = generator.integers(0, 256, (3, 3 * 32 * 32), dtype=np.uint8)
+            pixels.setdefault(split, []).append(rows)
+            content = pickle.dumps({"data": rows, key: [0, 1, 2]})
+            (folder / file).write_bytes(content)
+            files.append([file, hashlib.md5(content).hexdigest()])
+        monkeypatch.setattr(kind, split, files)
+    content = pickle.dumps({kind.meta["key"]: ["a", "b", "c"]})
+    (folder / kind.meta["filename"]).write_bytes(content)
+    monkeypatch.setattr(kind, "meta", kind.meta | {"md5": hashlib.md5(content).hexdigest()})
+    found = load(name, data_folder(name, data_path=None, root=tmp_path), transform="none")
+    expected = np.concatenate(pixels["train_list"]).reshape(-1, 3, 32, 32)
+    assert torch.equal(next(found.train.batches(99))[0].mul(255).round().byte(), torch.from_numpy(expected))
+    assert len(found.test) == 3 and found.num_classes == 3
+    assert [path.name for path in (tmp_path / "data").iterdir()] == [name.lower()]
+
+
+def test_tiny_imagenet_in_the_folder_of_the_original(tmp_path, monkeypatch, capsys):
+    """As it is unzipped, and with val sorted into classes as the original does; with its augmentation and moments."""
+    monkeypatch.setattr("socket.create_connection", lambda *_, **__: pytest.fail("is there already"))
+    write_image_folder(tmp_path / "bars", 3, 2)
+    for place, is_sorted in (("raw", False), ("sorted", True)):
+        folder = tmp_path / place / "data/tiny-imagenet-200"
+        write_tiny_imagenet(folder)
+        for line in (folder / "val/val_annotations.txt").read_text().splitlines() if is_sorted else ():
+            image, label = line.split("\t")[:2]
+            (folder / "val" / label).mkdir(exist_ok=True)
+            (folder / "val/images" / image).rename(folder / "val" / label / image)
+        found = load("TINY-IMAGENET-200", data_folder("TINY-IMAGENET-200", data_path=None, root=tmp_path / place))
+        assert (len(found.train), len(found.test), found.num_classes) == (12, 8, 4)
+        assert found.train.augmentation.affine_last and found.digest == load("bars", tmp_path).digest
+    assert "Tiny ImageNet's form" not in capsys.readouterr().out
 
 
 def test_where_a_dataset_is(tmp_path):

@@ -90,13 +90,15 @@ def _embedded(name: str, folder: Path, threads: int) -> Arrays:
 
 
 def _from_torchvision(name: str, folder: Path, threads: int) -> Arrays:
-    """What torchvision finds in the folder, or downloads to it and verifies."""
+    """What torchvision finds in the folder, or in the original's in it, or downloads to the folder and verifies."""
     from torchvision import datasets  # slow to import, and most runs do without
 
-    arrays = {}
+    arrays, kind = {}, getattr(datasets, name)
+    of_original = [folder / name.lower() / getattr(kind, part, name) for part in ("base_folder", "filename")]
+    folder = folder / name.lower() if any(path.exists() for path in of_original) else folder
     for split in ("train", "test"):
         try:
-            part = getattr(datasets, name)(str(folder), train=split == "train", download=True)
+            part = kind(str(folder), train=split == "train", download=True)
         except Exception as error:  # what a parser raises on a damaged file can be anything
             raise UserError(
                 f"{name} is not in {folder}, or damaged, and could not be downloaded ({first_line(error)}); "
@@ -351,13 +353,15 @@ def data_folder(name: str, *, data_path: Path | None, root: Path) -> Path:
     if data_path is not None:
         return data_path
     at_root = root / "data"
-    return at_root if (at_root / name).is_dir() else REPOSITORY_DATA
+    return at_root if any((at_root / one).is_dir() for one in (name, name.lower())) else REPOSITORY_DATA
 
 
 def _load_arrays(name: str, folder: Path, threads: int, size: int | None) -> Arrays:
     if why := why_no_name(name):
         raise UserError(f"{name!r} is not the name of a dataset: {why}", exit_code=2)
     here, make = folder / name, dataset_info(name).arrays
+    if make and not here.is_dir() and (folder / name.lower() / "train").is_dir():  # as the original has it
+        here = folder / name.lower()
     if (here / "train").is_dir():
         arrays = image_folder(here, threads, size)
         if (here / "val" / ANNOTATIONS).is_file() and name != TINY_IMAGENET:
