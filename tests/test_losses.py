@@ -26,6 +26,7 @@ from utils import (
     permutation_spec,
     permute,
     plot_path,
+    plot_plane,
     reestimate_batch_norm,
     repair,
 )
@@ -290,6 +291,23 @@ def test_a_line_is_evaluated_merged_and_drawn():
     axes = plot_path({"unaligned": path}, axes=Figure().add_subplot())
     np.testing.assert_array_equal(axes.lines[0].get_ydata(), path["loss"])
     assert len(repr(line(a, b)).splitlines()) == 2
+
+
+def test_a_curve_is_drawn_on_its_plane():
+    a, b, data = normed(1), normed(2), (X, LABELS)
+    curve = fit_curve(a, b, data, epochs=1, verbose=False)
+    axes = plot_plane(curve, data, data, points=8, axes=Figure().add_subplot())
+    path, ends = (np.stack(line.get_data(), axis=1) for line in axes.lines)
+    distance = float((curve.point(1.0) - curve.point(0.0)).norm())
+    np.testing.assert_allclose(ends, [[0, 0], [distance, 0]], atol=1e-5 * distance)
+    np.testing.assert_allclose(path[[0, -1]], ends, atol=1e-5 * distance)
+    length = sum(float((curve.point((i + 1) / 32) - curve.point(i / 32)).norm()) for i in range(32))
+    assert np.linalg.norm(np.diff(path, axis=0), axis=1).sum() == pytest.approx(length, rel=1e-4)
+    losses = evaluate_curve(curve, data, data, points=2)["loss"]  # of the ends, which are on the grid
+    (least, *_, most) = axes.collections[0].levels
+    assert least <= losses.min() and most >= losses.max()
+    with pytest.raises(ValueError, match="spans no plane"):
+        plot_plane(line(a, b), data, data)
 
 
 def normed(seed):

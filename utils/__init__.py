@@ -21,6 +21,7 @@ HOME = {
     "permutation_spec": "symmetries.spec",
     "permute": "permutations",
     "plot_path": "geometry",
+    "plot_plane": "measuring",
     "reestimate_batch_norm": "measuring",
     "repair": "repairing",
 }

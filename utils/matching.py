@@ -106,10 +106,11 @@ def align(
     seed: int = 1,
     start: Permutations | None = None,
 ) -> Permutations:
-    """The permutations of B, one a group of `spec`, that match it to A.
+    """The permutations of B that match it to A: for each group of `spec` an index array (*blocks, size).
 
-    batches: any data (`utils.batches.as_images`), e.g. a DataLoader; read once. Only methods that compare activations
-        need them. Padded positions do not count where a batch has a mask of tokens.
+    Unit p[i] of B goes to A's place i. network_a, network_b: of one architecture; they stay as they are.
+    batches: tensors x or (x, labels), a Dataset, a DataLoader or any batches; read once. Only methods that compare
+        activations need them. Padded positions do not count where a batch has a mask of tokens.
     method: corr or corr_pre, the greatest correlation of activations (section 3 of the paper) or of the inputs of
         activation functions; w2_post or w2_pre, their least L2 distance (and weight for units that no activation
         shows, or that never vary); weight, the least L2 distance of weights (`match_weights`);
@@ -263,9 +264,9 @@ def align_many(
     to: str = "universe",
     seed: int = 1,
 ) -> list[Permutations]:
-    """For each network the permutations that bring it to the order of neurons that all share.
+    """For each network the permutations (as `align` gives them) that bring it to an order of neurons all share.
 
-    batches: any data (`utils.batches.as_images`), or a function that gives batches anew for every two networks.
+    batches: tensors x or (x, labels), a Dataset, a DataLoader; or a function that gives them anew for two networks.
     method: corr or weight, as in `utils.matching.align`; seed: of the orders in which weights are matched.
     to: reference, each network is matched to the first, as if there were no others; universe, from there on each in
         turn is matched to all others as they stand, until none can be bettered. What grows is the sum over all pairs

@@ -34,7 +34,12 @@ def evaluate(
     precision: str = "fp32",
     attack: Attack | None = None,
 ) -> tuple[float, ...]:
-    """The mean loss and its metrics, by default accuracy in percent: `evaluate_all` without the names."""
+    """The mean loss of a network and its metrics, by default (cross-entropy, accuracy in percent), in eval mode.
+
+    images: tensors (x, labels), a Dataset, a DataLoader, or any batches that can be read again. loss: classification,
+    regression, language, segmentation, multilabel, or a function of (output, batch) that returns the losses (n,).
+    precision: fp32 or bf16. attack: changes the images first. UserError if the loss is no finite number.
+    """
     means = evaluate_all(model, images, loss, batch_size=batch_size, precision=precision, attack=attack)
     return tuple(means.values())
 
@@ -110,7 +115,7 @@ def reestimate_batch_norm(
 ) -> None:
     """Set running means and variances to their average over the augmented (and attacked) training images.
 
-    images: as `utils.batches.as_images` takes them.
+    images: tensors (x, labels), a Dataset, a DataLoader, or any batches that can be read again.
 
     A point on a curve has weights but no statistics of its own; without this its loss means nothing. Each batch
     counts by its size, and each run of a layer that runs several times equally. Only the batch-norm layers run in
@@ -294,9 +299,9 @@ def evaluate_curve(
     """Loss and accuracy (%) on `test` at points of a curve, with batch norm re-estimated on `train` at each of them.
 
     ts: where, each in [0, 1] (n,); without them, at so many equally spaced `points`, both ends among them.
-    train, test: as `utils.batches.as_images` takes them, e.g. DataLoaders.
-
-    loss: a built-in one or a function (`utils.losses.Loss`), whose metrics stand in accuracy's place.
+    train, test: tensors (x, labels), a Dataset, a DataLoader, or any batches that can be read again.
+    loss: classification, regression, language, segmentation, multilabel, or a function of (output, batch) that gives
+        the losses (n,) and, if it likes, a dictionary of metrics, which stand in accuracy's place.
 
     Returns a `Path`: arrays t, loss, accuracy, length (of the path up to there), each (n,), and coordinates (n, 2).
     Raises TypeError if this is no curve, ValueError if there are no such points or data.
@@ -384,6 +389,45 @@ def evaluate_plane(
             yield {"x": xs * corners[1, 0], "y": np.full(len(xs), y * height), **row}
             progress.reach(number * num_points)
             progress.line(f"row {number}/{num_points}")
+
+
+def plot_plane(
+    curve: Curve,
+    train: Data,
+    test: Data,
+    quantity: str = "loss",
+    *,
+    points: int = 9,
+    loss: Loss = "classification",
+    axes: object = None,
+) -> object:
+    """Draw a curve on the plane through its ends A and B and its middle control point; matplotlib's axes.
+
+    Filled contours show the loss on `test` at points × points networks, each with batch norm re-estimated on `train`
+    (tensors (x, labels), a Dataset, a DataLoader). Axes are in units of parameter space (Euclidean), their origin A.
+
+    quantity: loss, accuracy, or a metric of `loss`. axes: where to draw, or None for new ones; they are returned.
+    ValueError for a straight line, which spans no plane.
+    """
+    corners, u, v = plane_of(curve)
+    train, test = (as_images(images, curve.fixed.device) for images in (train, test))
+
+    def measured(model: nn.Module, *_: float) -> Metrics:
+        return measure(model, train, {"": test}, batch_size=512, precision="fp32", loss=loss)
+
+    if axes is None:
+        from matplotlib import pyplot  # which is no requirement of the library
+
+        axes = pyplot.figure().add_subplot()
+    rows = list(evaluate_plane(curve, ((-0.2, 1.2), (-0.2, 1.2)), points, measured))
+    drawn = axes.contourf(*(np.stack([row[name] for row in rows]) for name in ("x", "y", quantity)), levels=20)
+    axes.figure.colorbar(drawn, ax=axes, label=quantity)
+    path = [plane_coordinates(curve.point(t), curve.vector(0), u, v) for t in np.linspace(0, 1, 33)]
+    axes.plot(*np.transpose(path), color="white")
+    axes.plot(*corners[:2].T, "o", color="white")
+    for name, place in zip("AB", corners, strict=False):
+        axes.annotate(name, place, color="white", xytext=(4, 4), textcoords="offset points")
+    return axes
 
 
 VALIDATION_POINTS = (0.25, 0.5, 0.75)  # of a curve, while it is learned

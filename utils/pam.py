@@ -373,7 +373,8 @@ def learn_pam(
 ) -> tuple[Permutations, Curve]:
     """Learn the permutations of B together with the Bézier curve from A to P·B (section 4), with the published rates.
 
-    The networks, which stay as they are, have one architecture, and `spec` is theirs. images: as in `fit`.
+    The networks, which stay as they are, have one architecture, and `spec` is theirs. images: tensors (x, labels), a
+    Dataset, a DataLoader, or any batches that can be read again. loss, lr, weight_decay: as `fit_curve` has them.
     outer_iters: how often both phases are run; inner_iters_perm, inner_iters_phi: epochs of each.
     start: permutations of B to begin with, e.g. those of `align`; the identity without them.
 

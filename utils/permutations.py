@@ -350,7 +350,7 @@ def _changed(
 def permute(
     state: Mapping[str, torch.Tensor], spec: PermutationSpec, permutations: Sequence[np.ndarray]
 ) -> dict[str, torch.Tensor]:
-    """The state dict with its channels reordered: a network that computes the same function.
+    """The state dict with its channels reordered (P_l W_l P_{l−1}ᵀ): a network that computes the same function.
 
     permutations: an index array (*blocks, size) for each group; new channel i is old channel permutations[g][i].
 

@@ -51,7 +51,7 @@ def repair(
 ) -> None:
     """Repair the network at position t between two others, in place, by what it makes of the training images.
 
-    At t = 0 and t = 1, where it is one of the two, nothing changes. images: as `utils.batches.as_images` takes them;
+    At t = 0 and t = 1, where it is one of the two, nothing changes. images: tensors, a Dataset or a DataLoader,
     augmented, as for batch norm. Computed weights (of weight norm, pruning) are scaled by the parameters behind them.
 
     Raises UserError as `activation_statistics` does, or if a layer has no bias to be shifted by, or weights that

@@ -320,8 +320,9 @@ def fit_curve(
 
     The networks, which stay as they are, have one architecture; align B to A first (`align`, `permute`).
 
-    images: what to learn from: any data (`utils.batches.as_images`). loss: a built-in one or a function
-        (`utils.losses.Loss`).
+    images: tensors (x, labels), a Dataset, a DataLoader, or any batches that can be read again.
+    loss: classification, regression, language, segmentation, multilabel, or a function of (output, batch) that gives
+        the losses (n,) and, if it likes, a dictionary of metrics.
     weight_decay: of the penalty ½ · weight_decay · ‖θ(t)‖² in the loss.
     lr: of SGD with Nesterov's momentum 0.9, whose rate is halved every 20 epochs, by default.
     optimizer: makes another from the list of what is learned, e.g. lambda p: torch.optim.AdamW(p, 3e-4).

@@ -32,7 +32,9 @@ from .tracing import ONE_IMAGE, Trace, TracedAxes, follow
 def permutation_spec(
     model: nn.Module, *example, proof: bool = True, outputs: Outputs | None = None, **keywords
 ) -> PermutationSpec:
-    """What may be permuted in `model`, as it runs on the example: its inputs; by default images (2, 3, 32, 32).
+    """What may be permuted in `model` (section 3), as it runs on the example: its inputs, positional or by name.
+
+    Without an example these are images (2, 3, 32, 32). Labels are no inputs: of a batch (x, labels) give x.
 
     outputs: what of its output counts, and keeps its order: fields by name or place, or a function that gives it; all
     by default, except for caches of keys and values. proof: whether the symmetries are tried, in float64.
