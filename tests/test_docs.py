@@ -211,12 +211,25 @@ def test_commands(tmp_path, monkeypatch, quick_pam):
     kinds = {"curve", "training", "training_networks", "robust_curve", "table", "robust_table", "report.html"}
     kinds |= {"plane_with_curve_accuracy", "plane_with_alignment_accuracy", "correlation", "correlation_along_curve"}
     assert kinds <= names
-    assert any("SmallNet/FashionMNIST10k/match_corr" in name for name in session.written)
+    assert any(re.search("=SmallNet=.+/FashionMNIST10k/match_corr", name) for name in session.written)
+
+
+def test_from_python_as_pasted(monkeypatch):
+    """The first block of the README prints what stands below it, but for how another processor rounds."""
+    shown = blocks(README)
+    at = next(number for number, block in enumerate(shown) if block.language == "python")
+    monkeypatch.chdir(REPOSITORY)
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        exec(compile(shown[at].text, f"{README}:{shown[at].number}", "exec"), {})
+    texts = out.getvalue().splitlines()[-1], shown[at + 1].text  # after the progress
+    (words, *found), (expected, *printed) = (re.split(r" (?=\d)", text) for text in texts)
+    assert words == expected and len(found) == 3
+    np.testing.assert_allclose(np.array(found, float), np.array(printed, float), atol=0.15)
 
 
 def test_from_python(monkeypatch):
-    """The block of the README runs on two networks and loaders, and does what it says."""
-    (block,) = (block for block in blocks(README) if block.language == "python")
+    """The second block of the README runs on two networks and loaders of one's own, and does what it says."""
+    _, block = (block for block in blocks(README) if block.language == "python")
     assert len(block.text.splitlines()) <= 15
     generator = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
@@ -334,10 +347,10 @@ def test_the_map_names_every_module():
     "document, results",
     [
         (README, "demo/table_FashionMNIST10k_TinyTen.md"),
-        (README, "demo/comparison_FashionMNIST10k_TinyTen.md"),
+        ("docs/workflow.md", "demo/comparison_FashionMNIST10k_TinyTen.md"),
         (README, "cifar10-cpu/comparison_cifar10-jpeg_TinyTen.md"),
         ("docs/many-machines.md", "cifar10-cpu/table_cifar10-jpeg_TinyTen.md"),
-        (README, "networks/summary.md"),
+        ("docs/any-network.md", "networks/summary.md"),
         ("docs/workflow.md", "demo/table_FashionMNIST10k_TinyTen_pam.md"),
         ("docs/workflow.md", "demo/robust_table_FashionMNIST10k_TinyTen.md"),
         ("docs/workflow.md", "width/width.md"),

@@ -3,14 +3,16 @@
 import io
 import json
 import os
+import re
 import sys
 
+import numpy as np
 import processes
 import pytest
 from stages import REPOSITORY
 from tqdm.std import tqdm
 
-from utils import progress
+from utils import geometry, progress
 
 NOTEBOOK = REPOSITORY / "docs/tour.ipynb"
 CELLS = json.loads(NOTEBOOK.read_text())["cells"]
@@ -30,11 +32,17 @@ print(json.dumps(numbers | {"difference": names["difference"]}))
 """
 
 
-def test_it_is_stored_without_what_it_printed():
-    """In one form, so that what changes in it is what somebody changed."""
-    assert all(not cell["outputs"] and cell["execution_count"] is None for cell in CELLS if "outputs" in cell)
+def test_it_keeps_what_it_shows():
+    """In one form, so that what changes in it is what somebody changed; every cell was run once, in their order."""
     canonical = json.dumps(json.loads(NOTEBOOK.read_text()), indent=1, sort_keys=True, ensure_ascii=False)
-    assert NOTEBOOK.read_text() == canonical + "\n"
+    assert NOTEBOOK.read_text() == canonical + "\n" and len(canonical.encode()) < 300_000
+    code = [cell for cell in CELLS if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in code] == [*range(1, len(code) + 1)]
+    for cell in code:
+        source = "".join(cell["source"])
+        figures = [one for one in cell["outputs"] if "image/png" in one.get("data", ())]
+        assert len(figures) == source.count("plt.show()")
+        assert any(one["output_type"] == "stream" for one in cell["outputs"]) == ("print(" in source)
 
 
 @pytest.mark.long
@@ -51,6 +59,10 @@ def test_what_the_tour_finds():
     assert logits_before == logits_after  # which keep their order
     line, aligned, curve = (found[words] for words in ("line", "line, aligned", "curve, aligned"))
     assert len(line["accuracy"]) == 5
+    (shown,) = (one["text"] for cell in CELLS if cell.get("id") == "barriers" for one in cell["outputs"])
+    for words, accuracy, barrier in (re.search(r"(.+?) +midpoint +(.+) %.* (.+)\n", text).groups() for text in shown):
+        assert found[words]["accuracy"][2] == pytest.approx(float(accuracy), abs=4)
+        assert geometry.barrier(np.linspace(0, 1, 5), found[words]["loss"]) == pytest.approx(float(barrier), abs=0.2)
     assert aligned["accuracy"][2] > line["accuracy"][2] + 30
     assert max(curve["loss"]) < max(aligned["loss"]) < max(line["loss"]) - 1
     for end in (0, -1):  # the same networks, with batch norm re-estimated on the same images
