@@ -8,6 +8,7 @@ from importlib import import_module
 
 HOME = {
     "Curve": "curves",
+    "absorbed": "permutations",
     "align": "matching",
     "align_many": "matching",
     "barrier": "geometry",

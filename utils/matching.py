@@ -31,6 +31,7 @@ from .permutations import (
     inverse,
     permute_entry,
 )
+from .rotations import match_rotations
 from .weights import Weights, match_some, match_weights, weight_similarity
 
 # --- methods -----------------------------------------------------------------------------------------------
@@ -105,6 +106,7 @@ def align(
     method: str = "corr",
     seed: int = 1,
     start: Permutations | None = None,
+    rotations: bool = False,
 ) -> Permutations:
     """The permutations of B that match it to A: for each group of `spec` an index array (*blocks, size).
 
@@ -117,9 +119,11 @@ def align(
         identity, B as it is; random, any permutations.
     seed: of the random permutations, and of the orders in which weights are matched.
     start: permutations with which weight matching begins.
+    rotations: find matrices for groups that the spec lets rotate (`match_rotations`), by weight or by corr. The
+        result is for networks whose gains are absorbed: `permute` does that to B, and `absorbed` to A.
 
-    ValueError if there is no such method, it has no use for a start, or it needs data and has none; UserError if an
-    activation is no finite number.
+    ValueError if there is no such method, it has no use for a start, or it needs data and has none, and if rotations
+    are wanted that the spec or the method does not know; UserError if an activation is no finite number.
     """
     if not isinstance(spec, PermutationSpec):
         raise TypeError(f"a spec is what permutation_spec returns, and not a {type(spec).__name__}")
@@ -128,9 +132,13 @@ def align(
         raise ValueError(f"the methods are {', '.join(METHODS)}, not {method!r}")
     if start is not None and not METHODS[method].begins_with_a_match:
         raise ValueError(f"the method {method} does not begin with a match")
+    if rotations and (method not in ("weight", "corr") or start is not None):
+        raise ValueError(f"rotations are found by weight or corr, and from no start; not by {method}")
     device = device_of(network_a)
     data = as_images(() if batches is None else batches, device, once=True)
     with random_state_kept(device):  # a DataLoader draws a seed
+        if rotations:
+            return match_rotations(network_a, network_b, spec, data.batches(512) if method == "corr" else None)
         return METHODS[method].find(network_a, network_b, spec, data.batches(512), seed, start)
 
 

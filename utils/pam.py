@@ -380,6 +380,8 @@ def learn_pam(
 
     Returns the permutations, one a group of `spec`, and the curve, whose last control point is the permuted B.
     """
+    if spec.kinds:
+        raise ValueError("PAM learns permutations alone: it takes a spec without rotations")
     state_a, state_b = (network.state_dict() for network in (network_a, network_b))
     permutations = spec.identity() if start is None else list(start)
     curve = Curve.between(network_a, state_a, state_b)

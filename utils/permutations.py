@@ -35,7 +35,7 @@ import itertools
 import math
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -44,7 +44,12 @@ import torch
 
 from .devices import send
 
-Permutations = list[np.ndarray]  # of each group of a spec, an index array (*blocks, size)
+# Of each group of a spec an index array (*blocks, size); a rotated one may have matrices (*blocks, size, size).
+Permutations = list[np.ndarray]
+
+# What a group's units may undergo, each kind a part of the next: orders, orthogonal matrices that keep the vector of
+# ones, orthogonal matrices, and invertible ones (with the inverse on the other side of each product).
+KINDS = ("permutation", "orthogonal, ones kept", "orthogonal", "invertible")
 
 
 # --- what may be permuted ----------------------------------------------------------------------------------
@@ -113,6 +118,18 @@ class Fixed(NamedTuple):
     reason: str
 
 
+class Gain(NamedTuple):
+    """Factors of an axis, such as those of a norm, that other weights absorb: the factors become 1.
+
+    entries: the factors less `offset`, by all their names. targets: entries, their dimensions, and the power of the
+    factors by which they are multiplied.
+    """
+
+    entries: tuple[str, ...]
+    offset: float
+    targets: tuple[tuple[str, int, int], ...]
+
+
 @dataclass(frozen=True, repr=False)
 class PermutationSpec:
     """What may be permuted in a model.
@@ -121,6 +138,12 @@ class PermutationSpec:
     rows: the activations that show permuted channels, in forward order.
     fixed: what stays, and why.
     modes: those in which the function is kept; a model that needs targets to train is seen in evaluation only.
+
+    Where rotations were asked for:
+    kinds: of each group, one of KINDS. reasons: for each group, what leaves it no more than that.
+    gains: what is absorbed before anything is rotated.
+    duals: (entry, dimension, number of the segment, of the factor in it, and of the group in that) where the matrix M
+    of an invertible group becomes M⁻ᵀ.
     """
 
     groups: tuple[Group, ...]
@@ -128,6 +151,10 @@ class PermutationSpec:
     rows: tuple[Activation, ...]
     fixed: tuple[Fixed, ...]
     modes: tuple[str, ...] = ("eval", "train")
+    kinds: tuple[str, ...] = ()
+    reasons: tuple[str, ...] = ()
+    gains: tuple[Gain, ...] = ()
+    duals: frozenset[tuple[str, int, int, int, int]] = frozenset()
 
     def blocks(self, group: int) -> tuple[int, ...]:
         """For each group on which this one depends, its size."""
@@ -141,14 +168,22 @@ class PermutationSpec:
         ]
 
     def random(self, seed: int) -> Permutations:
-        """Random permutations, in every block another one."""
+        """Random permutations, in every block another one; for groups that may be rotated, matrices."""
         generator = np.random.default_rng(seed)
-        return [generator.permuted(permutation, axis=-1) for permutation in self.identity()]
+
+        def draw(units: np.ndarray, kind: str) -> np.ndarray:
+            if kind == KINDS[0]:
+                return generator.permuted(units, axis=-1)
+            matrices = [random_matrix(units.shape[-1], kind, generator) for _ in np.ndindex(units.shape[:-1])]
+            return np.reshape(matrices, (*units.shape, -1))
+
+        return list(map(draw, self.identity(), self.kinds or [KINDS[0]] * len(self.groups)))
 
     def to_json(self) -> dict[str, object]:
         """The spec in lists, numbers and words, for `json.dump`."""
         rows = [vars(row) | {"votes": sorted(row.votes)} for row in self.rows]
-        return vars(self) | {"axes": dict(self.axes), "rows": rows}
+        stored = vars(self) | {"axes": dict(self.axes), "rows": rows, "duals": sorted(self.duals)}
+        return {key: value for key, value in stored.items() if self.kinds or key not in OF_ROTATIONS}
 
     @classmethod
     def from_json(cls, stored: Mapping[str, object]) -> "PermutationSpec":
@@ -169,6 +204,13 @@ class PermutationSpec:
             rows=tuple(rows),
             fixed=tuple(Fixed(*fixed) for fixed in stored["fixed"]),
             modes=tuple(stored["modes"]),
+            kinds=tuple(stored.get("kinds", ())),
+            reasons=tuple(stored.get("reasons", ())),
+            gains=tuple(
+                Gain(tuple(entries), offset, tuple(map(tuple, targets)))
+                for entries, offset, targets in stored.get("gains", ())
+            ),
+            duals=frozenset(map(tuple, stored.get("duals", ()))),
         )
 
     def expect(self, state: Mapping[str, torch.Tensor], *, whole: bool = False) -> None:
@@ -192,11 +234,18 @@ class PermutationSpec:
             raise ValueError("its groups of units are not those of its weights")
 
     def checked(self, permutations: Sequence[Sequence | np.ndarray]) -> Permutations:
-        """Index arrays, one a group; ValueError, with the group, if one is no permutation of its units."""
+        """Index arrays, or matrices where the group's kind allows them, one a group.
+
+        ValueError, with the group, if one is no permutation of its units, or no matrix of its kind.
+        """
         if len(permutations) != len(self.groups):
             raise ValueError(f"there are {len(permutations)} permutations of {len(self.groups)} groups")
         arrays = list(map(np.asarray, permutations))
         for number, (array, identity) in enumerate(zip(arrays, self.identity(), strict=True)):
+            if self.kinds and array.shape == (*identity.shape, identity.shape[-1]):
+                if not is_of_kind(array, self.kinds[number]):
+                    raise ValueError(f"group {number}: the matrix is not {self.kinds[number]}")
+                continue
             if array.shape != identity.shape:
                 raise ValueError(f"group {number}: an array {array.shape} where {identity.shape} is needed")
             if array.dtype.kind not in "iu" or not np.array_equal(np.sort(array, -1), np.sort(identity, -1)):
@@ -222,6 +271,9 @@ class PermutationSpec:
             f"  measured at {len(self.rows)} activations: {_some(row.label for row in self.rows)}",
             f"  fixed: {_some(f'{count} by {reason}' for reason, count in reasons)}",
         ])  # fmt: skip
+
+
+OF_ROTATIONS = ("kinds", "reasons", "gains", "duals")
 
 
 def _some(words: Iterable[str], count: int = 4) -> str:
@@ -353,17 +405,20 @@ def permute(
     """The state dict with its channels reordered (P_l W_l P_{l−1}ᵀ): a network that computes the same function.
 
     permutations: an index array (*blocks, size) for each group; new channel i is old channel permutations[g][i].
+        Where the spec allows rotations, matrices (*blocks, size, size) too: new channel i is Σ_j M[i, j] · old
+        channel j. Gains are absorbed first then, whatever the permutations (`absorbed`).
 
     Raises ValueError, with the names, if the state is not that of the spec's whole network, or with the group, if its
     permutation is none.
     """
     spec.expect(state, whole=True)
     permutations = spec.checked(permutations)
-    permuted = OrderedDict(state)
+    permuted = OrderedDict(absorbed(state, spec))
     if hasattr(state, "_metadata"):  # the versions of modules, without which some refuse a state dict
         permuted._metadata = state._metadata
+    spec, permutations = both_sides(spec), [*permutations, *map(other_side, permutations)]
     for name, axes in spec.axes.items():
-        permuted[name] = permute_entry(state[name], axes, spec, permutations)
+        permuted[name] = permute_entry(permuted[name], axes, spec, permutations)
     return permuted
 
 
@@ -371,8 +426,18 @@ def permute_entry(
     tensor: torch.Tensor, axes: Sequence[Segments], spec: PermutationSpec, permutations: Sequence[np.ndarray]
 ) -> torch.Tensor:
     """`permute` of one entry, whose axes these are."""
-    orders = {group: torch.as_tensor(permutations[group]) for axis in axes for group in groups_in(axis)}
-    return _changed(tensor, axes, spec, partial(reordered, orders=orders))
+    found = {group: torch.as_tensor(permutations[group]) for axis in axes for group in groups_in(axis)}
+    return _changed(tensor, axes, spec, partial(rotated, found=found))
+
+
+def rotated(part: Part, found: Mapping[int, torch.Tensor]) -> torch.Tensor:
+    """The part's values as index arrays and matrices of groups change them: first all orders, then all matrices."""
+    matrices = {group: each for group, each in found.items() if each.is_floating_point()}
+    values = reordered(part, {group: each for group, each in found.items() if group not in matrices})
+    if matrices.keys().isdisjoint(part.groups):
+        return values
+    wide = values.to(torch.promote_types(values.dtype, torch.float64))
+    return _mixed(part._replace(values=wide), matrices).to(values.dtype)
 
 
 def axis_index(axis: Segments, spec: PermutationSpec, permutations: Sequence[np.ndarray]) -> np.ndarray:
@@ -420,11 +485,11 @@ def soft_permute(
     return mixed
 
 
-def _mixed(part: Part, dimension: int, matrices: Mapping[int, torch.Tensor]) -> torch.Tensor:
-    """Σ_j matrix[*blocks, i, j] · values[…, j, …] for each group of one dimension of the tensor."""
+def _mixed(part: Part, matrices: Mapping[int, torch.Tensor], dimension: int | None = None) -> torch.Tensor:
+    """Σ_j matrix[*blocks, i, j] · values[…, j, …] for each group; dimension: only those of one of the tensor."""
     values = part.values
     for k, group in enumerate(part.groups):
-        if part.dims[k] == dimension and group in matrices:
+        if group in matrices and dimension in (None, part.dims[k]):
             order = [*part.blocks[k], k]
             front = values.movedim(order, tuple(range(len(order))))
             flat = front.reshape(*front.shape[: len(order)], -1)
@@ -432,17 +497,96 @@ def _mixed(part: Part, dimension: int, matrices: Mapping[int, torch.Tensor]) -> 
     return values
 
 
+# --- rotating ----------------------------------------------------------------------------------------------
+
+
+def absorbed(state: Mapping[str, torch.Tensor], spec: PermutationSpec) -> dict[str, torch.Tensor]:
+    """The state dict of a network that computes the same, whose gains are all 1; networks are compared so.
+
+    ValueError, with the name, where a gain is 0 and a bias would have to be divided by it.
+    """
+    state = dict(state)
+    for entries, offset, targets in spec.gains:
+        gain = state[entries[0]].double().flatten() + offset
+        for name, d, power in targets:
+            if power < 0 and not gain.all():
+                raise ValueError(f"{entries[0]} has zeros, by which {name} would have to be divided")
+            scale = (gain**power).reshape([-1 if d == i else 1 for i in range(state[name].dim())])
+            state[name] = (state[name] * scale).to(state[name].dtype)
+        for name in entries:
+            state[name] = torch.full_like(state[name], 1 - offset)
+    return state
+
+
+def both_sides(spec: PermutationSpec) -> PermutationSpec:
+    """The spec with every group twice: group n + number is, of n, the other side of each product of an invertible."""
+    count, axes = len(spec.groups), dict(spec.axes)
+    for name, d, p, f, m in spec.duals:
+        dims = [[list(segment) for segment in axis] for axis in axes[name]]
+        groups = list(dims[d][p][f].groups)
+        groups[m] += count
+        dims[d][p][f] = dims[d][p][f]._replace(groups=tuple(groups))
+        axes[name] = tuple(tuple(map(tuple, axis)) for axis in dims)
+    return replace(spec, groups=spec.groups * 2, axes=axes, kinds=spec.kinds * 2) if spec.duals else spec
+
+
+def other_side(permutation: np.ndarray) -> np.ndarray:
+    """M⁻ᵀ of matrices M; index arrays are their own."""
+    return np.linalg.inv(permutation).swapaxes(-1, -2) if permutation.dtype.kind == "f" else permutation
+
+
+def random_matrix(size: int, kind: str, generator: np.random.Generator) -> np.ndarray:
+    """A random matrix of a kind, (size, size), in float64."""
+
+    def orthogonal(n: int) -> np.ndarray:
+        q, r = np.linalg.qr(generator.standard_normal((n, n)))
+        return q * np.sign(np.diag(r))
+
+    if kind == "invertible":
+        return orthogonal(size) * np.exp(generator.uniform(-0.5, 0.5, size)) @ orthogonal(size)
+    if kind == "orthogonal":
+        return orthogonal(size)
+    across = without_ones(size)
+    return 1 / size + across @ orthogonal(size - 1) @ across.T
+
+
+def without_ones(size: int) -> np.ndarray:
+    """An orthonormal basis of all that is orthogonal to the vector of ones, (size, size − 1)."""
+    return np.linalg.qr(np.column_stack([np.ones(size), np.eye(size, size - 1)]))[0][:, 1:]
+
+
+def is_of_kind(matrix: np.ndarray, kind: str) -> bool:
+    """Whether matrices (*blocks, size, size) are of a kind, up to rounding in float32."""
+    if matrix.dtype.kind != "f" or not np.isfinite(matrix).all() or kind == "permutation":
+        return False
+    if kind == "invertible":
+        return bool((np.linalg.cond(matrix) < 1e12).all())
+    keeps_ones = kind == "orthogonal" or np.allclose(matrix.sum(-1), 1, atol=1e-5)
+    return keeps_ones and np.allclose(matrix @ matrix.swapaxes(-1, -2), np.eye(matrix.shape[-1]), atol=1e-5)
+
+
 # --- composing ---------------------------------------------------------------------------------------------
 
 
 def compose(spec: PermutationSpec, first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> Permutations:
-    """The permutations that do what `first` and then `second` do: without blocks, first[second]."""
-    composed = []
-    for number in range(len(spec.groups)):
-        # Where the block that second puts there was before: what it does to the outer blocks comes first.
-        blocks = _blocks_before(spec, number, second)
-        composed.append(first[number][(*(index[..., None] for index in blocks), second[number])])
-    return composed
+    """The permutations that do what `first` and then `second` do: without blocks first[second], or second @ first."""
+    return [compose_one(spec, number, first[number], second) for number in range(len(spec.groups))]
+
+
+def compose_one(
+    spec: PermutationSpec, group: int, first: np.ndarray, second: Sequence[np.ndarray] | Mapping[int, np.ndarray]
+) -> np.ndarray:
+    """`compose` of one group; second: of it and of those on which it depends."""
+    # Where the block that second puts there was before: what it does to the outer blocks comes first.
+    blocks = _blocks_before(spec, group, second)
+    if "f" in (first.dtype.kind, second[group].dtype.kind):
+        return as_matrices(second[group]) @ as_matrices(first)[blocks]
+    return first[(*(index[..., None] for index in blocks), second[group])]
+
+
+def as_matrices(permutation: np.ndarray) -> np.ndarray:
+    """Matrices (*blocks, size, size) of index arrays (*blocks, size)."""
+    return permutation if permutation.dtype.kind == "f" else np.eye(permutation.shape[-1])[permutation]
 
 
 def inverse(spec: PermutationSpec, permutations: Sequence[np.ndarray]) -> Permutations:
@@ -450,7 +594,8 @@ def inverse(spec: PermutationSpec, permutations: Sequence[np.ndarray]) -> Permut
     undone = spec.identity()
     for number in sorted(range(len(spec.groups)), key=lambda number: len(spec.groups[number].depends_on)):
         # A block goes back to where it was, and there its units do.
-        undone[number] = np.argsort(permutations[number][_blocks_before(spec, number, undone)], axis=-1)
+        before = permutations[number][_blocks_before(spec, number, undone)]
+        undone[number] = np.linalg.inv(before) if before.dtype.kind == "f" else np.argsort(before, axis=-1)
     return undone
 
 

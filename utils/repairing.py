@@ -23,7 +23,7 @@ from .devices import autocast, device_of
 from .errors import UserError
 from .losses import main_output
 from .measuring import EVALUATION_SEED, reestimate_batch_norm, undisturbed, watched
-from .permutations import Permutations, PermutationSpec, permute
+from .permutations import Permutations, PermutationSpec, absorbed, permute
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -109,9 +109,10 @@ def merge(
 
     Its batch norm is re-estimated on `train`; one without batch norm is repaired, if its layers allow it.
     """
-    aligned = copied(network_b)
+    first, aligned = copied(network_a), copied(network_b)
+    first.load_state_dict(absorbed(network_a.state_dict(), spec))
     aligned.load_state_dict(permute(network_b.state_dict(), spec, permutations))
-    between = line(network_a, aligned)
+    between = line(first, aligned)
     merged = between.place(t)
     renormalizer(between, train, repaired=not batch_norm_layers(merged))(merged, t)
     return merged

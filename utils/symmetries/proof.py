@@ -4,14 +4,19 @@ And a wrong order of each group must show: what it would not change has not been
 """
 
 import contextlib
-import functools
+import inspect
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..permutations import PermutationSpec, groups_in, parts_of, permute_entry
 from . import running
@@ -42,19 +47,34 @@ COLUMNS = 1e2  # times the bound, single columns of an output may differ: their 
 
 
 class InPrecision(running.Deterministic):
-    """Deterministic, and in one precision whatever a network casts to: else casts would look like a wrong order."""
+    """Deterministic, and in one precision whatever a network casts to: else casts would look like a wrong order.
 
-    def __init__(self, precision: Precision):
+    draws: whether random numbers are drawn after all.
+    """
+
+    def __init__(self, precision: Precision, *, draws: bool = False):
         super().__init__()
-        self.precision = precision
+        self.precision, self.draws = precision, draws
 
     def __torch_dispatch__(self, func, types, operands=(), keywords=None):
         keywords = dict(keywords or {})
         if keywords.get("dtype") in self.precision.kinds:
             keywords["dtype"] = self.precision.kinds[keywords["dtype"]]
+        if self.draws:
+            return func(*operands, **keywords)
         out = super().__torch_dispatch__(func, types, operands, keywords)
         # what torch.tensor(…) makes
         return self.precision.widest(out) if func is torch.ops.aten.lift_fresh.default else out
+
+
+class TrueSlopes(TorchFunctionMode):
+    """Looking up rows has the slopes that it has: without those left out of padding, and counted by frequency."""
+
+    def __torch_function__(self, func, types, operands=(), keywords=None):
+        if func is F.embedding:
+            given = inspect.signature(func).bind(*operands, **(keywords or {})).arguments
+            return func(**given | {"padding_idx": None, "scale_grad_by_freq": False, "sparse": False})
+        return func(*operands, **(keywords or {}))
 
 
 def random_like(tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -78,7 +98,7 @@ def _is_positive(tensor: torch.Tensor) -> bool:
 
 def derangements(spec: PermutationSpec, seed: int) -> list[np.ndarray]:
     """Random permutations of which none, in no block, is the identity: that would prove nothing."""
-    permutations = spec.random(seed)
+    permutations = replace(spec, kinds=()).random(seed)
     for permutation, identity in zip(permutations, spec.identity(), strict=True):
         still = (permutation == identity).all(-1)
         permutation[still] = np.roll(permutation[still], 1, -1)
@@ -116,6 +136,7 @@ class Trial:
 
     def __init__(self, model: nn.Module, spec: PermutationSpec, wanted: running.Outputs | None, precision: Precision):
         self.spec, self.wanted, self.precision, self.seed = spec, wanted, precision, 0
+        self.name = type(model).__name__
         self.state, self.orders = running.state_of(model), derangements(spec, self.seed)
         self.copies, self.marks = running.Copies(model, precision.widest), None
 
@@ -141,10 +162,15 @@ class Trial:
 
         return reorder
 
-    def run(self, example: tuple, keywords: dict) -> list[tuple[str, object]]:
+    def load(self, values: Mapping[str, torch.Tensor]) -> None:
+        """Give all entries values."""
+        for name, target in running.state_of(self.copies.latest).items():
+            target.detach().copy_(values[name])
+
+    def run(self, example: tuple, keywords: dict, *, draws: bool = False) -> list[tuple[str, object]]:
         """What the network puts out; of its next call too, if that uses what this one has kept."""
         network, found = self.copies.latest, []
-        with running.plain_run(), InPrecision(self.precision):
+        with running.plain_run(), InPrecision(self.precision, draws=draws):
             for _ in range(2):
                 given, named = running.tree_map_tensors(
                     torch.clone, (example, keywords)
@@ -164,7 +190,7 @@ class Trial:
                 load()
                 self.marks = self._sums()
             with running.restoring(network):
-                output = running.without_gradients(functools.partial(self.run, *given))
+                output = running.without_gradients(partial(self.run, *given))
             found[mode] = [as_tensor(value) for _, value in output]
         return found
 
@@ -178,21 +204,45 @@ class Trial:
         ):
             tensor.copy_(0.75 * tensor.flatten().roll(1).view_as(tensor))
 
-    def shown(self, mode: str, *given) -> np.ndarray:
-        """For each group, how far the outputs move when its entries change places at random, by their gradients."""
-        found, network = np.zeros(len(self.spec.groups)), self.copies.fresh()
+    def slopes(
+        self,
+        mode: str,
+        given: tuple,
+        *,
+        values: Mapping[str, torch.Tensor] | None = None,
+        times: int = 1,
+        watch: Callable[[Mapping[str, torch.Tensor]], TorchDispatchMode] | None = None,
+    ) -> list[dict[str, torch.Tensor]]:
+        """The gradients of `times` random sums of what is put out, by entries: zeros where it depends on none.
+
+        values: of all entries, else as they are. watch: makes what sees the run, in which random numbers are drawn
+        then, from the entries of the network that runs.
+        """
+        network = self.copies.fresh()
         network.train(mode == "train")
+        if values is not None:
+            self.load(values)
         for parameter in filter(running.has_fractions, network.parameters()):
             parameter.requires_grad_()
-        with contextlib.suppress(Exception), running.restoring(network), torch.enable_grad():  # which not all has
-            tensors = [as_tensor(value, keep=True) for _, value in self.run(*given)]
-            tensors = [t for t in tensors if isinstance(t, torch.Tensor) and t.requires_grad]
-            total = sum((torch.randn_like(t) * t / _typical(t) / math.sqrt(t.numel())).sum().real for t in tensors)
-            names = {name: tensor for name, tensor in running.state_of(network).items() if tensor.requires_grad}
-            slopes = torch.autograd.grad(total, list(names.values()), allow_unused=True)
-            for (name, values), slope in zip(names.items(), slopes, strict=True):
-                if slope is not None and name in self.spec.axes:
-                    for part in parts_of(slope.mul_(values.detach()), self.spec.axes[name], self.spec):
+        with running.restoring(network), torch.enable_grad():
+            with TrueSlopes(), watch(running.state_of(network)) if watch else contextlib.nullcontext():
+                outputs = [as_tensor(value, keep=True) for _, value in self.run(*given, draws=watch is not None)]
+            outputs = [t for t in outputs if isinstance(t, torch.Tensor) and t.requires_grad]
+            sums = [
+                sum((torch.randn_like(t) * t / _typical(t) / math.sqrt(t.numel())).sum().real for t in outputs)
+                for _ in range(times)
+            ]
+            state = {name: tensor for name, tensor in running.state_of(network).items() if tensor.requires_grad}
+            take = partial(torch.autograd.grad, inputs=[*state.values()], retain_graph=True, materialize_grads=True)
+            return [dict(zip(state, take(total), strict=True)) for total in sums]
+
+    def shown(self, mode: str, *given) -> np.ndarray:
+        """For each group, how far the outputs move when its entries change places at random, by their gradients."""
+        found, state = np.zeros(len(self.spec.groups)), running.state_of(self.copies.fresh())
+        with contextlib.suppress(Exception):  # which not all has
+            for name, slope in self.slopes(mode, given)[0].items():
+                if name in self.spec.axes:
+                    for part in parts_of(slope.mul_(state[name].detach()), self.spec.axes[name], self.spec):
                         moves = torch.linalg.vector_norm(part.values).item() ** 2
                         found[[g for g in part.groups if g is not None]] += moves
         return np.sqrt(found)
@@ -311,7 +361,7 @@ def as_tensor(value, *, keep: bool = False) -> torch.Tensor | str | bytes:
 
 
 def compared(before: list, after: list, moved: list, precision: Precision) -> Difference:
-    """Outputs with weights in one order and in another, beside those with other weights."""
+    """running.Outputs with weights in one order and in another, beside those with other weights."""
     if len(before) != len(after):
         return Difference(math.inf, math.inf, True)
     others = [*moved, *[None] * (len(before) - len(moved))]

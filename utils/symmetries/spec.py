@@ -23,6 +23,7 @@ from ..permutations import (
     groups_in,
 )
 from .algebra import Atom, Axis, Product, atoms_of, axis_of, is_fixed, product_size
+from .kinds import with_kinds
 from .proof import examine
 from .rules import KINDS
 from .running import Outputs, has_fractions, plain_run, tree_map_tensors
@@ -30,7 +31,12 @@ from .tracing import ONE_IMAGE, Trace, TracedAxes, follow
 
 
 def permutation_spec(
-    model: nn.Module, *example, proof: bool = True, outputs: Outputs | None = None, **keywords
+    model: nn.Module,
+    *example,
+    proof: bool = True,
+    outputs: Outputs | None = None,
+    rotations: bool = False,
+    **keywords,
 ) -> PermutationSpec:
     """What may be permuted in `model` (section 3), as it runs on the example: its inputs, positional or by name.
 
@@ -38,6 +44,7 @@ def permutation_spec(
 
     outputs: what of its output counts, and keeps its order: fields by name or place, or a function that gives it; all
     by default, except for caches of keys and values. proof: whether the symmetries are tried, in float64.
+    rotations: whether the spec says what may be rotated, too (`utils.symmetries.kinds`).
 
     A model may carry `aligned_by`, a dictionary {activation: node}: the activation is then measured at that node,
     a module path, and it alone decides its permutation. The model is left as it was. A warning names weights that
@@ -46,19 +53,21 @@ def permutation_spec(
     Raises ValueError, naming the model, if permutations change what it computes (its run depends on data), or if that
     cannot be seen.
     """
+    if not example and not keywords:
+        example = (torch.zeros(2, 3, 32, 32),)
     try:
-        return _spec(model, example, keywords, outputs, proof=proof)
+        spec = _spec(model, example, keywords, outputs, proof=proof)
     except ValueError as error:
         if ONE_IMAGE not in str(error):
             raise
-        return _spec(model, *tree_map_tensors(_doubled, (example, keywords)), outputs, proof=proof)
+        example, keywords = tree_map_tensors(_doubled, (example, keywords))
+        spec = _spec(model, example, keywords, outputs, proof=proof)
+    return with_kinds(spec, model, example, keywords, outputs, proof=proof) if rotations else spec
 
 
 def _spec(
     model: nn.Module, example: tuple, keywords: dict, wanted: Outputs | None, *, proof: bool
 ) -> PermutationSpec:
-    if not example and not keywords:
-        example = (torch.zeros(2, 3, 32, 32),)
     with plain_run():
         traced, trace = follow(model, example, keywords, wanted)
         unseen = True
