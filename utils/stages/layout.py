@@ -143,15 +143,14 @@ def model_of(folder: str) -> str:
 
 
 def dataset_folder(dataset: str) -> str:
-    """The folder of a dataset's files: its name; of data in FILE.py:NAME or FILE.npz a short one of their own."""
+    """The folder of a dataset's files: its name; of data in a file a short one of their own, as of a network."""
     if not is_path_of_data(dataset):
         return dataset
-    source, _, name = dataset.rpartition(":")
-    is_module = source and not source.endswith(".py")  # wherever that is
-    path = Path(source) if is_module else _place(source or name)
-    digest = hashlib.sha256(f"{path.as_posix()}:{name if source else ''}".encode()).hexdigest()[:8]
-    stem = path.name.removesuffix(".py").removesuffix(".npz").encode()[:40].decode(errors="ignore").lstrip(".-")
-    return "-".join([stem, *([name[:40]] if source else []), digest])
+    if ":" in dataset:
+        return model_folder(dataset).replace("/", "+")
+    path = _place(dataset)
+    stem = re.sub(r"[^\w.-]", "_", path.name.removesuffix(".npz"))[-24:].lstrip(".-")
+    return f"{stem}={hashlib.sha256(path.as_posix().encode()).hexdigest()[:8]}"
 
 
 def is_path_of_data(dataset: str) -> bool:
