@@ -34,20 +34,12 @@ def test_matches_have_names_that_stand_for_nothing_else(name, capsys):
     assert "argument --align_name: " in line
 
 
-@pytest.mark.parametrize(
-    "script, name",
-    [
-        ("align_models", "w2_pre"),
-        ("align_models", "w2_mine"),
-        ("align_models", "CORR"),
-        ("align_models_w2", "corr"),
-        ("align_models_w2", "w2_post"),  # without --pre_act it is the other one
-    ],
-)
-def test_a_match_does_not_have_the_name_of_another_method(script, name, capsys):
-    code, line = fails(capsys, f"alignment/{script}.py", "--align_name", name)
-    assert code == 2
-    assert f"--align_name {name} is the name of a match of another kind" in line
+@pytest.mark.parametrize("method, names", [("", "w2_pre w2_mine CORR"), ("_w2", "corr w2_post")])  # without --pre_act
+def test_a_match_does_not_have_the_name_of_another_method(method, names, capsys):
+    for name in names.split():
+        code, line = fails(capsys, f"alignment/align_models{method}.py", "--align_name", name)
+        assert code == 2
+        assert f"--align_name {name} is the name of a match of another kind" in line
 
 
 @pytest.mark.parametrize("name", ["mine", "corr", "my-2.1_try", "größe", "w2"])

@@ -45,7 +45,7 @@ def run(parse_args: Callable[[], argparse.Namespace], main: Callable[[argparse.N
         try:
             args = _parsed(parse_args)
             if distributed.launched() and distributed.is_main():  # torchrun terminates it when another has ended
-                signal.signal(signal.SIGTERM, lambda *_: _complain(_ended_by_another(args), 143))
+                signal.signal(signal.SIGTERM, lambda *_: _complain(_with_advice(ENDED, args), 143))
             _prepare(args)
             for note in getattr(args, "notes", ()):
                 print(note)
@@ -54,7 +54,7 @@ def run(parse_args: Callable[[], argparse.Namespace], main: Callable[[argparse.N
         finally:
             sys.stdout.flush()
     except KeyboardInterrupt:
-        sys.exit(_complain(f"interrupted.{_how_to_go_on(args)}", 130))
+        sys.exit(_complain(_with_advice("interrupted.", args), 130))
     except BrokenPipeError:  # the reader has gone, as `head` does when it has its lines
         nobody = os.open(os.devnull, os.O_WRONLY)
         for stream in (sys.stdout, sys.stderr):
@@ -69,12 +69,11 @@ def run(parse_args: Callable[[], argparse.Namespace], main: Callable[[argparse.N
         sys.exit(_complain(message, 1))
 
 
-def _how_to_go_on(args: argparse.Namespace) -> str:
-    return " Run it with --resume (and without --overwrite) to go on." if "resume" in args else ""
+ENDED = "another process of this job has ended, and so does the job."
 
 
-def _ended_by_another(args: argparse.Namespace) -> str:
-    return f"another process of this job has ended, and so does the job.{_how_to_go_on(args)}"
+def _with_advice(sentence: str, args: argparse.Namespace) -> str:
+    return f"{sentence} Run it with --resume (and without --overwrite) to go on." if "resume" in args else sentence
 
 
 def _in_words(error: Exception, args: argparse.Namespace) -> str | None:
@@ -84,7 +83,7 @@ def _in_words(error: Exception, args: argparse.Namespace) -> str | None:
     if is_out_of_memory(error):
         return "the device is out of memory; try a smaller --batch_size"
     if distributed.launched() and is_lost_connection(error):
-        return f"{_ended_by_another(args)} ({first_line(error)})"
+        return f"{_with_advice(ENDED, args)} ({first_line(error)})"
     if distributed.launched() and is_of_connection(error):
         return f"the processes of this job cannot work together: {first_line(error)}"
     return misfit(error)
