@@ -8,11 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from stages import REPOSITORY, fails, stage
+from stages import REPOSITORY, stage
 
-from models import TinyTen
 from utils.errors import FileError, UserError
-from utils.stages.files import load_checkpoint, save_array, save_checkpoint
+from utils.stages.files import save_array, save_checkpoint
 from utils.stages.hints import align_command, command, documented, explain
 from utils.stages.layout import USUAL, Layout, Name, Variant, kept, partial, read_name, rolling, tag
 from utils.stages.matches import load_match, padded_rows
@@ -429,60 +428,25 @@ def test_errors_that_say_it_all(tmp_path):
         assert explain(error, flags) == str(error)
 
 
-def refused(read, path):
-    with pytest.raises(FileError) as caught:
-        read(path)
-    return caught.value
-
-
 def test_files_that_cannot_be_used_are_never_proposed_for_deletion(tmp_path):
-    """A damaged file of ours, and files of somebody: they are to be moved away, or are called what they are."""
+    """They are to be moved away, or are called what they are."""
     layout = Layout(tmp_path, "TinyTen", "bars")
     flags = running("training/train_curve.py", "--root", tmp_path, "--alignment", "corr", "--epochs_model", 9)
-    network, match = layout.endpoint(1, 9), layout.match("corr", 1, 2)
-    save_checkpoint(network, {"epoch": 9, "model_state": TinyTen(4).state_dict()})
-    damaged = bytearray(network.read_bytes())
-    damaged[5000] ^= 1
-    network.write_bytes(damaged)
-    errors = [refused(load_checkpoint, network)]
-    network.write_text("a letter")
-    errors.append(refused(load_checkpoint, network))
-    match.parent.mkdir(parents=True)
-    match.write_text("1 2 3")
-    errors.append(refused(load_match, match))
-    for error in errors:
-        said = explain(error, flags)
-        assert f"{error}; move it away, and make it anew with: python " in said
-        made, args = parsed(said)
-        assert written_by(made, args) == error.path
+    match = layout.match("corr", 1, 2)
     save_array(match, padded_rows([np.arange(3)]))
     match.with_suffix(".json").write_text("{")
-    errors.append(refused(load_match, match))
-    said = explain(errors[-1], flags)
-    assert f"{match.with_suffix('.json')} is not a note on a match, or it is damaged" in said
-    assert "; move it away, and make it anew with: python alignment/align_models.py" in said
+    with pytest.raises(FileError, match="is not a note on a match, or it is damaged") as caught:
+        load_match(match)
+    made, args = parsed(explain(caught.value, flags))
+    assert f"{caught.value}; move it away, and make it anew with: python " in explain(caught.value, flags)
+    assert written_by(made, args) == match
     odd = FileError(layout.match("mine", 1, 2), "is not a match", "remake")
     assert explain(odd, flags) == f"{odd}; move it away"
-    for error in (*errors, odd):
+    scripts = ("training/train_curve.py", "alignment/align_models.py", "training/train_model.py")
+    for path, script in itertools.product((layout.endpoint(1, 9), match, odd.path), scripts):
         for mend in ("make", "continue", "remake", "replace", "resume", ""):
-            other = FileError(error.path, error.reason, mend)
-            for script in ("training/train_curve.py", "alignment/align_models.py", "training/train_model.py"):
-                assert "delete" not in explain(other, running(script, "--root", tmp_path)).lower()
-
-
-@pytest.mark.parametrize("content", ["a state dict", "a pickle of an array", "a text"])
-def test_a_users_own_file_under_a_published_name(content, capsys, flags, tmp_path):
-    layout = Layout(tmp_path, "TinyTen", "bars")
-    path = layout.endpoint(1, 9)
-    touched(path, layout.endpoint(2, 9))
-    if content == "a text":
-        path.write_text("a letter")
-    else:
-        torch.save([1, 2] if content == "a pickle of an array" else {"my.weight": torch.ones(2)}, path)
-    code, line = fails(capsys, "training/train_curve.py", *flags, "--epochs_model", 9)
-    assert code == 1
-    assert str(path) in line
-    assert path.exists()
+            said = explain(FileError(path, "is odd", mend), running(script, "--root", tmp_path))
+            assert "delete" not in said.lower()
 
 
 # --- errors between processes ------------------------------------------------------------------------------

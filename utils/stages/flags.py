@@ -531,9 +531,10 @@ def _here(parser: Parser, args: argparse.Namespace, argv: Sequence[str], layout:
 
 
 def drawn(args: argparse.Namespace) -> dict[str, object]:
-    """The flags by which scripts for figures name the path that a stage evaluates."""
-    pair = {"seed_a": args.seed_a, "seed_b": args.seed_b, "alignment": args.alignment}
-    return pair | {"epochs": args.epochs_curve, **args.variant.drawn}
+    """The flags by which scripts for figures name the path that a stage evaluates, and the seed of its curve."""
+    path = {"seed_a": args.seed_a, "seed_b": args.seed_b, "alignment": args.alignment, "epochs": args.epochs_curve}
+    differing = args.variant.differing.items()
+    return path | {("curve_seed" if name == "seed" else name): value for name, value in differing}
 
 
 def load_path(args: argparse.Namespace, file: Path, *, writes: bool = False) -> tuple[Data, Curve, Record]:

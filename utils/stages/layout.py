@@ -182,16 +182,10 @@ class Variant(NamedTuple):
         return {name: value for name, value in self._asdict().items() if value != getattr(USUAL, name)}
 
     @property
-    def drawn(self) -> dict[str, object]:
-        """The same by the flags of scripts that draw, to which the seed of the curve is known by another name."""
-        return {("curve_seed" if name == "seed" else name): value for name, value in self.differing.items()}
-
-    @property
     def suffix(self) -> str:
         """What a curve's name has after the seeds of its networks, as _bends_5_PolyChain_seed_2."""
-        bends = "" if self.num_bends == USUAL.num_bends else f"_bends_{self.num_bends}"
-        family = "" if self.curve == USUAL.curve else f"_{self.curve}"
-        return bends + family + ("" if self.seed == USUAL.seed else f"_seed_{self.seed}")
+        parts = {"num_bends": f"_bends_{self.num_bends}", "curve": f"_{self.curve}", "seed": f"_seed_{self.seed}"}
+        return "".join(part for name, part in parts.items() if name in self.differing)
 
 
 USUAL = Variant()

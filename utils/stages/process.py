@@ -78,14 +78,14 @@ def _with_advice(sentence: str, args: argparse.Namespace) -> str:
 
 def _in_words(error: Exception, args: argparse.Namespace) -> str | None:
     """What an error says that is no mistake of the code's; None for those that are."""
-    if isinstance(error, OSError):
-        return f"{error.filename or 'input/output'}: {error.strerror or error}"
     if is_out_of_memory(error):
         return "the device is out of memory; try a smaller --batch_size"
     if distributed.launched() and is_lost_connection(error):
         return f"{_with_advice(ENDED, args)} ({first_line(error)})"
     if distributed.launched() and is_of_connection(error):
         return f"the processes of this job cannot work together: {first_line(error)}"
+    if isinstance(error, OSError):
+        return f"{error.filename or 'input/output'}: {error.strerror or error}"
     return misfit(error)
 
 
