@@ -6,6 +6,7 @@ python alignment/align_many.py --dataset CIFAR100 --model TinyTen --seeds 1 2 3 
 import copy
 import itertools
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -59,6 +60,7 @@ def parse_args(argv=None):
         parser.error("--adversarial: robust GoogLeNets are aligned in pairs, on images attacked for each of the two")
     usual = f"{args.to}_{args.method}"
     args.align_name = args.align_name or usual
+    args.here = replace(args.here, match=args.align_name)
     if not is_free(args.align_name, usual, METHODS, TO):
         parser.error(f"--align_name {args.align_name} is the name of a match of another kind than {usual}")
     return args

@@ -73,6 +73,7 @@ def parse_args(argv=None, description=__doc__, script=__file__, model=None, meth
         parser.error(f"--init {args.init} is for --method weight; {args.method} does not begin with a match")
     usual = args.method if args.align_images == ALIGNMENT_IMAGES else f"{args.method}_{args.align_images}"
     args.align_name = args.align_name or usual
+    args.here = replace(args.here, match=args.align_name)
     if not is_free(args.align_name, usual, METHODS, TO):
         parser.error(f"--align_name {args.align_name} is the name of a match of another kind than {usual}")
     return args
