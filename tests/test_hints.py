@@ -159,7 +159,9 @@ def test_commands_make_what_is_missing(script, variant, tmp_path):
     flags = running(script, "--root", tmp_path, *RUNNING[script])
     layout = Layout(tmp_path, "TinyTen", "bars")
     missing = [layout.endpoint(4, 250)]
-    for alignment, (a, b) in itertools.product(("", "corr", "w2_post", "w2_pre", "pam_", "pam_corr"), SEEDS):
+    for alignment, (a, b) in itertools.product(
+        ("", "corr", "w2_post", "w2_pre", "corr_500", "pam_", "pam_corr"), SEEDS
+    ):
         missing += [layout.curve(alignment, a, b, 250, variant), layout.evaluated(alignment, a, b, 250, variant)]
         missing += [layout.plane_with_curve(alignment, a, b, 250, variant), layout.evaluated(alignment, a, b, 0)]
         missing.append(layout.along_curve(alignment, a, b, 250, 0.25, variant))

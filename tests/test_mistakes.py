@@ -23,6 +23,8 @@ from utils.symmetries.spec import permutation_spec
         ("training/train_model.py", ["a\nb"], "unrecognized arguments: a b; --help shows the flags that there are"),
         ("evaluation/eval_curve.py", ["--dir_midpoint", "x"], "unrecognized arguments: --dir_midpoint x"),
         ("training/train_model.py", ["--lr"], "argument --lr: expected one argument"),
+        ("training/train_model.py", ["--lr_decay", "1e39"], "the learning rate would grow beyond all numbers"),
+        ("training/train_curve_pam.py", ["--lr_decay", "1e39"], "the learning rate would grow beyond all numbers"),
         ("data/prepare.py", ["--datset", "x"], "unrecognized arguments: --datset x"),
         ("training/train_model.py", ["--model", "VGG"], "it is one of TinyTen, ResNet32, GoogLeNet, "),
         ("training/train_model.py", ["--transform", "VGG"], "'TinyTen', 'ResNet32', 'GoogLeNet', 'standard', "),

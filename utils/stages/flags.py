@@ -406,9 +406,7 @@ def parse(parser: Parser, argv: Sequence[str] | None, *, fp32_only: bool = False
     if "lr_drop" in args:
         if args.log_dir:
             expect_log(parser, args.log_dir)
-        if "epochs" in args:
-            steps = step_rates(args.epochs, args.lr, args.lr_drop, args.lr_decay)
-            args.rates = robust_rates(args.epochs, args.lr) if args.robust else steps
+        args.rates = robust_rates(args.epochs, args.lr) if args.robust else _step_rates(parser, args)
     args.notes = _without_effect(parser, args)
     args.device = choose_device(parser, args.device)
     args.transform = args.transform or default_transform(args.model, args.robust)
@@ -456,6 +454,15 @@ def _loader(args: argparse.Namespace, task: Loss) -> Callable[[], Data]:
         threads=args.num_workers,
     )
     return lambda: replace(load(), task=task)
+
+
+def _step_rates(parser: Parser, args: argparse.Namespace) -> list[float]:
+    """The learning rate of each epoch; of PAM, as many as either phase has."""
+    phases = [getattr(args, name) for name in ("epochs", "inner_iters_perm", "inner_iters_phi") if name in args]
+    try:
+        return step_rates(max(phases) * getattr(args, "outer_iters", 1), args.lr, args.lr_drop, args.lr_decay)
+    except OverflowError:
+        parser.error(f"--lr_decay {args.lr_decay:g}: the learning rate would grow beyond all numbers")
 
 
 def published_attack(dataset: str) -> Attack:

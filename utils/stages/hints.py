@@ -398,6 +398,9 @@ def _aligner(name: Name, recorded: Flags, flags: Flags) -> tuple[str, Flags] | N
     known = recorded.get("method", name.alignment)
     usual = f"{recorded['to']}_{known}" if "to" in recorded else str(known)
     flags = {**flags, "align_name": None if usual == name.alignment else name.alignment}
+    method, _, number = usual.rpartition("_")
+    if method in METHODS and number.isdecimal():
+        usual, flags = method, flags | {"align_images": int(number)}
     if usual.startswith("w2_") and usual in METHODS:
         return "alignment/align_models_w2.py", flags | {"pre_act": usual != "w2_post"}
     if usual in METHODS:
