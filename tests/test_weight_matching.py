@@ -13,7 +13,7 @@ from models import MODELS
 from utils import assignment, weights
 from utils.assignment import assign, last
 from utils.matching import align
-from utils.permutations import compose, inverse, permute
+from utils.permutations import compose, counted, inverse, pairs_of, permute
 from utils.stages.layout import Layout
 from utils.stages.matches import load_match, permutations_from_rows
 from utils.symmetries.spec import permutation_spec
@@ -40,7 +40,7 @@ def spec_and_states(name):
 
 def searched(spec, a, b, start, seed=0):
     """One search from a start, by its permutations."""
-    pairs = weights.pairs_of(a, b, spec)
+    pairs = pairs_of(a, b, spec)
     return last(weights._search(pairs, spec, start, np.random.default_rng(seed)))
 
 
@@ -89,10 +89,10 @@ def test_parts_make_up_the_weights(name):
     """The objective over the parts of permuted B is that of permuted weights."""
     spec, a, b = spec_and_states(name)
     permutations = spec.random(1)
-    pairs = weights.permuted(weights.pairs_of(a, b, spec), permutations)
+    pairs = weights.permuted(pairs_of(a, b, spec), permutations)
     total = sum((pair.a.values * pair.b.values).sum().item() for pair in pairs)
     permuted = permute(b, spec, permutations)
-    expected = sum((a[key] * permuted[key]).sum().item() for key in weights.counted(a, spec))
+    expected = sum((a[key] * permuted[key]).sum().item() for key in counted(a, spec))
     assert total == pytest.approx(expected, rel=1e-4, abs=1e-3)
     assert weight_similarity(a, b, spec, permutations) == pytest.approx(expected, rel=1e-4, abs=1e-3)
 
@@ -163,7 +163,7 @@ def plain_matching(spec, a, b, seed):
         for group in order.permutation(len(spec.groups)):
             others = [p if g != group else np.arange(len(p)) for g, p in enumerate(permutations)]
             score, permuted = 0.0, permute(b, spec, others)
-            for key in weights.counted(a, spec):
+            for key in counted(a, spec):
                 for dimension in (d for d, g in enumerate(axes[key]) if g == group):
                     x, y = (
                         value.movedim(dimension, 0).reshape(value.shape[dimension], -1)
@@ -199,7 +199,7 @@ def test_a_large_network_is_searched_less(monkeypatch):
     b = permute(a, spec, spec.random(3))
     monkeypatch.setattr(weights, "MULTIPLICATIONS", 1)
     back = permute(b, spec, match_weights(a, b, spec))
-    assert all(torch.equal(back[key], a[key]) for key in weights.counted(a, spec))
+    assert all(torch.equal(back[key], a[key]) for key in counted(a, spec))
 
 
 @pytest.mark.skipif(emulated.MISSING is not None, reason=str(emulated.MISSING))
@@ -211,7 +211,7 @@ def test_a_device_is_asked_for_small_weights_once():
         there = [{name: value.to(emulated.NAME) for name, value in state.items()} for state in (a, b)]
         emulation.waits.clear()
         found = match_weights(*there, spec)
-        assert emulation.waits.total() == 2 * len(weights.counted(a, spec))
+        assert emulation.waits.total() == 2 * len(counted(a, spec))
     assert all(map(np.array_equal, expected, found))
 
 

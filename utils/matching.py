@@ -25,14 +25,15 @@ from .permutations import (
     Permutations,
     PermutationSpec,
     Segments,
+    Weights,
     axis_index,
     compose,
     groups_in,
     inverse,
     permute_entry,
 )
-from .rotations import match_rotations
-from .weights import Weights, match_some, match_weights, weight_similarity
+from .rotations import Scores, match_rotations
+from .weights import match_some, match_weights, weight_similarity
 
 # --- methods -----------------------------------------------------------------------------------------------
 
@@ -138,7 +139,11 @@ def align(
     data = as_images(() if batches is None else batches, device, once=True)
     with random_state_kept(device):  # a DataLoader draws a seed
         if rotations:
-            return match_rotations(network_a, network_b, spec, data.batches(512) if method == "corr" else None)
+            if method == "weight":
+                return match_rotations(network_a, network_b, spec)
+            moments = cross_moments(network_a, network_b, spec, data.batches(512))
+            rows = [Scores(moment.correlation(), moment.product()) for moment in moments]
+            return match_rotations(network_a, network_b, spec, rows)
         return METHODS[method].find(network_a, network_b, spec, data.batches(512), seed, start)
 
 

@@ -396,6 +396,51 @@ def _changed(
     return changed
 
 
+# --- weights that are compared ---------------------------------------------------------------------------
+
+STATISTICS = ("running_mean", "running_var")
+
+Weights = Mapping[str, torch.Tensor]  # of a network, by name
+
+
+class WeightPair(NamedTuple):
+    """A part of a weight in A, and the same part in B: a dimension for each factor, moved by at most one group."""
+
+    a: Part
+    b: Part
+
+
+def counted(weights: Weights, spec: PermutationSpec) -> list[str]:
+    """The names of what weight matching compares."""
+    return [
+        name
+        for name, value in weights.items()
+        if name in spec.axes
+        and (value.is_floating_point() or value.is_complex())
+        and name.rpartition(".")[2] not in STATISTICS
+    ]
+
+
+def pairs_of(
+    weights_a: Weights, weights_b: Weights, spec: PermutationSpec, groups: Collection[int] | None = None
+) -> list[WeightPair]:
+    """The parts of all weights of A and B that are compared; groups: only of weights that one of these moves."""
+    pairs: list[WeightPair] = []
+    for name in counted(weights_a, spec):
+        if groups is not None and groups_in(sum(spec.axes[name], ())).isdisjoint(groups):
+            continue
+        axes = [*spec.axes[name], *([((Factor(2),),)] if weights_a[name].is_complex() else [])]
+        pairs += map(
+            WeightPair, *(parts_of(as_real(each[name].detach()), axes, spec) for each in (weights_a, weights_b))
+        )
+    return pairs
+
+
+def as_real(value: torch.Tensor) -> torch.Tensor:
+    """Complex numbers as pairs of real ones in a last dimension."""
+    return torch.view_asas_real(value) if value.is_complex() else value
+
+
 # --- permuting ---------------------------------------------------------------------------------------------
 
 

@@ -9,30 +9,30 @@ distance ‖θ_A − g(θ_B)‖ falls until it no longer does.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
 
-from .activations import cross_moments
 from .assignment import assign, assign_groups, undecided
-from .batches import Batch
 from .permutations import (
     KINDS,
     Group,
     Part,
     Permutations,
     PermutationSpec,
+    WeightPair,
     absorbed,
     both_sides,
     by_units,
     compose_one,
     dependents,
     other_side,
+    pairs_of,
     rotated,
     without_ones,
 )
-from .weights import WeightPair, pairs_of
 
 ROUNDS = 30  # at most; most searches end after a few
 GAIN = 1e-5  # of the squared distance, below which a round has gained nothing
@@ -40,21 +40,28 @@ GAIN = 1e-5  # of the squared distance, below which a round has gained nothing
 Found = dict[int, np.ndarray]  # of some groups, index arrays or matrices
 
 
+class Scores(NamedTuple):
+    """Of an activation, how its channels in A go with those in B, (C, C): correlations, and sums of products."""
+
+    correlation: np.ndarray
+    product: np.ndarray
+
+
 @torch.no_grad()
 def match_rotations(
-    network_a: nn.Module, network_b: nn.Module, spec: PermutationSpec, batches: Iterable[Batch] | None = None
+    network_a: nn.Module, network_b: nn.Module, spec: PermutationSpec, rows: Sequence[Scores] | None = None
 ) -> Permutations:
     """The permutations and rotations of B, one a group of `spec`, that match its weights to A's.
 
     The search begins with groups that some weights show beside no other group, such as a residual stream by its
-    embeddings. batches: orthogonal groups and permutations by activations instead, as far as these show them alone,
-    and only the rest by weights.
+    embeddings. rows: of activations, by which groups are matched as far as these show them alone, and only the
+    rest by weights.
 
     ValueError if the spec has no kinds.
     """
     if not spec.kinds:
         raise ValueError("this spec has permutations alone: permutation_spec(…, rotations=True) finds rotations")
-    shown = _by_activations(network_a, network_b, spec, batches) if batches is not None else {}
+    shown = _by_activations(spec, rows) if rows is not None else {}
     pairs = pairs_of(_weights(network_a, spec), _weights(network_b, spec), both_sides(spec))
     rest = [number for number in range(len(spec.groups)) if number not in shown]
     _, found = _in_turns(_changed(pairs, shown, len(spec.groups)), spec, rest)
@@ -68,21 +75,17 @@ def _weights(network: nn.Module, spec: PermutationSpec) -> dict[str, torch.Tenso
     return absorbed(wide, spec)
 
 
-def _by_activations(
-    network_a: nn.Module, network_b: nn.Module, spec: PermutationSpec, batches: Iterable[Batch]
-) -> Found:
+def _by_activations(spec: PermutationSpec, rows: Sequence[Scores]) -> Found:
     """Groups in no blocks, and with none in theirs that are rotated."""
-    moments, found = cross_moments(network_a, network_b, spec, batches), {}
-    scores = [moment.correlation() for moment in moments]
+    found, scores = {}, [row.correlation for row in rows]
     assigned, weak = assign_groups(spec, scores), undecided(spec, scores)
     for number, (_, depends_on) in enumerate(spec.groups):
         inner = {number, *dependents(spec, number)}
         if spec.kinds[number] in KINDS[1:3] and not depends_on:
-            rows = [
-                n for n, row in enumerate(spec.rows) if [[f.groups for f in s] for s in row.axis] == [[(number,)]]
-            ]
-            if rows:
-                found[number] = nearest(sum(moments[n].product() for n in rows), spec.kinds[number])
+            axes = ([[factor.groups for factor in segment] for segment in row.axis] for row in spec.rows)
+            products = [row.product for row, axis in zip(rows, axes, strict=True) if axis == [[(number,)]]]
+            if products:
+                found[number] = nearest(sum(products), spec.kinds[number])
         elif not depends_on and inner.isdisjoint(weak) and {spec.kinds[n] for n in inner} == {KINDS[0]}:
             found |= {n: assigned[n] for n in inner}
     return found

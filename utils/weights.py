@@ -10,7 +10,7 @@ what it begins with (several orders, and invariants by which a network finds its
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -19,15 +19,17 @@ import torch
 from .assignment import Move, Turn, ascend, assign, assign_alike, assign_blocks, last, no_scores
 from .devices import send
 from .permutations import (
-    Factor,
     Part,
     Permutations,
     PermutationSpec,
+    WeightPair,
+    Weights,
+    as_real,
     by_units,
     compose,
+    counted,
     dependents,
-    groups_in,
-    parts_of,
+    pairs_of,
     permute_entry,
     reordered,
 )
@@ -43,18 +45,6 @@ COPIED = 1e-5  # by how much less than 1 the cosine of the weights of copies is,
 
 # ⟨θ_A, π(θ_B)⟩ has grown if it did by more than rounding in float32, relative to the norms of what has changed.
 WEIGHT_ROUNDING = 1e-7
-
-STATISTICS = ("running_mean", "running_var")
-
-Weights = Mapping[str, torch.Tensor]  # of a network, by name
-
-
-class WeightPair(NamedTuple):
-    """A part of a weight in A, and the same part in B: a dimension for each factor, moved by at most one group."""
-
-    a: Part
-    b: Part
-
 
 # --- Algorithm 1 -------------------------------------------------------------------------------------------
 
@@ -352,21 +342,6 @@ def _invariants(part: Part, k: int, loose: Collection[int]) -> torch.Tensor:
 # --- compared weights --------------------------------------------------------------------------------------
 
 
-def pairs_of(
-    weights_a: Weights, weights_b: Weights, spec: PermutationSpec, groups: Collection[int] | None = None
-) -> list[WeightPair]:
-    """The parts of all weights of A and B that are compared; groups: only of weights that one of these moves."""
-    pairs: list[WeightPair] = []
-    for name in counted(weights_a, spec):
-        if groups is not None and groups_in(sum(spec.axes[name], ())).isdisjoint(groups):
-            continue
-        axes = [*spec.axes[name], *([((Factor(2),),)] if weights_a[name].is_complex() else [])]
-        pairs += map(
-            WeightPair, *(parts_of(_real(each[name].detach()), axes, spec) for each in (weights_a, weights_b))
-        )
-    return pairs
-
-
 def weight_similarity(
     weights_a: Weights, weights_b: Weights, spec: PermutationSpec, permutations: Sequence[np.ndarray]
 ) -> float:
@@ -374,19 +349,9 @@ def weight_similarity(
     names = counted(weights_a, spec)
     moved = (permute_entry(weights_b[name].detach(), spec.axes[name], spec, permutations) for name in names)
     return sum(
-        _product(_real(weights_a[name].detach()), _real(values)) for name, values in zip(names, moved, strict=True)
+        _product(as_real(weights_a[name].detach()), as_real(values))
+        for name, values in zip(names, moved, strict=True)
     )
-
-
-def counted(weights: Weights, spec: PermutationSpec) -> list[str]:
-    """The names of what weight matching compares."""
-    return [
-        name
-        for name, value in weights.items()
-        if name in spec.axes
-        and (value.is_floating_point() or value.is_complex())
-        and name.rpartition(".")[2] not in STATISTICS
-    ]
 
 
 def _nearby(weights: Weights, spec: PermutationSpec) -> Weights:
@@ -395,11 +360,6 @@ def _nearby(weights: Weights, spec: PermutationSpec) -> Weights:
     if sum(value.numel() for value in compared.values()) > LARGE:
         return compared
     return {name: value.cpu() for name, value in compared.items()}
-
-
-def _real(value: torch.Tensor) -> torch.Tensor:
-    """Complex numbers as pairs of real ones in a last dimension."""
-    return torch.view_as_real(value) if value.is_complex() else value
 
 
 def _product(a: torch.Tensor, b: torch.Tensor) -> float:
