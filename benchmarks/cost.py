@@ -40,7 +40,7 @@ from utils.errors import FileError, UserError
 from utils.stages import data, folders, process
 from utils.stages.flags import positive_float
 from utils.symmetries.spec import permutation_spec
-from utils.training import CurveTask, NetworkTask
+from utils.training import VALIDATION_POINTS, CurveTask, NetworkTask
 
 
 class Numberless(FakeTensorMode):
@@ -196,8 +196,8 @@ class Work:
         return self.forward(images, measuring.use_batch_statistics, attack)
 
     def validation(self) -> int:
-        """`measuring.validate_curve`."""
-        return len(measuring.VALIDATION_POINTS) * (self.statistics() + self.forward(self.images.test))
+        """Of a curve, while it is learned."""
+        return len(VALIDATION_POINTS) * (self.statistics() + self.forward(self.images.test))
 
     def correlated(self, images: int, *, before: bool = False) -> int:
         """Both networks, and the products of their activations."""

@@ -22,6 +22,7 @@ from utils.measuring import (
     plane_of,
     reestimate_batch_norm,
 )
+from utils.training import CurveTask
 
 
 def test_evaluate_is_the_mean_over_images(data):
@@ -234,8 +235,7 @@ def test_validation_of_a_curve_leaves_the_buffers(data):
     curve = curve_through(1, 2, 3)
     randomize(curve.base, 5)
     before = {name: buffer.clone() for name, buffer in curve.base.named_buffers()}
-    how = {"batch_size": 64, "precision": "fp32"}
-    metrics = measuring.validate_curve(curve.place, data.train, data.test, **how)
+    metrics = CurveTask(curve, test=data.test).validate(data.train, 64, "fp32")
     assert all(torch.equal(before[name], buffer) for name, buffer in curve.base.named_buffers())
     expected = {}
     for t in (0.25, 0.5, 0.75):

@@ -413,7 +413,7 @@ def plot_plane(
     train, test = (as_images(images, curve.fixed.device) for images in (train, test))
 
     def measured(model: nn.Module, *_: float) -> Metrics:
-        return measure(model, train, {"": test}, batch_size=512, precision="fp32", loss=loss)
+        return measure(model, {"": test}, for_batch_norm=train, batch_size=512, precision="fp32", loss=loss)
 
     if axes is None:
         from matplotlib import pyplot  # which is no requirement of the library
@@ -428,37 +428,6 @@ def plot_plane(
     for name, place in zip("AB", corners, strict=False):
         axes.annotate(name, place, color="white", xytext=(4, 4), textcoords="offset points")
     return axes
-
-
-VALIDATION_POINTS = (0.25, 0.5, 0.75)  # of a curve, while it is learned
-
-
-def validate_curve(
-    place: Callable[[float], nn.Module],
-    train: Source,
-    test: Source,
-    *,
-    loss: Loss = "classification",
-    batch_size: int,
-    precision: str,
-) -> Metrics:
-    """Test loss and accuracy at a few points, each with batch-norm statistics of its own.
-
-    place: the network at t.
-    """
-
-    def at(t: float) -> Metrics:
-        return measure(
-            place(t),
-            {f"_test_at_{t}": test},
-            for_batch_norm=train,
-            batch_size=batch_size,
-            precision=precision,
-            loss=loss,
-        )
-
-    measured = distributed.spread_out(at, VALIDATION_POINTS)
-    return {name: value for metrics in measured for name, value in metrics.items()}
 
 
 # --- ensembles ---------------------------------------------------------------------------------------------

@@ -10,16 +10,20 @@ import numpy as np
 import torch
 from torch import nn
 
+from . import distributed
 from .attack import Attack
 from .batches import Data, Images, Inputs, Source, as_images, call, split
 from .curves import Curve, copied, expect_alike, load_state, stored
 from .devices import autocast, device_of, has_fused_step, memory_format
 from .errors import FileError, UserError
 from .losses import Criterion, Loss, Metrics, Tally, main_output
-from .measuring import measure, undisturbed, validate_curve
+from .measuring import measure, undisturbed
 from .progress import Progress, in_words
 
 # --- what is learned ----------------------------------------------------------------------------------------
+
+
+VALIDATION_POINTS = (0.25, 0.5, 0.75)  # of a curve, while it is learned
 
 
 class NetworkTask:
@@ -104,10 +108,13 @@ class CurveTask(NetworkTask):
             return {}
         network = self.curve.network()
 
-        def place(t: float) -> nn.Module:
-            return self.curve.place_vector(self.point(t), network)
+        def at(t: float) -> Metrics:
+            model, test = self.curve.place_vector(self.point(t), network), {f"_test_at_{t}": self.test}
+            return measure(
+                model, test, for_batch_norm=images, batch_size=batch_size, precision=precision, loss=self.loss
+            )
 
-        return validate_curve(place, images, self.test, loss=self.loss, batch_size=batch_size, precision=precision)
+        return {name: value for each in distributed.spread_out(at, VALIDATION_POINTS) for name, value in each.items()}
 
     def checkpoint(self) -> dict[str, object]:
         return self.curve.checkpoint()
