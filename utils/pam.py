@@ -112,13 +112,6 @@ class SoftPermutation(nn.Module):
         with torch.autocast(self.stacks[0].device.type, enabled=False):  # weights are mixed in full precision
             return flat.flatten(soft_permute(parameters, self.spec, self.matrices()))
 
-    @torch.no_grad()
-    def proximal_step(self, rate: float) -> None:
-        """After a step of learning rate η: P ← (P + (η/ν) P_old) / (1 + η/ν), with P_old = 1; then project."""
-        for stack in self.stacks:
-            pull = torch.eye(stack.shape[-1], device=stack.device)
-            stack.copy_(self.project(proximal(stack, pull, rate)))
-
     def compile(self) -> None:
         """Compile the projection, which is hundreds of kernels in every step."""
         self.project = torch.compile(project, **compile_options(self.stacks[0].device))
@@ -157,8 +150,12 @@ class PermutationTask(CurveTask):
         phi = F.pad(self.phi, (0, len(b) - len(self.phi)))  # what is not learned goes straight
         return torch.lerp(self.curve.vector(0), b, t) + 2 * t * (1 - t) * phi
 
+    @torch.no_grad()
     def after_step(self, rate: float) -> None:
-        self.soft.proximal_step(rate)
+        """P ← (P + (η/ν) P_old) / (1 + η/ν) for the learning rate η, with P_old = 1; then project."""
+        for stack in self.soft.stacks:
+            start = torch.eye(stack.shape[-1], device=stack.device)
+            stack.copy_(self.soft.project(proximal(stack, start, rate)))
 
     def checkpoint(self) -> dict[str, object]:
         return {"model_state": self.curve.base.state_dict(), "soft": self.soft.state_dict()}
