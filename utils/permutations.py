@@ -438,7 +438,7 @@ def pairs_of(
 
 def as_real(value: torch.Tensor) -> torch.Tensor:
     """Complex numbers as pairs of real ones in a last dimension."""
-    return torch.view_asas_real(value) if value.is_complex() else value
+    return torch.view_as_real(value) if value.is_complex() else value
 
 
 # --- permuting ---------------------------------------------------------------------------------------------
