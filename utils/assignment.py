@@ -156,7 +156,9 @@ def assigned_score(spec: PermutationSpec, scores: Sequence[np.ndarray], permutat
     """The sum of what the rows say of matched channels, as far as they vote: what `assign_groups` maximizes."""
     total = 0.0
     for row, matrix in zip(spec.rows, scores[: len(spec.rows)], strict=True):
-        places = _deciding(spec, row)
+        voters = _voters(spec, row, frozenset(range(len(spec.groups))))
+        deciding = [places_of(number, row.axis, spec).ravel() for number in voters]
+        places = np.unique(np.concatenate([np.zeros(0, np.int64), *deciding]))  # the channels that decide
         total += matrix[places, axis_index(row.axis, spec, permutations)[places]].sum()
     return total
 
@@ -165,13 +167,6 @@ def _voters(spec: PermutationSpec, row: Activation, groups: Set[int]) -> list[in
     """The groups for which a row's scores count: those that vote and whose members, if any, the row does not show."""
     shown = groups & groups_in(row.axis)
     return [number for number in sorted(row.votes & groups) if shown.isdisjoint(dependents(spec, number))]
-
-
-def _deciding(spec: PermutationSpec, row: Activation) -> np.ndarray:
-    """The channels of a row that decide about any group, in ascending order."""
-    voters = _voters(spec, row, frozenset(range(len(spec.groups))))
-    places = [places_of(number, row.axis, spec).ravel() for number in voters]
-    return np.unique(np.concatenate([np.zeros(0, np.int64), *places]))
 
 
 # --- turns -------------------------------------------------------------------------------------------------
