@@ -211,15 +211,16 @@ class Tracer(TorchDispatchMode):
             raise ValueError(
                 "a copy of it computes with its own weights, as functions do that hold the network itself"
             )
+        keywords = keywords or {}
         if torch.Tag.inplace_view in func.tags:  # squeeze_ and the like: the rule is for the tensor as it was
             before, tensor = running.to_meta(operands[0]), operands[0]
             self.traced.known[before] = self.traced.axes(tensor)
-            out = func(*operands, **(keywords or {}))
+            out = func(*operands, **keywords)
             self.traced.known.pop(tensor)
-            self.follow(func, (before, *operands[1:]), keywords or {}, out)
-            return out
-        out = func(*operands, **(keywords or {}))
-        self.follow(func, operands, keywords or {}, out)
+            operands = (before, *operands[1:])
+        else:
+            out = func(*operands, **keywords)
+        self.follow(func, operands, keywords, out)
         return out
 
     def follow(self, func, operands, keywords, out) -> None:
