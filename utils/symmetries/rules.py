@@ -351,6 +351,14 @@ def layer_norm(n, out, input, normalized_shape, weight=None, bias=None):
     return (axes, *(lead for _ in out[1:])) if isinstance(out, tuple) else axes
 
 
+@rule("native_group_norm")
+def group_norm(n, input, weight, bias, group):
+    axes = n.axes(input)
+    scale(n, axes[1:2], weight, bias)
+    blocks, _ = n.split(axes[1], (group, input.shape[1] // group))
+    return (axes, [axes[0], blocks], [axes[0], blocks])
+
+
 # --- views: what computes nothing, but moves, joins or takes parts of tensors --------------------------------
 
 
