@@ -202,7 +202,7 @@ def test_weights_under_several_names_and_what_is_kept_besides(tmp_path, state):
 @pytest.mark.parametrize("prefix", ["", "model."])
 def test_two_values_of_one_weight_are_refused(tmp_path, prefix):
     state = prefixed(prefix, {"embedding.weight": WEIGHT, "head.weight": WEIGHT + 1, **TIED})
-    words = "does not fit Tied: it has two values of one weight, embedding.weight and head.weight"
+    words = f"does not fit Tied: it has two values of one weight, {prefix}embedding.weight and {prefix}head.weight"
     assert refusal(saved(tmp_path / "c.pt", {"model": state}), Tied()).startswith(words)
 
 
@@ -439,7 +439,10 @@ OF_FIRST = STATE[FIRST]
         (STATE | {"dense.weight": torch.zeros(4, 32)}, "it has another shape of dense.weight ((4, 32) instead of"),
         (STATE | {FIRST: OF_FIRST.to(torch.int8)}, f"it has another kind of numbers in {FIRST} (torch.int8)"),
         (STATE | {FIRST: OF_FIRST + 0j}, f"it has another kind of numbers in {FIRST} (torch.complex64)"),
-        (STATE | {"module.dense.bias": torch.zeros(4)}, "it has dense.bias twice"),
+        (
+            STATE | {"module.dense.bias": torch.zeros(4)},
+            "it has two values of one weight, dense.bias and module.dense.bias",
+        ),
         (MODELS["ResNet32"](4).state_dict(), "it lacks layers.0.conv.weight and 57 more, has layers.0.0."),
     ],
 )

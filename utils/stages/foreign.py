@@ -360,24 +360,27 @@ def _fit(network: nn.Module, state: State) -> tuple[dict[str, torch.Tensor], lis
     wanted = {name: value for name, value in own.items() if not name.endswith(EXTRA)}
     for name, value in network.state_dict(keep_vars=True).items():
         weights.setdefault(id(value), []).extend([name] if name in wanted else [])
-    entries = _bare_names(state, wanted)
+    wrappers = WRAPPERS - {part for name in wanted for part in name.split(".")}
+    entries: dict[str, list[str]] = {}  # by their names without wrappers
+    for entry in state:
+        entries.setdefault(".".join(part for part in entry.split(".") if part not in wrappers), []).append(entry)
     prefix, *copies = _prefixes(state, entries, [names for names in weights.values() if names])
-    inside = {bare.removeprefix(prefix): entry for bare, entry in entries.items() if bare.startswith(prefix)}
+    inside = {bare.removeprefix(prefix): those for bare, those in entries.items() if bare.startswith(prefix)}
     beside = {name for name in inside if name.startswith(tuple(copies)) or name.endswith(BESIDE)} - wanted.keys()
-    found = {name: state[entry] for name, entry in inside.items() if name not in beside}
+    found = {name: state[those[0]] for name, those in inside.items() if name not in beside}
     for names in weights.values():
-        there = [name for name in names if name in found]
-        if unlike := [name for name in there if not _equal(found[name], found[there[0]])]:
-            raise ValueError(f"it has two values of one weight, {there[0]} and {unlike[0]}")
-        found |= {name: found[there[0]] for name in names if there}
+        those = [entry for name in names for entry in inside.get(name, ())]
+        if unlike := [entry for entry in those if not _equal(state[entry], state[those[0]])]:
+            raise ValueError(f"it has two values of one weight, {those[0]} and {unlike[0]}")
+        found |= {name: state[those[0]] for name in names if those}
     counts = [name for name in wanted if name.removesuffix(BATCHES) + "running_mean" in found]
     found = {name: own[name] for name in counts} | found
     if reason := _misfit(found, wanted):
         raise ValueError(reason)
-    if left := [entry for bare, entry in entries.items() if bare.removeprefix(prefix) not in found]:
+    if left := [those[0] for bare, those in entries.items() if bare.removeprefix(prefix) not in found]:
         print(f"{len(left)} entries ({left[0]}, …) are no part of {type(network).__name__} and left aside.")
     changes = []
-    if renamed := [(entry, name) for name, entry in inside.items() if name in found and name != entry]:
+    if renamed := [(those[0], name) for name, those in inside.items() if name in found and name != those[0]]:
         changes.append(f"{len(renamed)} entries renamed, e.g. {' to '.join(renamed[0])}")
     for (before, now), count in Counter((found[name].dtype, own[name].dtype) for name in wanted).items():
         if before != now:
@@ -392,18 +395,7 @@ def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
     return bool(((one == other) | (one != one) & (other != other)).all())  # NaN is NaN
 
 
-def _bare_names(state: State, wanted: State) -> dict[str, str]:
-    """The entries by their names without wrappers. ValueError if two values go by one name."""
-    wrappers = WRAPPERS - {part for name in wanted for part in name.split(".")}
-    names: dict[str, str] = {}
-    for entry, value in state.items():
-        bare = ".".join(part for part in entry.split(".") if part not in wrappers)
-        if not _equal(state[names.setdefault(bare, entry)], value):
-            raise ValueError(f"it has {bare} twice")
-    return names
-
-
-def _prefixes(state: State, entries: Mapping[str, str], weights: Sequence[Sequence[str]]) -> list[str]:
+def _prefixes(state: State, entries: Mapping[str, Sequence[str]], weights: Sequence[Sequence[str]]) -> list[str]:
     """What stands before the names of the network, and before those of further copies of the same values.
 
     weights: the names of each. ValueError if the state holds several networks.
@@ -414,7 +406,7 @@ def _prefixes(state: State, entries: Mapping[str, str], weights: Sequence[Sequen
     for start in starts:
         there = [next((start + name for name in names if start + name in entries), None) for names in known]
         if None not in there:
-            whole[start] = [state[entries[bare]] for bare in there]
+            whole[start] = [state[entries[bare][0]] for bare in there]
     if not whole:
         return [*starts, ""][:1]
     first, *others = whole
