@@ -64,6 +64,14 @@ def prefixed(prefix, state=STATE):
 # --- where the state is ------------------------------------------------------------------------------------
 
 
+class AttributeDict(dict):
+    """As of easydict, and of others."""
+
+
+class OtherOrder(collections.OrderedDict):
+    pass
+
+
 @pytest.mark.parametrize("legacy", [False, True], ids=["", "before torch 1.6"])
 @pytest.mark.parametrize(
     "content",
@@ -81,10 +89,16 @@ def prefixed(prefix, state=STATE):
         {"weights": {name: value.numpy() for name, value in STATE.items()}},
         {"trained": {"classifier": STATE}, "rng": torch.get_rng_state()},
         {**STATE, "epoch": 3},
+        AttributeDict(model=STATE, epoch=3),
+        {"state_dict": OtherOrder(STATE)},
+        AttributeDict(prefixed("module.")),
+        (STATE, 3),
+        [{"epoch": 3}, {"net": prefixed("net.")}],
     ],
     ids=[
         *("bare", "bare dict", "model_state", "state_dict", "net", "model", "model_state_dict", "beside ema", "ema"),
         *("state_dict_ema", "numpy", "other names", "bare with epoch"),
+        *("other dictionary", "other order", "bare other dictionary", "tuple", "list"),
     ],
 )
 def test_states_wherever_they_are(tmp_path, content, legacy):
@@ -100,29 +114,6 @@ def test_states_where_torch_is_told_to_read_weights_only(tmp_path, monkeypatch):
 def test_a_state_pickled_without_torch(tmp_path):
     (tmp_path / "c.pt").write_bytes(pickle.dumps({"state_dict": STATE}))
     expect_loaded(tmp_path / "c.pt")
-
-
-class AttributeDict(dict):
-    """As of easydict, and of others."""
-
-
-class OtherOrder(collections.OrderedDict):
-    pass
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        AttributeDict(model=STATE, epoch=3),
-        {"state_dict": OtherOrder(STATE)},
-        AttributeDict(prefixed("module.")),
-        (STATE, 3),
-        [{"epoch": 3}, {"net": prefixed("net.")}],
-    ],
-    ids=["dictionary", "ordered", "bare", "tuple", "list"],
-)
-def test_states_in_containers_of_other_kinds(tmp_path, content):
-    expect_loaded(saved(tmp_path / "c.pt", content))
 
 
 def test_the_network_is_taken_and_not_its_average(tmp_path, capsys):
