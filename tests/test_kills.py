@@ -9,6 +9,7 @@ import processes
 import pytest
 import torch
 from conftest import each_in_its_row
+from test_runs import names
 
 from utils.errors import FileError
 from utils.stages.files import load_array, load_arrays, load_checkpoint, save_array
@@ -59,11 +60,6 @@ def each_kill(act, prepare):
 def emptied(folder):
     for path in folder.iterdir():
         path.unlink()
-
-
-def names(folder):
-    """The files, but for locks and what a killed process was writing."""
-    return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
 
 
 def test_a_match_and_its_results(tmp_path):

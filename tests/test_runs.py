@@ -73,6 +73,7 @@ def go(run, *epochs):
 
 
 def names(folder):
+    """The files, but for locks and what a killed process was writing."""
     return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
 
 
