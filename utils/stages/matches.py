@@ -108,7 +108,7 @@ class Match(NamedTuple):
 
     networks: the digests of A and B, if they are known. spec: what may be permuted in them, so that nothing needs to
     be traced again; None in a file of other code, or of before. unseen: permutations of groups that no row shows.
-    note: all of the note.
+    note: the whole note, with the record of what made it.
     """
 
     rows: list[np.ndarray]
