@@ -41,7 +41,8 @@ def residual(self, x):
 
 @built(IMAGES, 1)
 def norms_2d():
-    return nn.Sequential(around(nn.InstanceNorm2d(8, affine=True, track_running_stats=True), nn.GroupNorm(1, 8)))
+    """With one group of all channels, and one for each."""
+    return around(nn.InstanceNorm2d(8, affine=True, track_running_stats=True), nn.GroupNorm(1, 8), nn.GroupNorm(8, 8))
 
 
 @built(IMAGES, 1, blocks=True)
