@@ -142,7 +142,7 @@ def align(
             if method == "weight":
                 return match_rotations(network_a, network_b, spec)
             moments = cross_moments(network_a, network_b, spec, data.batches(512))
-            rows = [Scores(moment.correlation(), moment.product()) for moment in moments]
+            rows = [Scores(moment.correlation(), moment.product()) for moment in moments[:-1]]  # without logits
             return match_rotations(network_a, network_b, spec, rows)
         return METHODS[method].find(network_a, network_b, spec, data.batches(512), seed, start)
 
