@@ -273,6 +273,13 @@ def test_arrays_of_any_type(tmp_path):
     (x, y), _ = read_arrays(tmp_path / "images.npz")
     torch.testing.assert_close(x, torch.from_numpy(pixels) / 255)
     assert torch.equal(y, torch.from_numpy(bits))
+    for shape, channels in (((5, 8, 9), 1), ((5, 8, 9, 3), 3), ((5, 4, 8, 9), 4), ((5, 8, 9, 1), 1)):
+        grey = generator.integers(0, 256, shape, np.uint8)
+        np.savez(tmp_path / "pixels.npz", x_train=grey, x_test=grey)
+        x, _ = read_arrays(tmp_path / "pixels.npz")
+        assert x.shape == (5, channels, 8, 9)
+        expected = grey.reshape(shape[0], channels, 8, 9) if shape[-1] != 3 else grey.transpose(0, 3, 1, 2)
+        torch.testing.assert_close(x, torch.from_numpy(np.ascontiguousarray(expected)) / 255)
     tokens = np.arange(20, dtype=np.uint16).reshape(5, 4)
     for split in ("train", "test"):
         np.save(tmp_path / f"{split}_input_ids.npy", tokens)

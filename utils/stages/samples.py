@@ -100,7 +100,8 @@ def read_arrays(path: Path) -> tuple[Batch, Batch]:
 
     An array's name has its split in front or behind, as train_images or x_test. One called as in INPUTS is what a
     network takes, one as in LABELS are targets; where there are others, a batch is a dictionary of all by name.
-    Whole numbers become int64, real ones float32, and pixels, uint8 inputs of 3 dimensions or more, from 0 to 1.
+    Whole numbers become int64, real ones float32, and pixels, uint8 inputs of 3 dimensions or more, from 0 to 1, with
+    their channels before height and width.
     """
     parts: dict[str, dict[str, torch.Tensor]] = {"train": {}, "test": {}}
     for file in sorted(path.glob("*.npy")) or [path]:
@@ -120,7 +121,10 @@ def read_arrays(path: Path) -> tuple[Batch, Batch]:
 
 def _tensor(array: np.ndarray, *, is_label: bool) -> torch.Tensor:
     if array.dtype == np.uint8 and array.ndim > 2 and not is_label:
-        return torch.from_numpy(array.astype(np.float32) / 255)
+        *_, height, last = array.shape
+        is_last = array.ndim == 4 and last in (1, 3, 4) and last != height and array.shape[1] not in (1, 3, 4)
+        array = array[:, None] if array.ndim == 3 else array.transpose(0, 3, 1, 2) if is_last else array
+        return torch.from_numpy(array.astype(np.float32, order="C") / 255)
     kinds = {"u": np.int64, "i": np.int64, "f": np.float32}
     return torch.from_numpy(np.ascontiguousarray(array, kinds.get(array.dtype.kind, array.dtype)))
 
