@@ -123,7 +123,7 @@ def counted(command: str) -> tuple[str, str, str, int]:
 
 def count_images(args: argparse.Namespace) -> Dataset:
     """The images that `load_data` would load, counted and not loaded. UserError if nobody knows them."""
-    folder = args.data_folder / args.dataset
+    folder = data.data_folder(args.dataset, data_path=args.data_path, root=args.root) / args.dataset
     if (folder / "train").is_dir():
         files = folders.list_images(folder)
         train, test = ([path for paths in classes.values() for path in paths] for classes in files.values())

@@ -95,7 +95,7 @@ def test_pam_costs_more_than_its_two_curves():
 
 def test_images_are_the_loaded_ones(data_path, load_bars):
     def counted(name, folder, transform, use_test=True):
-        flags = {"dataset": name, "data_folder": folder, "transform": transform, "use_test": use_test}
+        flags = {"dataset": name, "data_path": folder, "root": folder, "transform": transform, "use_test": use_test}
         return cost.count_images(SimpleNamespace(**flags, image_size=None))
 
     for use_test in (True, False):
