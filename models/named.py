@@ -218,7 +218,7 @@ def _beside(place: _Place) -> Iterator[None]:
     searched, finders, writes_none, before = sys.path[:], sys.meta_path[:], sys.dont_write_bytecode, set(sys.modules)
     others = [folder for folder in searched if is_ours or Path(folder).resolve() != REPOSITORY]
     sys.path[:], sys.dont_write_bytecode = [str(project), str(path.parent), *others], True
-    sys.meta_path[:0] = [] if is_ours else [SimpleNamespace(find_spec=partial(_found, place))]
+    sys.meta_path[:0] = [] if is_ours else [SimpleNamespace(find_spec=partial(_spec_of, place))]
     importlib.invalidate_caches()
     _current.append(place)
     try:
@@ -236,7 +236,7 @@ def _beside(place: _Place) -> Iterator[None]:
             sys.modules.update(ours)
 
 
-def _found(place: _Place, name: str, folders: Sequence[str] | None = None, _: object = None) -> ModuleSpec | None:
+def _spec_of(place: _Place, name: str, folders: Sequence[str] | None = None, _: object = None) -> ModuleSpec | None:
     """Where a module is, as Python finds it; those of a place are loaded by `_Loader`."""
     spec = PathFinder.find_spec(name, folders)
     if spec is not None and type(spec.loader) is SourceFileLoader and place.holds(spec.origin):
@@ -273,25 +273,19 @@ def _stamp(module: ModuleType) -> list[tuple[int, int]]:
 
 def _imported(place: _Place) -> ModuleType:
     """The module of a file; nothing may run at its top level that is meant for a script."""
+    from unittest import mock  # slow to import, and most runs do without
 
-    def refusing(called: str) -> Callable:
-        def refuse(*_: object, **__: object) -> None:
-            raise NoNetwork(called)
-
-        return refuse
-
-    parser = argparse.ArgumentParser
-    kept = parser.parse_known_args, torch.autograd.backward, sys.argv
-    parser.parse_known_args, torch.autograd.backward = map(refusing, ("parse_args", "backward"))
-    sys.argv = [str(place.path)]
-    try:
-        return importlib.import_module(place.module)
-    except (Exception, SystemExit) as error:
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == sys.argv[0]]
-        reason = f"{type(error).__name__}: {error}"
-        if isinstance(error, NoNetwork):
-            advice = "put what it does as a script under: if __name__ == '__main__'"
-            reason = f"its top level calls {error} (line {lines[0] if lines else 1}); {advice}"
-        raise NoNetwork(f"{place.path} cannot be imported: {reason}") from error
-    finally:
-        parser.parse_known_args, torch.autograd.backward, sys.argv = kept
+    with (
+        mock.patch.object(argparse.ArgumentParser, "parse_known_args", side_effect=NoNetwork("parse_args")),
+        mock.patch.object(torch.autograd, "backward", side_effect=NoNetwork("backward")),
+        mock.patch.object(sys, "argv", [str(place.path)]),
+    ):
+        try:
+            return importlib.import_module(place.module)
+        except (Exception, SystemExit) as error:
+            ran = [one.lineno for one in traceback.extract_tb(error.__traceback__) if one.filename == str(place.path)]
+            reason = f"{type(error).__name__}: {error}"
+            if isinstance(error, NoNetwork):
+                advice = "put what it does as a script under: if __name__ == '__main__'"
+                reason = f"its top level calls {error} (line {ran[0] if ran else 1}); {advice}"
+            raise NoNetwork(f"{place.path} cannot be imported: {reason}") from error
