@@ -298,10 +298,10 @@ def test_a_curve_is_drawn_on_its_plane():
     curve = fit_curve(a, b, data, epochs=1, verbose=False)
     axes = plot_plane(curve, data, data, points=8, axes=Figure().add_subplot())
     path, ends = (np.stack(line.get_data(), axis=1) for line in axes.lines)
-    distance = float((curve.point(1.0) - curve.point(0.0)).norm())
+    distance = (curve.point(1.0) - curve.point(0.0)).norm().item()
     np.testing.assert_allclose(ends, [[0, 0], [distance, 0]], atol=1e-5 * distance)
     np.testing.assert_allclose(path[[0, -1]], ends, atol=1e-5 * distance)
-    length = sum(float((curve.point((i + 1) / 32) - curve.point(i / 32)).norm()) for i in range(32))
+    length = sum((curve.point((i + 1) / 32) - curve.point(i / 32)).norm().item() for i in range(32))
     assert np.linalg.norm(np.diff(path, axis=0), axis=1).sum() == pytest.approx(length, rel=1e-4)
     losses = evaluate_curve(curve, data, data, points=2)["loss"]  # of the ends, which are on the grid
     (least, *_, most) = axes.collections[0].levels

@@ -51,7 +51,7 @@ def draw(layout, asked_for, missing):
         shown |= of_lines
     if not shown:
         return []
-    axis.set(xscale="log", xlabel="training images on which activations are compared")
+    axis.set(xscale="log", xlabel="images on which activations are compared")
     axis.xaxis.set_major_formatter("{x:,.0f}")
     axis.set(ylabel="barrier of the test loss\n(cross-entropy)", ylim=(0, None))
     drawn = figures.Drawing(figure, layout, "alignment_images", "images for alignment, and the line's barrier")
