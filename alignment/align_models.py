@@ -30,6 +30,7 @@ from utils.matching import (
     mean_correlations,
     mean_distances,
 )
+from utils.permutations import permute
 from utils.progress import track
 from utils.stages import flags, hints, process
 from utils.stages.data import ALIGNMENT_IMAGES
@@ -59,6 +60,8 @@ def parse_args(argv=None, description=__doc__, script=__file__, model=None, meth
     images_help = "compare activations on so many training images; unless the default, part of the match's name"
     parser.alignment("--align_images", positive_int, ALIGNMENT_IMAGES, images_help, outcome=NEW)
     parser.networks("--seed", seed_number, 1, "of random orders and permutations", outcome=True)
+    rotations_help = "besides, rotate units where the network allows it (--method weight or corr)"
+    parser.alignment("--rotations", bool, False, rotations_help, outcome=NEW)
     matrices_help = "also keep how every two channels correlate, which viz_align_models.py draws"
     parser.alignment("--matrices", bool, False, matrices_help)
     given = {"type": true_or_false, "nargs": "?", "const": True, "default": argparse.SUPPRESS}
@@ -71,7 +74,11 @@ def parse_args(argv=None, description=__doc__, script=__file__, model=None, meth
         args.method = "w2_pre" if args.pre_act else "w2_post"
     if args.init and not METHODS[args.method].begins_with_a_match:
         parser.error(f"--init {args.init} is for --method weight; {args.method} does not begin with a match")
-    usual = args.method if args.align_images == ALIGNMENT_IMAGES else f"{args.method}_{args.align_images}"
+    usual = f"{args.method}_rotations" if args.rotations else args.method
+    if args.align_images != ALIGNMENT_IMAGES:
+        usual += f"_{args.align_images}"
+    if args.rotations and (args.method not in ("weight", "corr") or args.init or args.matrices):
+        parser.error("--rotations are found by --method weight or corr, without --init and --matrices")
     args.align_name = args.align_name or usual
     args.here = replace(args.here, match=args.align_name)
     if not is_free(args.align_name, usual, METHODS, TO):
@@ -89,7 +96,7 @@ def main(args):
     made_for = [network_digest(network) for network in networks]
     for network in networks:
         network.to(args.device, memory_format=memory_format(args.device))
-    spec, start = spec_of(networks[1], data.example), None
+    spec, start = spec_of(networks[1], data.example, rotations=args.rotations), None
     if args.init:
         match = behind(layout, seeds, args.epochs, args.init)["match"]
         _, start = load_alignment(match, networks, spec=spec)
@@ -102,9 +109,18 @@ def main(args):
     if args.attack is not None:
         compared = attacked(compared, networks, images, args.attack)
     with cost(data.test.device) as taken:
-        permutations = align(*networks, spec, compared, method=args.method, seed=args.seed, start=start)
+        permutations = align(
+            *networks, spec, compared, method=args.method, seed=args.seed, start=start, rotations=args.rotations
+        )
     matrices = cross_correlations(*networks, spec, batches(data.test, "measuring on test images"))
-    before, after = (mean_correlations(spec, matrices, order) for order in (spec.identity(), permutations))
+    before = mean_correlations(spec, matrices, spec.identity())
+    if args.rotations:
+        for network, order in zip(networks, (spec.identity(), permutations), strict=True):
+            network.load_state_dict(permute(network.state_dict(), spec, order))
+        matched = cross_correlations(*networks, spec, batches(data.test, "measuring on test images"))
+        after = mean_correlations(spec, matched, spec.identity())
+    else:
+        after = mean_correlations(spec, matrices, permutations)
     measured = {layout.correlation(args.align_name, "unaligned", *seeds): before}
     measured |= {layout.correlation(args.align_name, "aligned", *seeds): after}
     if distance := METHODS[args.method].distance:

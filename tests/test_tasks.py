@@ -11,9 +11,11 @@ from torch.utils.data import DataLoader, RandomSampler, SubsetRandomSampler, Ten
 from models import builder
 from utils.batches import Loader
 from utils.errors import UserError
+from utils.permutations import rotates
 from utils.stages.data import ALIGNMENT_IMAGES
 from utils.stages.files import load_checkpoint
 from utils.stages.layout import Layout, dataset_folder
+from utils.stages.matches import load_match
 from utils.stages.samples import load_samples, read_arrays
 from utils.training import NetworkTask, fit
 
@@ -139,6 +141,15 @@ def test_next_tokens_are_predicted_from_dictionaries(project, tmp_path):
             logits = network(row["input_ids"][None])["logits"][0]
             losses.append(F.cross_entropy(logits[: count - 1], row["input_ids"][1:count], reduction="none"))
         assert measured["loss"][end] == pytest.approx(torch.cat(losses).mean().item(), rel=1e-5)
+    flags = ["--model", layout.model, "--dataset", layout.dataset, "--task", "language", "--root", tmp_path]
+    run("alignment/align_models.py", *flags, "--epochs", 2, "--method", "weight", "--rotations")
+    match = load_match(layout.match("weight_rotations", 1, 2))
+    assert "invertible" in match.spec.kinds  # the embedding's units
+    assert any(rotates(one) for one in match.unseen.values())
+    line = [*flags, "--alignment", "weight_rotations", "--epochs_model", 2, "--epochs_curve", 0, "--num_points", 3]
+    run("evaluation/eval_curve.py", *line)
+    rotated = np.load(layout.evaluated("weight_rotations", 1, 2, 0))
+    np.testing.assert_allclose(rotated["loss"][[0, -1]], measured["loss"][[0, -1]], rtol=1e-5)
 
 
 def test_a_task_and_its_definition_decide_an_outcome(project, tmp_path, capsys):

@@ -20,7 +20,7 @@ import models
 from utils import distributed, pam
 from utils.curves import Curve, network_digest
 from utils.devices import memory_format
-from utils.errors import FileError
+from utils.errors import FileError, UserError
 from utils.matching import correlations_before_and_after
 from utils.permutations import compose, permute
 from utils.stages import flags, hints, process
@@ -75,6 +75,8 @@ def main(args):
         permutations = spec.identity()
     else:
         spec, permutations = load_alignment(layout.match(start_name, *seeds, variant), networks, data.example)
+        if spec.kinds:
+            raise UserError(f"{start_name} rotates, and PAM learns permutations alone: begin with another match")
     torch.manual_seed(args.seed)
     curve = Curve(
         args.build(data.num_classes, data.channels).to(args.device, memory_format=memory_format(args.device))

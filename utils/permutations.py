@@ -575,9 +575,14 @@ def both_sides(spec: PermutationSpec) -> PermutationSpec:
     return replace(spec, groups=spec.groups * 2, axes=axes, kinds=spec.kinds * 2) if spec.duals else spec
 
 
+def rotates(permutation: np.ndarray) -> bool:
+    """Whether these are matrices, and not an index array."""
+    return permutation.dtype.kind == "f"
+
+
 def other_side(permutation: np.ndarray) -> np.ndarray:
     """M⁻ᵀ of matrices M; index arrays are their own."""
-    return np.linalg.inv(permutation).swapaxes(-1, -2) if permutation.dtype.kind == "f" else permutation
+    return np.linalg.inv(permutation).swapaxes(-1, -2) if rotates(permutation) else permutation
 
 
 def random_matrix(size: int, kind: str, generator: np.random.Generator) -> np.ndarray:
@@ -624,14 +629,14 @@ def compose_one(
     """`compose` of one group; second: of it and of those on which it depends."""
     # Where the block that second puts there was before: what it does to the outer blocks comes first.
     blocks = _blocks_before(spec, group, second)
-    if "f" in (first.dtype.kind, second[group].dtype.kind):
+    if rotates(first) or rotates(second[group]):
         return as_matrices(second[group]) @ as_matrices(first)[blocks]
     return first[(*(index[..., None] for index in blocks), second[group])]
 
 
 def as_matrices(permutation: np.ndarray) -> np.ndarray:
     """Matrices (*blocks, size, size) of index arrays (*blocks, size)."""
-    return permutation if permutation.dtype.kind == "f" else np.eye(permutation.shape[-1])[permutation]
+    return permutation if rotates(permutation) else np.eye(permutation.shape[-1])[permutation]
 
 
 def inverse(spec: PermutationSpec, permutations: Sequence[np.ndarray]) -> Permutations:
@@ -640,7 +645,7 @@ def inverse(spec: PermutationSpec, permutations: Sequence[np.ndarray]) -> Permut
     for number in sorted(range(len(spec.groups)), key=lambda number: len(spec.groups[number].depends_on)):
         # A block goes back to where it was, and there its units do.
         before = permutations[number][_blocks_before(spec, number, undone)]
-        undone[number] = np.linalg.inv(before) if before.dtype.kind == "f" else np.argsort(before, axis=-1)
+        undone[number] = np.linalg.inv(before) if rotates(before) else np.argsort(before, axis=-1)
     return undone
 
 

@@ -193,8 +193,8 @@ def new_match(text: str) -> str:
 
 
 def is_free(name: str, usual: str, methods: Collection[str], to: Collection[str]) -> bool:
-    """Whether a match may have this name, that of no other method or number of images. to: of many networks."""
-    lower = re.sub(r"_\d+$", "", name.casefold())
+    """Whether a match may have this name, that of no other method, number of images or kind. to: of many networks."""
+    lower = re.sub(r"(_rotations)?(_\d+)?$", "", name.casefold())
     taken = {*methods, *(f"{of}_{method}" for of in to for method in methods)}
     is_reserved = lower.startswith("w2_") and not usual.startswith("w2_")
     return name == usual or not is_reserved and lower not in taken

@@ -11,7 +11,7 @@ from ..batches import Batch, Inputs, on_device, split
 from ..curves import Curve, network_digest
 from ..devices import device_of
 from ..errors import FileError, UserError
-from ..permutations import Permutations, PermutationSpec, permute
+from ..permutations import Permutations, PermutationSpec, absorbed, permute
 from ..symmetries.spec import permutation_spec
 from .data import Data, Normalization, is_normalizing
 from .files import load_checkpoint
@@ -81,12 +81,12 @@ def _in_words(transform: str, moments: Normalization | None) -> str:
     return f"the transform {transform}" + (" --mean {} --std {}".format(*numbers) if numbers else "")
 
 
-def spec_of(network: nn.Module, example: Batch) -> PermutationSpec:
+def spec_of(network: nn.Module, example: Batch, *, rotations: bool = False) -> PermutationSpec:
     """`permutation_spec` for samples such as a batch of them, with what it refuses as a UserError."""
     x = split(network, on_device(example, device_of(network)))[0]
     args, keywords = x if isinstance(x, Inputs) else ((x,), {})
     try:
-        return permutation_spec(network, *args, **keywords)
+        return permutation_spec(network, *args, rotations=rotations, **keywords)
     except ValueError as error:
         raise UserError(f"{type(network).__name__} cannot be aligned: {error}") from error
 
@@ -152,11 +152,14 @@ def load_pair(
 ) -> tuple[nn.Module, nn.Module]:
     """Networks A and B of two seeds after `epochs`, B permuted by the match `alignment` ('' or null: as it is).
 
+    Where the match rotates, the gains of both are absorbed.
+
     data: the images on which they are to work. variant: of the curve with which PAM found the match, if PAM did.
     """
     a, b = load_endpoints(build, layout, data, seeds, epochs)
     if match := behind(layout, seeds, epochs, alignment, variant=variant).get("match"):
         spec, permutations = load_alignment(match, (a, b), data.example)
+        a.load_state_dict(absorbed(a.state_dict(), spec))
         b.load_state_dict(permute(b.state_dict(), spec, permutations))
     return a, b
 

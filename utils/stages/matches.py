@@ -15,7 +15,7 @@ import torch
 
 from .. import distributed
 from ..errors import FileError
-from ..permutations import Activation, Permutations, PermutationSpec, axis_index, groups_in, places_of
+from ..permutations import Activation, Permutations, PermutationSpec, axis_index, groups_in, places_of, rotates
 from .files import check_shapes, hold, let_go, read, read_archive, read_array, remove, save_array, save_arrays
 from .foreign import read_objects
 
@@ -26,8 +26,9 @@ MOST_ROWS = 10_000  # of a pickled match; no network has as many
 
 
 def rows_from_permutations(spec: PermutationSpec, permutations: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """A match: for each activation, in forward order, the index array over its channels."""
-    return [axis_index(row.axis, spec, permutations) for row in spec.rows]
+    """A match: for each activation, in forward order, the index array over its channels; rotated ones stay."""
+    orders = [same if rotates(one) else one for one, same in zip(permutations, spec.identity(), strict=True)]
+    return [axis_index(row.axis, spec, orders) for row in spec.rows]
 
 
 def permutations_from_rows(
@@ -36,7 +37,8 @@ def permutations_from_rows(
     """The permutation of each group from the rows of a match.
 
     Of the rows on one stream those that vote decide: the original code leaves in the others what they by themselves
-    would have been. unseen: permutations of groups that stand between weights alone, on no row; without, they stay.
+    would have been. unseen: permutations of groups that stand between weights alone, on no row, and matrices of those
+    that are rotated; without, they stay.
 
     ValueError if this is no match for the spec: wrong number or lengths of rows, no permutations, mixed groups, or
     voters on one stream that disagree.
@@ -57,12 +59,8 @@ def permutations_from_rows(
             known = (decided if group in row.votes else others).setdefault(group, order)
             if group in row.votes and not np.array_equal(known, order):
                 raise ValueError(f"row {number} ({row.label}) disagrees with another row of the same stream")
-    identity = spec.identity()
-    for group, order in (unseen or {}).items():
-        if group not in range(len(identity)) or not np.array_equal(np.sort(order, axis=-1), identity[group]):
-            raise ValueError(f"group {group} has no permutation")
-    found = {**dict(enumerate(identity)), **(unseen or {}), **others, **decided}
-    return [found[group] for group in range(len(identity))]
+    found = {**dict(enumerate(spec.identity())), **others, **decided, **(unseen or {})}
+    return spec.checked([found[group] for group in sorted(found)])
 
 
 def _orders_in(row: Activation, spec: PermutationSpec, values: np.ndarray) -> dict[int, np.ndarray] | None:
@@ -107,7 +105,8 @@ class Match(NamedTuple):
     """What the file of a match holds: `rows` and, in a note, for what they were made.
 
     networks: the digests of A and B, if they are known. spec: what may be permuted in them, so that nothing needs to
-    be traced again; None in a file of other code, or of before. unseen: permutations of groups that no row shows.
+    be traced again; None in a file of other code, or of before. unseen: permutations of groups that no row shows,
+    and matrices of those that are rotated.
     note: the whole note, with the record of what made it.
     """
 
@@ -137,16 +136,23 @@ def save_match(
     if not distributed.is_main():
         return
     rows, shown = rows_from_permutations(spec, permutations), set().union(*(groups_in(row.axis) for row in spec.rows))
-    unseen = {group: order.tolist() for group, order in enumerate(permutations) if group not in shown}
+    unseen = {group: one for group, one in enumerate(permutations) if group not in shown or rotates(one)}
     hold(path)
     if path.exists() and not overwrite:
-        known = load_match(path).rows
-        if len(known) != len(rows) or not all(map(np.array_equal, known, rows)):
+        known = load_match(path)
+        others = [*known.rows, *known.unseen.values()] if known.unseen else known.rows
+        ours = [*rows, *unseen.values()] if known.unseen else rows
+        if len(others) != len(ours) or not all(map(np.array_equal, others, ours)):
             raise FileError(path, "holds another match", "replace")
         print("This is the same match as was saved before.")
     for result in replaces:
         remove(result)
-    note = {"networks": networks, "spec": spec.to_json(), "unseen": unseen, "record": dict(record or {})}
+    note = {
+        "networks": networks,
+        "spec": spec.to_json(),
+        "unseen": {group: one.tolist() for group, one in unseen.items()},
+        "record": dict(record or {}),
+    }
     save_array(path, padded_rows(rows), note)
     remove(path.with_suffix(".json"))
     let_go(path)
