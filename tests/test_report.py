@@ -181,6 +181,8 @@ def test_losses_alone(tmp_path):
     assert {name for walk in walks_of(page).values() for name in walk["values"]} == {"loss"}
     assert not any(walk["plane"] for walk in walks_of(page).values())
     headings = re.findall("<th scope=col>(.*?)</th>", page)
+    assert "<b>TinyTen</b>, line, unaligned" in page
+    assert page.count("Losses on test samples; one pair.") == 2 and "Test accuracy in percent" not in page
     assert "loss, barrier" in headings and not any("accuracy" in words for words in headings)
     figures = re.findall(r"figures/(\w+)_CIFAR10_TinyTen.png</p>", page)
     kinds = {"curve", "training", "training_networks", "comparison", "plane_with_curve_loss"}

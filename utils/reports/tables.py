@@ -188,6 +188,10 @@ class Table:
         """Whether the column has published numbers to stand beside it."""
         return any(column in row.cells and row.cells[column].published for row in self.rows)
 
+    def begins(self, row: Row) -> bool:
+        """Whether it is the first row of its model, which bears the model's name."""
+        return row is next(one for one in self.rows if one.model == row.model)
+
 
 def build(
     root: Path,
@@ -315,7 +319,7 @@ def _add_notes(table: Table, *, robust: bool) -> None:
     """Explain the numbers below the table, and note in its rows which are means of fewer pairs than others."""
     published, remarks = load_published()
     most = max(cell.pairs for row in table.rows for cell in row.cells.values())
-    has_accuracy = any(not results.is_loss(column.quantity) for column in table.columns)
+    has_accuracy = any(column.quantity.startswith("accuracy") for column in table.columns)
     what = "one pair" if most == 1 else f"mean ± standard deviation of {most} pairs"
     for row in table.rows:
         counts = sorted({cell.pairs for column, cell in row.cells.items() if column.statistic})
@@ -503,7 +507,7 @@ def grid(table: Table, form: Form) -> list[list[str]]:
             line += [number(cell and cell.published, column.decimals)] if beside else []
     lines = [[form.escape(printable(text)) for text in line] for line in lines]
     for line, row in zip(lines[1:], table.rows, strict=True):
-        if row.networks == "ends":  # with which the rows of a model begin
+        if table.begins(row):
             line[0] = f"{form.bold.format(form.escape(printable(row.model)))}, {line[0]}"
     return lines
 
@@ -520,7 +524,7 @@ def to_latex(table: Table, command: str) -> str:
     lines = [r"% needs \usepackage{booktabs}", *(f"% {printable(note)}" for note in (command, *table.notes))]
     lines += [rf"\begin{{tabular}}{{l{'c' * (len(headings) - 1)}}}", r"\toprule", " & ".join(headings) + r" \\"]
     for row, cells in zip(table.rows, rows, strict=True):
-        lines += [r"\midrule"] if row.networks == "ends" else []
+        lines += [r"\midrule"] if table.begins(row) else []
         lines.append(" & ".join(cells) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
 
