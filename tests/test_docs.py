@@ -405,6 +405,6 @@ def test_every_step_of_the_method_is_where_the_table_says():
         names = re.findall(r"`([\w.]+)`", row.rpartition(" | ")[2])
         assert names, row
         for name in names:
-            module = "symmetries.spec" if name.startswith("symmetries") else name.partition(".")[0]
+            module = re.match(r"(symmetries\.)?\w+", name)[0]
             parts = name.removeprefix(f"{module}.").split(".")
             functools.reduce(getattr, parts, importlib.import_module(f"utils.{module}"))
