@@ -12,7 +12,7 @@ from benchmarks import conventional
 from models import MODELS, TinyTen, tinyten
 from utils import matching
 from utils.attack import Attack
-from utils.batches import Images
+from utils.batches import Images, unpack
 from utils.curves import Curve
 from utils.devices import autocast
 from utils.losses import cross_entropy
@@ -43,8 +43,8 @@ def network(seed: int, classes: int, name: str = "TinyTen") -> nn.Module:
 def as_arrays(images: Images) -> tuple[np.ndarray, np.ndarray]:
     """uint8 images (n, H, W, 3) and labels (n,)."""
     height, width = images.size
-    pixels = images.pixels[:, :-1].contiguous().view(torch.uint8).view(-1, height, width, 4)
-    return pixels[..., :3].numpy(), images.labels.numpy()
+    pixels = unpack(images.packed(slice(None))[:, :-1], height, width)
+    return pixels.permute(0, 2, 3, 1).numpy(), images.labels.numpy()
 
 
 # --- both ways ---------------------------------------------------------------------------------------------

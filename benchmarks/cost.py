@@ -127,7 +127,7 @@ def count_images(args: argparse.Namespace) -> Dataset:
     if (folder / "train").is_dir():
         files = folders.list_images(folder)
         train, test = ([path for paths in classes.values() for path in paths] for classes in files.values())
-        found = Dataset(len(train), len(test), folders.decode(train[0]).shape[:2], len(files["train"]))
+        found = Dataset(len(train), len(test), folders.decode(Path(train[0])).shape[:2], len(files["train"]))
     elif args.dataset in DATASETS:
         found = DATASETS[args.dataset]
     else:

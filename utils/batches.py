@@ -1,8 +1,9 @@
-"""Images on the device, as one tensor, and augmentation as tensor arithmetic on whole batches.
+"""Images as rows of one tensor, and augmentation as tensor arithmetic on whole batches.
 
-An image is a row of packed pixels: the bytes R, G, B, 0 of a pixel are one int32, and one more pixel, black, stands
-at the end of the row. Crop, flip and affine transform only say *which* source pixel each output pixel shows (the
-black one outside the image), so they are composed on coordinates and carried out by a single gather.
+An image is a row of packed pixels: the bytes R, G, B, 0 of a pixel are one int32 (a grey pixel is one byte), and one
+more pixel, black, stands at the end of the row. Crop, flip and affine transform only say *which* source pixel each
+output pixel shows (the black one outside the image), so they are composed on coordinates and carried out by a single
+gather. The rows may be a file that is mapped into memory, or stay there while a GPU gets a few thousand at a time.
 Random numbers are drawn for an epoch at once, on the CPU: the same images on every device.
 
 Any other data can stand in for such a set: see `as_images`.
@@ -130,7 +131,7 @@ class Augmentation:
         return source_y, source_x  # whole numbers
 
     def colour(self, images: torch.Tensor, drawn: AugmentationDraw) -> torch.Tensor:
-        """Contrast and saturation of uint8 images (n, 3, H, W), in the order each image drew."""
+        """Contrast and saturation of uint8 images (n, C, H, W), in the order each image drew."""
         if not self.jitter:
             return images
         first = drawn.contrast_first.view(-1, 1, 1, 1)
@@ -140,6 +141,8 @@ class Augmentation:
 
 
 def _grey(images: torch.Tensor) -> torch.Tensor:
+    if images.shape[1] == 1:
+        return images
     red, green, blue = images.unbind(1)
     return (0.2989 * red + 0.587 * green + 0.114 * blue).to(torch.uint8).unsqueeze(1)
 
@@ -156,7 +159,7 @@ def _adjust_contrast(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor
 
 
 def _adjust_saturation(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-    return _blend(images, _grey(images), factor)
+    return images if images.shape[1] == 1 else _blend(images, _grey(images), factor)
 
 
 # --- images on the device ----------------------------------------------------------------------------------
@@ -209,10 +212,14 @@ class Shared:
 
 @dataclass(frozen=True)
 class Images(Shared):
-    """A set of images on the device.
+    """A set of images, some or all rows of a tensor of pixels.
 
-    pixels: int32 (n, height × width + 1), the last pixel of each row black. labels: int64 (n,).
-    mean, std: float32 (1, 3, 1, 1), or None for models that see [0, 1].
+    pixels: (N, height × width + 1), int32 for three channels and uint8 for one, the last pixel of each row black. On
+        the device; or on the CPU, from where the images go to the device in chunks, as they are used.
+    labels: int64 (n,), on the device.
+    mean, std: float32 (1, C, 1, 1), on the device, or None for models that see [0, 1].
+    index: int64 (n,), where the pixels are: the row of each image; None if that is its number.
+    unmap: takes what was read of a mapped file out of this process' memory, after each chunk.
     """
 
     pixels: torch.Tensor
@@ -221,17 +228,30 @@ class Images(Shared):
     augmentation: Augmentation
     mean: torch.Tensor | None = None
     std: torch.Tensor | None = None
+    index: torch.Tensor | None = None
+    unmap: Callable[[], object] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @property
     def device(self) -> torch.device:
-        return self.pixels.device
+        return self.labels.device
 
     def subset(self, index: torch.Tensor) -> "Images":
-        index = send(index, self.device)
-        return replace(self, pixels=self.pixels[index], labels=self.labels[index])
+        """Images `index` (m,): the same pixels, of which none are copied."""
+        return replace(self, labels=self.labels[send(index, self.device)], index=self._rows(index))
+
+    def packed(self, index: slice | torch.Tensor) -> torch.Tensor:
+        """The rows of pixels (b, height × width + 1) of images `index`, on the device."""
+        pixels = send(self.pixels[self._rows(index)], self.device)
+        if self.unmap is not None:
+            self.unmap()
+        return pixels
+
+    def _rows(self, index: slice | torch.Tensor) -> slice | torch.Tensor:
+        index = send(index, self.pixels.device) if isinstance(index, torch.Tensor) else index
+        return index if self.index is None else self.index[index]
 
     @property
     def is_sorted(self) -> bool:
@@ -246,24 +266,25 @@ class Images(Shared):
         return torch.arange(count) + (len(self) - count if from_end else 0)
 
     def batches(self, batch_size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Every image once, in order, under the test transform: float32 (b, 3, H, W) and labels (b,).
+        """Every image once, in order, under the test transform: float32 (b, C, H, W) and labels (b,).
 
         With several processes, each gets its part of every batch.
         """
         height, width = self.size
         for part in self._parts(batch_size):
-            yield self._normalized(unpack(self.pixels[part, : height * width], height, width)), self.labels[part]
+            pixels = self.packed(part)[:, : height * width]
+            yield self._normalized(unpack(pixels, height, width)), self.labels[part]
 
     def augmented(self, batch_size: int, generator: torch.Generator) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Every image once, shuffled, under the training transform: float32 (b, 3, H, W) and labels (b,).
+        """Every image once, shuffled, under the training transform: float32 (b, C, H, W) and labels (b,).
 
         With several processes, each gets its part of every batch. `generator` is a CPU generator, the same in all.
         """
         parts = list(self._parts(batch_size))
         own = torch.cat([torch.arange(part.start, part.stop) for part in parts])
-        order = send(torch.randperm(len(self), generator=generator)[own], self.device)
+        order = torch.randperm(len(self), generator=generator)[own]
         drawn = self.augmentation.draw(len(self), generator).take(own).to(self.device)
-        labels = self.labels[order]
+        labels, order = self.labels[send(order, self.device)], send(order, self.pixels.device)
         together = max(images_at_once(self.device, self.size) // batch_size, 1)
         lengths, start = [part.stop - part.start for part in parts], 0
         for first in range(0, len(parts), together):
@@ -273,16 +294,14 @@ class Images(Shared):
             yield from checked(zip(images.split(batches), labels[here].split(batches), strict=True))
 
     def augment(self, index: torch.Tensor, drawn: AugmentationDraw) -> torch.Tensor:
-        """Images `index` (b,) varied as drawn: float32 (b, 3, H, W)."""
+        """Images `index` (b,) varied as drawn: float32 (b, C, H, W)."""
         height, width = self.size
-        source = self.augmentation.source_pixels(drawn, height, width)
-        source += index.view(-1, 1) * (height * width + 1)
-        pixels = self.pixels.view(-1).index_select(0, source.view(-1)).view(source.shape)
+        pixels = self.packed(index).gather(1, self.augmentation.source_pixels(drawn, height, width))
         images = unpack(pixels, height, width)
         return self._normalized(self.augmentation.colour(images, drawn))
 
     def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Pixels in [0, 1], float (b, 3, H, W), as the networks see them."""
+        """Pixels in [0, 1], float (b, C, H, W), as the networks see them."""
         return pixels if self.mean is None else (pixels - self.mean) / self.std
 
     def to_pixels(self, x: torch.Tensor) -> torch.Tensor:
@@ -290,7 +309,7 @@ class Images(Shared):
         return x if self.mean is None else x * self.std + self.mean
 
     def _normalized(self, images: torch.Tensor) -> torch.Tensor:
-        """uint8 (b, 3, H, W) as the networks see it."""
+        """uint8 (b, C, H, W) as the networks see it."""
         layout = memory_format(images.device)
         result = torch.empty(images.shape, dtype=torch.float32, device=images.device, memory_format=layout)
         result.copy_(images).div_(255)
@@ -298,17 +317,18 @@ class Images(Shared):
 
 
 def unpack(pixels: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Packed pixels (b, H·W) as uint8 (b, 3, H, W), a view."""
-    channels = pixels.contiguous().view(torch.uint8).view(len(pixels), height, width, 4)
+    """Packed pixels (b, H·W), int32 or uint8, as uint8 (b, 3 or 1, H, W), a view."""
+    channels = pixels.contiguous().view(torch.uint8).view(len(pixels), height, width, pixels.element_size())
     return channels[..., :3].permute(0, 3, 1, 2)
 
 
 def pack(images: np.ndarray) -> torch.Tensor:
-    """uint8 (n, H, W, 3) as packed pixels (n, H·W + 1)."""
-    n, height, width, _ = images.shape
-    packed = np.zeros((n, height * width + 1, 4), np.uint8)
-    packed[:, :-1, :3] = images.reshape(n, -1, 3)
-    return torch.from_numpy(packed.view(np.int32).reshape(n, -1))
+    """uint8 (n, H, W, 3 or 1) as packed pixels (n, H·W + 1), int32 or uint8."""
+    n, height, width, channels = images.shape
+    kind = np.dtype(np.int32 if channels == 3 else np.uint8)
+    packed = np.zeros((n, height * width + 1, kind.itemsize), np.uint8)
+    packed[:, :-1, :channels] = images.reshape(n, -1, channels)
+    return torch.from_numpy(packed.view(kind).reshape(n, -1))
 
 
 # --- what a batch is ---------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """What depends on the device networks run on: how weights lie in memory, how numbers get there, what it can do."""
 
+import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
@@ -54,6 +55,15 @@ def images_at_once(device: torch.device, size: tuple[int, int]) -> int:
     A GPU has so little to do for a batch that it would wait for the host to start what is next.
     """
     return 1 if device.type == "cpu" else PIXELS_AT_ONCE // (size[0] * size[1])
+
+
+def free_memory(device: torch.device) -> float:
+    """How many bytes a GPU can still take; no end of them on the CPU, to which nothing has to be copied."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+    return math.inf
 
 
 def compile_options(device: torch.device) -> dict[str, object]:

@@ -62,7 +62,7 @@ class Progress:
             self.bar.set_postfix_str(text)
             return
         rest = (time.monotonic() - self.start) / max(self.done, 1) * (self.total - self.done)
-        self.bar.write(f"{text}  {_duration(rest)} left", file=sys.stdout)
+        self.bar.write(f"{text}  {duration(rest)} left", file=sys.stdout)
         sys.stdout.flush()
 
     def __enter__(self) -> "Progress":
@@ -80,7 +80,8 @@ def track(items: Iterable[Item], total: int, unit: str, description: str) -> Ite
             progress.step()
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """A time in words, e.g. "1 h 5 min"."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s" if minutes else f"{seconds} s"

@@ -1,8 +1,7 @@
 """Datasets by name: what is known of each, where their images come from, and how an experiment divides them."""
 
-import hashlib
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,11 +10,12 @@ import torch
 from PIL import Image
 
 from .. import distributed
-from ..batches import Augmentation, Batch, Images, Loader, Source, mapped, pack, tensors_of
+from ..batches import Augmentation, Batch, Images, Loader, Source, mapped, tensors_of, unpack
+from ..devices import free_memory
 from ..errors import FileError, UserError, first_line
 from ..losses import Loss
 from .files import hold, let_go
-from .folders import ANNOTATIONS, Arrays, fitted, image_folder
+from .folders import ANNOTATIONS, SPLITS, Decoded, fitted, image_folder, in_memory
 from .layout import NETWORKS, RESIZING
 
 REPOSITORY_DATA = Path(__file__).resolve().parent.parent.parent / "data"
@@ -24,7 +24,10 @@ REPOSITORY_DATA = Path(__file__).resolve().parent.parent.parent / "data"
 # `none` leaves images as they are, pixels in [0, 1]. Adversarial ones do not normalize.
 TRANSFORMS = (*NETWORKS, "standard", "none", *dict.fromkeys(one.robust_transform for one in NETWORKS.values()))
 
-# Mean and standard deviation of the three channels of pixels in [0, 1]
+# {train,test}_images: uint8 (n, H, W, 3) or, grey ones, (n, 28, 28); {train,test}_labels: integers (n,)
+Arrays = dict[str, np.ndarray]
+
+# Mean and standard deviation of the channels of pixels in [0, 1]
 Normalization = Sequence[Sequence[float]]
 
 ALIGNMENT_IMAGES = 10_000
@@ -58,14 +61,15 @@ class DatasetInfo:
     augmentation: how training images are varied, by their size (height, width).
     attack_radius: the published radius of the attack (Madry et al., 2018), in units of pixels in [0, 1].
     resized: the height and width to which transforms that resize (`layout.RESIZING`) bring the images, if any.
-    arrays: makes the images from (name, data folder, threads), if there is no folder of images of this name.
+    arrays: makes the images from (name, data folder), if there is no folder of images of this name; None if it has
+        made that.
     """
 
     moments: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     augmentation: Callable[[tuple[int, int]], Augmentation] = _as_for_cifar
     attack_radius: float = 8 / 255
     resized: int | None = None
-    arrays: Callable[[str, Path, int], Arrays] | None = None
+    arrays: Callable[[str, Path], Arrays | None] | None = None
 
     def resized_by(self, transform: str) -> int | None:
         """The height and width to which a transform resizes the images, or None if they keep theirs."""
@@ -79,17 +83,17 @@ TINY_IMAGENET_URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 TINY_IMAGENET_MD5 = "90528d7ca1a48142e341f4ef8d21d0de"
 
 
-def _embedded(name: str, folder: Path, threads: int) -> Arrays:
+def _embedded(name: str, folder: Path) -> Arrays:
     """What comes with the repository."""
     path = REPOSITORY_DATA / f"{name}.npz"
     try:
         with np.load(path) as stored:
-            return _in_colour(dict(stored))
+            return dict(stored)
     except Exception as error:  # what a parser raises on a damaged file can be anything
         raise FileError(path, f"is damaged ({first_line(error)}); restore it with: git checkout {path}") from error
 
 
-def _from_torchvision(name: str, folder: Path, threads: int) -> Arrays:
+def _from_torchvision(name: str, folder: Path) -> Arrays:
     """What torchvision finds in the folder, or in the original's in it, or downloads to the folder and verifies."""
     from torchvision import datasets  # slow to import, and most runs do without
 
@@ -105,19 +109,11 @@ def _from_torchvision(name: str, folder: Path, threads: int) -> Arrays:
                 "connect to a network, move it away if it is there, or try FashionMNIST10k, which comes with the code"
             ) from error
         arrays[f"{split}_images"], arrays[f"{split}_labels"] = np.asarray(part.data), np.asarray(part.targets)
-    return _in_colour(arrays)
+    return arrays
 
 
-def _in_colour(arrays: Arrays) -> Arrays:
-    """Grey images (n, 28, 28), if that is what they are, as 32×32 ones with three equal channels."""
-    return {
-        key: np.repeat(np.pad(array, ((0, 0), (2, 2), (2, 2)))[..., None], 3, axis=-1) if array.ndim == 3 else array
-        for key, array in arrays.items()
-    }
-
-
-def _tiny_imagenet(name: str, folder: Path, threads: int) -> Arrays:
-    """The images of Stanford's archive, which is downloaded if it is not there, verified, and unpacked once."""
+def _tiny_imagenet(name: str, folder: Path) -> None:
+    """Unpack Stanford's archive, which is downloaded if it is not there, and verified."""
     from torchvision.datasets.utils import download_and_extract_archive
 
     target, partial = folder / name, folder / f"{name}.partial"
@@ -138,7 +134,6 @@ def _tiny_imagenet(name: str, folder: Path, threads: int) -> Arrays:
         unpacked.rename(target)
         shutil.rmtree(partial)
     let_go(target)
-    return image_folder(target, threads)
 
 
 # --- all of them -------------------------------------------------------------------------------------------
@@ -225,6 +220,7 @@ def load_data(
     moments: Normalization | None = None,
     use_test: bool = True,
     image_size: int | None = None,
+    channels: int = 3,
     threads: int = 4,
     device: torch.device | str = "cpu",
 ) -> Data:
@@ -235,43 +231,44 @@ def load_data(
     moments: mean and standard deviation by which to normalize, whatever the transform; None: as it does.
     use_test: whether `test` is the test set, or else training images held out for it.
     image_size: makes images square: shorter side to this size, then the middle; and not to what `transform` resizes.
+    channels: 3, or 1 for grey images.
     threads: how many decode images.
+
+    Images of a folder are a file that is mapped into memory. Those that would take more than half of what a GPU has
+    free stay there, and a GPU gets them as they are used.
 
     Raises UserError if there is no such dataset, or if it is damaged, empty or cannot be downloaded.
     """
     if distributed.launched():  # process 0 downloads or decodes them, and the others find what it has kept
-        distributed.from_main(lambda: prepare(name, folder=folder, image_size=image_size, threads=threads))
-    arrays = _load_arrays(name, folder, threads, image_size)
-    about = dataset_info(name)
+        distributed.from_main(
+            lambda: prepare(name, folder=folder, image_size=image_size, channels=channels, threads=threads)
+        )
+    about, device = dataset_info(name), torch.device(device)
+    decoded = _load(name, folder, threads, image_size, channels)
     if image_size is None and (resized := about.resized_by(transform)) is not None:
-        for split in ("train_images", "test_images"):
-            arrays[split] = _resized(arrays[split], resized)
-    size = arrays["train_images"].shape[1:3]
-    augmentation = NO_AUGMENTATION if transform == "none" else about.augmentation(size)
+        decoded = _resized(decoded, resized)
+    augmentation = NO_AUGMENTATION if transform == "none" else about.augmentation(decoded.size)
     mean = std = None
     if moments is not None or is_normalizing(transform):
+        published = about.moments if channels == 3 else None
         mean, std = (
-            torch.tensor(values, dtype=torch.float32, device=device).view(1, 3, 1, 1)
-            for values in moments or about.moments or _moments(arrays["train_images"])
+            torch.tensor(values, dtype=torch.float32, device=device).view(1, channels, 1, 1)
+            for values in moments or published or decoded.moments
         )
+    fits = decoded.rows.nbytes <= free_memory(device) / 2
 
     def images(split: str) -> Images:
-        labels = torch.from_numpy(arrays[f"{split}_labels"].astype(np.int64)).to(device)
-        return Images(pack(arrays[f"{split}_images"]).to(device), labels, size, augmentation, mean, std)
+        pixels = torch.from_numpy(decoded.part(split)).to(device if fits else "cpu")
+        labels = torch.from_numpy(decoded.labels[split].astype(np.int64)).to(device)
+        return Images(pixels, labels, decoded.size, augmentation, mean, std, unmap=decoded.unmap)
 
-    if about.arrays is None and (count := _shared(arrays["train_images"], arrays["test_images"])):
-        print(f"{count} of the {len(arrays['test_images'])} test images of {name} are training images, too")
+    if about.arrays is None and decoded.shared:
+        print(f"{decoded.shared} of the {len(decoded.labels['test'])} test images of {name} are training images, too")
     train, test = images("train"), images("test")
     num_classes = int(max(train.labels.max(), test.labels.max())) + 1
     if not use_test:
         train, test = hold_out(name, train)
-    return Data(train, test, num_classes, _digest(arrays), transform, moments)
-
-
-def _shared(train: np.ndarray, test: np.ndarray) -> int:
-    """How many of the test images (n, H, W, 3) are training images, pixel by pixel."""
-    seen = {hash(image.tobytes()) for image in train}
-    return sum(hash(image.tobytes()) in seen for image in test)
+    return Data(train, test, num_classes, decoded.digest, transform, moments)
 
 
 def hold_out(name: str, train: Source) -> tuple[Source, Source]:
@@ -291,48 +288,39 @@ def _last(train: Source) -> torch.Tensor:
     return train.spread(min(HELD_OUT_IMAGES, max(len(train) // 10, 1)), from_end=True)
 
 
-def _digest(arrays: Arrays) -> str:
-    """Of pixels, sizes and labels, in this order, of the training and the test images."""
-    digest = hashlib.sha256()
-    for split in ("train", "test"):
-        images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
-        digest.update(str(images.shape).encode())
-        digest.update(np.ascontiguousarray(images))
-        digest.update(labels.astype("<i8").tobytes())
-    return digest.hexdigest()
-
-
-def _moments(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of each channel of uint8 (n, H, W, 3), in units of [0, 1]."""
-    levels = np.arange(256) / 255
-    counts = [np.bincount(images[..., channel].ravel(), minlength=256) for channel in range(3)]
-    mean = np.array([np.average(levels, weights=count) for count in counts])
-    variance = [np.average((levels - m) ** 2, weights=count) for m, count in zip(mean, counts, strict=True)]
-    return mean, np.maximum(np.sqrt(variance), 1 / 255)  # an empty channel is divided by one grey level
-
-
-def _resized(images: np.ndarray, size: int) -> np.ndarray:
+def _resized(decoded: Decoded, size: int) -> Decoded:
+    """Images as transforms make them that resize (`layout.RESIZING`)."""
     from torchvision.transforms.v2 import functional as TF  # slow to import, and most runs do without
 
-    tensor = torch.from_numpy(images).permute(0, 3, 1, 2)
-    parts = [TF.resize(part, [size, size], antialias=True) for part in tensor.split(1000)]
-    return torch.cat(parts).permute(0, 2, 3, 1).contiguous().numpy()
+    def images(split: str) -> Iterator[np.ndarray]:
+        for rows in torch.from_numpy(decoded.part(split)).split(1000):
+            resized = TF.resize(unpack(rows[:, :-1], *decoded.size), [size, size], antialias=True)
+            if decoded.unmap is not None:
+                decoded.unmap()
+            yield resized.permute(0, 2, 3, 1).numpy()
+
+    return in_memory(decoded.labels, {split: images(split) for split in SPLITS})
 
 
-def _fitted(images: np.ndarray, size: int) -> np.ndarray:
-    """Images (n, H, W, 3) as `image_size` makes them, (n, size, size, 3). Labels (n,) stay."""
-    if images.ndim == 1 or images.shape[1:3] == (size, size):
-        return images
-    return np.stack([np.asarray(fitted(Image.fromarray(image), size)) for image in images])
+def _formed(images: np.ndarray, channels: int, size: int | None) -> np.ndarray:
+    """`Arrays` of images as (n, H, W, channels), as `image_size` makes them; grey ones get a border, to be 32×32."""
+    if images.ndim == 3:
+        images = np.pad(images, ((0, 0), (2, 2), (2, 2)))
+    if size is not None or images.shape[3:] > (channels,):
+        pictures = (Image.fromarray(image).convert("L" if channels == 1 else None) for image in images)
+        images = np.stack([np.asarray(picture if size is None else fitted(picture, size)) for picture in pictures])
+    return np.repeat(images[..., None], channels, axis=-1) if images.ndim == 3 else images
 
 
 # --- where images come from --------------------------------------------------------------------------------
 
 
-def prepare(name: str, *, folder: Path, image_size: int | None = None, threads: int = 4) -> dict[str, int]:
+def prepare(
+    name: str, *, folder: Path, image_size: int | None = None, channels: int = 3, threads: int = 4
+) -> dict[str, int]:
     """Download or decode a dataset now, and count the images of each split. Raises UserError as `load_data` does."""
-    arrays = _load_arrays(name, folder, threads, image_size)
-    return {split: len(arrays[f"{split}_labels"]) for split in ("train", "test")}
+    decoded = _load(name, folder, threads, image_size, channels)
+    return {split: len(labels) for split, labels in decoded.labels.items()}
 
 
 def why_no_name(name: str) -> str:
@@ -356,22 +344,23 @@ def data_folder(name: str, *, data_path: Path | None, root: Path) -> Path:
     return at_root if any((at_root / one).is_dir() for one in (name, name.lower())) else REPOSITORY_DATA
 
 
-def _load_arrays(name: str, folder: Path, threads: int, size: int | None) -> Arrays:
+def _load(name: str, folder: Path, threads: int, size: int | None, channels: int) -> Decoded:
     if why := why_no_name(name):
         raise UserError(f"{name!r} is not the name of a dataset: {why}", exit_code=2)
     here, make = folder / name, dataset_info(name).arrays
     if make and not here.is_dir() and (folder / name.lower() / "train").is_dir():  # as the original has it
         here = folder / name.lower()
+    if not (here / "train").is_dir():
+        if deeper := _datasets_in(here):
+            raise FileError(here, f"holds no train folder, but {here / deeper[0]} does: it is one level too deep")
+        if make is not None and (arrays := make(name, folder)) is not None:
+            chunks = {split: np.array_split(arrays[f"{split}_images"], 16) for split in SPLITS}
+            images = {split: (_formed(chunk, channels, size) for chunk in chunks[split]) for split in SPLITS}
+            return in_memory({split: arrays[f"{split}_labels"] for split in SPLITS}, images)
     if (here / "train").is_dir():
-        arrays = image_folder(here, threads, size)
         if (here / "val" / ANNOTATIONS).is_file() and name != TINY_IMAGENET:
             print(f"{here} has Tiny ImageNet's form; only a folder {TINY_IMAGENET} is augmented as published for it")
-        return arrays
-    if deeper := _datasets_in(here):
-        raise FileError(here, f"holds no train folder, but {here / deeper[0]} does: it is one level too deep")
-    if make is not None:
-        arrays = make(name, folder, threads)
-        return arrays if size is None else {key: _fitted(array, size) for key, array in arrays.items()}
+        return image_folder(here, threads, size, channels)
     if here.is_dir():
         raise FileError(here, "holds no train folder, in which there is a folder of images for each class")
     if (folder / "train").is_dir():

@@ -88,8 +88,10 @@ def _acquire(path: Path, timeout: float) -> None:
         _held[path] = lock
 
 
-def hold(path: Path) -> None:
+def hold(path: Path, timeout: float = 0) -> None:
     """Until this process ends, nobody else may hold `path`, which need not exist. UserError if another process does.
+
+    timeout: how many seconds to wait until it does not; -1: as long as it takes.
 
     Of several processes, process 0 alone does. The system frees a lock however its process ends; the lock file,
     hidden beside `path`, may then remain.
@@ -99,7 +101,7 @@ def hold(path: Path) -> None:
     name = path.with_name(f".{path.name}.lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _acquire(path, timeout=0)
+        _acquire(path, timeout)
         name.write_text(f"process {os.getpid()} on {platform.node()}")
     except Timeout as error:
         holder = name.read_text() or "another process"  # before it has written who it is

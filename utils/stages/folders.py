@@ -3,24 +3,36 @@
 A picture is what a viewer would show: turned as its EXIF orientation says, with transparent parts on black, which is
 also what augmentation puts outside of an image. Grey of 16 bits is divided by 257, so that white stays white. Numbers
 without a known white and several frames, of which Pillow would make something else, are refused.
+
+What is kept is an .npy file of the packed rows, which is mapped into memory: no pixel is read before it is used.
+Behind the rows, where numpy does not look, are a note on them (JSON) and a checksum of all but the pixels. Whether
+anybody has written to those since shows in the file's time, which is in the note, too.
 """
 
+import errno
 import hashlib
+import io
 import json
+import math
+import mmap
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from stat import S_ISREG
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from ..batches import pack
 from ..errors import FileError, first_line
-from ..progress import track
-from .files import write_atomically
-
-# {train,test}_images: uint8 (n, H, W, 3), {train,test}_labels: integers (n,)
-Arrays = dict[str, np.ndarray]
-ARRAYS = {"train_images", "train_labels", "test_images", "test_labels"}
+from ..progress import Progress, duration
+from .files import NOTE, SEAL, hold, let_go, write_atomically
 
 VERSION = 2  # of how pixels are made of files: what was decoded by another version is decoded again
 
@@ -40,35 +52,115 @@ ANNOTATIONS = "val_annotations.txt"
 # What systems leave in folders by themselves, in lower case; so are names that begin with a dot
 LEFT_BY_SYSTEMS = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir"}
 
+SPLITS = ("train", "test")
 
-def image_folder(folder: Path, threads: int, size: int | None = None) -> Arrays:
+# --- all images of a dataset -------------------------------------------------------------------------------
+
+
+class Decoded(NamedTuple):
+    """All images of a dataset, those of `train` before those of `test`, and what is to be known of them.
+
+    rows: packed pixels (n, H·W + 1), in memory, or a file that is mapped there; `unmap` then forgets what was read.
+    labels: int64 (n,) of each split. size: height and width.
+    digest: sha256 (hex) of pixels, sizes and labels, in this order, of each split.
+    moments: mean and standard deviation of each channel of the training images, in units of [0, 1].
+    shared: how many of the test images are training images, pixel by pixel.
+    """
+
+    rows: np.ndarray
+    labels: dict[str, np.ndarray]
+    size: tuple[int, int]
+    digest: str
+    moments: tuple[list[float], list[float]]
+    shared: int
+    unmap: Callable[[], object] | None = None
+
+    def part(self, split: str) -> np.ndarray:
+        """The rows of a split."""
+        count = len(self.labels["train"])
+        return self.rows[:count] if split == "train" else self.rows[count:]
+
+
+def write_rows(
+    stream: BinaryIO, labels: Mapping[str, np.ndarray], images: Mapping[str, Iterable[np.ndarray]]
+) -> dict[str, object]:
+    """Pack images, uint8 (b, H, W, C) at a time, into a stream; what `Decoded` says of them besides labels."""
+    digest, counts, seen, shared, shape = hashlib.sha256(), 0, set(), 0, ()
+    for split in SPLITS:
+        for number, chunk in enumerate(images[split]):
+            if number == 0:
+                shape = chunk.shape[1:]
+                digest.update(str((len(labels[split]), *shape)).encode())
+            digest.update(np.ascontiguousarray(chunk))
+            hashes = [hash(image.tobytes()) for image in chunk]
+            if split == "train":
+                seen.update(hashes)
+                channels = chunk.reshape(-1, shape[-1]).T
+                counts += np.array([np.bincount(channel, minlength=256) for channel in channels])
+            else:
+                shared += sum(one in seen for one in hashes)
+            stream.write(pack(chunk).numpy())
+        digest.update(labels[split].astype("<i8").tobytes())
+    levels = np.arange(256) / 255
+    mean = [float(np.average(levels, weights=count)) for count in counts]
+    variance = [np.average((levels - m) ** 2, weights=count) for m, count in zip(mean, counts, strict=True)]
+    std = [max(math.sqrt(one), 1 / 255) for one in variance]  # an empty channel is divided by one grey level
+    return {"size": shape[:2], "digest": digest.hexdigest(), "moments": (mean, std), "shared": shared}
+
+
+def in_memory(labels: Mapping[str, np.ndarray], images: Mapping[str, Iterable[np.ndarray]]) -> Decoded:
+    """Images that come in chunks, uint8 (b, H, W, C), and are kept in memory."""
+    stream = io.BytesIO()
+    about = write_rows(stream, labels, images)
+    height, width = about["size"]
+    kind = np.int32 if len(about["moments"][0]) == 3 else np.uint8
+    rows = np.frombuffer(stream.getbuffer(), kind).reshape(-1, height * width + 1)
+    return Decoded(rows, dict(labels), **about)
+
+
+# --- a folder of images ------------------------------------------------------------------------------------
+
+
+def image_folder(folder: Path, threads: int, size: int | None = None, channels: int = 3) -> Decoded:
     """The images of folder/{train,test}/CLASS/, decoded once and kept in the folder.
 
-    size: if it is given, images become size × size.
+    size: if it is given, images become size × size. channels: 3, or 1 for grey images.
 
-    Raises FileError if the folder has another form, or an image cannot be used.
+    Raises FileError if the folder has another form, an image cannot be used, or there is no room for all of them.
     """
     files = list_images(folder)
-    cache, key = folder / f"decoded{'' if size is None else f'_{size}'}.npz", _key(folder, files, size)
-    arrays = _load_cache(cache, key)
-    if arrays is not None:
-        return arrays
-    arrays = {}
-    for split, classes in files.items():
-        arrays[f"{split}_images"] = _decode_all([path for paths in classes.values() for path in paths], threads, size)
-        arrays[f"{split}_labels"] = np.repeat(np.arange(len(classes)), [len(paths) for paths in classes.values()])
-    if arrays["train_images"].shape[1:] != arrays["test_images"].shape[1:]:
-        raise FileError(folder, "has training and test images that are not of one size", "resize")
+    key = _key(folder, files, size, channels)
+    cache = folder / f"decoded{f'_{size}' if size else ''}{'_grey' if channels == 1 else ''}.npy"
+    if (decoded := _load(cache, key)) is not None:
+        return decoded
+
+    def write(stream: BinaryIO) -> None:
+        _decode_all(stream, cache.parent, files, key, threads, size, channels)
+
+    hold(cache, timeout=-1)
     try:
-        write_atomically(cache, lambda stream: np.savez(stream, key=np.array(key), **arrays))
+        if (decoded := _load(cache, key)) is None:  # else another process has just made it
+            write_atomically(cache, write)
+            cache.with_suffix(".npz").unlink(missing_ok=True)  # in which they were kept before
+            decoded = _load(cache, key)
     except OSError as error:
         print(f"The decoded images could not be kept in {cache} ({error.strerror}); they are decoded at every start")
-    return arrays
+    finally:
+        let_go(cache)
+    if decoded is not None:
+        return decoded
+    try:
+        with tempfile.TemporaryFile() as stream:
+            _decode_all(stream, Path(tempfile.gettempdir()), files, key, threads, size, channels)
+            return _mapped(stream)[0]
+    except OSError as error:
+        advice = "make room, or make the images smaller with: --image_size N"
+        raise FileError(folder, f"cannot be decoded: {error.strerror}; {advice}") from error
 
 
 # --- which files -------------------------------------------------------------------------------------------
 
-Files = dict[str, dict[str, list[Path]]]  # of each class of each split; classes and files are sorted by name
+Files = dict[str, dict[str, list[str]]]  # paths of each class of each split; classes and files are sorted by name
 
 
 def list_images(folder: Path) -> Files:
@@ -99,10 +191,10 @@ def list_images(folder: Path) -> Files:
     return {"train": dict(sorted(train.items())), "test": dict(sorted(test.items()))}
 
 
-def _by_class(split: Path) -> dict[str, list[Path]]:
+def _by_class(split: Path) -> dict[str, list[str]]:
     """The image files of each class: those in its folder, or those that a file of annotations gives it."""
     annotations = split / ANNOTATIONS
-    classes = {path.name: _images_in(path) for path in _entries(split) if path.is_dir()}
+    classes = {name: _images_in(split / name) for name in _entries(split) if (split / name).is_dir()}
     if not annotations.is_file():
         return classes
     images = classes.pop("images", [])
@@ -112,105 +204,155 @@ def _by_class(split: Path) -> dict[str, list[Path]]:
     except ValueError as error:
         raise FileError(annotations, "does not have an image and its class in every line") from error
     for path in images:
-        if path.name not in class_of:
-            raise FileError(path, f"has no class in {annotations}")
-        classes.setdefault(class_of[path.name], []).append(path)
+        name = os.path.basename(path)
+        if name not in class_of:
+            raise FileError(Path(path), f"has no class in {annotations}")
+        classes.setdefault(class_of[name], []).append(path)
     return classes
 
 
-def _images_in(folder: Path) -> list[Path]:
+def _images_in(folder: Path) -> list[str]:
     """The image files in a folder by name, or else those in its folder `images`, as Tiny ImageNet has them."""
     entries = _entries(folder)
-    images = [path for path in entries if path.suffix.lower() in SUFFIXES]
-    return images or (_images_in(folder / "images") if folder / "images" in entries else [])
+    images = [os.path.join(folder, name) for name in entries if os.path.splitext(name)[1].lower() in SUFFIXES]
+    return images or (_images_in(folder / "images") if "images" in entries else [])
 
 
-def _entries(folder: Path) -> list[Path]:
-    """What is in a folder, by name, except for what systems leave in it."""
+def _entries(folder: Path) -> list[str]:
+    """The names of what is in a folder, except for what systems leave in it."""
     try:
-        found = sorted(folder.iterdir())
+        names = sorted(os.listdir(folder))
     except OSError as error:
         raise FileError(folder, f"cannot be read: {error.strerror}") from error
-    return [path for path in found if not path.name.startswith(".") and path.name.lower() not in LEFT_BY_SYSTEMS]
+    return [name for name in names if not name.startswith(".") and name.lower() not in LEFT_BY_SYSTEMS]
 
 
 # --- decoded once ------------------------------------------------------------------------------------------
 
 
-def _key(folder: Path, files: Files, size: int | None) -> str:
+def _key(folder: Path, files: Files, size: int | None, channels: int) -> str:
     """A digest that changes when a file is added, removed, moved or written anew, and with the way of decoding."""
-    listing = [
-        (split, name, str(path.relative_to(folder)), *_identity(path))
-        for split, classes in files.items()
-        for name, paths in classes.items()
-        for path in paths
-    ]
-    return hashlib.sha256(json.dumps([VERSION, size, listing]).encode()).hexdigest()
+    digest, start = hashlib.sha256(repr((VERSION, size, channels)).encode()), len(str(folder))
+    for split, classes in files.items():
+        for name, paths in classes.items():
+            digest.update(repr((split, name, [(path[start:], *_identity(path)) for path in paths])).encode())
+    return digest.hexdigest()
 
 
-def _identity(path: Path) -> tuple[int, int, int, int]:
+def _identity(path: str) -> tuple[int, int, int, int]:
     """What shows that a file has changed: size, times of its content and of its entry, number of its entry."""
     try:
-        about = path.stat()
+        about = os.stat(path)
     except OSError as error:
-        raise FileError(path, f"cannot be read: {error.strerror}", "exchange") from error
+        raise FileError(Path(path), f"cannot be read: {error.strerror}", "exchange") from error
     if not S_ISREG(about.st_mode):  # reading from a pipe would never end
-        raise FileError(path, "is not a file", "exchange")
+        raise FileError(Path(path), "is not a file", "exchange")
     return about.st_size, about.st_mtime_ns, about.st_ctime_ns, about.st_ino
 
 
-def _load_cache(cache: Path, key: str) -> Arrays | None:
-    """What was decoded from the files of this key, if it is there and can be read."""
+def _load(cache: Path, key: str) -> Decoded | None:
+    """What was decoded from the files of this key, if it is there and as it was written."""
     if not cache.exists():
         return None
     try:
-        with np.load(cache) as stored:
-            arrays = dict(stored) if str(stored.get("key", "")) == key else {}
+        with cache.open("rb") as stream:
+            decoded, made_of = _mapped(stream)
     except Exception as error:  # what a parser raises on a damaged file can be anything
         print(f"{cache} cannot be read ({first_line(error)}); decoding the images again")
         return None
-    arrays.pop("key", None)
-    return arrays if arrays.keys() == ARRAYS else None
+    return decoded if made_of == key else None
 
 
-def _decode_all(paths: list[Path], threads: int, size: int | None) -> np.ndarray:
-    """The images at the paths, uint8 (n, H, W, 3). FileError for one that cannot be used or has another size."""
-    first = decode(paths[0], size)
-    height, width, _ = first.shape
+def _mapped(stream: BinaryIO) -> tuple[Decoded, str]:
+    """What `_decode_all` wrote, mapped into memory, and its key. ValueError, or another error, if it is damaged."""
+    stream.seek(0)
+    np.lib.format.read_magic(stream)
+    shape, _, kind = np.lib.format.read_array_header_1_0(stream)
+    start, file = stream.tell(), mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
+    rows = np.frombuffer(file, kind, math.prod(shape), start).reshape(shape)
+    content, _, seal = file[start + rows.nbytes :].removeprefix(NOTE).partition(SEAL)
+    if hashlib.sha256(file[:start] + content).hexdigest().encode() != seal:
+        raise ValueError("its checksum is wrong")
+    note = json.loads(content)
+    if os.fstat(stream.fileno()).st_mtime != note.pop("written"):
+        raise ValueError("it was written to since")
+    key, classes = note.pop("key"), note.pop("classes")
+    labels = {split: np.repeat(np.arange(len(classes)), counts) for split, counts in note.pop("counts").items()}
+    unmap = partial(file.madvise, mmap.MADV_DONTNEED) if hasattr(mmap, "MADV_DONTNEED") else None
+    return Decoded(rows, labels, **note | {"size": tuple(note["size"])}, unmap=unmap), key
+
+
+def _decode_all(
+    stream: BinaryIO, room: Path, files: Files, key: str, threads: int, size: int | None, channels: int
+) -> None:
+    """Fill a file, in the folder `room`, with the packed rows and the note. OSError if it has no room for them.
+
+    FileError for an image that cannot be used or has another size.
+    """
+    paths = {split: [path for several in classes.values() for path in several] for split, classes in files.items()}
+    counts = {split: [len(several) for several in classes.values()] for split, classes in files.items()}
+    total, first = sum(map(len, paths.values())), Path(paths["train"][0])
+    height, width, _ = shape = decode(first, size, channels).shape
     if height * width > MAX_PIXELS:
-        raise FileError(paths[0], f"is {width}×{height}, larger than augmentation can handle", "resize")
-    try:
-        images = np.empty((len(paths), *first.shape), np.uint8)
-    except MemoryError as error:
-        reason = f"is one of {len(paths)} images of {width}×{height}, which do not fit into memory"
-        raise FileError(paths[0], reason, "resize") from error
+        raise FileError(first, f"is {width}×{height}, larger than augmentation can handle", "resize")
+    if decode(Path(paths["test"][0]), size, channels).shape != shape:
+        raise FileError(first.parents[2], "has training and test images that are not of one size", "resize")
+    kind, shape_of_rows = np.dtype(np.int32 if channels == 3 else np.uint8), (total, height * width + 1)
+    need, free = math.prod(shape_of_rows) * kind.itemsize, shutil.disk_usage(room).free
+    if free < need:
+        taken = f"{total} images of {width}×{height} take {need / 1e9:.2f} GB"
+        raise OSError(errno.ENOSPC, f"{taken}, and {free / 1e9:.2f} are free in {room}")
+    head, together = io.BytesIO(), max(min(512, MAX_PIXELS // (height * width)), 1)
+    about = {"descr": kind.str, "fortran_order": False, "shape": shape_of_rows}
+    np.lib.format.write_array_header_1_0(head, about)
+    stream.write(head.getbuffer())
 
-    def decode_one(number: int) -> None:
-        image = decode(paths[number], size)
-        if image.shape != first.shape:
-            here = f"is {image.shape[1]}×{image.shape[0]}, not {width}×{height} as {paths[0]}"
-            raise FileError(paths[number], here, "resize")
-        images[number] = image
+    def decode_one(path: str) -> np.ndarray:
+        image = decode(Path(path), size, channels)
+        if image.shape != shape:
+            here = f"is {image.shape[1]}×{image.shape[0]}, not {width}×{height} as {first}"
+            raise FileError(Path(path), here, "resize")
+        return image
 
-    with ThreadPoolExecutor(max(threads, 1)) as pool:
-        for _ in track(pool.map(decode_one, range(len(paths))), len(paths), "image", "decoding images"):
-            pass
-    return images
+    def chunks(split: str) -> Iterator[np.ndarray]:
+        for start in range(0, len(paths[split]), together):
+            began, chunk = time.monotonic(), []
+            for image in pool.map(decode_one, paths[split][start : start + together]):
+                chunk.append(image)
+                progress.step()
+            rest = (time.monotonic() - began) / len(chunk) * total
+            if progress.done <= together and rest > 60:
+                print(f"Decoding {total} images takes about {duration(rest)}; it is done once")
+            yield np.stack(chunk)
+
+    labels = {split: np.repeat(np.arange(len(counts[split])), counts[split]) for split in SPLITS}
+    with ThreadPoolExecutor(max(threads, 1)) as pool, Progress(total, "image", "decoding images") as progress:
+        note = write_rows(stream, labels, {split: chunks(split) for split in SPLITS})
+    written = int(time.time()) // 2 * 2  # which any file system can keep
+    note |= {"key": key, "written": written, "classes": list(files["train"]), "counts": counts}
+    content = json.dumps(note).encode()
+    seal = hashlib.sha256(head.getvalue() + content).hexdigest().encode()
+    stream.write(NOTE + content + SEAL + seal)
+    stream.flush()
+    os.utime(stream.name, (written, written))
 
 
 # --- one picture -------------------------------------------------------------------------------------------
 
 
-def decode(path: Path, size: int | None = None) -> np.ndarray:
-    """The picture in an image file, uint8 (H, W, 3); cropped to (size, size, 3), if a size is given.
+def decode(path: Path, size: int | None = None, channels: int = 3) -> np.ndarray:
+    """The picture in an image file, uint8 (H, W, channels); (size, size, channels), if a size is given.
+
+    channels: 3, or 1 for its luma (ITU-R 601-2), which is what a grey picture has already.
 
     Raises FileError if it cannot be used.
     """
     try:
         # As a stream: Pillow maps what it opens by path into memory, and scrambles some TIFF images that it turns
         with path.open("rb") as stream, Image.open(stream, formats=FORMATS) as image:
-            picture = _in_rgb(image)
-        return np.asarray(picture if size is None else fitted(picture, size))
+            picture = _in_rgb(image) if channels == 3 else _in_rgb(image).convert("L")
+        picture = picture if size is None else fitted(picture, size)
+        return np.asarray(picture).reshape(picture.height, picture.width, channels)
     except UnidentifiedImageError as error:
         reason = f"is not an image of a format that is read ({', '.join(FORMATS)})"
         raise FileError(path, reason, "exchange") from error
