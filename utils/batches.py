@@ -162,6 +162,8 @@ def _adjust_saturation(images: torch.Tensor, factor: torch.Tensor) -> torch.Tens
     return images if images.shape[1] == 1 else _blend(images, _grey(images), factor)
 
 
+MAPPED_AT_ONCE = 64  # rows of a mapped file: where one is read, the system may map 2 MB around it
+
 # --- images on the device ----------------------------------------------------------------------------------
 
 
@@ -244,10 +246,13 @@ class Images(Shared):
 
     def packed(self, index: slice | torch.Tensor) -> torch.Tensor:
         """The rows of pixels (b, height × width + 1) of images `index`, on the device."""
-        pixels = send(self.pixels[self._rows(index)], self.device)
-        if self.unmap is not None:
-            self.unmap()
-        return pixels
+        rows, pixels = self._rows(index), []
+        is_whole = self.unmap is None or isinstance(rows, slice)
+        for some in [rows] if is_whole else rows.split(MAPPED_AT_ONCE):
+            pixels.append(self.pixels[some])
+            if self.unmap is not None:
+                self.unmap()
+        return send(pixels[0] if is_whole else torch.cat(pixels), self.device)
 
     def _rows(self, index: slice | torch.Tensor) -> slice | torch.Tensor:
         index = send(index, self.pixels.device) if isinstance(index, torch.Tensor) else index
