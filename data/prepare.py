@@ -25,7 +25,9 @@ def parse_args(argv=None):
 
 def main(args):
     folder = data_folder(args.dataset, data_path=args.data_path, root=args.root)
-    counts = prepare(args.dataset, folder=folder, image_size=args.image_size, threads=args.num_workers)
+    counts = prepare(
+        args.dataset, folder=folder, image_size=args.image_size, channels=args.channels, threads=args.num_workers
+    )
     print(f"{args.dataset} is ready: {counts['train']} training images and {counts['test']} test images.")
 
 

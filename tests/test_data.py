@@ -17,6 +17,7 @@ from utils.batches import Augmentation
 from utils.errors import FileError, UserError
 from utils.stages import data
 from utils.stages.data import REPOSITORY_DATA, data_folder, dataset_info, load_data, prepare, why_no_name
+from utils.stages.folders import SPLITS, in_memory
 
 
 def load(name, folder=REPOSITORY_DATA, transform="TinyTen", **changes):
@@ -46,10 +47,15 @@ def test_image_folder(data_path):
 def test_a_damaged_cache_is_made_anew(tmp_path, capsys):
     write_image_folder(tmp_path / "bars", 3, 2)
     load("bars", tmp_path)
-    cache = tmp_path / "bars" / "decoded.npz"
-    cache.write_bytes(cache.read_bytes()[:500])
-    assert len(load("bars", tmp_path).train) == 12
-    assert "decoding the images again" in capsys.readouterr().out
+    cache = tmp_path / "bars" / "decoded.npy"
+    whole, digest = cache.read_bytes(), load("bars", tmp_path).digest
+    for damaged in (whole[:500], whole[:-1], whole + b"x", whole[:9000] + b"x" + whole[9001:], b""):
+        capsys.readouterr()
+        cache.write_bytes(damaged)
+        assert load("bars", tmp_path).digest == digest
+        assert "decoding the images again" in capsys.readouterr().out
+        load("bars", tmp_path)
+        assert capsys.readouterr().out == ""
 
 
 def test_adversarial_transform_leaves_pixels_in_the_unit_interval(data_path):
@@ -62,8 +68,10 @@ def test_held_out_images_are_not_trained_on(data_path):
     data = load("bars", data_path, use_test=False)
     assert (len(data.train), len(data.test)) == (144, 16)
     assert data.test.labels.unique().tolist() == [0, 1, 2, 3]  # this set is sorted by class
-    whole = {row.numpy().tobytes() for row in load("bars", data_path).train.pixels}
-    parts = [{row.numpy().tobytes() for row in images.pixels} for images in (data.train, data.test)]
+    whole, *parts = (
+        {row.numpy().tobytes() for row in images.packed(slice(None))}
+        for images in (load("bars", data_path).train, data.train, data.test)
+    )
     assert parts[0] | parts[1] == whole
     assert not parts[0] & parts[1]
 
@@ -217,7 +225,7 @@ def test_where_a_dataset_is(tmp_path):
 def test_preparing_counts_the_images(tmp_path):
     write_image_folder(tmp_path / "bars", 3, 2)
     assert prepare("bars", folder=tmp_path, threads=2) == {"train": 12, "test": 8}
-    assert (tmp_path / "bars" / "decoded.npz").exists()
+    assert (tmp_path / "bars" / "decoded.npy").exists()
 
 
 def test_an_embedded_dataset_that_is_damaged(tmp_path, monkeypatch):
@@ -293,12 +301,9 @@ def test_a_digest_is_of_pixels_labels_and_sizes(tmp_path):
         (other / split / "class1").rename(other / split / "class0")
         (other / split / "class9").rename(other / split / "class1")
         assert load(split, tmp_path).digest != digest
-    labels = {"train_labels": np.array([0, 1]), "test_labels": np.array([0])}
-    flat, tall = (
-        {f"{s}_images": np.zeros((2, *size, 3), np.uint8) for s in ("train", "test")} for size in ((1, 4), (2, 2))
-    )
-    digests = {data._digest({**images, **labels}) for images in (flat, tall)}
-    assert len(digests) == 2
+    black = ([np.zeros((2, *size), np.uint8)] for size in ((1, 4, 3), (2, 2, 3), (2, 6, 1)))
+    labels = dict.fromkeys(SPLITS, np.array([0, 1]))
+    assert len({in_memory(labels, dict.fromkeys(SPLITS, images)).digest for images in black}) == 3
 
 
 def test_an_image_size_is_that_of_any_dataset(tmp_path):

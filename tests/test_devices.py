@@ -107,6 +107,31 @@ def test_stages_end_with_the_numbers_of_the_cpu(rules, tmp_path, quick_pam):
             np.testing.assert_array_equal(found[name], value, err_msg=f"{path} {name}")
 
 
+@needs_emulation
+@pytest.mark.parametrize("use_test", [True, False])
+def test_images_that_a_device_has_no_room_for_come_as_they_are_used(use_test, data_path, monkeypatch):
+    """The same images, bit for bit, in chunks of 32, for which the host does not wait."""
+
+    def seen(device):
+        data = load_data("bars", folder=data_path, transform="TinyTen", use_test=use_test, device=device)
+        sets = (data.train, data.test, data.held_out, data.for_batch_norm(50))
+        emulation.waits.clear()
+        augmented = (images.augmented(16, torch.Generator().manual_seed(0)) for images in sets)
+        batches = [batch for some in (*augmented, *(images.batches(16) for images in sets)) for batch in some]
+        waits = emulation.waits.copy()
+        assert {tensor.device.type for batch in batches for tensor in batch} == {device}
+        return data.train.pixels.device.type, waits, [tensor.cpu() for batch in batches for tensor in batch]
+
+    monkeypatch.setattr(devices, "PIXELS_AT_ONCE", 32 * 16 * 16)
+    with emulated.rules(emulated.CUDA) as emulation:
+        (_, _, expected), (there, _, whole) = seen("cpu"), seen(DEVICE)
+        monkeypatch.setattr("utils.stages.data.free_memory", lambda device: 0)
+        here, waits, streamed = seen(DEVICE)
+    assert (there, here, waits.total()) == (DEVICE, "cpu", 0)
+    assert all(map(torch.equal, expected, whole))
+    assert all(map(torch.equal, expected, streamed))
+
+
 # --- every architecture, and every kind of step ------------------------------------------------------------
 
 

@@ -83,9 +83,9 @@ def test_nothing_is_chosen_on_the_images_of_the_test(load_bars, use_test):
     data = load_bars(use_test=use_test)
     held_out = data.held_out
     assert len(held_out) == len(data.train) // 10
-    pixels = {tuple(row.tolist()) for row in held_out.pixels}
-    assert pixels <= {tuple(row.tolist()) for row in data.train.pixels}
-    assert not pixels & {tuple(row.tolist()) for row in data.test.pixels}
+    pixels = {tuple(row.tolist()) for row in held_out.packed(slice(None))}
+    assert pixels <= {tuple(row.tolist()) for row in data.train.packed(slice(None))}
+    assert not pixels & {tuple(row.tolist()) for row in data.test.packed(slice(None))}
     if use_test:
         others = load_bars(use_test=False).test
-        assert pixels == {tuple(row.tolist()) for row in others.pixels}
+        assert pixels == {tuple(row.tolist()) for row in others.packed(slice(None))}

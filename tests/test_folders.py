@@ -23,7 +23,7 @@ def bars(tmp_path):
 
 
 def same(a, b):
-    return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
+    return (a.digest, a.moments, a.shared) == (b.digest, b.moments, b.shared) and np.array_equal(a.rows, b.rows)
 
 
 @pytest.mark.parametrize("where", ["", "train", "test", "train/class1"])
@@ -85,13 +85,13 @@ def test_a_test_folder_without_classes_gives_way_and_is_named(bars, capsys):
 
 def test_tiny_imagenet_unpacked_by_hand(tmp_path, capsys):
     write_tiny_imagenet(tmp_path / "tiny-imagenet-200")
-    arrays = image_folder(tmp_path / "tiny-imagenet-200", 1)
+    decoded = image_folder(tmp_path / "tiny-imagenet-200", 1)
     said = capsys.readouterr().out
     assert said == f"{tmp_path}/tiny-imagenet-200/test is passed over: it has none of the classes of train\n"
-    assert arrays["train_labels"].tolist() == sorted(3 * list(range(CLASSES)))
-    assert arrays["test_labels"].tolist() == sorted(2 * list(range(CLASSES)))
+    assert decoded.labels["train"].tolist() == sorted(3 * list(range(CLASSES)))
+    assert decoded.labels["test"].tolist() == sorted(2 * list(range(CLASSES)))
     write_image_folder(tmp_path / "bars", 3, 2)
-    assert same(arrays, image_folder(tmp_path / "bars", 1))
+    assert same(decoded, image_folder(tmp_path / "bars", 1))
 
 
 def test_tiny_imagenet_under_another_name_is_told_what_it_lacks(tmp_path, capsys):
@@ -179,13 +179,13 @@ def test_what_may_not_be_read(bars, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     picture = bars / "train/class0/000.png"
-    for method, use, path in (
-        ("iterdir", lambda: list_images(bars), bars / "train"),
-        ("stat", lambda: folders._identity(picture), picture),
-        ("open", lambda: decode(picture), picture),
+    for owner, method, use, path in (
+        (os, "listdir", lambda: list_images(bars), bars / "train"),
+        (os, "stat", lambda: folders._identity(str(picture)), picture),
+        (Path, "open", lambda: decode(picture), picture),
     ):
         with monkeypatch.context() as patched, pytest.raises(FileError, match="can.* be read: Perm") as caught:
-            patched.setattr(Path, method, refuse)
+            patched.setattr(owner, method, refuse)
             use()
         assert caught.value.path == path
 
@@ -196,9 +196,8 @@ def test_images_of_several_sizes(bars):
     with pytest.raises(FileError, match="001.png is 20×30, not 16×16 as .*class0/000.png") as caught:
         image_folder(bars, 1)
     assert (caught.value.path, caught.value.mend) == (odd, "resize")
-    arrays = image_folder(bars, 1, 12)
-    assert arrays["train_images"].shape == (12, 12, 12, 3)
-    assert arrays["test_images"].shape == (8, 12, 12, 3)
+    decoded = image_folder(bars, 1, 12)
+    assert (len(decoded.part("train")), len(decoded.part("test")), decoded.size) == (12, 8, (12, 12))
     for path in (bars / "test").rglob("*.png"):
         Image.open(path).resize((20, 20)).save(path)
     odd.unlink()
@@ -213,13 +212,59 @@ def test_images_that_are_too_large(bars, monkeypatch):
         image_folder(bars, 1)
     assert caught.value.mend == "resize"
     monkeypatch.undo()
-
-    def refuse(*_, **__):
-        raise MemoryError
-
-    monkeypatch.setattr(np, "empty", refuse)
-    with pytest.raises(FileError, match="is one of 12 images of 16×16, which do not fit into memory"):
+    # They do not fit on the disk, which is said before any but the first is decoded
+    space, few = shutil.disk_usage(bars), 20 * 4 * 257 - 1
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: space._replace(free=few))
+    (bars / "train/class3/002.png").write_bytes(b"no image")
+    says = "bars cannot be decoded: 20 images of 16×16 take 0.00 GB, and 0.00 are free in .*; make room, or"
+    with pytest.raises(FileError, match=says):
         image_folder(bars, 1)
+
+
+def test_a_folder_that_cannot_be_written_to(bars, monkeypatch, capsys):
+    """Images are decoded at every start, into a file without a name."""
+    expected = image_folder(bars, 1)
+    (bars / "decoded.npy").unlink()
+    (bars / "decoded.npy").mkdir()
+    monkeypatch.setattr(folders, "_load", lambda *_: None)
+    assert same(image_folder(bars, 1), expected)
+    assert "could not be kept in" in capsys.readouterr().out
+
+
+def test_what_was_kept_before_gives_way(bars):
+    (bars / "decoded.npz").write_bytes(b"arrays")
+    image_folder(bars, 1)
+    assert {path.name for path in bars.iterdir()} == {"decoded.npy", "test", "train"}
+
+
+def test_long_decoding_is_announced(bars, monkeypatch, capsys):
+    clock = iter(range(0, 10**6, 1000))
+    monkeypatch.setattr(folders.time, "monotonic", lambda: next(clock))
+    image_folder(bars, 1)
+    assert "Decoding 20 images takes about" in capsys.readouterr().out
+
+
+def test_a_start_reads_no_pixels(bars, monkeypatch):
+    """Once they are decoded, it looks at files' names and times, and maps the rows."""
+    expected = image_folder(bars, 1)
+    for owner, name in ((folders, "decode"), (folders, "write_rows"), (folders, "pack")):
+        monkeypatch.setattr(owner, name, lambda *_: pytest.fail("reads pixels"))
+    decoded = image_folder(bars, 1)
+    assert decoded.unmap is not None
+    decoded.unmap()
+    assert same(decoded, expected)
+
+
+def test_grey_images(bars):
+    """One channel of one byte: the luma of what the colours are, and their digest and moments."""
+    colour, grey = image_folder(bars, 1), image_folder(bars, 1, channels=1)
+    pixels = colour.rows.view(np.uint8).reshape(20, 257, 4).astype(int)
+    luma = (pixels[..., :3] @ [19595, 38470, 7471] + 32768) >> 16
+    np.testing.assert_array_equal(grey.rows, luma)
+    assert grey.rows.dtype == np.uint8
+    shown = luma[:12, :-1] / 255
+    np.testing.assert_allclose(grey.moments, [[shown.mean()], [shown.std()]])
+    assert grey.digest != colour.digest
 
 
 def test_what_is_kept_is_of_these_files_and_these_rules(bars, monkeypatch):

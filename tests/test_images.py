@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -16,9 +18,9 @@ TINY_IMAGENET = Augmentation(30.0, (0.8, 1.2), 8, affine_last=True, jitter=0.25)
 MOMENTS = ((0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261))
 
 
-def random_images(count, height, width, augmentation):
-    array = np.random.default_rng(0).integers(0, 256, (count, height, width, 3), dtype=np.uint8)
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in MOMENTS)
+def random_images(count, height, width, augmentation, channels=3):
+    array = np.random.default_rng(0).integers(0, 256, (count, height, width, channels), dtype=np.uint8)
+    mean, std = (torch.tensor(values[:channels]).view(1, channels, 1, 1) for values in MOMENTS)
     images = Images(pack(array), torch.arange(count), (height, width), augmentation, mean, std)
     return images, torch.from_numpy(array).permute(0, 3, 1, 2)
 
@@ -45,7 +47,7 @@ def coloured(image, p, augmentation):
         jitters = [lambda i: TF.adjust_contrast(i, p.contrast), lambda i: TF.adjust_saturation(i, p.saturation)]
         for jitter in jitters if p.contrast_first else reversed(jitters):
             image = jitter(image)
-    return TF.normalize(TF.convert_image_dtype(image), *MOMENTS)
+    return TF.normalize(TF.convert_image_dtype(image), *(values[: len(image)] for values in MOMENTS))
 
 
 def source_pixels(p, augmentation, height, width):
@@ -71,15 +73,15 @@ def distance_to_an_edge(p, augmentation, height, width):
 
 
 @pytest.mark.parametrize("augmentation", [CIFAR, TINY_IMAGENET], ids=["cifar", "tiny-imagenet"])
-@pytest.mark.parametrize("size", [(32, 32), (64, 64), (28, 28), (24, 40)], ids=str)
-def test_augmentation_equals_torchvision(augmentation, size):
+@pytest.mark.parametrize("size, channels", [((32, 32), 3), ((64, 64), 3), ((28, 28), 1), ((24, 40), 3)], ids=str)
+def test_augmentation_equals_torchvision(augmentation, size, channels):
     """Every place shows the same source pixel, unless its source is on an edge; colours are the same to the bit.
 
     On an edge between two pixels float32 rounding decides. torchvision's coordinates come from a matrix product,
     whose order of summation differs between processors; they and ours err by a few roundings of numbers up to the
     image's size, each by 64 / 2²⁴ = 4e-6 at most.
     """
-    images, originals = random_images(200, *size, augmentation)
+    images, originals = random_images(200, *size, augmentation, channels)
     drawn = augmentation.draw(len(images), torch.Generator().manual_seed(1))
     ours = images.augment(torch.arange(len(images)), drawn)
     sources = augmentation.source_pixels(drawn, *size).view(-1, *size)
@@ -135,6 +137,21 @@ def test_epochs_repeat_with_the_generator_and_differ_without():
     first, second = torch.Generator().manual_seed(5), torch.Generator().manual_seed(5)
     assert torch.equal(epoch(first), epoch(second))
     assert not torch.equal(epoch(first), epoch(torch.Generator().manual_seed(6)))
+
+
+def test_subsets_copy_no_pixels():
+    """Neither does a subset of one; it has the images of its numbers, also of a file that is let go of."""
+    images, originals = random_images(200, 8, 8, CIFAR)
+    mapped = replace(images, unmap=bool)
+    first, second = torch.randperm(200, generator=draws()), torch.arange(149, 0, -2)
+    for whole in (images, mapped):
+        some = whole.subset(first).subset(second)
+        assert some.pixels.data_ptr() == images.pixels.data_ptr()
+        assert some.labels.tolist() == first[second].tolist()
+        x = torch.cat([x for x, _ in some.batches(7)])
+        assert torch.equal(x, torch.cat([x for x, _ in images.batches(200)])[first[second]])
+        drawn = CIFAR.draw(len(some), draws())
+        assert torch.equal(some.augment(torch.arange(75), drawn), images.augment(first[second], drawn))
 
 
 def test_images_are_spread_over_the_classes():

@@ -153,6 +153,30 @@ def test_few_images_and_large_batches(capsys, tmp_path):
         assert all("few has here, or with classes in another order" in line for line in said)
 
 
+def test_grey_networks_of_grey_images(capsys, tmp_path):
+    """Every stage takes them; a network for other channels than the images have is refused in a line."""
+    write_image_folder(tmp_path / "data" / "bars", 6, 2)
+    model = tmp_path / "grey.py"
+    layers = "nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, num_classes)"
+    model.write_text(f"from torch import nn\n\ndef Grey(num_classes):\n    return nn.Sequential({layers})\n")
+    own = ["--model", f"{model}:Grey", "--dataset", "bars", "--root", tmp_path, "--batch_size", 16]
+    for flags in (own, ["--dataset", "bars", "--root", tmp_path, "--batch_size", 16]):
+        grey = [*flags, "--channels", 1]
+        for seed in (1, 2):
+            run("training/train_model.py", *grey, "--epochs", 1, "--seed", seed)
+        assert "--channels 1 " in capsys.readouterr().out.splitlines()[-1]
+        run("alignment/align_models.py", *grey, "--epochs", 1)
+        run("evaluation/eval_curve.py", *grey, "--epochs_model", 1, "--epochs_curve", 0, "--num_points", 3)
+        code, line = fails(capsys, "training/train_model.py", *flags, "--epochs", 2, "--resume")
+        assert "channels 1 (now 3)" in line or "16×16 with 3 channels (--channels 1 or 3)" in line
+    for more, says in (
+        (["--model", "torchvision:resnet18", "--channels", 1], "is for images with 3 channels, and these have 1"),
+        (["--channels", 2], "'2' is not 1 or 3"),
+        (["--channels", 1, "--mean", 0.5, 0.5, 0.5, "--std", 1, 1, 1], "of which images have 1"),
+    ):
+        assert says in fails(capsys, "training/train_model.py", *own[2:], *more)[1]
+
+
 def test_test_images_to_train_on_are_counted(tmp_path, capsys):
     write_image_folder(tmp_path / "bars", 3, 2)
     for number in (0, 2):

@@ -252,7 +252,7 @@ def load_data(
     if moments is not None or is_normalizing(transform):
         published = about.moments if channels == 3 else None
         mean, std = (
-            torch.tensor(values, dtype=torch.float32, device=device).view(1, channels, 1, 1)
+            torch.tensor(values, dtype=torch.float32).view(1, channels, 1, 1).to(device)
             for values in moments or published or decoded.moments
         )
     fits = decoded.rows.nbytes <= free_memory(device) / 2

@@ -72,6 +72,7 @@ seed_number = _number(int, lambda value: 0 <= value <= LARGEST_SEED, f"a whole n
 positive_float = _number(float, lambda value: 0 < value < math.inf, "a number above 0")
 nonnegative_float = _number(float, lambda value: 0 <= value < math.inf, "a number, 0 or above")
 finite_float = _number(float, math.isfinite, "a number")
+one_or_three = _number(int, lambda value: value in (1, 3), "1 or 3")
 fraction = _number(float, lambda value: 0 <= value <= 1, "a number from 0 to 1")
 intensity = _number(lambda text: float(Fraction(text)), lambda value: 0 <= value <= 1, "between 0 and 1, e.g. 8/255")
 
@@ -222,12 +223,13 @@ DATASETS_HELP = (
 TASKS_HELP = f"what is learned: {', '.join(BUILT_IN)}, or FILE.py:NAME, a function of (output, batch)"
 LEARNING_RATES = {"sgd": 0.1, "adamw": 1e-3, "adam": 1e-3}  # as published; as torch has them
 
-rgb = partial(images, type=finite_float, outcome=NEW, nargs=3, metavar=("R", "G", "B"))
+by_channel = partial(images, type=finite_float, outcome=NEW, nargs="+", metavar="X")
 
 GROUPS = {  # by the names by which `stage_parser` and `results_parser` take them
     "data": (
         images("--dataset", dataset_name, "FashionMNIST10k", DATASETS_HELP),
         images("--image_size", positive_int, None, "make them square, of this size (default: as they are)", NEW),
+        images("--channels", one_or_three, 3, "3, or 1: grey images, for networks of one channel", NEW),
         images("--data_path", folder_path, None, "of the datasets (default: ROOT/data, else the repository's)"),
         computation("--num-workers", nonnegative_int, 4, "threads that decode images", also=["--num_workers"]),
         files("--root", folder_path, REPOSITORY, "folder under which all results are written and found"),
@@ -235,8 +237,8 @@ GROUPS = {  # by the names by which `stage_parser` and `results_parser` take the
     "stage": (
         images("--task", task_name, "classification", TASKS_HELP, NEW),
         images("--transform", TRANSFORMS, None, "augmentation and normalization (default: the model's)", True),
-        rgb("--mean", help="of pixels in [0, 1], by which images are normalized (default: the dataset's)"),
-        rgb("--std", help="the deviations that go with it (default: the dataset's)"),
+        by_channel("--mean", help="of pixels in [0, 1], by which images are normalized (default: the dataset's)"),
+        by_channel("--std", help="the deviations that go with it (default: the dataset's)"),
         images("--use_test", bool, True, "evaluate on the test set, or else on held-out training images", True),
         computation("--batch_size", positive_int, 512, "images in a batch", True),
         computation("--device", None, None, "cuda, cuda:1, mps or cpu (default: the first that is there)"),
@@ -390,6 +392,8 @@ def parse(parser: Parser, argv: Sequence[str] | None, *, fp32_only: bool = False
         parser.error(f"--task {args.task}: adversarial attacks are on classification")
     if (args.mean is None) != (args.std is None):
         parser.error("--mean and --std go together: give both, or none")
+    if args.std and not len(args.mean) == len(args.std) == args.channels:
+        parser.error(f"--mean and --std: one number for each channel, of which images have {args.channels}")
     if args.std and min(args.std) <= 0:
         parser.error("--std: a deviation is above 0")
     _complete_epochs(parser, args)
@@ -430,6 +434,7 @@ def parse(parser: Parser, argv: Sequence[str] | None, *, fp32_only: bool = False
 def _expect_as_they_are(parser: Parser, args: argparse.Namespace) -> None:
     """End with one line where flags would change data that networks see as they are."""
     changing = [f"--{name}" for name in ("mean", "std", "image_size") if getattr(args, name) is not None]
+    changing += [] if args.channels == 3 else [f"--channels {args.channels}"]
     changing += [] if args.transform in (None, "none") else [f"--transform {args.transform}"]
     if changing or args.robust:
         parser.error(f"--dataset {args.dataset}: seen as it is, without {(*changing, 'adversarial attacks')[0]}")
@@ -448,6 +453,7 @@ def _loader(args: argparse.Namespace, task: Loss) -> Callable[[], Data]:
         transform=args.transform,
         moments=[args.mean, args.std] if args.mean else None,
         image_size=args.image_size,
+        channels=args.channels,
         use_test=args.use_test,
         device=args.device,
         folder=data_folder(name, data_path=args.data_path, root=args.root),

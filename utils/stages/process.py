@@ -129,6 +129,7 @@ def _unsuited(network: nn.Module, x: torch.Tensor, error: Exception, frames: Seq
     places = [(frame.f_code.co_filename, frame.f_lineno) for frame in frames]
     own = [f" ({Path(file).name}, line {line})" for file, line in places if not file.startswith(library)]
     images = f"images of {x.shape[3]}×{x.shape[2]}" if x.dim() == 4 else f"samples of {tuple(x.shape[1:])}"
+    images += f" with {x.shape[1]} channels (--channels 1 or 3)" if x.dim() == 4 and "channels" in str(error) else ""
     return f"{name} cannot take {images}: {first_line(error)}{''.join(own[-1:])}"
 
 
