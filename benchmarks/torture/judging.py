@@ -23,8 +23,8 @@ ENDS = {
     "failed": "anything else: a traceback, a wrong result, a lost file, one that is left for ever",
 }
 
-# What files record of the work and not of its outcome: seconds, memory, dates; and decoded.npz, of which copies it is
-COSTS = {"cost", "taken", "seconds", "memory", "made", "date", "key"}
+# What files record of the work and not of its outcome: seconds, memory, dates
+COSTS = {"cost", "taken", "seconds", "memory", "made", "date"}
 
 
 class Failure(Exception):

@@ -101,7 +101,7 @@ FILES = {
     },
     "correlation .npy": {"corr_*aligned_mean_*.npy": (f"{LAYERS}/viz_align_models.py",)},
     "along-curve .npz": {"curve_*_t_0.5.npz": (f"{LAYERS}/viz_align_along_curves.py --epochs 2", MIDDLE)},
-    "decoded.npz": {"decoded.npz": prepared},
+    "decoded.npy": {"decoded.npy": prepared},
     "image .png": {"[0-9]*.png": prepared},
     "figure .png": {"*_*.png": (REPORT,)},
 }

@@ -354,8 +354,8 @@ def _load(name: str, folder: Path, threads: int, size: int | None, channels: int
         if deeper := _datasets_in(here):
             raise FileError(here, f"holds no train folder, but {here / deeper[0]} does: it is one level too deep")
         if make is not None and (arrays := make(name, folder)) is not None:
-            chunks = {split: np.array_split(arrays[f"{split}_images"], 16) for split in SPLITS}
-            images = {split: (_formed(chunk, channels, size) for chunk in chunks[split]) for split in SPLITS}
+            parts = {split: torch.from_numpy(arrays[f"{split}_images"]).split(1000) for split in SPLITS}
+            images = {split: (_formed(part.numpy(), channels, size) for part in parts[split]) for split in SPLITS}
             return in_memory({split: arrays[f"{split}_labels"] for split in SPLITS}, images)
     if (here / "train").is_dir():
         if (here / "val" / ANNOTATIONS).is_file() and name != TINY_IMAGENET:
