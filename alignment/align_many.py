@@ -32,6 +32,7 @@ from utils.matching import (
 from utils.measuring import measure
 from utils.permutations import permute
 from utils.progress import track
+from utils.repairing import repairer
 from utils.stages import flags, hints, process
 from utils.stages.files import expect, expect_writable, save_array
 from utils.stages.flags import is_free, new_match, positive_int, seed_number
@@ -52,6 +53,8 @@ def parse_args(argv=None):
     parser.networks("--adversarial", bool, False, "align robust networks, in their own folders", dest="robust")
     parser.networks("--seed", seed_number, 1, "of random orders", outcome=True)
     parser.evaluation("--bn_images", positive_int, None, "training images for batch norm (default: all)")
+    repair_help = "let activations of the means vary as those of the networks (REPAIR)"
+    parser.evaluation("--repair", bool, False, repair_help)
     parser.files("--overwrite", bool, False, "replace matches that are there and are others")
     args = flags.parse(parser, argv, fp32_only=True)
     if len(args.seeds) < 2 or len(set(args.seeds)) < len(args.seeds):
@@ -107,17 +110,25 @@ def main(args):
 
     states = {seed: copy.deepcopy(network.state_dict()) for seed, network in networks.items()}
     aligned = [permute(state, spec, found[seed]) for seed, state in states.items()]
-    of_interest = {f"network {seed}": state for seed, state in states.items()}
-    of_interest |= {"mean, unaligned": mean_state(list(states.values())), "mean, aligned": mean_state(aligned)}
+    images = data.for_batch_norm(args.bn_images)
     how = {"batch_size": args.batch_size, "precision": args.precision}
-    evaluated = {}
-    for name, state in of_interest.items():
+
+    def placed(state):
         network.load_state_dict(state)
-        evaluated[name] = measure(
-            network, {"": data.test}, for_batch_norm=data.for_batch_norm(args.bn_images), loss=data.task, **how
-        )
+        return network
+
+    def evaluated(ends):
+        """The mean of networks, or one."""
+        repair = repairer(map(placed, ends), images, **how) if args.repair and len(ends) > 1 else None
+        mean = placed(mean_state(ends))
+        if repair:
+            repair(mean, [1 / len(ends)] * len(ends))
+        return measure(mean, {"": data.test}, for_batch_norm=images, loss=data.task, **how)
+
+    rows = {f"network {seed}": evaluated([state]) for seed, state in states.items()}
+    rows |= {"mean, unaligned": evaluated([*states.values()]), "mean, aligned": evaluated(aligned)}
     print("On the test set, with batch norm re-estimated:")
-    print_rows(evaluated, of="network")
+    print_rows(rows, of="network")
     a, b = sorted(args.seeds)[:2]
     follows = {"seed_a": a, "seed_b": b, "epochs_model": args.epochs, "alignment": args.align_name}
     hints.closing_words(args.here, written, hints.command(args.here, "training/train_curve.py", follows))

@@ -58,18 +58,18 @@ def builder(name: str, *, pretrained: bool = False) -> Callable[[int | None, int
         return partial(_of_images, name, partial(_torchvision, rest, pretrained))
     if source == "timm":
         make = partial(_timm().create_model, rest, pretrained)
-        return partial(_of_images, name, lambda classes, channels: make(num_classes=classes, in_chans=channels))
+        return partial(_of_images, name, lambda classes, channels=3: make(num_classes=classes, in_chans=channels))
     if pretrained:
         raise NoNetwork(f"{name} has no published weights; pretrained networks are torchvision's or timm's")
     return partial(_of_user, name) if source else partial(_of_images, name, MODELS[name])
 
 
 def _of_images(
-    name: str, make: Callable[[int, int], nn.Module], num_classes: int | None, in_channels: int | None
+    name: str, make: Callable[..., nn.Module], num_classes: int | None, in_channels: int | None
 ) -> nn.Module:
     if num_classes is None or in_channels is None:
         raise NoNetwork(f"{name} is for classes of images, and the data are others")
-    return make(num_classes, in_channels)
+    return make(num_classes) if in_channels == 3 else make(num_classes, in_channels)
 
 
 def found(name: str) -> Callable:
@@ -148,7 +148,7 @@ def _expect_among(name: str, names: Sequence[str], message: str) -> None:
         raise NoNetwork(message.format(repr(name)) + meant)
 
 
-def _torchvision(name: str, pretrained: bool, num_classes: int, in_channels: int) -> nn.Module:
+def _torchvision(name: str, pretrained: bool, num_classes: int, in_channels: int = 3) -> nn.Module:
     from torchvision import models  # slow to import, and most runs do without
 
     if in_channels != 3:

@@ -42,6 +42,9 @@ def plain(data_path, tmp_path_factory):
 LINE = ["--epochs_model", 2, "--epochs_curve", 0, "--alignment", "corr"]
 
 
+NETWORKS = ("network 1", "network 2", "mean, aligned")
+
+
 def root_of(flags):
     return flags[flags.index("--root") + 1]
 
@@ -61,6 +64,18 @@ def test_a_line_is_evaluated_as_it_is_and_repaired(plain, capsys):
     assert "accuracy repaired" in capsys.readouterr().out
     code, line = fails(capsys, "evaluation/eval_curve.py", *plain, *LINE, "--num_points", 3)
     assert "was made with repair True (now False)" in line
+
+
+def test_the_mean_of_many_is_repaired(plain, capsys):
+    """Of two networks it is the middle of their line; networks by themselves stay as they are."""
+    run("evaluation/eval_curve.py", *plain, *LINE, "--num_points", 3, "--repair", "--overwrite")
+    line, many = evaluated(plain), ["alignment/align_many.py", *plain, "--epochs", 2, "--to", "reference"]
+    for flags, wanted in ([], line["loss"]), (["--repair"], line["loss_repaired"]):
+        capsys.readouterr()
+        run(*many, *flags)
+        rows = [row.split() for row in capsys.readouterr().out.splitlines()]
+        losses = {name: float(next(row[2] for row in rows if row[:2] == name.split())) for name in NETWORKS}
+        assert [*losses.values()] == pytest.approx([line["loss"][0], line["loss"][2], wanted[1]], abs=6e-4)
 
 
 def test_planes_and_correlations_of_repaired_networks(plain):
