@@ -19,12 +19,14 @@ import torch
 from torch import nn
 
 from models.googlenet import GoogLeNet
+from models.gpt import GPT
 from models.resnet32 import ResNet32
 from models.tinyten import TinyTen
 from utils.errors import UserError, first_line
 from utils.stages.layout import file_of
 
-MODELS = {model.__name__: model for model in (TinyTen, ResNet32, GoogLeNet)}
+MODELS = {model.__name__: model for model in (TinyTen, ResNet32, GoogLeNet)}  # of images
+OF_TEXT = {"GPT": GPT}
 
 
 class NoNetwork(UserError):
@@ -34,7 +36,7 @@ class NoNetwork(UserError):
         super().__init__(message, exit_code=2)
 
 
-FORMS = "TinyTen, ResNet32, GoogLeNet, torchvision:NAME, timm:NAME, FILE.py:FACTORY, or package.module:FACTORY"
+FORMS = "TinyTen, ResNet32, GoogLeNet, GPT, torchvision:NAME, timm:NAME, FILE.py:FACTORY, or package.module:FACTORY"
 
 
 def build(name: str, num_classes: int, *, pretrained: bool = False) -> nn.Module:
@@ -42,13 +44,16 @@ def build(name: str, num_classes: int, *, pretrained: bool = False) -> nn.Module
     return builder(name, pretrained=pretrained)(num_classes, 3)
 
 
-def builder(name: str, *, pretrained: bool = False) -> Callable[[int | None, int | None], nn.Module]:
+def builder(
+    name: str, *, pretrained: bool = False, context: int | None = None
+) -> Callable[[int | None, int | None], nn.Module]:
     """What makes the network of a name for so many classes and channels, untrained unless `pretrained`.
 
     name: one of FORMS. A factory is called with num_classes and in_channels, as far as it takes them, and data have
         them: both are None for other data.
     pretrained: torchvision's or timm's published weights, which are downloaded; a classifier of other classes than
         theirs begins anew.
+    context: how many tokens a sample has, which GPT and a factory are told besides; None where that is not known.
 
     Raises NoNetwork, in one line, if there is no such network, or, when it is made, if it cannot be built so.
     """
@@ -61,7 +66,9 @@ def builder(name: str, *, pretrained: bool = False) -> Callable[[int | None, int
         return partial(_of_images, name, lambda classes, channels=3: make(num_classes=classes, in_chans=channels))
     if pretrained:
         raise NoNetwork(f"{name} has no published weights; pretrained networks are torchvision's or timm's")
-    return partial(_of_user, name) if source else partial(_of_images, name, MODELS[name])
+    if name in OF_TEXT:
+        return partial(_of_text, name, context)
+    return partial(_of_user, name, context) if source else partial(_of_images, name, MODELS[name])
 
 
 def _of_images(
@@ -70,6 +77,13 @@ def _of_images(
     if num_classes is None or in_channels is None:
         raise NoNetwork(f"{name} is for classes of images, and the data are others")
     return make(num_classes) if in_channels == 3 else make(num_classes, in_channels)
+
+
+def _of_text(name: str, context: int | None, num_classes: int | None, in_channels: int | None) -> nn.Module:
+    if in_channels is not None:
+        raise NoNetwork(f"{name} is for text, and the data are images")
+    sizes = {"num_classes": num_classes, "context": context}
+    return OF_TEXT[name](**{word: size for word, size in sizes.items() if size is not None})
 
 
 def found(name: str) -> Callable:
@@ -105,12 +119,12 @@ def named(name: str) -> Iterator[Callable]:
         yield found
 
 
-def _of_user(name: str, num_classes: int | None, in_channels: int | None) -> nn.Module:
+def _of_user(name: str, context: int | None, num_classes: int | None, in_channels: int | None) -> nn.Module:
     """What the factory in a file makes."""
     with named(name) as factory:
         known = inspect.signature(factory).parameters
         takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in known.values())
-        wanted = {"num_classes": num_classes, "in_channels": in_channels}
+        wanted = {"num_classes": num_classes, "in_channels": in_channels, "context": context}
         taken = [word for word, value in wanted.items() if value is not None and (word in known or takes_any)]
         try:
             network = factory(**{word: wanted[word] for word in taken})
@@ -125,8 +139,8 @@ def _of_user(name: str, num_classes: int | None, in_channels: int | None) -> nn.
 def check_name(name: str) -> None:
     """Raises NoNetwork, in one line, if there is no network of this name; nothing is built, and no file is run."""
     source, _, rest = name.rpartition(":")
-    if not source and name not in MODELS:
-        close = difflib.get_close_matches(name, MODELS)
+    if not source and name not in (ours := (*MODELS, *OF_TEXT)):
+        close = difflib.get_close_matches(name, ours)
         meant = f"{close[0]} may be meant" if close else f"it is one of {FORMS}"
         raise NoNetwork(f"there is no network {name!r}; {meant}")
     if source == "torchvision":

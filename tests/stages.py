@@ -12,9 +12,7 @@ FOLDERS = ("data", "training", "alignment", "evaluation", "visualization")
 SCRIPTS = [
     str(path.relative_to(REPOSITORY)) for name in FOLDERS for path in sorted((REPOSITORY / name).rglob("*.py"))
 ]
-STAGES = [
-    script for script in SCRIPTS if script != "data/make_fashionmnist10k.py"
-]  # by which images were packed once
+STAGES = [script for script in SCRIPTS if not script.startswith("data/make_")]  # those packed data once
 
 # The commands in the README of the original code
 PUBLISHED = """

@@ -30,6 +30,7 @@ from .layout import (
     FOLDERS,
     REPOSITORY,
     ROBUST_FOLDERS,
+    TEXT,
     USUAL,
     Layout,
     Variant,
@@ -44,7 +45,7 @@ from .loading import load_curve
 from .parser import NEW, PASSING, Parser
 from .process import choose_device, expect_log, made_on
 from .records import Record, behind, code_digest
-from .samples import load_samples, read_arrays
+from .samples import load_samples, load_text, read_arrays
 
 # --- what flags may be: types for argparse, which say in a phrase what they want ---------------------------
 
@@ -218,7 +219,7 @@ images, networks, optimization, attack, computation, evaluation, figures, files 
 )
 DATASETS_HELP = (
     "a known name, or that of a folder of images data/NAME/{train,test}; or own data: FILE.py:NAME, a function that "
-    "gives (train, test), an .npz file, or the path of a folder of .npy arrays"
+    "gives (train, test), an .npz file, the path of a folder of .npy arrays, or text:FILE, bytes or .npy token ids"
 )
 TASKS_HELP = f"what is learned: {', '.join(BUILT_IN)}, or FILE.py:NAME, a function of (output, batch)"
 LEARNING_RATES = {"sgd": 0.1, "adamw": 1e-3, "adam": 1e-3}  # as published; as torch has them
@@ -228,6 +229,7 @@ by_channel = partial(images, type=finite_float, outcome=NEW, nargs="+", metavar=
 GROUPS = {  # by the names by which `stage_parser` and `results_parser` take them
     "data": (
         images("--dataset", dataset_name, "FashionMNIST10k", DATASETS_HELP),
+        images("--context", positive_int, None, "of text:FILE, the tokens of a sample (default: 64)", NEW),
         images("--image_size", positive_int, None, "make them square, of this size (default: as they are)", NEW),
         images("--channels", one_or_three, 3, "3, or 1: grey images, for networks of one channel", NEW),
         images("--data_path", folder_path, None, "of the datasets (default: ROOT/data, else the repository's)"),
@@ -388,6 +390,10 @@ def parse(parser: Parser, argv: Sequence[str] | None, *, fp32_only: bool = False
         args.lr = LEARNING_RATES[args.optimizer]
     if is_path_of_data(args.dataset):
         _expect_as_they_are(parser, args)
+    if args.dataset.startswith(TEXT):
+        args.context = args.context or 64
+    elif args.context:
+        parser.error(f"--context {args.context}: for --dataset text:FILE alone")
     if args.robust and args.task != "classification":
         parser.error(f"--task {args.task}: adversarial attacks are on classification")
     if (args.mean is None) != (args.std is None):
@@ -416,7 +422,7 @@ def parse(parser: Parser, argv: Sequence[str] | None, *, fp32_only: bool = False
     args.transform = args.transform or default_transform(args.model, args.robust)
     own, args.task = args.task if ":" in args.task else "", dataset_folder(args.task)
     try:
-        args.build = args.build(args.model, pretrained=args.pretrained)
+        args.build = args.build(args.model, pretrained=args.pretrained, context=args.context)
         args.load = _loader(args, args.found(own) if own else args.task)
     except UserError as error:
         parser.error(str(error))
@@ -444,6 +450,8 @@ def _expect_as_they_are(parser: Parser, args: argparse.Namespace) -> None:
 def _loader(args: argparse.Namespace, task: Loss) -> Callable[[], Data]:
     """What loads the data that the flags name."""
     name = args.dataset
+    if name.startswith(TEXT):
+        return partial(load_text, name, args.context, task=task, use_test=args.use_test, device=args.device)
     if is_path_of_data(name):
         make = partial(args.made, name) if ":" in name else partial(read_arrays, Path(name).expanduser())
         return partial(load_samples, name, make, task=task, use_test=args.use_test, device=args.device)

@@ -11,6 +11,7 @@ from urllib.parse import quote, unquote
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 NAMED = ("torchvision", "timm")  # libraries whose networks go by LIBRARY:NAME
+TEXT = "text:"  # before the name of a file, which is read as text
 
 # --- defaults, and the one place in utils that names architectures -----------------------------------------
 
@@ -35,6 +36,7 @@ NETWORKS = {  # in the order of the paper's tables
     "ResNet32": Network(),
     "GoogLeNet": Network(20, "Adversarial_GoogLeNet", "alignment/align_googlenet.py"),
 }
+OF_TEXT = ("GPT",)
 FIRST, OTHER = next(iter(NETWORKS)), Network()  # the default, and one that is not published
 
 RESIZING = ("GoogLeNet", "Adversarial_GoogLeNet")  # transforms that resize the images of some datasets
@@ -146,22 +148,22 @@ def dataset_folder(dataset: str) -> str:
     """The folder of a dataset's files: its name; of data in a file a short one of their own, as of a network."""
     if not is_path_of_data(dataset):
         return dataset
-    if ":" in dataset:
+    if ":" in dataset and not dataset.startswith(TEXT):
         return model_folder(dataset).replace("/", "+")
-    path = _place(dataset)
+    path = _place(dataset.removeprefix(TEXT))
     stem = re.sub(r"[^\w.-]", "_", path.name.removesuffix(".npz"))[-24:].lstrip(".-")
     return f"{stem}={hashlib.sha256(path.as_posix().encode()).hexdigest()[:8]}"
 
 
 def is_path_of_data(dataset: str) -> bool:
-    """Whether a dataset is named by where it is: FILE.py:NAME, FILE.npz, or a path to a folder of arrays."""
+    """Whether a dataset is named by where it is: FILE.py:NAME, text:FILE, FILE.npz, or the path of a folder."""
     return ":" in dataset or "/" in dataset or dataset.endswith(".npz")
 
 
 def is_network(model: str) -> bool:
     """Whether what `model_of` tells can be a network, and not any folder that somebody has put there."""
     source, _, name = model.rpartition(":")
-    return model in NETWORKS or (bool(name) and (source in NAMED or source.endswith(".py")))
+    return model in (*NETWORKS, *OF_TEXT) or (bool(name) and (source in NAMED or source.endswith(".py")))
 
 
 def tag(alignment: str) -> str:

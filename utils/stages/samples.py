@@ -1,6 +1,7 @@
 """Data of a user's own: what a function gives, or arrays in files. Networks see the samples as they are."""
 
 import hashlib
+import lzma
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -15,6 +16,7 @@ from ..devices import random_state_kept
 from ..errors import FileError, UserError, first_line
 from ..losses import Loss
 from .data import Data, hold_out
+from .layout import TEXT
 
 BATCH = 512  # samples that are read at once where all are read
 INPUTS, LABELS = ("images", "x", "inputs", "data"), ("labels", "y", "targets")
@@ -135,3 +137,35 @@ def _batch(tensors: Mapping[str, torch.Tensor]) -> Batch:
     if len(pair) < len(tensors) or len(pair) > 2 or sum(name in INPUTS for name in tensors) != 1:
         return tensors
     return tuple(pair) if len(pair) == 2 else pair[0]
+
+
+def load_text(name: str, context: int, *, task: Loss, use_test: bool, device: torch.device | str = "cpu") -> Data:
+    """The blocks of text:FILE (`read_text`) as samples; its classes are all bytes, or ids up to the largest one."""
+    blocks, classes = read_text(Path(name.removeprefix(TEXT)).expanduser(), context)
+    data = load_samples(name, lambda: blocks, task=task, use_test=use_test, device=device)
+    return replace(data, num_classes=classes)
+
+
+def read_text(path: Path, context: int) -> tuple[tuple[torch.Tensor, torch.Tensor], int]:
+    """The tokens of a file in blocks (n, context), for training (its first 95 %) and tests; how many kinds there are.
+
+    Tokens are the ids of an .npy file, in their order, or else the bytes of the file, unpacked if it is an .xz.
+    Raises FileError if they cannot be read, are no ids, or are fewer than two blocks of two tokens or more.
+    """
+    is_ids = path.suffix == ".npy"
+    try:
+        if is_ids:
+            tokens = np.load(path, allow_pickle=False).reshape(-1)
+        else:
+            tokens = np.frombuffer((lzma.open if path.suffix == ".xz" else open)(path, "rb").read(), np.uint8)
+    except Exception as error:  # what a parser raises on a damaged file can be anything
+        raise FileError(path, f"cannot be read as text ({first_line(error)})") from error
+    if tokens.dtype.kind not in "iu" or len(tokens) and tokens.min() < 0:
+        raise FileError(path, f"holds {tokens.dtype} numbers, and not ids of tokens, whole numbers from 0 on")
+    cut = len(tokens) * 19 // 20
+    parts = [part[: len(part) // context * context].reshape(-1, context) for part in (tokens[:cut], tokens[cut:])]
+    if context < 2 or not all(map(len, parts)):
+        wanted = f"blocks of {context} (--context), of which 95 % train and the rest test"
+        raise FileError(path, f"holds {len(tokens)} tokens, too few for {wanted}")
+    train, test = (torch.from_numpy(part.astype(np.int64)) for part in parts)
+    return (train, test), int(tokens.max()) + 1 if is_ids else 256
