@@ -308,6 +308,13 @@ def test_a_curve_is_drawn_on_its_plane():
     assert least <= losses.min() and most >= losses.max()
     with pytest.raises(ValueError, match="spans no plane"):
         plot_plane(line(a, b), data, data)
+    with pytest.raises(ValueError, match="no 'acc' on this plane, but x, y, loss, accuracy"):
+        plot_plane(curve, data, data, "acc", points=2)
+
+
+def test_one_point_alone_may_be_a_number():
+    path = evaluate_curve(line(mlp(), mlp()), (X, LABELS), (X, LABELS), 0.5)
+    assert path["t"].tolist() == [0.5] and path["loss"].tolist() == [evaluate(mlp(), (X, LABELS))[0]]
 
 
 def normed(seed):
@@ -318,7 +325,9 @@ def normed(seed):
 def test_a_merged_network_has_statistics_of_its_own():
     a, b = normed(1), normed(2)
     spec = permutation_spec(a, X)
-    merged = merge(a, b, spec, spec.identity(), (X, LABELS), t=0.25)
+    merged, state = merge(a, b, spec, spec.identity(), (X, LABELS), t=0.25), torch.get_rng_state()
+    merge(a, b, spec, spec.identity(), DataLoader(X, 20, shuffle=True))  # which draws
+    assert torch.equal(torch.get_rng_state(), state)
     weight = 0.75 * a[0].weight + 0.25 * b[0].weight
     torch.testing.assert_close(merged[0].weight, weight)
     torch.testing.assert_close(merged[1].running_mean, merged[0](X).mean(0))
@@ -332,12 +341,16 @@ def test_a_merged_network_has_statistics_of_its_own():
         (lambda a, wide, spec: line(a, wide), "0 has 8 and 9 channels"),
         (lambda a, wide, spec: align_many([a, a, wide], spec, X), "0 has 8 and 9 channels"),
         (lambda a, wide, spec: align(a, copy.deepcopy(a).to("meta"), spec, X), "on several devices, cpu and meta"),
-        (lambda a, wide, spec: align(spec, a, a, X), "a spec is what permutation_spec returns, and not a Sequential"),
+        (lambda a, wide, spec: align(spec, a, a, X), "a network is .*, and not a PermutationSpec"),
+        (lambda a, wide, spec: align(a, a, X, spec), "a spec is what permutation_spec returns, and not a Tensor"),
         (lambda a, wide, spec: evaluate((X, LABELS), a), "a network is a torch.nn.Module, and not a tuple"),
         (lambda a, wide, spec: fit_curve((X, LABELS), a, a, epochs=1), "a network is a torch.nn.Module"),
         (lambda a, wide, spec: evaluate_curve((X, LABELS), (X, LABELS), line(a, a)), "a curve is what fit_curve"),
-        (lambda a, wide, spec: fit_curve(a, a, (X, LABELS), epochs=0), "at least one epoch"),
-        (lambda a, wide, spec: evaluate_curve(line(a, a), (X, LABELS), (X, LABELS), points=0), "points t are"),
+        (lambda a, wide, spec: fit_curve(a, a, (X, LABELS), epochs=0), "epochs is a whole number, at least 1"),
+        (
+            lambda a, wide, spec: evaluate_curve(line(a, a), (X, LABELS), (X, LABELS), points=0),
+            "points is a whole number",
+        ),
         (lambda a, wide, spec: evaluate_curve(line(a, a), (X, LABELS), (X, LABELS), ts=[2.0]), "points t are"),
         (lambda a, wide, spec: barrier([0.5], [1.0]), "a barrier is that of a path from t = 0 to t = 1"),
         (lambda a, wide, spec: align(a, a, spec), "there are no samples"),
@@ -353,8 +366,42 @@ def test_a_merged_network_has_statistics_of_its_own():
             "by corr or weight to reference or univ",
         ),
         (lambda a, wide, spec: align_many([a, a], spec, X, to="mean"), "by corr or weight to reference or universe"),
+        (lambda a, wide, spec: align_many(a, spec, X), "one network alone"),
+        (
+            lambda a, wide, spec: evaluate(a, (X.numpy().astype(float), LABELS)),
+            r"cannot take samples of \(6,\): .* dtype",
+        ),
+        (
+            lambda a, wide, spec: align(a, a, spec, X[:, :5]),
+            r"Sequential cannot take samples of \(5,\): mat1 and mat2",
+        ),
+        (lambda a, wide, spec: reestimate_batch_norm(normed(1), (LABELS, X)), "cannot take samples of"),
+        (lambda a, wide, spec: permutation_spec(a, (X, LABELS)), "must be Tensor, not tuple"),
+        (lambda a, wide, spec: permutation_spec(a, DataLoader(X)), "Sequential cannot take a DataLoader"),
+        (lambda a, wide, spec: evaluate(copy.deepcopy(a).to("meta"), (X, LABELS)), "on the device meta"),
+        (
+            lambda a, wide, spec: evaluate(a, (X, LABELS), loss=nn.CrossEntropyLoss()),
+            r"a function of \(output, batch\)",
+        ),
+        (lambda a, wide, spec: evaluate(a, (X, LABELS), loss=lambda out, _: (out.sum(1), {"m": 1.0})), "of tensors"),
+        (lambda a, wide, spec: evaluate(a, (X, LABELS), precision="fp16"), "fp32, tf32 and bf16, not 'fp16'"),
+        (lambda a, wide, spec: evaluate(a, (X, LABELS), batch_size=0), "batch_size is a whole number, at least 1"),
+        (lambda a, wide, spec: fit_curve(a, a, (X, LABELS), epochs=1, num_bends=2), "nothing to be learned"),
+        (
+            lambda a, wide, spec: fit_curve(a, a, (X, LABELS), epochs=1, optimizer="adamw"),
+            "a function that makes one",
+        ),
+        (lambda a, wide, spec: fit_curve(a, a, (X, LABELS), epochs=1, schedule=0.1), "a list of learning rates"),
+        (lambda a, wide, spec: repair(a, a, wide, 0.5, X), "0 has 8 and 9 channels"),
+        (lambda a, wide, spec: learn_pam(a, wide, spec, (X, LABELS)), "0 has 8 and 9 channels"),
+        (lambda a, wide, spec: permute(a, spec, spec.identity()), "state is a dictionary, and not a Sequential"),
+        (lambda a, wide, spec: barrier(line(a, a)), "a barrier is that of a path as evaluate_curve returns it"),
+        (lambda a, wide, spec: barrier([0, 1], [1.0, 2.0, 3.0]), "a barrier is that of a path from t = 0 to t = 1"),
+        (lambda a, wide, spec: plot_path({"t": [0, 1], "loss": [1, 2]}), "paths are given by name"),
+        (lambda a, wide, spec: plot_plane(line(a, a), X, X, points=1), "at least 2 × 2 points"),
+        (lambda a, wide, spec: evaluate_ensemble(line(a, a), [0, 2], print, X, X), "points t are in order"),
     ],
-    ids=range(20),
+    ids=range(43),
 )
 def test_mistakes_are_told_in_a_sentence(act, says):
     wide = nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 3))

@@ -33,7 +33,10 @@ __all__ = sorted(HOME)
 def __getattr__(name: str) -> object:
     if name not in HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(f".{HOME[name]}", __name__), name)
+    value = getattr(import_module(f".{HOME[name]}", __name__), name)
+    if not isinstance(value, type):
+        value = import_module(".checks", __name__).plainly(value)
+    globals()[name] = value
     return value
 
 

@@ -196,10 +196,7 @@ def _entries(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def expect_alike(*networks: nn.Module) -> None:
-    """TypeError if these are no networks, ValueError if they are not of one architecture, or on several devices."""
-    for network in networks:
-        if not isinstance(network, nn.Module):
-            raise TypeError(f"a network is a torch.nn.Module, and not a {type(network).__name__}")
+    """ValueError if these networks are not of one architecture, or on several devices."""
     if len(devices := {str(device_of(network)) for network in networks}) > 1:
         raise ValueError(f"the networks are on several devices, {' and '.join(sorted(devices))}; bring them to one")
     first, *others = (dict(network.named_parameters()) for network in networks)

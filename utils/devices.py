@@ -80,5 +80,7 @@ def has_fused_step(parameters: Sequence[torch.Tensor]) -> bool:
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager:
-    """In this block networks run in bfloat16 if `precision` is bf16, and as they are otherwise."""
+    """In this block networks run in bfloat16 if `precision` is bf16, and as they are if it is fp32 or tf32."""
+    if precision not in ("fp32", "tf32", "bf16"):
+        raise ValueError(f"the precisions are fp32, tf32 and bf16, not {precision!r}")
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")

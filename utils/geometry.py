@@ -55,9 +55,11 @@ def barrier(t: np.ndarray | Mapping[str, np.ndarray], loss: np.ndarray | None = 
     the negative as the loss.
     """
     if loss is None:
+        if not isinstance(t, Mapping) or not {"t", "loss"} <= t.keys():
+            raise TypeError("a barrier is that of a path as evaluate_curve returns it, or of positions t and losses")
         t, loss = t["t"], t["loss"]
     t, loss = np.asarray(t), np.asarray(loss)
-    if len(t) < 2 or t[0] != 0 or t[-1] != 1 or not np.isfinite(loss).all():
+    if t.shape != loss.shape or len(t) < 2 or t[0] != 0 or t[-1] != 1 or not np.isfinite(loss).all():
         raise ValueError(f"a barrier is that of a path from t = 0 to t = 1 with finite losses, and not at t = {t}")
     return float(np.max(loss - ((1 - t) * loss[0] + t * loss[-1])))
 
@@ -75,6 +77,8 @@ def plot_path(paths: Mapping[str, Mapping[str, np.ndarray]], quantity: str = "lo
 
     quantity: what is drawn along t. axes: where to draw, or None for new ones; they are returned.
     """
+    if odd := [name for name, path in paths.items() if not isinstance(path, Mapping) or quantity not in path]:
+        raise ValueError(f"paths are given by name, {{'aligned': path}}, and have the {quantity}; not so {odd[0]!r}")
     if axes is None:
         from matplotlib import pyplot  # which is no requirement of the library
 

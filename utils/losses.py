@@ -62,6 +62,8 @@ class Criterion:
             return BUILT_IN[self.loss](output, split(self.network, batch)[1], batch, self)
         result = self.loss(output, batch)
         losses, metrics = result if isinstance(result, tuple) else (result, {})
+        if not isinstance(metrics, Mapping) or not all(isinstance(one, torch.Tensor) for one in metrics.values()):
+            raise UserError("the metrics of a loss are a dictionary of tensors (n,)")
         if not isinstance(losses, torch.Tensor) or losses.dim() == 0:
             raise UserError("a loss gives a number for each sample, as with reduction='none', and not their mean")
         if odd := [name for name in metrics if not name.isidentifier() or name in TAKEN]:

@@ -126,8 +126,6 @@ def align(
     ValueError if there is no such method, it has no use for a start, or it needs data and has none, and if rotations
     are wanted that the spec or the method does not know; UserError if an activation is no finite number.
     """
-    if not isinstance(spec, PermutationSpec):
-        raise TypeError(f"a spec is what permutation_spec returns, and not a {type(spec).__name__}")
     expect_alike(network_a, network_b)
     if method not in METHODS:
         raise ValueError(f"the methods are {', '.join(METHODS)}, not {method!r}")
@@ -290,9 +288,9 @@ def align_many(
     if method not in METHODS_OF_MANY or to not in TO:
         known = f"{' or '.join(METHODS_OF_MANY)} to {' or '.join(TO)}"
         raise ValueError(f"many networks are aligned by {known}, not {method} to {to}")
-    expect_alike(*networks)
-    if len(networks) < 2:
+    if isinstance(networks, nn.Module) or len(networks) < 2:
         raise ValueError("one network alone has none to be aligned with")
+    expect_alike(*networks)
 
     def read() -> Iterable[Batch]:
         data, once = (batches(), True) if callable(batches) else (batches, False)

@@ -13,7 +13,7 @@ from torch import nn
 from . import distributed
 from .attack import Attack
 from .batches import NO_SAMPLES, Batch, Data, Source, as_images, call, rows, split, taken
-from .curves import Curve, batch_norm_layers, expect_alike, modes_kept
+from .curves import Curve, batch_norm_layers, modes_kept
 from .devices import autocast, device_of, random_state_kept
 from .errors import UserError
 from .geometry import POINT_ROUNDING, Path, plane_basis, plane_coordinates
@@ -54,8 +54,7 @@ def undisturbed(function: Callable[Parameters, Result]) -> Callable[Parameters, 
 
     @functools.wraps(function)
     def wrapped(*args: Parameters.args, **named: Parameters.kwargs) -> Result:
-        network = args[0] if args else named.get(first)
-        expect_alike(network)
+        network = args[0] if args else named[first]
         with modes_kept(network), random_state_kept(device_of(network)):
             return function(*args, **named)
 
@@ -306,18 +305,20 @@ def evaluate_curve(
     Returns a `Path`: arrays t, loss, accuracy, length (of the path up to there), each (n,), and coordinates (n, 2).
     Raises TypeError if this is no curve, ValueError if there are no such points or data.
     """
-    if not isinstance(curve, Curve):
-        raise TypeError(f"a curve is what fit_curve or line returns, and not a {type(curve).__name__}")
     train, test = (as_images(images, curve.fixed.device) for images in (train, test))
 
     def measured(model: nn.Module, _: float) -> Metrics:
         return measure(model, {"": test}, for_batch_norm=train, batch_size=batch_size, precision=precision, loss=loss)
 
-    ts = np.linspace(0, 1, points) if ts is None else np.asarray(ts, np.float64)
-    if not len(ts) or not ((ts >= 0) & (ts <= 1)).all() or (np.diff(ts) < 0).any():
-        raise ValueError(f"points t are in order in [0, 1], at least one, and not {ts}")
-    found = list(evaluate_path(curve, ts, measured))
+    found = list(evaluate_path(curve, _in_order(np.linspace(0, 1, points) if ts is None else ts), measured))
     return Path({name: np.array([row[name] for row in found]) for name in found[0]})
+
+
+def _in_order(ts: Sequence[float]) -> np.ndarray:
+    ts = np.atleast_1d(np.asarray(ts, np.float64))
+    if ts.ndim > 1 or not len(ts) or not ((ts >= 0) & (ts <= 1)).all() or (np.diff(ts) < 0).any():
+        raise ValueError(f"points t are in order in [0, 1], at least one, and not {ts}")
+    return ts
 
 
 def plane_of(curve: Curve) -> tuple[np.ndarray, torch.Tensor, torch.Tensor]:
@@ -409,6 +410,8 @@ def plot_plane(
     quantity: loss, accuracy, or a metric of `loss`. axes: where to draw, or None for new ones; they are returned.
     ValueError for a straight line, which spans no plane.
     """
+    if points < 2:
+        raise ValueError("a plane is drawn with at least 2 × 2 points")
     corners, u, v = plane_of(curve)
     train, test = (as_images(images, curve.fixed.device) for images in (train, test))
 
@@ -419,7 +422,11 @@ def plot_plane(
         from matplotlib import pyplot  # which is no requirement of the library
 
         axes = pyplot.figure().add_subplot()
-    rows = list(evaluate_plane(curve, ((-0.2, 1.2), (-0.2, 1.2)), points, measured))
+    rows = []
+    for row in evaluate_plane(curve, ((-0.2, 1.2), (-0.2, 1.2)), points, measured):
+        if quantity not in row:
+            raise ValueError(f"there is no {quantity!r} on this plane, but {', '.join(row)}")
+        rows.append(row)
     drawn = axes.contourf(*(np.stack([row[name] for row in rows]) for name in ("x", "y", quantity)), levels=20)
     axes.figure.colorbar(drawn, ax=axes, label=quantity)
     path = [plane_coordinates(curve.point(t), curve.vector(0), u, v) for t in np.linspace(0, 1, 33)]
@@ -503,7 +510,7 @@ def evaluate_ensemble(
     Returns arrays (k + 3,), a row for each point and then for `best point`, `ends` and `ensemble`, as the array
     `what` says: t (NaN for an ensemble), loss_held_out, and `scores` on `test`.
     """
-    network = curve.network()
+    network, ts = curve.network(), _in_order(ts)
     test, held_out = (as_images(images, curve.fixed.device) for images in (test, held_out))
     with Progress(len(ts), "point", "of the ensemble") as progress:
 

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from . import distributed
 from .assignment import assign
 from .batches import Data, Images, as_images, split
-from .curves import Curve, FlatParameters, load_state
+from .curves import Curve, FlatParameters, expect_alike, load_state
 from .devices import autocast, compile_options
 from .losses import Criterion, Loss, Tally
 from .measuring import EVALUATION_SEED, undisturbed, use_batch_statistics
@@ -379,6 +379,7 @@ def learn_pam(
     """
     if spec.kinds:
         raise ValueError("PAM learns permutations alone: it takes a spec without rotations")
+    expect_alike(network_a, network_b)
     state_a, state_b = (network.state_dict() for network in (network_a, network_b))
     permutations = spec.identity() if start is None else list(start)
     curve = Curve.between(network_a, state_a, state_b)

@@ -57,8 +57,7 @@ def repair(
     Raises UserError as `activation_statistics` does, or if a layer has no bias to be shifted by, or weights that
     cannot be scaled: those of a spectral norm, or of another layer too.
     """
-    for end in (end_a, end_b):
-        expect_alike(end)
+    expect_alike(model, end_a, end_b)
     images = as_images(images, device_of(model))
     repairer((end_a, end_b), images, batch_size=batch_size, precision=precision)(model, (1 - t, t))
 
@@ -97,6 +96,7 @@ def renormalizer(
     return renormalize
 
 
+@undisturbed
 def merge(
     network_a: nn.Module,
     network_b: nn.Module,
@@ -109,6 +109,7 @@ def merge(
 
     Its batch norm is re-estimated on `train`; one without batch norm is repaired, if its layers allow it.
     """
+    expect_alike(network_a, network_b)
     first, aligned = copied(network_a), copied(network_b)
     first.load_state_dict(absorbed(network_a.state_dict(), spec))
     aligned.load_state_dict(permute(network_b.state_dict(), spec, permutations))

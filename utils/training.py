@@ -148,7 +148,11 @@ Schedule = Sequence[float] | Callable[[torch.optim.Optimizer], torch.optim.lr_sc
 
 def rates_of(optimizer: MakeOptimizer, schedule: Schedule | None, epochs: int) -> list[float]:
     """The learning rate of each epoch: the optimizer's own, or as the schedule says (`fit_curve`)."""
+    if not callable(optimizer):
+        raise TypeError("an optimizer is a function that makes one, such as lambda p: torch.optim.AdamW(p, 3e-4)")
     if schedule is not None and not callable(schedule):
+        if isinstance(schedule, str) or not hasattr(schedule, "__len__"):
+            raise TypeError("a schedule is a list of learning rates, or a function of the optimizer")
         if len(schedule) != epochs:
             raise ValueError(f"the schedule has {len(schedule)} learning rates for {epochs} epochs")
         return list(schedule)
@@ -216,6 +220,8 @@ def fit(
     if not rates:
         raise ValueError("learning takes at least one epoch")
     learned = [parameter for parameter in task.module.parameters() if parameter.requires_grad]
+    if not any(map(torch.numel, learned)):
+        raise ValueError("there is nothing to be learned: a curve has a third control point, or ends that move")
     images = as_images(images, learned[0].device)
     if isinstance(optimizer, str):
         is_sgd, fused = optimizer == "sgd", has_fused_step(learned) or None

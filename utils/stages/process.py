@@ -9,20 +9,15 @@ import platform
 import signal
 import sys
 import time
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 
 import torch
-from torch import nn
 
 from .. import distributed, progress
-from ..batches import tensors_of
-from ..curves import Curve
+from ..checks import misfit
 from ..devices import compile_options
 from ..errors import UserError, first_line
-from ..losses import heads
 from . import files
 from .hints import explain
 from .machine import describe, is_out_of_memory, keep_memory, set_products, why_unusable
@@ -100,37 +95,6 @@ def _expect_torchrun() -> None:
     if odd:
         advice = "start several processes with torchrun, or unset RANK for one"
         sys.exit(f"{Path(sys.argv[0]).name}: error: {' and '.join(odd)} in the environment; {advice}")
-
-
-def misfit(error: Exception) -> str | None:
-    """What an error says that a network, or its loss, raises for images that do not suit it; None for all others."""
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    if isinstance(error, TypeError) and frames[-1].f_code is heads.__code__:
-        return f"the network is no classifier: {error}"
-    if not isinstance(error, (RuntimeError, ValueError, AssertionError, IndexError)):
-        return None
-    for depth, frame in enumerate(frames):
-        names = frame.f_locals
-        is_call = frame.f_code is nn.Module._wrapped_call_impl.__code__ and not isinstance(names["self"], Curve)
-        taken = tensors_of([*names["args"], *names["kwargs"].values()]) if is_call else []
-        if taken:
-            return _unsuited(names["self"], taken[0], error, frames[depth:])
-    return None
-
-
-def _unsuited(network: nn.Module, x: torch.Tensor, error: Exception, frames: Sequence[FrameType]) -> str:
-    """How a network failed on x (b, …), and where in its code."""
-    name, library = type(network).__name__, f"{Path(torch.__file__).parent}{os.sep}"
-    if "more than 1 value per channel" in str(error):
-        return (
-            f"the batch normalization of {name} needs at least two images in a batch, and the last one has one; "
-            "use another --batch_size, or more images"
-        )
-    places = [(frame.f_code.co_filename, frame.f_lineno) for frame in frames]
-    own = [f" ({Path(file).name}, line {line})" for file, line in places if not file.startswith(library)]
-    images = f"images of {x.shape[3]}×{x.shape[2]}" if x.dim() == 4 else f"samples of {tuple(x.shape[1:])}"
-    images += f" with {x.shape[1]} channels (--channels 1 or 3)" if x.dim() == 4 and "channels" in str(error) else ""
-    return f"{name} cannot take {images}: {first_line(error)}{''.join(own[-1:])}"
 
 
 # What gloo, nccl and torch's store say when the process at the other end of a connection is gone
