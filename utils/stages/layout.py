@@ -41,7 +41,7 @@ FIRST, OTHER = next(iter(NETWORKS)), Network()  # the default, and one that is n
 
 RESIZING = ("GoogLeNet", "Adversarial_GoogLeNet")  # transforms that resize the images of some datasets
 
-EPOCHS_HELP = f"default: {EPOCHS}; {ROBUST_EPOCHS} if robust, but 20 of GoogLeNet's robust curves"
+EPOCHS_HELP = f"default: {EPOCHS}; {ROBUST_EPOCHS} if robust, but of curves for robust GoogLeNets 20"
 
 
 def model_epochs(robust: bool) -> int:
