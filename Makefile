@@ -2,6 +2,7 @@
 # make demo          the same from the beginning, with curves, planes and a report: minutes on a laptop
 # make demo-pam      the permutation learned together with the curve, between the demo's networks
 # make demo-robust   the demo for adversarially robust networks
+# make demo-text     two small transformers that learn Shakespeare, aligned by permutations, and by rotations besides
 # make report        one HTML file of all results under ROOT (the repository, or demo/ if it has none)
 # make bench         this code against the conventional way, timed in one run; its steps on a GPU, if there is one
 # make networks      what can be permuted in torchvision's and timm's networks, and is found again; an hour or more
@@ -14,7 +15,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(BIN)/python
 
-.PHONY: help quick demo demo-pam demo-robust report bench networks test torture
+.PHONY: help quick demo demo-pam demo-robust demo-text report bench networks test torture
 
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
@@ -123,6 +124,34 @@ demo-robust-stages:
 	$(RUN) visualization/viz_adversarial_curve.py $(PAIR) --epochs 0 4
 	$(RUN) evaluation/make_tables.py $(PAIR) --epochs 0 4 --alignment '' corr --adversarial
 	$(RUN) evaluation/make_report.py $(DEMO)
+
+demo-text: .venv/installed
+	@$(MAKE) --no-print-directory demo-text-stages
+
+# Lines, and curves that are learned for half as long as the networks, by three alignments
+TEXT := --root demo --model GPT --dataset text:data/shakespeare.txt.xz
+TEXT_PAIR := $(TEXT) --task language --seed_a 1 --seed_b 2
+TEXT_SGD := --optimizer adamw --lr 0.003 --wd 0.01 --batch_size 32 --lr_drop 1 --resume
+TEXT_CURVE := training/train_curve.py $(TEXT_PAIR) --epochs_model 2 --epochs 1 $(TEXT_SGD) --alignment
+TEXT_EVAL := evaluation/eval_curve.py $(TEXT_PAIR) --epochs_model 2 --num_points 9
+TEXT_SHOWN := $(TEXT) --seed_a 1 --seed_b 2 --epochs 0 1 --alignment null weight weight_rotations
+.PHONY: demo-text-stages
+demo-text-stages:
+	$(RUN) training/train_model.py $(TEXT) --task language --seed 1 --epochs 2 $(TEXT_SGD)
+	$(RUN) training/train_model.py $(TEXT) --task language --seed 2 --epochs 2 $(TEXT_SGD)
+	$(RUN) alignment/align_models.py $(TEXT_PAIR) --epochs 2 --method weight
+	$(RUN) alignment/align_models.py $(TEXT_PAIR) --epochs 2 --method weight --rotations
+	$(RUN) $(TEXT_CURVE) null
+	$(RUN) $(TEXT_CURVE) weight
+	$(RUN) $(TEXT_CURVE) weight_rotations
+	$(RUN) $(TEXT_EVAL) --epochs_curve 0 --alignment null
+	$(RUN) $(TEXT_EVAL) --epochs_curve 0 --alignment weight
+	$(RUN) $(TEXT_EVAL) --epochs_curve 0 --alignment weight_rotations
+	$(RUN) $(TEXT_EVAL) --epochs_curve 1 --alignment null
+	$(RUN) $(TEXT_EVAL) --epochs_curve 1 --alignment weight
+	$(RUN) $(TEXT_EVAL) --epochs_curve 1 --alignment weight_rotations
+	$(RUN) visualization/viz_curve.py $(TEXT_SHOWN)
+	$(RUN) evaluation/make_tables.py $(TEXT_SHOWN)
 
 ROOT ?= $(if $(wildcard model_data/*curves),.,demo)
 report: .venv/installed
