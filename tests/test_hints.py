@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from stages import REPOSITORY, stage
+from stages import REPOSITORY, fails, stage
 
 from utils.errors import FileError, UserError
 from utils.stages.files import save_array, save_checkpoint
@@ -470,3 +470,12 @@ def test_errors_are_sent_to_other_processes_whole(error):
     if isinstance(error, FileError):
         whole = ("path", "reason", "mend", "exit_code", "flags")
         assert [getattr(sent, name) for name in whole] == [getattr(error, name) for name in whole]
+
+
+@pytest.mark.parametrize("script", ["viz_plane", "viz_curve"])
+def test_a_users_network_is_advised_as_it_was_typed(script, tmp_path, capsys):
+    """Although its results are in a folder whose name is a digest."""
+    (tmp_path / "nets.py").write_text("from torch import nn\n\n\ndef mlp():\n    return nn.Linear(6, 2)\n")
+    words = ["--root", tmp_path, "--model", f"{tmp_path}/nets.py:mlp", "--dataset", "FashionMNIST10k"]
+    code, line = fails(capsys, f"visualization/{script}.py", *words, "--alignment", "corr")
+    assert code == 1 and f"--model {tmp_path}/nets.py:mlp " in line.rpartition("make it with: ")[2]

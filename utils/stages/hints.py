@@ -300,10 +300,10 @@ def made_by(path: Path, name: Name, here: Here, changes: Flags) -> str | None:
     others = ROBUST_SCRIPTS if robust else ROBUST_SCRIPTS.values()
     parser = declared(script) if script in MAKERS[name.kind] and script not in others else None
     typed = parser.chunks(words) if parser else None
-    typed_model = here.layout.model  # the path of a user's file is from where it was typed
-    same_model = model_folder(typed_model) == model_folder(name.model)
-    where = {"model": typed_model if same_model else network_of(path, name)}
-    where["dataset"] = _dataset(name, here, typed or {})
+    # The path of a user's file is from where it was typed
+    models = [here.layout.model, *(word.removeprefix("--model=") for word in here.command)]
+    typed_model = next((one for one in models if model_folder(one) == model_folder(name.model)), None)
+    where = {"model": typed_model or network_of(path, name), "dataset": _dataset(name, here, typed or {})}
     if typed is None:
         made = _maker(name, here, record.flags)
         if made is None:
