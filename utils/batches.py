@@ -512,9 +512,7 @@ Data = Source | Batch | Dataset | Iterable[Batch]  # what `as_images` takes
 
 
 def on_device(batch: Batch, device: torch.device) -> Batch:
-    """A batch on the device. Raises TypeError if it has no tensors, ValueError if it has no samples, or no values."""
-    if "meta" in (device.type, *(tensor.device.type for tensor in tensors_of(batch))):
-        raise ValueError("on the device meta neither networks nor data have values: bring them to another")
+    """A batch on the device. Raises TypeError if it has no tensors, and ValueError if it has no samples."""
     batch = mapped(lambda tensor: send(tensor, device), batch)
     if not tensors_of(batch):
         raise TypeError(f"{A_BATCH}, not {_in_words(batch)}")

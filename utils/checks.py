@@ -35,6 +35,7 @@ def plainly(function: Callable) -> Callable:
     Whole numbers are from 1 on, but for a seed. What a network raises for data that do not suit it is a UserError.
     """
     signature = inspect.signature(function)
+    needs_values = not function.__module__.endswith("symmetries.spec")  # which gives random ones
 
     @functools.wraps(function)
     def wrapped(*args, **named):
@@ -45,6 +46,9 @@ def plainly(function: Callable) -> Callable:
                 raise ValueError(f"{name} is a whole number{', at least 1' * (name != 'seed')}, and not {value!r}")
             if kind in KINDS and not isinstance(value, kind):
                 raise TypeError(f"{KINDS[kind].format(name)}, and not a {type(value).__name__}")
+            held = value.parameters() if kind is nn.Module else tensors_of(value)
+            if needs_values and any(tensor.is_meta for tensor in held):
+                raise ValueError("on the device meta neither networks nor data have values: bring them to another")
         try:
             return function(*args, **named)
         except Exception as error:
