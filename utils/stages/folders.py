@@ -213,8 +213,8 @@ def _by_class(split: Path) -> dict[str, list[str]]:
 
 def _images_in(folder: Path) -> list[str]:
     """The image files in a folder by name, or else those in its folder `images`, as Tiny ImageNet has them."""
-    entries = _entries(folder)
-    images = [os.path.join(folder, name) for name in entries if os.path.splitext(name)[1].lower() in SUFFIXES]
+    entries, prefix = _entries(folder), os.path.join(folder, "")  # there may be millions
+    images = [prefix + name for name in entries if name.lower().endswith(SUFFIXES)]
     return images or (_images_in(folder / "images") if "images" in entries else [])
 
 
