@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_leaves
 
 from .batches import Inputs
 from .devices import as_weight, compile_options, device_of
+from .permutations import as_real
 
 
 def bezier(t: torch.Tensor, num_bends: int) -> torch.Tensor:
@@ -133,11 +134,6 @@ def _have_a_mean(a: torch.Tensor, b: torch.Tensor) -> bool:
     return is_real and not all(((value == 0) | (value == 1)).all() for value in (a, b))
 
 
-def _real(value: torch.Tensor) -> torch.Tensor:
-    """Complex numbers as pairs of real ones in a last dimension."""
-    return torch.view_as_real(value) if value.is_complex() else value
-
-
 def _in_a_row(value: torch.Tensor) -> torch.Tensor:
     """All numbers of a tensor, of a 4-D one with its channels last."""
     return (value.permute(0, 2, 3, 1) if value.dim() == 4 else value).reshape(-1)
@@ -159,7 +155,7 @@ class FlatParameters:
     def __init__(self, model: nn.Module, names: Iterable[str] | None = None):
         every = _entries(model)
         names = [name for name, _ in model.named_parameters()] if names is None else names
-        entries = {name: _real(every[name]) for name in names}
+        entries = {name: as_real(every[name]) for name in names}
         self.shapes = {name: value.shape for name, value in entries.items()}
         self.sizes = [shape.numel() for shape in self.shapes.values()]
         self.complex = [name for name in entries if every[name].is_complex()]
@@ -172,7 +168,7 @@ class FlatParameters:
 
     def flatten(self, state: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """What counts of `state` (a state dict) as one vector (P,)."""
-        return torch.cat([_in_a_row(_real(state[name])) for name in self.shapes])
+        return torch.cat([_in_a_row(as_real(state[name])) for name in self.shapes])
 
     def views(self, vector: torch.Tensor) -> dict[str, torch.Tensor]:
         """The vector (P,) as named parameters; differentiable, and no copy where convolutions take channels last."""
