@@ -20,6 +20,7 @@ from stages import run
 from utils import pam
 from utils.batches import Augmentation, Images, pack
 from utils.permutations import Activation, Factor, Group, PermutationSpec, Tap
+from utils.stages import machine
 from utils.stages.data import Data, load_data
 from utils.stages.files import save_array, save_arrays
 from utils.stages.layout import Layout
@@ -57,9 +58,9 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_xdist_auto_num_workers():
-    """What `-n auto` means: one process per usable core, at least two and (at 1 GB each) at most eight."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min(max(cores, 2), 8)
+    """What `-n auto` means: one process per usable core, as far as memory goes (1 GB each); at least two."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2**30
+    return max(min(machine.usable_cores(), memory), 2)
 
 
 def pytest_terminal_summary(terminalreporter, config):

@@ -407,6 +407,66 @@ def test_a_stage_says_on_what_it_runs(flags, capsys):
 
 
 @pytest.mark.parametrize(
+    ("listed", "quotas", "cores"),
+    [
+        ("0::/", {}, 6),
+        (
+            "0::/a/b",
+            {"a/b/cpu.max": "max 100000", "a/cpu.max": "50000 100000"},
+            1,
+        ),  # half a core, of the group around
+        ("0::/far/away", {"cpu.max": "250000 100000"}, 3),  # in a container, which sees its own group as the root
+        ("2:memory:/a\n4:cpu,cpuacct:/a", {"cpu,cpuacct/a/cpu.cfs_quota_us": "150000"}, 2),
+        ("1:cpu:/a\n0::/", {"cpu/a/cpu.cfs_quota_us": "-1", "unified/cpu.max": "900000 100000"}, 6),
+        ("3:memory:/a", {"cpu/a/cpu.cfs_quota_us": "50000"}, 6),
+    ],
+)
+def test_threads_are_no_more_than_cores_that_can_be_kept_busy(listed, quotas, cores, tmp_path, monkeypatch):
+    for name, text in {
+        "proc/self/cgroup": listed,
+        **{f"sys/fs/cgroup/{name}": quotas[name] for name in quotas},
+    }.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n")
+        if path.name == "cpu.cfs_quota_us":
+            path.with_name("cpu.cfs_period_us").write_text("100000\n")
+    usable = machine.usable_cores
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(6)), raising=False)
+    monkeypatch.setattr(machine, "usable_cores", lambda: usable(tmp_path))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    given = []
+    monkeypatch.setattr(torch, "set_num_threads", given.append)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    machine.limit_threads()
+    assert given == ([cores] if cores < 4 else [])
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    machine.limit_threads()
+    assert len(given) == (cores < 4)  # as the user says
+    monkeypatch.setattr(os, "getloadavg", lambda: (0.5, 9.0, 9.0))
+    assert (machine.crowded() is not None) == (cores < 4)
+
+
+def test_a_note_says_that_the_load_is_above_the_cores(flags, capsys, monkeypatch, tmp_path):
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text("flags\t\t: fpu avx512f\n\nFeatures\t: fp asimd bf16\n")
+    assert machine.multiplies_bf16(cpuinfo)
+    cpuinfo.write_text("flags\t\t: fpu avx512f\nbugs\t\t: bf16\n")
+    assert not machine.multiplies_bf16(cpuinfo)
+    monkeypatch.setattr(process, "multiplies_bf16", lambda: True)
+    monkeypatch.setattr(machine, "usable_cores", lambda: 2)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    for load, precision in ((8.2, ()), (9.1, ()), (9.1, ("--precision", "fp32"))):
+        monkeypatch.setattr(os, "getloadavg", lambda load=load: (load, 0.0, 0.0))
+        run_as_process("training/train_model.py", *flags, "--device", "cpu", "--epochs", 1, "--overwrite", *precision)
+        first, second, *_ = capsys.readouterr().out.splitlines()
+        assert ("--precision bf16 would pay" in first) == (not precision)
+        assert first.startswith("Running on cpu (2 threads), fp32")
+        assert second.startswith("Note: a load of 9.1 on 8 cores: ") == (load > 9)
+
+
+@pytest.mark.parametrize(
     ("script", "precision", "words"),
     [
         ("training/train_model.py", "tf32", "cpu has no tf32"),

@@ -370,8 +370,9 @@ def parse(parser: Parser, argv: Sequence[str] | None, *, fp32_only: bool = False
     """Parse, and fill in what depends on other flags or on the machine.
 
     Added are, for the stage: `build`, which makes the network for so many classes and channels, `load`, which gives
-    the data, `layout`, `record`, which goes with what is written, `here`, for advice; and, where there are flags for
-    them, `attack`, `rates`, the learning rate of each epoch, `seeds`, and `variant`.
+    the data, `layout`, `record`, which goes with what is written, `here`, for advice, `is_precision_open`, whether
+    another precision is worth naming; and, where there are flags for them, `attack`, `rates`, the learning rate of
+    each epoch, `seeds`, and `variant`.
 
     fp32_only: for stages that align. A rounded activation correlates with others than the activation itself does.
     """
@@ -382,6 +383,7 @@ def parse(parser: Parser, argv: Sequence[str] | None, *, fp32_only: bool = False
         args.seeds = (args.seed_a, args.seed_b)
         if args.seed_a == args.seed_b:
             parser.error(f"--seed_a and --seed_b are both {args.seed_a}: a pair needs two networks")
+    args.is_precision_open = not fp32_only and "precision" not in parser.chunks(argv)
     if fp32_only and args.precision != "fp32":
         parser.error(f"--precision {args.precision}: activations are compared in fp32 only")
     if getattr(args, "optimizer", "sgd") != "sgd" and args.momentum >= 1:

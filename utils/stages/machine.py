@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import math
 import os
 import time
 import warnings
@@ -41,6 +42,58 @@ def keep_memory() -> None:
     library = ctypes.CDLL(None)
     for option in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
         library.mallopt(option, KEPT_MEMORY)
+
+
+def usable_cores(root: Path = Path("/")) -> int:
+    """How many cores this process can keep busy: those it may run on, and no more than its cgroups' quotas fill."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(min(cores, *map(math.ceil, _quotas(root))), 1)
+
+
+def _quotas(root: Path) -> Iterator[float]:
+    """The processor time that the cgroups around this process have, of v1 and v2, in cores; first a great many."""
+    yield 2**20
+    listed = root / "proc/self/cgroup"
+    for line in listed.read_text().splitlines() if listed.is_file() else ():
+        _, controllers, path = line.split(":", 2)
+        if not {"", "cpu"} & set(controllers.split(",")):
+            continue
+        for mount in {"", "unified", "cpu", controllers}:
+            for group in (Path(path), *Path(path).parents):  # in a container the path may be that outside of it
+                folder = root / "sys/fs/cgroup" / mount / group.relative_to("/")
+                files = (folder / name for name in ("cpu.max", "cpu.cfs_quota_us", "cpu.cfs_period_us"))
+                words = " ".join(file.read_text() for file in files if file.is_file()).split()
+                if len(words) == 2 and all(map(str.isdecimal, words)):  # none is a limit that says max, or -1
+                    yield int(words[0]) / int(words[1])
+
+
+def limit_threads() -> None:
+    """No more threads than cores that can be kept busy, unless OMP_NUM_THREADS, as torchrun sets it, says how many.
+
+    Threads that wait for one another spin: without a core for each, a step in bf16 takes 26 times as long.
+    """
+    if not os.environ.get("OMP_NUM_THREADS") and (cores := usable_cores()) < torch.get_num_threads():
+        torch.set_num_threads(cores)
+
+
+def crowded() -> str | None:
+    """What is to be said where this process' threads have no core each; None where they have."""
+    threads, cores, there = torch.get_num_threads(), usable_cores(), os.cpu_count() or 1
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    if threads > cores:
+        why = f"{threads} threads on {cores} core{'s' * (cores > 1)}"
+    elif threads > 1 and round(load) > there:
+        why = f"a load of {load:.1f} on {there} core{'s' * (there > 1)}"
+    else:
+        return None
+    return f"Note: {why}: threads wait for one another there, in bf16 for long; OMP_NUM_THREADS=1 may be faster."
+
+
+def multiplies_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether this processor has instructions that multiply bf16 (AMX, AVX-512, ARM's); where Linux says so."""
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    features = {word for line in lines if line.startswith(("flags", "Features")) for word in line.split()}
+    return bool(features & {"amx_bf16", "avx512_bf16", "bf16"})
 
 
 def describe(device: torch.device) -> str:

@@ -20,7 +20,16 @@ from ..devices import compile_options
 from ..errors import UserError, first_line
 from . import files
 from .hints import explain
-from .machine import describe, is_out_of_memory, keep_memory, set_products, why_unusable
+from .machine import (
+    crowded,
+    describe,
+    is_out_of_memory,
+    keep_memory,
+    limit_threads,
+    multiplies_bf16,
+    set_products,
+    why_unusable,
+)
 from .parser import Parser
 
 
@@ -178,6 +187,7 @@ def _prepare(args: argparse.Namespace) -> None:
         torch.cuda.set_device(device)
     distributed.start(device)
     keep_memory()
+    limit_threads()
     torch.backends.cudnn.benchmark = True
     set_products(precision)
     if precision != "fp32" and (reason := why_unusable(device, precision)) is not None:
@@ -185,7 +195,11 @@ def _prepare(args: argparse.Namespace) -> None:
     if "device" in args:
         together = distributed.size()
         also = f", one of {together} processes" if together > 1 else ""
+        if device.type == "cpu" and getattr(args, "is_precision_open", False) and multiplies_bf16():
+            also += "; --precision bf16 would pay: this processor multiplies bf16 in hardware"
         print(f"Running on {describe(device)}, {precision}{also}.")
+        if device.type == "cpu" and (note := crowded()):
+            print(note)
     if getattr(args, "compile", False):
         _expect_compiler(device)
 
