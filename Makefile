@@ -45,8 +45,7 @@ DEMO := --root demo
 PAIR := $(DEMO) --seed_a 1 --seed_b 2
 .PHONY: demo-stages
 demo-stages:
-	$(RUN) training/train_model.py $(DEMO) --seed 1 --epochs 8 --lr_drop 2 --resume
-	$(RUN) training/train_model.py $(DEMO) --seed 2 --epochs 8 --lr_drop 2 --resume
+	$(RUN) training/train_model.py $(DEMO) --seed 1 2 --epochs 8 --lr_drop 2 --resume
 	$(RUN) alignment/align_models.py $(PAIR) --epochs 8 --matrices
 	$(RUN) training/train_curve.py $(PAIR) --epochs_model 8 --epochs 6 --lr_drop 2 --alignment '' --resume
 	$(RUN) training/train_curve.py $(PAIR) --epochs_model 8 --epochs 6 --lr_drop 2 --alignment corr --resume
@@ -112,8 +111,7 @@ ROBUST := --attack_steps 2 --attack_step 5/255 --resume
 ROBUST_EVAL := $(PAIR) --epochs_model 6 --num_points 5 --bn_images 2000
 .PHONY: demo-robust-stages
 demo-robust-stages:
-	$(RUN) training/train_model_adversarial.py $(DEMO) --seed 1 --epochs 6 $(ROBUST)
-	$(RUN) training/train_model_adversarial.py $(DEMO) --seed 2 --epochs 6 $(ROBUST)
+	$(RUN) training/train_model_adversarial.py $(DEMO) --seed 1 2 --epochs 6 $(ROBUST)
 	$(RUN) alignment/align_models.py $(PAIR) --epochs 6 --adversarial
 	$(RUN) training/train_curve_adversarial.py $(PAIR) --epochs_model 6 --epochs 4 --alignment '' $(ROBUST)
 	$(RUN) training/train_curve_adversarial.py $(PAIR) --epochs_model 6 --epochs 4 --alignment corr $(ROBUST)
@@ -137,8 +135,7 @@ TEXT_EVAL := evaluation/eval_curve.py $(TEXT_PAIR) --epochs_model 2 --num_points
 TEXT_SHOWN := $(TEXT) --seed_a 1 --seed_b 2 --epochs 0 1 --alignment null weight weight_rotations
 .PHONY: demo-text-stages
 demo-text-stages:
-	$(RUN) training/train_model.py $(TEXT) --task language --seed 1 --epochs 2 $(TEXT_SGD)
-	$(RUN) training/train_model.py $(TEXT) --task language --seed 2 --epochs 2 $(TEXT_SGD)
+	$(RUN) training/train_model.py $(TEXT) --task language --seed 1 2 --epochs 2 $(TEXT_SGD)
 	$(RUN) alignment/align_models.py $(TEXT_PAIR) --epochs 2 --method weight
 	$(RUN) alignment/align_models.py $(TEXT_PAIR) --epochs 2 --method weight --rotations
 	$(RUN) $(TEXT_CURVE) null

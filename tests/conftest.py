@@ -148,8 +148,7 @@ def trained(data_path, tmp_path_factory):
     """A workspace with two networks, their match, a curve of each kind, and all paths evaluated."""
     root = tmp_path_factory.mktemp("trained")
     flags = ["--dataset", "bars", "--data_path", data_path, "--root", root, "--batch_size", "32"]
-    for seed in (1, 2):
-        run("training/train_model.py", *flags, "--epochs", 3, "--lr_drop", 1, "--seed", seed)
+    run("training/train_model.py", *flags, "--epochs", 3, "--lr_drop", 1, "--seed", 1, 2)
     run("alignment/align_models.py", *flags, "--epochs", 3)
     for alignment in ("", "corr"):
         run("training/train_curve.py", *flags, "--epochs_model", 3, "--epochs", 2, "--alignment", alignment)

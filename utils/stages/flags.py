@@ -439,6 +439,26 @@ def parse(parser: Parser, argv: Sequence[str] | None, *, fp32_only: bool = False
     return args
 
 
+def parse_each(parser: Parser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """As `parse`, and --seed may name several: `networks` is what `parse` gives for each of them alone."""
+    argv = sys.argv[1:] if argv is None else argv
+    seed = next(action for action in parser._actions if action.dest == "seed")
+    seed.nargs = "+"
+    args, typed = parser.parse_args(argv), parser.chunks(argv)
+    seeds = args.seed if "seed" in typed else [args.seed]
+    if len(set(seeds)) < len(seeds):
+        parser.error(f"--seed {' '.join(map(str, seeds))} names a network twice")
+    if len(seeds) > 1 and isinstance(args.resume, Path):
+        parser.error(f"--resume {args.resume}: a file is of one network, and --seed names {len(seeds)}; give no file")
+    seed.nargs = None
+    lines = [{"": list(argv)}]
+    if len(seeds) > 1:
+        flag, *words = typed["seed"]
+        lines = [typed | {"seed": [flag, word]} for word in words]
+    networks = [parse(parser, [word for words in line.values() for word in words]) for line in lines]
+    return argparse.Namespace(**vars(networks[0]), networks=networks)
+
+
 def _expect_as_they_are(parser: Parser, args: argparse.Namespace) -> None:
     """End with one line where flags would change data that networks see as they are."""
     changing = [f"--{name}" for name in ("mean", "std", "image_size") if getattr(args, name) is not None]

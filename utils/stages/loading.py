@@ -81,6 +81,15 @@ def _in_words(transform: str, moments: Normalization | None) -> str:
     return f"the transform {transform}" + (" --mean {} --std {}".format(*numbers) if numbers else "")
 
 
+def expect_seeded(network: Callable[[int], nn.Module], model: str) -> None:
+    """UserError unless a seed makes a network anew: not if a file draws weights when it is imported, or keeps one."""
+    one, other = (network(1).state_dict() for _ in range(2))
+    pairs = [(value, other[name]) for name, value in one.items() if isinstance(value, torch.Tensor) and value.numel()]
+    if not all(torch.equal(*pair) and pair[0].data_ptr() != pair[1].data_ptr() for pair in pairs):
+        reason = "two networks of one seed differ, or are one, in this process; train one seed by a command"
+        raise UserError(f"--model {model}: {reason}", exit_code=2)
+
+
 def spec_of(network: nn.Module, example: Batch, *, rotations: bool = False) -> PermutationSpec:
     """`permutation_spec` for samples such as a batch of them, with what it refuses as a UserError."""
     x = split(network, on_device(example, device_of(network)))[0]

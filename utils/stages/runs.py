@@ -75,6 +75,15 @@ class Run:
             print(f"Resuming after epoch {state['epoch']} from third-party code; random draws will differ.")
         return state
 
+    def expect_free(self) -> None:
+        """What `open` raises, long before it is called; from now on nobody else holds the run."""
+
+        def look() -> None:
+            hold(self.stem)
+            self._found()
+
+        distributed.from_main(look)
+
     def _found(self) -> dict | None:
         newest, epochs = rolling(self.stem), [epoch for epoch in kept_epochs(self.stem) if epoch > 0]
         paths = [kept(self.stem, epoch) for epoch in epochs]
