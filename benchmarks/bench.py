@@ -21,7 +21,7 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # before torch: its profiler wou
 
 import torch
 
-from benchmarks.bounds import machine, operations, product, shares, speed
+from benchmarks.bounds import kernels, machine, operations, product, shares, speed
 from benchmarks.compared import ATTACK, Conventional, Ours, Work, alignments, sizes
 from utils import distributed
 from utils.measuring import evaluate_curve
@@ -190,20 +190,35 @@ def table(
     )
 
 
-BOUNDED = ("train_epoch", "curve_epoch", "pam_epoch", "evaluate_point")
+# What is compared with its operations as one large product, and with the network's own kernels in it
+BOUNDED = dict.fromkeys(("train_epoch", "curve_epoch", "pam_epoch"), "training_kernels")
+BOUNDED |= {"evaluate_point": "evaluation_kernels"}
 
 
 def bound_table(
-    operations: dict[str, int], taken: dict[str, dict[str, list[float]]], products: dict[str, list[float]]
+    operations: dict[str, int],
+    taken: dict[str, dict[str, list[float]]],
+    products: dict[str, list[float]],
+    alone: dict[str, dict[str, float]],
 ) -> str:
-    """Medians as multiples of the time that the operations would take at the speed of a large product."""
+    """Medians as multiples of the time of the operations at the speed of a large product, and of the kernels' own.
+
+    alone: seconds of the network's kernels, each by itself, by what they are of and by precision.
+    """
     speeds = {name: speed(statistics.median(times)) for name, times in products.items()}
     told = " and ".join(f"{fastest / 1e9:.0f} GFLOP/s in {name}" for name, fastest in speeds.items())
-    lines = [f"Time over what the operations would take as one large product ({told}):", ""]
-    lines += [f"| work | GFLOP | {' | '.join(speeds)} |", "| --- " * (2 + len(speeds)) + "|"]
+    lines = [
+        f"Time over what the operations would take as one large product ({told}), and over the sum of the network's",
+        f"own kernels, each alone at its best; {machine()['processor']}:",
+        "",
+        f"| work | GFLOP | {' | '.join(f'{name}, product | {name}, kernels' for name in speeds)} |",
+        "| --- " * (2 + 2 * len(speeds)) + "|",
+    ]
     for what, count in operations.items():
-        ratios = (statistics.median(taken[what][name]) * fastest / count for name, fastest in speeds.items())
-        cells = [WORDS[what], f"{count / 1e9:.0f}", *(f"{ratio:.2f}×" for ratio in ratios)]
+        cells = [WORDS[what], f"{count / 1e9:.0f}"]
+        for name, fastest in speeds.items():
+            seconds = statistics.median(taken[what][name])
+            cells += [f"{seconds * fastest / count:.2f}×", f"{seconds / alone[BOUNDED[what]][name]:.2f}×"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
 
@@ -250,6 +265,10 @@ def main(args):
         products = interleaved({name: product(name) for name in ("fp32", "bf16")}, args.rounds)
         with contextlib.redirect_stdout(io.StringIO()):  # as in `seconds`
             counts = {what: operations(getattr(ours["fp32"], what)) for what in BOUNDED}
+            alone = {
+                part: {name: kernels(getattr(ours[name], part)) for name in ("fp32", "bf16")}
+                for part in dict.fromkeys(BOUNDED.values())
+            }
             of_epoch = {name: shares(ours[name].train_epoch) for name in ("fp32", "bf16")}
         by_size = {what: interleaved(works, args.rounds) for what, works in sizes(ours["fp32"]).items()}
     # Half the images: with one thread everything takes longer
@@ -262,7 +281,7 @@ def main(args):
         "conventional": {10_000: peak_memory("conventional", 10_000)},
     }
     texts = [table(taken, parts, memory, images=args.images, rounds=args.rounds)]
-    texts += [bound_table(counts, taken, products), share_table(of_epoch), size_table(by_size)]
+    texts += [bound_table(counts, taken, products, alone), share_table(of_epoch), size_table(by_size)]
     text = "\n".join(texts)
     print(text)
     record = {
@@ -272,6 +291,7 @@ def main(args):
         "parts": parts,
         "products": products,
         "operations": counts,
+        "kernels": alone,
         "shares": of_epoch,
         "by_size": by_size,
         "memory_mb": memory,

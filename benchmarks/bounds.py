@@ -1,4 +1,4 @@
-"""How fast a machine can be, to compare a piece of work with: one large matrix product, the work's own operations.
+"""How fast a machine can be, to compare a piece of work with: one large matrix product, the work's own kernels.
 
 And what takes the time.
 """
@@ -6,16 +6,19 @@ And what takes the time.
 import contextlib
 import os
 import platform
+import time
 from pathlib import Path
 
 import torch
 from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.compared import Work
 
 SIDE = 2048  # of the matrices whose product tells how fast the machine can be
 PRODUCTS = 20
+RUNS = 5  # of an operator alone, of which the fastest counts
 
 
 def product(precision: str, device: torch.device | str = "cpu", side: int = SIDE) -> Work:
@@ -40,6 +43,31 @@ def operations(work: Work) -> int:
     with FlopCounterMode(display=False) as counter:
         work()
     return counter.get_total_flops()
+
+
+class _Alone(TorchDispatchMode):
+    """Adds up the seconds of operators, each the least of several runs one after another."""
+
+    seconds = 0.0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        taken = []
+        for _ in range(RUNS):
+            start = time.perf_counter()
+            result = func(*args, **(kwargs or {}))
+            taken.append(time.perf_counter() - start)
+        self.seconds += min(taken)
+        return result
+
+
+def kernels(work: Work) -> float:
+    """Seconds of all operators in a piece of work, each alone at its best: what it takes if nothing is between them.
+
+    The work is done, with numbers that have no meaning where operators write in place.
+    """
+    with _Alone() as alone:
+        work()
+    return alone.seconds
 
 
 # Kinds of operators, by what their names have in them: the first that fits

@@ -5,6 +5,7 @@ And benchmarks/bench.py: what it makes of what processes say.
 
 import json
 import subprocess
+import time
 
 import emulated
 import pytest
@@ -68,6 +69,25 @@ def test_shares_of_a_profile():
     found = bounds.shares(work)
     assert sum(found.values()) == pytest.approx(100)
     assert all(share > 0 for share in found.values())
+
+
+def test_time_over_a_product_and_over_the_sum_of_kernels():
+    """Of kernels alone nothing counts that is between them."""
+    layer = torch.nn.Linear(256, 256)
+
+    def work():
+        layer(torch.ones(256, 256)).sum().backward()
+        time.sleep(0.5)
+
+    assert 0 < bounds.kernels(work) < 0.5
+    assert layer.weight.grad is not None
+    seconds, of_product = {name: [2.0] for name in ("fp32", "bf16")}, bounds.speed(1.0)
+    alone = {"training_kernels": {"fp32": 1.6, "bf16": 1.0}}
+    products = {"fp32": [1.0], "bf16": [0.5]}
+    table = bench.bound_table({"train_epoch": int(of_product)}, {"train_epoch": seconds}, products, alone)
+    assert bounds.machine()["processor"] in table
+    cells = [cell.strip() for cell in table.splitlines()[-1].split("|")]
+    assert cells[3:-1] == ["2.00×", "1.25×", "4.00×", "2.00×"]
 
 
 def test_a_length_of_intervals():
