@@ -6,9 +6,11 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 from torchvision.transforms import v2
 
 from utils.errors import FileError
+from utils.stages import folders
 from utils.stages.folders import decode, fitted
 
 RANDOM = np.random.default_rng(0)
@@ -213,3 +215,37 @@ def test_a_size_is_taken_of_what_is_shown(tmp_path):
     save(tmp_path / "a.png", tall, exif=exif)
     shown = np.rot90(on_black(tall[..., :3], tall[..., 3]), -1)
     np.testing.assert_array_equal(decode(tmp_path / "a.png", 8), np.asarray(fitted(Image.fromarray(shown), 8)))
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("shape", [(96, 128), (135, 97), (81, 263)])
+def test_large_jpegs_are_decoded_at_a_fraction_of_their_size(shape, mode, orientation, tmp_path, monkeypatch):
+    """Never at less than twice the wanted one, and with hardly another outcome; others as they are."""
+    exif, drafts, draft = Image.Exif(), [], JpegImageFile.draft
+
+    def watched(image, *wanted):
+        result = draft(image, *wanted)
+        drafts.append(min(image.size))
+        return result
+
+    monkeypatch.setattr(JpegImageFile, "draft", watched)
+    exif[0x112] = orientation
+    coarse = Image.fromarray(RANDOM.integers(0, 256, (9, 12, 3), dtype=np.uint8)).resize(shape[::-1], 3)
+    save(tmp_path / "a.jpg", coarse.convert(mode), quality=95, exif=exif)
+    for channels in (3, 1):
+        found = [decode(tmp_path / "a.jpg", size, channels) for size in (8, 20, 26)]
+        monkeypatch.setattr(folders, "REDUCED_FROM", 1000)
+        whole = [decode(tmp_path / "a.jpg", size, channels) for size in (8, 20, 26)]
+        monkeypatch.undo()
+        monkeypatch.setattr(JpegImageFile, "draft", watched)
+        for one, other in zip(found, whole, strict=True):
+            difference = np.abs(
+                one.astype(int) - other
+            )  # of a picture of strong edges; of a photograph a level or two
+            assert difference.mean() < 1.5 and difference.max() < 15
+        np.testing.assert_array_equal(found[-1], whole[-1])
+    assert len(drafts) == 4 and all(side >= 2 * size for side, size in zip(drafts, 2 * (8, 20), strict=True))
+    save(tmp_path / "a.png", coarse)
+    decode(tmp_path / "a.png", 8), decode(tmp_path / "a.jpg")
+    assert len(drafts) == 4

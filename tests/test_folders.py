@@ -267,6 +267,26 @@ def test_grey_images(bars):
     assert grey.digest != colour.digest
 
 
+def test_what_was_decoded_whole_stays_and_what_was_not_is_named(bars, monkeypatch, capsys):
+    for path in bars.rglob("*.png"):
+        Image.open(path).resize((64, 64)).save(path.with_suffix(".jpg"), quality=95)
+        path.unlink()
+    with monkeypatch.context() as patched:
+        patched.setattr(folders, "REDUCED_FROM", 1000)  # as before
+        before = image_folder(bars, 1, 16)
+
+    def loaded():
+        capsys.readouterr()
+        digest = load_data(bars.name, folder=bars.parent, transform="none", image_size=16).digest
+        return digest, f"20 images of {bars.name} were decoded at a fraction" in capsys.readouterr().out
+
+    assert loaded() == (before.digest, False)
+    (bars / "decoded_16.npy").unlink()
+    for _ in range(2):
+        digest, is_named = loaded()
+        assert digest != before.digest and is_named
+
+
 def test_what_is_kept_is_of_these_files_and_these_rules(bars, monkeypatch):
     def is_kept(size=None):
         with monkeypatch.context() as patched:

@@ -264,6 +264,8 @@ def load_data(
 
     if about.arrays is None and decoded.shared:
         print(f"{decoded.shared} of the {len(decoded.labels['test'])} test images of {name} are training images, too")
+    if decoded.reduced:
+        print(f"{decoded.reduced} images of {name} were decoded at a fraction of their size, as fits --image_size")
     train, test = images("train"), images("test")
     num_classes = int(max(train.labels.max(), test.labels.max())) + 1
     if not use_test:
