@@ -383,6 +383,38 @@ def test_a_path_can_be_left_out(opened):
 
 
 @needs_browser
+def test_planes_have_levels_where_curves_run(opened):
+    """Contours stand at levels, which are named beside the colours; both curves cross several of them."""
+    state = json.loads(opened.find_element(By.CSS_SELECTOR, ".explorer [data-state]").get_attribute("textContent"))
+    levels, steps = np.array(state["levels"]), np.arange(len(state["levels"]))
+    for number in (2, 3):
+        walk = state["walks"][number]
+        passed, labels = opened.execute_script(
+            f"const [plot] = document.querySelector('[data-name=plane_{number}]').data;"
+            "return [plot.z, plot.colorbar.ticktext]"
+        )
+        accuracy = np.array(walk["plane"]["accuracy"])
+        between = np.where(accuracy < levels[0], -1, np.interp(accuracy, levels, steps))
+        np.testing.assert_allclose(passed, between)
+        assert labels == state["levels"]
+        assert len(set(np.digitize(walk["values"]["accuracy"], levels))) >= 2
+
+
+@needs_browser
+def test_pages_are_full_on_paper(opened, page):
+    """Figures share pages, and all that was run is among the settings, so that nothing folded up is lost."""
+    settings = page.partition("<h2>Settings</h2>")[2]
+    ran = [words for part in re.findall("<details>(.*?)</details>", page, re.DOTALL) for words in commands(part)]
+    assert ran and set(ran) <= set(commands(settings))
+    pdf = base64.b64decode(opened.print_page())
+    assert len(re.findall(rb"/Type\s*/Page\b", pdf)) <= 7  # of eight figures, two tables, four plots
+
+
+def commands(part):
+    return re.findall("<pre class=command>(.*?)</pre>", part)
+
+
+@needs_browser
 def test_it_opens_without_errors_or_requests(opened):
     assert not [entry for entry in opened.get_log("browser") if entry["level"] == "SEVERE"]
     requests = opened.execute_script("return performance.getEntriesByType('resource').map(entry => entry.name)")

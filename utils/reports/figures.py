@@ -304,7 +304,7 @@ def draw_planes(
     shades = {route: {axis: smooth(plane[axis]) for axis in ("x", "y", name)} for route, plane in planes.items()}
     on_paths = [_nearest(shades[route], name, plane["paths"]) for route, plane in planes.items()]
     everywhere = [shade[name].ravel() for shade in shades.values()]
-    levels, beyond = _levels(np.concatenate(everywhere), np.concatenate(on_paths), high_is_good=name == "accuracy")
+    levels, beyond = levels_of(np.concatenate(everywhere), np.concatenate(on_paths), high_is_good=name == "accuracy")
     colours = cmap or ("viridis" if quantity != name else PLANE_COLOURS[quantity])
     norm = BoundaryNorm(levels, 256, extend=beyond)
     for axis, (route, shade), y_range in zip(axes, shades.items(), ranges["y"], strict=True):
@@ -371,8 +371,8 @@ REACH = 3  # times as far from the best value as paths get: as far as colours di
 STEPS, RATIO = 7, 1.65  # the number of levels, and how much further from the best each is than the one before
 
 
-def _levels(values: np.ndarray, on_paths: np.ndarray, *, high_is_good: bool) -> tuple[np.ndarray, str]:
-    """Round levels for contours, close to each other near the best of `values`; and whether values lie beyond them.
+def levels_of(values: np.ndarray, on_paths: np.ndarray, *, high_is_good: bool) -> tuple[np.ndarray, str]:
+    """Round levels for contours, ascending, the closer to the best of `values` the denser; and whether some lie beyond.
 
     They reach further than the worst of `on_paths`, but not as far as what no path comes near; what lies beyond them
     has one colour ("min" or "max", as matplotlib calls it, or "neither").

@@ -58,7 +58,7 @@ def write(
         for layout in dict.fromkeys(route.layout for route in kind):
             of_layout = {route: pairs for route, pairs in kind.items() if route.layout == layout}
             page["explorers"] += _explorer(of_layout, missing)
-        page["settings"] += _settings(kind)
+        page["settings"] += _steps(kind)
     if not page["tables"]:
         raise missing[0]
     pictures = _pictures(root, selection, missing)
@@ -68,6 +68,8 @@ def write(
     page["comparison"] = _table(table, title, "compare_alignments", root, selection) if several else None
     page["comparison_pictures"] = [one for one in pictures if one["name"].startswith("comparison_")]
     page["pictures"] = [one for one in pictures if one not in page["comparison_pictures"]]
+    ran = [*page["settings"], *(step for one in pictures for step in one["ran"])]
+    page["settings"] = list(dict.fromkeys(sorted(ran, key=_order)))
     missing = list({str(error): error for error in missing}.values())  # each once
     page |= {"missing": list(map(explain, missing)), "plotly": get_plotlyjs(), "command": command}
     environment = jinja2.Environment(
@@ -162,8 +164,12 @@ def _results_in(figure: Path, note: str, command: str) -> dict[Path, Layout]:
 ORDER = ("training/train_model", "alignment/align_models", "training/", "")  # in which scripts are run
 
 
-def _settings(found: paths.Found) -> list[Step]:
-    """The commands behind networks, matches, curves, evaluations and planes that are current, each once."""
+def _order(step: Step) -> int:
+    return next(place for place, start in enumerate(ORDER) if step.script.startswith(start))
+
+
+def _steps(found: paths.Found) -> list[Step]:
+    """The commands behind networks, matches, curves, evaluations and planes that are current."""
     ran: list[Step] = []
     for route, pair in ((route, pair) for route, pairs in found.items() for pair in pairs):
         for file in (
@@ -173,8 +179,7 @@ def _settings(found: paths.Found) -> list[Step]:
             with contextlib.suppress(UserError):  # which the table or the walks name
                 results.load_result(route.layout, file, {})
                 ran += steps(route.layout, file)
-    ran.sort(key=lambda step: next(place for place, start in enumerate(ORDER) if step.script.startswith(start)))
-    return list(dict.fromkeys(ran))
+    return ran
 
 
 # --- interactive curves ------------------------------------------------------------------------------------
@@ -228,11 +233,23 @@ def _explorer(found: paths.Found, missing: list[UserError]) -> list[dict[str, ob
             }
         )
     named = [{"name": name, "words": words, "isLoss": results.is_loss(name)} for name, words in quantities.items()]
-    state = {"steps": steps, "evaluated": stops, "quantities": named, "walks": walks}
+    state = {"steps": steps, "evaluated": stops, "quantities": named, "walks": walks, "levels": _levels(walks)}
     kind, more = ("robust", ", robust") if layout.robust else ("plain", "")
     explorer = {"name": f"{kind}_{layout.dataset}_{model_folder(layout.model)}", "state": state}
     explorer["subject"] = f"{layout.model} on {layout.dataset}{more}"
     return [explorer | {"middle": min(range(len(steps)), key=lambda i: abs(steps[i] - 0.5))}]
+
+
+def _levels(walks: Sequence[dict[str, object]]) -> list[float]:
+    """The accuracies between which colours change on planes, close to each other where the curves run."""
+    ones = [walk for walk in walks if walk["plane"]]
+    if not ones:
+        return []
+    everywhere, on_paths = (
+        np.concatenate([np.ravel(part(walk)) for walk in ones])
+        for part in (lambda walk: walk["plane"]["accuracy"], lambda walk: walk["values"]["accuracy"])
+    )
+    return figures.levels_of(everywhere, on_paths, high_is_good=True)[0].tolist()
 
 
 def positions(evaluated: Sequence[float]) -> list[float]:
