@@ -2,8 +2,11 @@
 
 import copy
 import dataclasses
+import io
 import math
 
+import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -306,6 +309,18 @@ def test_a_curve_is_drawn_on_its_plane():
     losses = evaluate_curve(curve, data, data, points=2)["loss"]  # of the ends, which are on the grid
     (least, *_, most) = axes.collections[0].levels
     assert least <= losses.min() and most >= losses.max()
+    drawn = []
+    for own in ({}, {"text.usetex": True, "figure.autolayout": True}, plt.style.library["dark_background"]):
+        drawn.append([])
+        with matplotlib.rc_context(own):
+            for axes in (
+                plot_plane(curve, data, data, points=2),
+                plot_path({"curve": {"t": [0, 1], "loss": losses}}),
+            ):
+                axes.figure.savefig(stream := io.BytesIO())
+                drawn[-1].append(stream.getvalue())
+                plt.close(axes.figure)
+    assert drawn[0] == drawn[1] == drawn[2]  # whatever a user's matplotlibrc says
     with pytest.raises(ValueError, match="spans no plane"):
         plot_plane(line(a, b), data, data)
     with pytest.raises(ValueError, match="no 'acc' on this plane, but x, y, loss, accuracy"):

@@ -1,6 +1,7 @@
 """Geometry of curves in parameter space: planes; averages, barriers, spectra. All in float64, on the CPU."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
@@ -75,20 +76,49 @@ class Path(dict):
 def plot_path(paths: Mapping[str, Mapping[str, np.ndarray]], quantity: str = "loss", axes: object = None) -> object:
     """Draw paths, as `evaluate_curve` returns them, by the names that the legend is to show; matplotlib's axes.
 
-    quantity: what is drawn along t. axes: where to draw, or None for new ones; they are returned.
+    quantity: what is drawn along t. axes: where to draw, or None for new ones, which a matplotlibrc does not change;
+    they are returned.
     """
     if odd := [name for name, path in paths.items() if not isinstance(path, Mapping) or quantity not in path]:
         raise ValueError(f"paths are given by name, {{'aligned': path}}, and have the {quantity}; not so {odd[0]!r}")
-    if axes is None:
-        from matplotlib import pyplot  # which is no requirement of the library
-
-        axes = pyplot.figure().add_subplot()
-    for name, path in paths.items():
-        axes.plot(path["t"], path[quantity], label=name)
-    axes.set_xlabel("t")
-    axes.set_ylabel(quantity)
-    axes.legend()
+    with drawing_on(axes) as axes:
+        for name, path in paths.items():
+            axes.plot(path["t"], path[quantity], label=name)
+        axes.set_xlabel("t")
+        axes.set_ylabel(quantity)
+        axes.legend()
     return axes
+
+
+@contextlib.contextmanager
+def plain_look() -> Iterator[None]:
+    """The context in which figures have matplotlib's own look, whatever a user's matplotlibrc says."""
+    import matplotlib  # which is no requirement of the library
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        yield
+
+
+@contextlib.contextmanager
+def drawing_on(axes: object = None) -> Iterator[object]:
+    """These axes; or, in its own look, those of a new figure, which is drawn and saved in that look later too."""
+    if axes is not None:
+        yield axes
+        return
+    from matplotlib import figure, pyplot
+
+    class Figure(figure.Figure):
+        def draw(self, renderer: object) -> None:
+            with plain_look():
+                super().draw(renderer)
+
+        def savefig(self, fname: object, **options: object) -> None:
+            with plain_look():
+                super().savefig(fname, **options)
+
+    with plain_look():
+        yield pyplot.figure(FigureClass=Figure).add_subplot()
 
 
 FREQUENCIES = 8  # as many as are published

@@ -16,7 +16,7 @@ from .batches import NO_SAMPLES, Batch, Data, Source, as_images, call, rows, spl
 from .curves import Curve, batch_norm_layers, modes_kept
 from .devices import autocast, device_of, random_state_kept
 from .errors import UserError
-from .geometry import POINT_ROUNDING, Path, plane_basis, plane_coordinates
+from .geometry import POINT_ROUNDING, Path, drawing_on, plane_basis, plane_coordinates
 from .losses import Criterion, Loss, Metrics, Tally, class_heads, class_labels
 from .progress import Progress, in_words
 
@@ -407,7 +407,8 @@ def plot_plane(
     Filled contours show the loss on `test` at points × points networks, each with batch norm re-estimated on `train`
     (tensors (x, labels), a Dataset, a DataLoader). Axes are in units of parameter space (Euclidean), their origin A.
 
-    quantity: loss, accuracy, or a metric of `loss`. axes: where to draw, or None for new ones; they are returned.
+    quantity: loss, accuracy, or a metric of `loss`. axes: where to draw, or None for new ones, which a matplotlibrc
+    does not change; they are returned.
     ValueError for a straight line, which spans no plane.
     """
     if points < 2:
@@ -418,22 +419,19 @@ def plot_plane(
     def measured(model: nn.Module, *_: float) -> Metrics:
         return measure(model, {"": test}, for_batch_norm=train, batch_size=512, precision="fp32", loss=loss)
 
-    if axes is None:
-        from matplotlib import pyplot  # which is no requirement of the library
-
-        axes = pyplot.figure().add_subplot()
     rows = []
-    for row in evaluate_plane(curve, ((-0.2, 1.2), (-0.2, 1.2)), points, measured):
-        if quantity not in row:
-            raise ValueError(f"there is no {quantity!r} on this plane, but {', '.join(row)}")
-        rows.append(row)
-    drawn = axes.contourf(*(np.stack([row[name] for row in rows]) for name in ("x", "y", quantity)), levels=20)
-    axes.figure.colorbar(drawn, ax=axes, label=quantity)
-    path = [plane_coordinates(curve.point(t), curve.vector(0), u, v) for t in np.linspace(0, 1, 33)]
-    axes.plot(*np.transpose(path), color="white")
-    axes.plot(*corners[:2].T, "o", color="white")
-    for name, place in zip("AB", corners, strict=False):
-        axes.annotate(name, place, color="white", xytext=(4, 4), textcoords="offset points")
+    with drawing_on(axes) as axes:
+        for row in evaluate_plane(curve, ((-0.2, 1.2), (-0.2, 1.2)), points, measured):
+            if quantity not in row:
+                raise ValueError(f"there is no {quantity!r} on this plane, but {', '.join(row)}")
+            rows.append(row)
+        drawn = axes.contourf(*(np.stack([row[name] for row in rows]) for name in ("x", "y", quantity)), levels=20)
+        axes.figure.colorbar(drawn, ax=axes, label=quantity)
+        path = [plane_coordinates(curve.point(t), curve.vector(0), u, v) for t in np.linspace(0, 1, 33)]
+        axes.plot(*np.transpose(path), color="white")
+        axes.plot(*corners[:2].T, "o", color="white")
+        for name, place in zip("AB", corners, strict=False):
+            axes.annotate(name, place, color="white", xytext=(4, 4), textcoords="offset points")
     return axes
 
 

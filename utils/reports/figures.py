@@ -34,6 +34,7 @@ from matplotlib.ticker import MaxNLocator
 from scipy.interpolate import PchipInterpolator
 
 from ..curves import CURVES
+from ..geometry import plain_look
 from ..stages import hints
 from ..stages.files import write_atomically
 from ..stages.layout import Layout, Variant, model_folder
@@ -66,8 +67,7 @@ STYLE = {
 @contextlib.contextmanager
 def style() -> Iterator[None]:
     """The context in which figures are drawn, saved and shown."""
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
+    with plain_look():
         matplotlib.rcParams.update(STYLE)
         yield
 
@@ -372,7 +372,7 @@ STEPS, RATIO = 7, 1.65  # the number of levels, and how much further from the be
 
 
 def levels_of(values: np.ndarray, on_paths: np.ndarray, *, high_is_good: bool) -> tuple[np.ndarray, str]:
-    """Round levels for contours, ascending, the closer to the best of `values` the denser; and whether some lie beyond.
+    """Round levels for contours, close to each other near the best of `values`; and whether values lie beyond them.
 
     They reach further than the worst of `on_paths`, but not as far as what no path comes near; what lies beyond them
     has one colour ("min" or "max", as matplotlib calls it, or "neither").
