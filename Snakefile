@@ -11,12 +11,23 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, workflow.basedir)
-from utils.stages.layout import model_folder
+from utils.stages.layout import dataset_folder, model_folder
 
 if not config:
     raise WorkflowError("name a preset, as in: snakemake --configfile presets/demo.yaml --cores all")
 if lacking := {"root", "datasets", "pairs", "alignments", "epochs_model", "epochs_curve"} - config.keys():
     raise WorkflowError(f"the preset lacks {', '.join(sorted(lacking))}")
+# The matches that a preset may name, and the flags that make them. Published so: --pre_act is of the match by L2
+# distance that is not by what goes into the activations.
+METHODS = {
+    "corr": "",
+    "corr_pre": "--method corr_pre",
+    "corr_rotations": "--rotations",
+    "w2_post": "--pre_act",
+    "w2_pre": "",
+    "weight": "--method weight",
+    "weight_rotations": "--method weight --rotations",
+}
 # Of a large preset, a part: --config only_models=TinyTen 'only_datasets=[CIFAR10, CIFAR100]'
 OF_MODELS = ("alignments", "robust_alignments", "lines", "planes", "midpoints")
 for only, kinds in (("only_models", OF_MODELS), ("only_datasets", ("datasets",))):
@@ -26,7 +37,9 @@ for only, kinds in (("only_models", OF_MODELS), ("only_datasets", ("datasets",))
             raise WorkflowError(f"{only}: the preset has no {', '.join(sorted(unknown))}")
         for kind in config.keys() & kinds:
             config[kind] = {name: config[kind][name] for name in wanted if name in config[kind]}
+# Names, by the folders of their files
 MODELS = {model_folder(model): model for kind in OF_MODELS for model in config.get(kind, ())}
+DATASETS = {dataset_folder(dataset): dataset for dataset in config["datasets"]}
 ROOT = config["root"]
 PAIRS = config["pairs"]
 # Of the curves that figures show, which is the same for all pairs; and of those in tables, which may be one a pair
@@ -83,8 +96,8 @@ wildcard_constraints:
     b=r"\d\d+",
     variant=r"(_seed_\d+)?",
     epoch=r"\d+",
-    match="corr|corr_pre|w2_post|w2_pre|weight",
-    tag="null|corr|corr_pre|w2_post|w2_pre|weight|pam_null|pam_corr",
+    match="|".join(METHODS),
+    tag="|".join(["null", *METHODS, "pam_null", "pam_corr"]),
 
 
 # --- what there is to make ---
@@ -133,7 +146,7 @@ def files(kind, pattern, robust="", lines=False, for_tables=False):
     lines: straight lines too, but for those whose match PAM finds. for_tables: of each pair's own seed too.
     """
     for model, alignments in config.get(kind, {}).items():
-        for dataset in config["datasets"]:
+        for dataset in DATASETS:
             for tag in alignments:
                 for (a, b), table_seed in zip(PAIRS, TABLE_SEEDS):
                     names = dict(robust=robust, model=model_folder(model), dataset=dataset, tag=tag, a=f"{a:02d}", b=f"{b:02d}")
@@ -146,7 +159,7 @@ def files(kind, pattern, robust="", lines=False, for_tables=False):
 def straight_lines(kind):
     """The straight lines for all alignments that the preset has under `kind`; PAM's with the seeds of tables."""
     for model, alignments in config.get(kind, {}).items():
-        for dataset in config["datasets"]:
+        for dataset in DATASETS:
             for tag in alignments:
                 for (a, b), table_seed in zip(PAIRS, TABLE_SEEDS):
                     names = dict(model=model_folder(model), dataset=dataset, tag=tag, a=f"{a:02d}", b=f"{b:02d}")
@@ -171,7 +184,7 @@ ALL = [
     *(
         ALIGNED_PLANE.format(model=model_folder(model), dataset=dataset, match=match, a=f"{a:02d}", b=f"{b:02d}")
         for model, matches in matched("planes").items()
-        for dataset in config["datasets"]
+        for dataset in DATASETS
         for match in matches
         for a, b in PAIRS
     ),
@@ -213,7 +226,7 @@ def for_evaluation(wildcards):
 
 
 def dataset_flags(wildcards):
-    words = ["--root", shlex.quote(ROOT), "--dataset", shlex.quote(wildcards.dataset)]
+    words = ["--root", shlex.quote(ROOT), "--dataset", shlex.quote(DATASETS[wildcards.dataset])]
     return " ".join(words + (["--data_path", shlex.quote(config["data_path"])] if "data_path" in config else []))
 
 
@@ -224,7 +237,7 @@ def flags(stage):
     """
 
     def of(wildcards):
-        dataset = config["datasets"][wildcards.dataset] or {}
+        dataset = config["datasets"][DATASETS[wildcards.dataset]] or {}
         known = config.get("flags", {})
         own = dataset.get(f"robust_{stage}", dataset.get(stage)) if twin(wildcards) else dataset.get(stage)
         parts = (known.get("all"), known.get(stage), dataset.get("all"), own)
@@ -317,8 +330,7 @@ rule match:
         seeds=seeds,
         epochs=epochs_model,
         script=lambda wildcards: "align_models_w2" if wildcards.match.startswith("w2_") else "align_models",
-        # Published so: --pre_act is of the match that is not by what goes into the activations
-        method=lambda wildcards: {"w2_post": "--pre_act", "weight": "--method weight"}.get(wildcards.match, ""),
+        method=lambda wildcards: METHODS[wildcards.match],
         robust=lambda wildcards: "--adversarial" if wildcards.robust else "",
     threads: THREADS
     resources:
@@ -337,7 +349,7 @@ rule curve:
     log:
         PATH_LOG.replace("{rule}", "{robust}curve"),
     wildcard_constraints:
-        tag="null|corr|corr_pre|w2_post|w2_pre|weight",
+        tag="|".join(["null", *METHODS]),
         epoch=r"[1-9]\d*",
     params:
         left=left_beside(CURVE, "-*.pt"),

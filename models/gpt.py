@@ -10,11 +10,14 @@ NORMS = {"rms": partial(nn.RMSNorm, eps=1e-5), "layer": nn.LayerNorm}
 
 
 class Block(nn.Module):
-    """Causal attention, then a perceptron of one hidden layer; each adds to its input what it makes of its norm."""
+    """Attention, then a perceptron of one hidden layer; each adds to its input what it makes of its norm.
 
-    def __init__(self, width: int, heads: int, norm: str):
+    causal: whether a position sees only those before it, and itself.
+    """
+
+    def __init__(self, width: int, heads: int, norm: str, *, causal: bool = True):
         super().__init__()
-        self.heads = heads
+        self.heads, self.causal = heads, causal
         self.before_attention, self.before_mlp = NORMS[norm](width), NORMS[norm](width)
         self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
         self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
@@ -24,7 +27,7 @@ class Block(nn.Module):
         parts = (
             part(y).unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (self.query, self.key, self.value)
         )
-        x = x + self.out(F.scaled_dot_product_attention(*parts, is_causal=True).transpose(1, 2).flatten(2))
+        x = x + self.out(F.scaled_dot_product_attention(*parts, is_causal=self.causal).transpose(1, 2).flatten(2))
         return x + self.down(F.gelu(self.up(self.before_mlp(x))))
 
 
