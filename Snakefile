@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, workflow.basedir)
-from utils.stages.layout import dataset_folder, model_folder
+from utils.stages.layout import dataset_folder, is_path_of_data, model_folder
 
 if not config:
     raise WorkflowError("name a preset, as in: snakemake --configfile presets/demo.yaml --cores all")
@@ -196,8 +196,8 @@ ALL = [
 
 def images_for(wildcards):
     """What a network that is still to be trained waits for; a trained one is not trained again for its images."""
-    trained = Path(NETWORK.format(**wildcards)).exists()
-    return [] if trained else [f"{ROOT}/images/{wildcards.dataset}.ready"]
+    is_ready = Path(NETWORK.format(**wildcards)).exists() or is_path_of_data(DATASETS[wildcards.dataset])
+    return [] if is_ready else [f"{ROOT}/images/{wildcards.dataset}.ready"]
 
 
 def of_pair(pattern, wildcards, **more):
