@@ -16,6 +16,7 @@ import numpy as np
 
 import models
 from utils.curves import batch_norm_layers
+from utils.losses import CLASSES
 from utils.measuring import evaluate_ensemble, evaluate_path, measure
 from utils.repairing import renormalizer
 from utils.reports.results import CHOSEN_BY, is_loss, robust_places, summary
@@ -35,8 +36,8 @@ def parse_args(argv=None, description=__doc__, script=__file__, robust=False):
     parser.evaluation("--eval_train", true_or_false, False, train_help, outcome=True, **taken)
     parser.add_unused("--lr", "nothing is learned here")
     args = flags.parse(parser, argv)
-    if args.ensemble and args.task != "classification":
-        parser.error(f"--ensemble: means of probabilities are for classification, and not for --task {args.task}")
+    if args.ensemble and args.task not in CLASSES:
+        parser.error(f"--ensemble: means of probabilities are for {', '.join(CLASSES)}, not for --task {args.task}")
     return args
 
 
@@ -58,8 +59,9 @@ def main(args):
             table.add(**row)
         table.finish()
     files = [path, path.with_suffix(".csv")]
-    write_csv(files[-1], table.arrays)
-    print_summary(table.arrays, args.robust)
+    shown = with_perplexity(table.arrays, args.task)
+    write_csv(files[-1], shown)
+    print_summary(shown, args.robust)
     if "chosen" in (places := robust_places(table.arrays)):
         t, accuracy = (table.arrays[name][places["chosen"]] for name in ("t", "accuracy_robust"))
         print(f"Most robust on held-out training images: t = {t:.3f}, {accuracy:.1f} % robust on the test set.")
@@ -69,10 +71,13 @@ def main(args):
         if not together.finished:
             renormalize = renormalizer(curve, images, repaired=args.repair, **how)
             ts = np.linspace(0, 1, args.ensemble)
-            together.finish(**evaluate_ensemble(curve, ts, renormalize, data.test, data.held_out, **how))
+            together.finish(
+                **evaluate_ensemble(curve, ts, renormalize, data.test, data.held_out, loss=args.task, **how)
+            )
         files += [path, path.with_suffix(".csv")]
-        write_csv(files[-1], together.arrays)
-        print_ensemble(together.arrays)
+        shown = with_perplexity(together.arrays, args.task)
+        write_csv(files[-1], shown)
+        print_ensemble(shown)
     next_command = hints.command(args.here, "visualization/viz_curve.py", flags.drawn(args))
     hints.closing_words(args.here, files, next_command)
 
@@ -96,6 +101,13 @@ def measuring(curve, images, splits, task, *, repaired, attack, **how):
     return measured
 
 
+def with_perplexity(arrays, task):
+    """Of language, the perplexity beside each loss in nats: how many equally likely tokens would be as uncertain."""
+    if task != "language":
+        return arrays
+    return arrays | {name.replace("loss", "perplexity"): np.exp(arrays[name]) for name in arrays if is_loss(name)}
+
+
 def print_summary(arrays, robust):
     """What there is to say of a path in a few numbers, a line for each loss, accuracy or other metric."""
     columns = {"ends": "endpoints", "average": "average", "minimum": "minimum", "maximum": "maximum"}
@@ -112,16 +124,20 @@ def print_summary(arrays, robust):
         print(f"{name.replace('_', ' '):<24}" + "".join(cells))
 
 
+BARE = ("loss", "perplexity")  # the other columns are percent
+
+
 def print_ensemble(arrays):
     """The best point, and the ensembles of the ends and of all points, a line each."""
     columns = {"accuracy": "accuracy", "calibration_error": "calibration error", "loss": "loss"}
+    columns |= {"perplexity": "perplexity"} if "perplexity" in arrays else {}
     print(f"{'':<24}" + "".join(f"{words:>20}" for words in columns.values()))
     points = int(np.sum(arrays["what"] == "point"))
     for row in range(points, len(arrays["what"])):
         what, t = arrays["what"][row], arrays["t"][row]
         words = {"best point": f"best point, t = {t:.3f}", "ends": "ensemble of the ends"}
-        cells = (f"{arrays[name][row]:{'20.4f' if is_loss(name) else '18.1f'}}" for name in columns)
-        units = ("" if is_loss(name) else " %" for name in columns)
+        cells = (f"{arrays[name][row]:{'20.4f' if name in BARE else '18.1f'}}" for name in columns)
+        units = ("" if name in BARE else " %" for name in columns)
         print(
             f"{words.get(what, f'ensemble of {points}'):<24}" + "".join(map("".join, zip(cells, units, strict=True)))
         )

@@ -9,7 +9,7 @@ from models.gpt import NORMS, Block
 class ViT(nn.Module):
     """Maps images (N, in_channels, 32, 32) to logits (N, num_classes).
 
-    Patches of `patch` × `patch` pixels become vectors of `width`, a multiple of heads; the mean of what `depth` blocks
+    Patches of `patch` × `patch` pixels become vectors of `width`, a multiple of heads; the mean of what the blocks
     make of them is classified. norm: rms (with a gain, without a bias) or layer.
     """
 

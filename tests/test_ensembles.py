@@ -89,3 +89,20 @@ def test_nothing_is_chosen_on_the_images_of_the_test(load_bars, use_test):
     if use_test:
         others = load_bars(use_test=False).test
         assert pixels == {tuple(row.tolist()) for row in others.packed(slice(None))}
+
+
+def test_probabilities_of_tokens_and_pixels_are_those_of_the_loss():
+    """What does not count, as IGNORED labels and the token that nothing predicts, is in neither."""
+    tokens = torch.randint(0, 9, (7, 6))
+    text = torch.nn.Sequential(torch.nn.Embedding(9, 4), torch.nn.Linear(4, 9))
+    pixels = torch.randint(0, 5, (7, 6, 6)).masked_fill(torch.rand(7, 6, 6) < 0.2, -100)
+    shown = torch.nn.Conv2d(3, 5, 3, padding=1), (torch.randn(7, 3, 6, 6), pixels)
+    for task, count, model, data in (
+        ("language", 7 * 5, text, tokens),
+        ("segmentation", int((pixels >= 0).sum()), *shown),
+    ):
+        found = probabilities(model, data, loss=task, batch_size=3)
+        assert len(found[0]) == len(found[1]) == count
+        loss, accuracy = evaluate(model, data, loss=task)
+        known = scores(*found)
+        assert (known["loss"], known["accuracy"]) == pytest.approx((loss, accuracy), rel=1e-5)

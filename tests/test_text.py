@@ -82,11 +82,15 @@ def test_stages_measure_cross_entropy_and_find_a_planted_rotation(tmp_path, caps
     save_checkpoint(layout.endpoint(2, 1), {"model_state": planted})
     run("alignment/align_models.py", *usual, "--epochs", 1, "--method", "weight", "--rotations")
     line = ["--epochs_model", 1, "--epochs_curve", 0, "--num_points", 3, "--alignment", "weight_rotations"]
-    run("evaluation/eval_curve.py", *usual, *line)
+    run("evaluation/eval_curve.py", *usual, *line, "--ensemble", 3)
     logits = a(test).detach()
     expected = F.cross_entropy(logits[:, :-1].flatten(0, 1), test[:, 1:].flatten()).item()
     losses = np.load(layout.evaluated("weight_rotations", 1, 2, 0))["loss"]
     assert losses == pytest.approx([expected] * 3, abs=1e-4)
+    together = layout.ensemble("weight_rotations", 1, 2, 0, 3).with_suffix(".csv")
+    table = np.genfromtxt(together, delimiter=",", names=True)
+    assert table["loss"] == pytest.approx([expected] * 6, abs=1e-4)
+    assert table["perplexity"] == pytest.approx(np.exp(table["loss"]))
     assert dataset_folder(f"text:{text}").startswith("a_text.txt=")
     assert "for --dataset text:FILE alone" in fails(capsys, "training/train_model.py", "--context", "8")[1]
     assert "GPT is for text" in fails(capsys, "training/train_model.py", "--root", tmp_path, "--model", "GPT")[1]

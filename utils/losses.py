@@ -74,6 +74,15 @@ class Criterion:
             losses = losses[kept] if kept.shape == losses.shape else losses
         return _outcome(losses, metrics)
 
+    def classified(self, output: object, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """What counts in a batch: logits (n, classes) and labels (n,), of images or, e.g., of tokens.
+
+        Raises UserError unless the loss is one of `CLASSES`.
+        """
+        if not isinstance(self.loss, str) or self.loss not in CLASSES:
+            raise UserError(f"probabilities are those of {', '.join(CLASSES)}, and not of {self.loss}")
+        return CLASSES[self.loss](output, split(self.network, batch)[1], batch, self)
+
     @cached_property
     def classes(self) -> int:
         """The number of classes among the targets of all samples."""
@@ -184,6 +193,13 @@ def classification(
     return Outcome(sums, len(labels), {"accuracy": logits[0].detach().argmax(1) == labels})
 
 
+def _of_samples(
+    output: object, target: object, batch: Batch, criterion: Criterion
+) -> tuple[torch.Tensor, torch.Tensor]:
+    logits = class_heads(output, criterion)[0]
+    return logits, class_labels(target, logits)
+
+
 def class_heads(output: object, criterion: Criterion | None = None) -> list[torch.Tensor]:
     """`heads`; where these are of several widths, e.g. features and logits, those with a column for each class.
 
@@ -264,6 +280,12 @@ def language(output: object, target: object, batch: Batch, criterion: Criterion)
     Labels that are the network's own tokens, or none, are each predicted where the token before it is; others (the
     next tokens, or masked ones) where they are. Padding and labels IGNORED count nowhere.
     """
+    return _each_class(*_of_tokens(output, target, batch, criterion))
+
+
+def _of_tokens(
+    output: object, target: object, batch: Batch, criterion: Criterion
+) -> tuple[torch.Tensor, torch.Tensor]:
     labels = _tensor(tokens_of(batch) if target is None else target, "language", "tokens")
     shape = tuple(labels.shape)
     logits = _only(
@@ -274,7 +296,7 @@ def language(output: object, target: object, batch: Batch, criterion: Criterion)
         labels = labels.masked_fill(~mask, IGNORED)
     if criterion.is_shifted:
         logits, labels = logits[:, :-1], labels[:, 1:]
-    return _positions(logits.movedim(2, 1), labels)
+    return _counted(logits.movedim(2, 1), labels)
 
 
 def segmentation(output: object, target: object, batch: Batch, criterion: Criterion) -> Outcome:
@@ -282,6 +304,12 @@ def segmentation(output: object, target: object, batch: Batch, criterion: Criter
 
     255, if it is no class, counts nowhere either.
     """
+    return _each_class(*_of_pixels(output, target, batch, criterion))
+
+
+def _of_pixels(
+    output: object, target: object, batch: Batch, criterion: Criterion
+) -> tuple[torch.Tensor, torch.Tensor]:
     labels = _tensor(target, "segmentation", "classes")
     labels = labels.squeeze(1) if labels.dim() > 3 else labels
     shape = tuple(labels.shape)
@@ -289,17 +317,21 @@ def segmentation(output: object, target: object, batch: Batch, criterion: Criter
     logits = _only(output, lambda tensor: (tensor.shape[0], *tensor.shape[2:]) == shape and tensor.dim() > 2, fits)
     if logits.shape[1] <= 255:
         labels = labels.masked_fill(labels == 255, IGNORED)
-    return _positions(logits, labels)
+    return _counted(logits, labels)
 
 
-def _positions(logits: torch.Tensor, labels: torch.Tensor) -> Outcome:
-    """Of logits (b, classes, …) and labels (b, …), at the positions that count."""
+def _counted(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of logits (b, classes, …) and labels (b, …) those at the positions that count: (n, classes) and (n,)."""
     if labels.is_floating_point() or labels.is_complex():
         raise UserError(f"targets are whole numbers, and not {labels.dtype}")
     counted = labels != IGNORED
     logits, labels = logits.movedim(1, -1)[counted], labels[counted].long()
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < logits.shape[1]:
         raise UserError(f"targets are {labels.min()} to {labels.max()}, and outputs for {logits.shape[1]} classes")
+    return logits, labels
+
+
+def _each_class(logits: torch.Tensor, labels: torch.Tensor) -> Outcome:
     losses = F.cross_entropy(logits.float(), labels, reduction="none")
     return _outcome(losses, {"accuracy": logits.detach().argmax(1) == labels})
 
@@ -320,3 +352,4 @@ BUILT_IN = {
     "segmentation": segmentation,
     "multilabel": multilabel,
 }
+CLASSES = {"classification": _of_samples, "language": _of_tokens, "segmentation": _of_pixels}

@@ -17,7 +17,7 @@ from .curves import Curve, batch_norm_layers, modes_kept
 from .devices import autocast, device_of, random_state_kept
 from .errors import UserError
 from .geometry import POINT_ROUNDING, Path, drawing_on, plane_basis, plane_coordinates
-from .losses import Criterion, Loss, Metrics, Tally, class_heads, class_labels
+from .losses import Criterion, Loss, Metrics, Tally
 from .progress import Progress, in_words
 
 EVALUATION_SEED = 0  # the same random draws for every point of a curve, whenever it is evaluated
@@ -444,19 +444,25 @@ def plot_plane(
 @undisturbed
 @torch.no_grad()
 def probabilities(
-    model: nn.Module, images: Data, *, batch_size: int = 512, precision: str = "fp32"
+    model: nn.Module,
+    images: Data,
+    *,
+    loss: str = "classification",
+    batch_size: int = 512,
+    precision: str = "fp32",
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The classes' probabilities (n, classes), in float32 on the CPU, of images under the test transform; and labels.
 
+    loss: classification, language (then n are the tokens that count) or segmentation (pixels).
     To be called by one process alone. The model stays as it is.
     """
     images = as_images(images, device_of(model))
     parts, labels = [], []
-    criterion = Criterion("classification", model, images)
+    criterion = Criterion(loss, model, images)
     for output, batch in outputs(model, images, batch_size=batch_size, precision=precision):
-        logits = class_heads(output, criterion)[0]
+        logits, of_batch = criterion.classified(output, batch)
         parts.append(logits.float().softmax(1).cpu())
-        labels.append(class_labels(split(model, batch)[1], logits).cpu())
+        labels.append(of_batch.cpu())
     if not parts:
         raise UserError(NO_SAMPLES)
     predicted = torch.cat(parts)
@@ -496,6 +502,7 @@ def evaluate_ensemble(
     test: Data,
     held_out: Data,
     *,
+    loss: str = "classification",
     batch_size: int = 512,
     precision: str = "fp32",
 ) -> dict[str, np.ndarray]:
@@ -504,6 +511,7 @@ def evaluate_ensemble(
     ts: the points (k,), first and last the path's ends.
     renormalize: makes the network at a point ready to be evaluated (`utils.repairing.renormalizer`).
     held_out: images, not among `test`, on which the best single point, that of the lowest loss, is chosen.
+    loss: classification, language or segmentation. The probabilities of every image, token or pixel are in memory.
 
     Returns arrays (k + 3,), a row for each point and then for `best point`, `ends` and `ensemble`, as the array
     `what` says: t (NaN for an ensemble), loss_held_out, and `scores` on `test`.
@@ -515,17 +523,17 @@ def evaluate_ensemble(
         def at(t: float) -> tuple[torch.Tensor, torch.Tensor, float]:
             model = curve.place(t, network)
             renormalize(model, t)
-            loss, accuracy = evaluate(model, held_out, batch_size=batch_size, precision=precision)
+            metrics = evaluate_all(model, held_out, loss, batch_size=batch_size, precision=precision)
             progress.step()
-            progress.line(f"t = {t:.3f}  held out: {in_words({'loss': loss, 'accuracy': accuracy})}")
-            predicted = probabilities(model, test, batch_size=batch_size, precision=precision)
-            return *predicted, loss
+            progress.line(f"t = {t:.3f}  held out: {in_words(metrics)}")
+            predicted = probabilities(model, test, loss=loss, batch_size=batch_size, precision=precision)
+            return *predicted, metrics["loss"]
 
         predicted, (labels, *_), losses = zip(*distributed.spread_out(at, ts), strict=True)
     best = int(np.argmin(losses))
     rows = [
-        {"what": "point", "t": t, "loss_held_out": loss, **scores(one, labels)}
-        for t, loss, one in zip(ts, losses, predicted, strict=True)
+        {"what": "point", "t": t, "loss_held_out": held_out_loss, **scores(one, labels)}
+        for t, held_out_loss, one in zip(ts, losses, predicted, strict=True)
     ]
     rows.append(rows[best] | {"what": "best point"})
     for what, members in (("ends", (predicted[0], predicted[-1])), ("ensemble", predicted)):
