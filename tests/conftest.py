@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 import torch
 import warm
+from filelock import FileLock
+from matplotlib.figure import Figure
 from PIL import Image
 from stages import run
 
@@ -107,11 +109,28 @@ def write_tiny_imagenet(folder):
 
 
 @pytest.fixture(scope="session")
-def data_path(tmp_path_factory):
+def once(tmp_path_factory):
+    """Gives the folder of a name, which is filled once for all processes that share the tests out."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def filled(name, fill):
+        folder, done = base / name, base / f"{name}.done"
+        with FileLock(base / f"{name}.lock"):
+            if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                fill(folder)
+                done.touch()
+        return folder
+
+    return filled
+
+
+@pytest.fixture(scope="session")
+def data_path(once):
     """A folder that holds the image-folder dataset `bars`: 160 training and 48 test images of 16×16 pixels."""
-    path = tmp_path_factory.mktemp("data")
-    write_image_folder(path / "bars")
-    return path
+    return once("data", lambda folder: write_image_folder(folder / "bars"))
 
 
 @pytest.fixture(scope="session")
@@ -144,18 +163,21 @@ def flags(data_path, tmp_path):
 
 
 @pytest.fixture(scope="session")
-def trained(data_path, tmp_path_factory):
+def trained(data_path, once):
     """A workspace with two networks, their match, a curve of each kind, and all paths evaluated."""
-    root = tmp_path_factory.mktemp("trained")
-    flags = ["--dataset", "bars", "--data_path", data_path, "--root", root, "--batch_size", "32"]
-    run("training/train_model.py", *flags, "--epochs", 3, "--lr_drop", 1, "--seed", 1, 2)
-    run("alignment/align_models.py", *flags, "--epochs", 3)
-    for alignment in ("", "corr"):
-        run("training/train_curve.py", *flags, "--epochs_model", 3, "--epochs", 2, "--alignment", alignment)
-        for epochs in (0, 2):
-            curve = ["--epochs_model", 3, "--epochs_curve", epochs, "--alignment", alignment, "--num_points", 5]
-            run("evaluation/eval_curve.py", *flags, *curve)
-    return root
+
+    def fill(root):
+        flags = ["--dataset", "bars", "--data_path", data_path, "--root", root, "--batch_size", "32"]
+        for seed in (1, 2):
+            run("training/train_model.py", *flags, "--epochs", 3, "--lr_drop", 1, "--seed", seed)
+        run("alignment/align_models.py", *flags, "--epochs", 3)
+        for alignment in ("", "corr"):
+            run("training/train_curve.py", *flags, "--epochs_model", 3, "--epochs", 2, "--alignment", alignment)
+            for epochs in (0, 2):
+                curve = ["--epochs_model", 3, "--epochs_curve", epochs, "--alignment", alignment, "--num_points", 5]
+                run("evaluation/eval_curve.py", *flags, *curve)
+
+    return once("trained", fill)
 
 
 @pytest.fixture
@@ -175,6 +197,22 @@ def small(workspace, data_path):
 def shown(workspace):
     """Flags of what shows results in the workspace."""
     return ["--dataset", "bars", "--root", workspace]
+
+
+SAVE = Figure.savefig
+
+
+@pytest.fixture(scope="session", autouse=True)
+def small_figures():
+    """Figures have few dots and their PDFs are empty, where a test does not ask for them as they are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", lambda *a, **o: o["format"] == "pdf" or SAVE(*a, **o | {"dpi": 30}))
+        yield
+
+
+@pytest.fixture
+def whole_figures(monkeypatch):
+    monkeypatch.setattr(Figure, "savefig", SAVE)
 
 
 @pytest.fixture

@@ -115,14 +115,6 @@ def test_advice_names_it_as_it_was_named(own, capsys, monkeypatch):
     assert command[at : at + 8] == ["--mean", "0.5", "0.5", "0.5", "--std", "0.25", "0.25", "0.25"]
 
 
-def test_other_normalization_is_refused(own, capsys):
-    _, _, flags = own
-    at = flags.index("--mean")
-    code, line = fails(capsys, "alignment/align_models.py", *flags[:at], *PAIR, "--epochs", 2)
-    assert code == 1
-    assert "--mean 0.5 0.5 0.5 --std 0.25 0.25 0.25, which normalizes images unlike the transform standard" in line
-
-
 @pytest.mark.parametrize(
     ("model", "words"),
     [

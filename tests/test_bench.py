@@ -90,11 +90,6 @@ def test_time_over_a_product_and_over_the_sum_of_kernels():
     assert cells[3:-1] == ["2.00×", "1.25×", "4.00×", "2.00×"]
 
 
-def test_a_length_of_intervals():
-    assert gpu.covered([]) == 0.0
-    assert gpu.covered([(5, 6), (0, 2), (1, 3), (1, 2)]) == 4.0
-
-
 @pytest.fixture
 def embedded():
     return load_data("FashionMNIST10k", folder=REPOSITORY_DATA, transform="TinyTen").train

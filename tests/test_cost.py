@@ -125,16 +125,6 @@ def test_the_table(capsys, monkeypatch):
     assert lines[-1] == "9 stages: 0.0180 EFLOP, 10.0 hours at a sustained 0.5 TFLOP/s."
 
 
-def test_digits():
-    assert [cost.digits(value) for value in (12_345, 123.4, 1.234, 0.00012345, 0)] == [
-        "12,300",
-        "123",
-        "1.23",
-        "0.000123",
-        "0",
-    ]
-
-
 @pytest.mark.parametrize("text", ["pairs: [", "pairs: []"])
 def test_what_is_no_preset_is_a_user_error(text, tmp_path):
     path = tmp_path / "some.yaml"

@@ -42,21 +42,6 @@ def test_flat_parameters_round_trip(name):
         assert view.dim() < 4 or view.is_contiguous(memory_format=torch.channels_last)
 
 
-@pytest.mark.parametrize("curve_name", ["Bezier", "PolyChain"])
-@pytest.mark.parametrize("num_bends", [2, 3, 4])
-def test_ends_are_the_networks_exactly(curve_name, num_bends):
-    ends = networks(2)
-    curve = linear_curve(ends, num_bends, curve=curve_name)
-    x = torch.randn(2, 3, 16, 16)
-    for t, end in zip((0.0, 1.0), ends, strict=True):
-        network = TinyTen(4).to(memory_format=torch.channels_last)
-        network.load_state_dict(end)
-        curve.base.load_state_dict(end)  # the buffers are the base model's
-        assert torch.equal(curve.eval()(x, curve.point(t)), network.eval()(x))
-        for parameter, placed in zip(network.parameters(), curve.place(t).parameters(), strict=True):
-            assert torch.equal(parameter, placed)
-
-
 def test_only_learned_points_have_gradients():
     ends = networks(2)
     curve = linear_curve(ends, num_bends=4)
@@ -65,24 +50,6 @@ def test_only_learned_points_have_gradients():
     assert curve.learned.grad.shape == (2, len(curve.flat))
     assert (curve.learned.grad.abs().sum(1) > 0).all()
     assert all(p.grad is None for p in curve.base.parameters())
-
-
-def test_gradient_of_a_point_is_its_coefficient():
-    curve = linear_curve(networks(2), num_bends=4)
-    curve.point(0.3).sum().backward()
-    expected = bezier(torch.tensor(0.3).double(), 4)[1:3].float()
-    torch.testing.assert_close(curve.learned.grad[:, 0], expected)
-
-
-def test_checkpoint_holds_all_learned_points():
-    curve = linear_curve(networks(2), num_bends=5)
-    with torch.no_grad():
-        curve.learned.normal_()
-    saved = curve.checkpoint()
-    assert sorted(saved["points"]) == [1, 2, 3]
-    other = linear_curve(networks(2), num_bends=5)
-    other.load_checkpoint(saved)
-    assert torch.equal(other.learned, curve.learned)
 
 
 def test_turning_point_is_the_model_state():
@@ -94,12 +61,6 @@ def test_turning_point_is_the_model_state():
     other = linear_curve(networks(2))
     other.load_checkpoint({"model_state": saved["model_state"]})  # as the original code saves it
     assert torch.equal(other.learned, curve.learned)
-
-
-def test_points_of_another_curve_are_refused():
-    saved = linear_curve(networks(2), num_bends=4).checkpoint()
-    with pytest.raises(ValueError, match="control points"):
-        linear_curve(networks(2)).load_checkpoint(saved)
 
 
 def test_a_curve_between_networks_begins_as_the_line():

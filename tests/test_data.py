@@ -222,12 +222,6 @@ def test_where_a_dataset_is(tmp_path):
     assert data_folder("bars", data_path=None, root=tmp_path) == tmp_path / "data"
 
 
-def test_preparing_counts_the_images(tmp_path):
-    write_image_folder(tmp_path / "bars", 3, 2)
-    assert prepare("bars", folder=tmp_path, threads=2) == {"train": 12, "test": 8}
-    assert (tmp_path / "bars" / "decoded.npy").exists()
-
-
 def test_an_embedded_dataset_that_is_damaged(tmp_path, monkeypatch):
     monkeypatch.setattr(data, "REPOSITORY_DATA", tmp_path)
     (tmp_path / "FashionMNIST10k.npz").write_bytes(b"no archive")

@@ -13,6 +13,7 @@ import pytest
 import torch
 from conftest import write_results
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 from stages import fails, run
@@ -34,6 +35,13 @@ SCRIPTS = {
     "layerwise_mean_correlation/viz_align_along_curves": ["--epochs", "0", "250"],
 }
 PAIRS = {"one": (["1"], ["2"]), "several": (["1", "3"], ["2", "4"])}
+
+
+@pytest.fixture(autouse=True)
+def unsaved(monkeypatch, request):
+    """What files of figures hold, which takes a second each, is left out where no test looks."""
+    if "whole_figures" not in request.fixturenames:
+        monkeypatch.setattr(Figure, "savefig", lambda *_, **__: None)
 
 
 @pytest.fixture
@@ -58,7 +66,7 @@ def draw(script, root, *flags, pairs="several"):
 
 @pytest.mark.parametrize("pairs", PAIRS)
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_every_figure(script, pairs, tmp_path, drawn):
+def test_every_figure(script, pairs, tmp_path, drawn, whole_figures):
     """As wide as a column, with a label on every axis that is not shared, text that can be read, nothing cut."""
     robust = "adversarial" in script
     write_results(tmp_path, robust=robust)
@@ -313,7 +321,7 @@ def test_alignments_look_the_same_everywhere():
     assert paths.look("mine").symbol not in {look.symbol for look in paths.ALIGNMENTS.values()}
 
 
-def test_nothing_is_cut_off(tmp_path, drawn):
+def test_nothing_is_cut_off(tmp_path, drawn, whole_figures):
     """Neither bars at the ends of paths, nor long names."""
     layout = write_results(tmp_path, alignments=("null", "w2_pre"))
     variant = Variant(2, 5, "PolyChain")
@@ -439,7 +447,7 @@ assert "matplotlib.pyplot" not in sys.modules
     processes.output(sys.executable, "-c", code)
 
 
-def test_a_users_matplotlibrc_changes_no_figure(tmp_path):
+def test_a_users_matplotlibrc_changes_no_figure(tmp_path, whole_figures):
     write_results(tmp_path, pairs=((1, 2),))
     files = [tmp_path / f"figures/plane_with_alignment_loss_CIFAR10_TinyTen.{suffix}" for suffix in ("png", "pdf")]
     own = {"text.usetex": True, "figure.autolayout": True, "savefig.bbox": "tight", "font.size": 20}
@@ -577,7 +585,7 @@ def test_the_training_of_the_networks_is_drawn(tmp_path):
     assert len(missing) == 1  # networks from elsewhere have none
 
 
-def test_figures_without_titles(tmp_path, drawn):
+def test_figures_without_titles(tmp_path, drawn, whole_figures):
     """Only their files tell them, and the figures are less high."""
     write_results(tmp_path, pairs=((1, 2),))
     heights = []

@@ -98,16 +98,6 @@ def test_a_seed_decides_all(points):
     assert not same_state(first, other)
 
 
-def test_validation_disturbs_nothing(data):
-    models = []
-    for val_freq in (None, 1):
-        torch.manual_seed(0)
-        models.append(TinyTen(4))
-        few = data.train.subset(torch.arange(0, 160, 4))
-        fit(NetworkTask(models[-1], data.test), few, rates=[0.05] * 2, batch_size=16, val_freq=val_freq)
-    assert same_state(*models)
-
-
 def test_epochs_without_validation_are_nan(points):
     train, _ = points
 
@@ -120,22 +110,6 @@ def test_epochs_without_validation_are_nan(points):
     assert all(map(math.isfinite, history["loss_train"]))
     assert list(fit(Task(small()), train, rates=[0.1], batch_size=32)) == ["loss_train", "accuracy_train"]
     assert fit(NetworkTask(small()), train, rates=[0.1], val_freq=1).keys() == {"loss_train", "accuracy_train"}
-
-
-def test_every_sample_once_an_epoch(points):
-    train, _ = points
-    seen = []
-
-    class Task(NetworkTask):
-        def forward(self, x, labels, images, generator):
-            seen.append(x)
-            return super().forward(x, labels, images, generator)
-
-    fit(Task(small()), train, rates=[0.1] * 2, batch_size=36)
-    assert [len(x) for x in seen] == [36, 36, 24] * 2
-    for epoch in (torch.cat(seen[:3]), torch.cat(seen[3:])):
-        assert sorted(map(tuple, epoch.tolist())) == sorted(map(tuple, train.tensors[0].tolist()))
-    assert not torch.equal(seen[0], seen[3])
 
 
 # --- the optimizer -----------------------------------------------------------------------------------------

@@ -112,6 +112,8 @@ def test_epochs_that_stand_for_nothing(capsys):
     both = ["--epochs_model", 8, "--epochs_curve", 6]
     for epochs in (8, 6):
         parse("evaluation/eval_curve.py", *both, "--epochs", epochs)
+    one = parse("evaluation/eval_curve.py", "--epochs", 7, "--epochs_curve", 0)
+    assert (one.epochs_model, one.epochs_curve) == (7, 0)
     code, line = fails(capsys, "evaluation/eval_curve.py", *both, "--epochs", 7)
     assert code == 2
     assert "--epochs 7 stands for nothing" in line
@@ -231,14 +233,3 @@ def test_a_run_under_way_is_gone_on_with_as_it_began(capsys, small, workspace):
     run(script, *words)
     assert "Resuming after epoch 2." in capsys.readouterr().out
     run("alignment/align_models.py", *small, "--epochs", 3, "--seed_b", 3)
-    # An evaluation too
-    line = ["--epochs_model", 3, "--epochs_curve", 0, "--seed_b", 3, "--num_points", 3, "--bn_images", 64]
-    run("evaluation/eval_curve.py", *small, *line)
-    table = Layout(workspace, "TinyTen", "bars").evaluated("", 1, 3, 0)
-    table.rename(table.with_name(f"{table.stem}.partial.npz"))
-    drawn = ["--dataset", "bars", "--root", workspace, "--seed_b", 3, "--alignment", "", "--epochs", 0]
-    code, message = fails(capsys, "visualization/viz_curve.py", *drawn)
-    assert "is not finished; go on with: python" in message
-    script, *words = shlex.split(message.split("go on with: python ")[1])
-    run(script, *words, *small[2:4])
-    assert table.exists()

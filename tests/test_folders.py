@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import CLASSES, write_image_folder, write_tiny_imagenet
+from conftest import write_image_folder, write_tiny_imagenet
 from PIL import Image
 
 from utils.errors import FileError
@@ -81,17 +81,6 @@ def test_a_test_folder_without_classes_gives_way_and_is_named(bars, capsys):
     shutil.rmtree(bars / "valid")
     with pytest.raises(FileError, match="in none of test, val, .* a folder"):
         list_images(bars)
-
-
-def test_tiny_imagenet_unpacked_by_hand(tmp_path, capsys):
-    write_tiny_imagenet(tmp_path / "tiny-imagenet-200")
-    decoded = image_folder(tmp_path / "tiny-imagenet-200", 1)
-    said = capsys.readouterr().out
-    assert said == f"{tmp_path}/tiny-imagenet-200/test is passed over: it has none of the classes of train\n"
-    assert decoded.labels["train"].tolist() == sorted(3 * list(range(CLASSES)))
-    assert decoded.labels["test"].tolist() == sorted(2 * list(range(CLASSES)))
-    write_image_folder(tmp_path / "bars", 3, 2)
-    assert same(decoded, image_folder(tmp_path / "bars", 1))
 
 
 def test_tiny_imagenet_under_another_name_is_told_what_it_lacks(tmp_path, capsys):

@@ -97,6 +97,7 @@ def test_all_stages_have_one_number_of_epochs():
         assert epochs_by_default(script, "--adversarial") == {200}
     robust = ["--model", "GoogLeNet"]
     assert epochs_by_default("training/train_curve_adversarial.py", *robust) == {200, 20}
+    assert epochs_by_default("training/train_curve_adversarial.py", *robust, "--epochs", "7") == {200, 7}
     assert epochs_by_default("evaluation/eval_adversarial_curve.py", *robust) == {200, 20}
     assert epochs_by_default("visualization/viz_adversarial_curve.py", *robust) == {20}
     assert epochs_by_default("evaluation/eval_curve.py", "--epochs", "7") == {7}

@@ -128,17 +128,6 @@ def test_an_epoch_has_every_image_once():
     assert torch.equal(labels.sort().values, torch.arange(50))
 
 
-def test_epochs_repeat_with_the_generator_and_differ_without():
-    images, _ = random_images(30, 8, 8, Augmentation(padding=1))
-
-    def epoch(generator):
-        return torch.cat([x for x, _ in images.augmented(16, generator)])
-
-    first, second = torch.Generator().manual_seed(5), torch.Generator().manual_seed(5)
-    assert torch.equal(epoch(first), epoch(second))
-    assert not torch.equal(epoch(first), epoch(torch.Generator().manual_seed(6)))
-
-
 def test_subsets_copy_no_pixels():
     """Neither does a subset of one; it has the images of its numbers, also of a file that is let go of."""
     images, originals = random_images(200, 8, 8, CIFAR)

@@ -10,7 +10,7 @@ from conftest import data_of, randomize
 from stages import REPOSITORY, run
 
 from models import MODELS, TinyTen, builder
-from utils.curves import Curve, FlatParameters, network_digest
+from utils.curves import Curve, network_digest
 from utils.errors import FileError, UserError
 from utils.permutations import groups_in, permute
 from utils.stages.files import save_array, save_checkpoint
@@ -49,14 +49,6 @@ def refused(load, *args, **options):
 
 
 # --- networks ----------------------------------------------------------------------------------------------
-
-
-def test_a_network_comes_back_in_eval_mode(layout):
-    network = TinyTen(4)
-    load_network(layout.endpoint(1, 3), network, transform="TinyTen")
-    assert not network.training
-    expected = randomize(TinyTen(4), 1).state_dict()
-    assert all(torch.equal(value, expected[name]) for name, value in network.state_dict().items())
 
 
 def test_weights_may_be_complex_and_tied(tmp_path):
@@ -239,15 +231,6 @@ def test_a_curve_comes_back(layout, shape):
         assert torch.equal(found.point(t), curve.point(t))
 
 
-def test_no_epochs_are_the_line(layout):
-    a, b = load_pair(builder("TinyTen"), layout, DATA, (1, 2), 3, alignment="corr")
-    line = load(layout, epochs=0)
-    flat = FlatParameters(a)
-    ends = [flat.flatten(network.state_dict()) for network in (a, b)]
-    torch.testing.assert_close(line.point(0.3), torch.lerp(*ends, 0.3))
-    assert line.learned_rows == []
-
-
 def test_curves_that_do_not_fit(layout):
     error = refused(load, layout)
     assert (error.path, error.mend) == (layout.curve("corr", 1, 2, 7), "make")
@@ -257,12 +240,3 @@ def test_curves_that_do_not_fit(layout):
     error = refused(load, layout, alignment="")
     assert error.reason.startswith("was learned between other networks, or with another match,")
     assert (error.path, error.mend) == (path, "replace")
-
-
-def test_folders_may_be_replaced(layout, tmp_path):
-    moved = tmp_path / "elsewhere"
-    (tmp_path / "model_dicts/basic_models").rename(moved)
-    error = refused(load, layout)
-    assert error.path == layout.endpoint(1, 3)
-    learned(Layout(tmp_path, "TinyTen", "bars", replaced={"models": moved}))
-    assert load(Layout(tmp_path, "TinyTen", "bars", replaced={"models": moved, "curves": None})).num_bends == 3

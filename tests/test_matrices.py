@@ -126,7 +126,7 @@ def panels_of(drawing):
 
 
 @pytest.mark.parametrize("alignments", [["corr"], ["corr", "weight"]])
-def test_its_figure_is_of_the_first_pair_that_has_them(alignments, tmp_path):
+def test_its_figure_is_of_the_first_pair_that_has_them(alignments, tmp_path, whole_figures):
     """A row for B as it is, one for each match; the first layer, a middle one, the last; no more than 64 channels."""
     layout = Layout(tmp_path, "TinyTen", "CIFAR10")
     matches = [Route(layout, alignment, 0) for alignment in alignments]

@@ -158,15 +158,6 @@ def test_points_of_a_path_are_where_they_are_said_to_be():
         np.testing.assert_array_equal(row["coordinates"], plane_coordinates(theta, a, u, v))
 
 
-def test_points_on_a_line_span_no_plane(data):
-    curve = curve_through(1, 1, 2)
-    curve.init_linear()
-    with pytest.raises(UserError, match="on a straight line"):
-        list(evaluate_plane(curve, ((0, 1), (0, 1)), 3, measured(data)))
-    with pytest.raises(UserError, match="on a straight line"):
-        plane_of(curve)
-
-
 @pytest.mark.parametrize("attack", [None, Attack(8 / 255, 2 / 255, 2)], ids=["plain", "attacked"])
 def test_what_is_measured_of_a_network(data, attack):
     """By split, and with an attack clean and robust, after batch norm was re-estimated on attacked images."""

@@ -1,18 +1,16 @@
 """Mistakes: each ends a stage with one line that says what is wrong and what mends it."""
 
 import os
-import shutil
 import sys
 
 import numpy as np
 import processes
 import pytest
-import torch
 from conftest import write_image_folder
-from stages import REPOSITORY, fails, run
+from stages import REPOSITORY, fails
 
 from models import MODELS
-from utils.stages.matches import padded_rows, permutations_from_rows, rows_from_permutations
+from utils.stages.matches import padded_rows, rows_from_permutations
 from utils.symmetries.spec import permutation_spec
 
 
@@ -75,41 +73,6 @@ def test_bad_arguments_end_with_code_2(capsys, tmp_path, script, flags, message)
     assert message in line
 
 
-def test_networks_and_curves_of_other_epochs_are_named(capsys, small):
-    code, line = fails(capsys, "training/train_curve.py", *small, "--epochs_model", 250)
-    assert code == 1
-    assert "checkpoint_seed_01-250.pt does not exist; there is one of 3 epochs: --epochs_model 3, or make it" in line
-    code, line = fails(capsys, "evaluation/eval_curve.py", *small, "--epochs_model", 3, "--epochs_curve", 250)
-    assert "does not exist; there is one of 2 epochs: --epochs_curve 2, or make it with: python training" in line
-
-
-def test_missing_evaluation_names_the_command(capsys, workspace):
-    flags = ["--dataset", "bars", "--root", workspace, "--epochs", 77]
-    for script in ("visualization/viz_curve.py", "evaluation/make_tables.py"):
-        code, line = fails(capsys, script, *flags)
-        assert code == 1
-        assert "make it with: python evaluation/eval_curve.py" in line
-
-
-@pytest.mark.parametrize("content", ["truncated", "foreign", "object", "ResNet32", "classes"])
-def test_networks_that_cannot_be_used(capsys, small, workspace, content):
-    path = workspace / "model_dicts/basic_models/TinyTen/bars/checkpoint_seed_02-3.pt"
-    if content == "truncated":
-        path.write_bytes(path.read_bytes()[:-300])
-    elif content == "foreign":
-        path.write_bytes(b"something else")
-    elif content == "object":
-        torch.save(MODELS["TinyTen"](4), path)
-    else:
-        model = MODELS["ResNet32"](4) if content == "ResNet32" else MODELS["TinyTen"](10)
-        torch.save({"epoch": 3, "model_state": model.state_dict()}, path)
-    code, line = fails(capsys, "alignment/align_models.py", *small, "--epochs", 3)
-    assert code == 1
-    assert str(path) in line
-    is_whole = content in ("object", "ResNet32", "classes")  # and stays where it is
-    assert ("move it away, and make it anew with: python training/train_model.py" in line) != is_whole
-
-
 @pytest.mark.parametrize("content", [b"", b"no image", b"\x89PNG\r\n\x1a\n" + bytes(99)])
 def test_an_image_that_cannot_be_read(capsys, tmp_path, content):
     write_image_folder(tmp_path / "bars", train=3, test=1)
@@ -119,16 +82,6 @@ def test_an_image_that_cannot_be_read(capsys, tmp_path, content):
     assert code == 1
     assert f"{path} is not an image" in line
     assert line.endswith("; put a sound image in its place, or move it out of the dataset")
-
-
-def test_robust_networks_are_not_mistaken_for_plain_ones(capsys, small, workspace):
-    dicts = workspace / "model_dicts"
-    shutil.copytree(dicts / "basic_models", dicts / "adversarial_models")
-    code, line = fails(capsys, "alignment/align_models.py", *small, "--epochs", 3, "--adversarial")
-    assert code == 1
-    assert line.endswith("is a plain network, not a robust one; the two kinds have stages and folders of their own")
-    code, line = fails(capsys, "alignment/align_models.py", *small, "--epochs", 3, "--transform", "Adversarial")
-    assert "the transform TinyTen, which normalizes images unlike the transform Adversarial; use the same" in line
 
 
 @pytest.mark.parametrize("kind", ["other model", "not a permutation", "text"])
@@ -151,74 +104,12 @@ def test_a_match_that_is_none(capsys, small, workspace, kind):
     assert ("move it away, and make it anew with: python alignment/align_models.py" in line) != is_whole
 
 
-def test_a_match_for_other_networks_is_refused(capsys, small, workspace):
-    run("training/train_model.py", *small, "--epochs", 2, "--lr_drop", 1, "--seed", 1, "--overwrite")
-    run("training/train_model.py", *small, "--epochs", 2, "--lr_drop", 1, "--seed", 2, "--overwrite")
-    code, line = fails(capsys, "training/train_curve.py", *small, "--alignment", "corr", "--epochs_model", 2)
-    assert code == 1
-    assert "was made for other networks" in line
-    assert "make it anew with: python alignment/align_models.py" in line
-    assert line.endswith(" --overwrite")
-
-
-def test_another_match_is_not_overwritten(capsys, small, workspace):
-    path = workspace / "model_dicts/paired_models/TinyTen/bars/match_corr_seeds_01_02.npy"
-    table = np.load(path)
-    table[0, :16] = np.roll(table[0, :16], 1)
-    np.save(path, table)
-    code, line = fails(capsys, "alignment/align_models.py", *small, "--epochs", 3)
-    assert code == 1
-    assert line.endswith("holds another match; add --overwrite to replace it, or --align_name for a new one")
-    np.testing.assert_array_equal(np.load(path), table)
-    run("alignment/align_models.py", *small, "--epochs", 3, "--overwrite")
-    assert not np.array_equal(np.load(path), table)
-    permutations_from_rows(permutation_spec(MODELS["TinyTen"](4)), [row[row >= 0] for row in np.load(path)])
-
-
 def test_pam_of_a_match_that_lost_its_run(capsys, small, workspace):
     (workspace / "model_dicts/paired_models/TinyTen/bars/match_pam_corr_seeds_01_02.npy").write_bytes(b"")
     flags = ["--epochs_model", 3, "--alignment", "corr", "--inner_iters_perm", 1, "--inner_iters_phi", 1]
     code, line = fails(capsys, "training/train_curve_pam.py", *small, *flags)
     assert code == 1
     assert "is there, but not the run that found it; use the same flags, or --overwrite to make it anew" in line
-
-
-def test_other_flags_than_before(capsys, small):
-    code, line = fails(capsys, "training/train_model.py", *small, "--epochs", 3, "--lr_drop", 1, "--lr", "0.05")
-    assert code == 1
-    assert "was made with lr 0.1 (now 0.05); use the same flags, or --overwrite to make it anew" in line
-    code, line = fails(capsys, "training/train_model.py", *small, "--epochs", 9, "--lr_drop", 1)
-    assert "add --resume to go on, or --overwrite to begin anew" in line
-    code, line = fails(capsys, "training/train_model.py", *small, "--epochs", 2, "--lr_drop", 1)
-    assert "at epoch 3 already" in line
-    flags = ["--epochs_model", 3, "--epochs_curve", 2, "--num_points", 7, "--no-use_test"]
-    code, line = fails(capsys, "evaluation/eval_curve.py", *small, *flags)
-    says = "use_test True (now False), num_points 5 (now 7); use the same flags, or --overwrite to make"
-    assert says in line
-
-
-def test_a_curve_between_other_networks(capsys, small, workspace):
-    run("training/train_model.py", *small, "--epochs", 3, "--lr_drop", 1, "--seed", 2, "--lr", 0.05, "--overwrite")
-    flags = ["--epochs_model", 3, "--epochs_curve", 2, "--num_points", 5]
-    code, line = fails(capsys, "evaluation/eval_curve.py", *small, *flags)
-    assert code == 1
-    assert "learned between other networks" in line
-    assert "make it anew with: python training/train_curve.py" in line
-    assert line.endswith(" --overwrite")
-    curve = ["--epochs_model", 3, "--epochs", 4, "--resume"]
-    code, line = fails(capsys, "training/train_curve.py", *small, *curve)
-    assert "was made from other networks" in line
-
-
-def test_learning_rates_that_are_too_large(capsys, flags, tmp_path):
-    for rate, says in (
-        ("1e30", "diverged in epoch 1 (nothing was saved); try a smaller learning rate"),
-        ("1e39", "the learning rate of epoch 1 would be 1e+39"),
-    ):
-        code, line = fails(capsys, "training/train_model.py", *flags, "--epochs", 5, "--lr", rate)
-        assert code == 1
-        assert says in line
-        assert not list(tmp_path.rglob("*.pt"))
 
 
 def test_compiling_without_a_compiler(tmp_path, data_path):

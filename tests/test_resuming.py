@@ -1,33 +1,13 @@
 """Stages that were finished, stopped or killed before: they go on as if nothing had happened."""
 
-import random
 import shutil
-import sys
-import time
 
-import numpy as np
-import processes
 import pytest
 import torch
 from conftest import same
-from stages import REPOSITORY, fails, run
+from stages import fails, run
 
 from utils import measuring
-
-
-def test_a_finished_run_is_neither_repeated_nor_overwritten(small, workspace, capsys):
-    def state():
-        return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in workspace.rglob("*.pt")}
-
-    before = state()
-    run("training/train_model.py", *small, "--epochs", 3, "--lr_drop", 1, "--seed", 1)
-    assert "This run is finished" in capsys.readouterr().out
-    assert {path: content for path, (_, content) in state().items()} == {p: c for p, (_, c) in before.items()}
-    flags = ["--epochs_model", 3, "--epochs_curve", 2, "--alignment", "corr", "--num_points", 5]
-    run("evaluation/eval_curve.py", *small, *flags)
-    assert "done already" in capsys.readouterr().out
-    run("alignment/align_models.py", *small, "--epochs", 3)
-    assert "the same match" in capsys.readouterr().out
 
 
 def test_two_runs_with_one_seed_are_bit_identical(small, workspace, tmp_path):
@@ -99,65 +79,6 @@ def test_a_run_can_be_made_longer(small, workspace, tmp_path):
     assert same(one, other)
 
 
-def kill_and_resume(script, flags, root, kills, last):
-    """Start a stage again and again with --resume, kill -9 it at random moments, and at last let it finish."""
-    command = [sys.executable, str(REPOSITORY / script), *flags, "--root", root, "--resume"]
-    command += ["--device", "cpu"]
-    generator = random.Random(7)
-
-    def progress():
-        return {(path, path.stat().st_mtime_ns) for path in root.rglob("*-resume.pt")}
-
-    for _ in range(kills):
-        before = progress()
-        with processes.started(*command) as process:
-            processes.wait_until(lambda before=before: not progress() <= before, "a checkpoint", process)
-            time.sleep(generator.uniform(0, 0.5))  # somewhere in the epochs that follow
-            assert process.poll() is None, "it ended before it could be killed"
-            process.kill()
-            processes.finish(process)
-        assert not last.exists()
-    processes.output(*command)
-
-
-KILLED = {
-    "training/train_model.py": (["--seed", 5, "--epochs", 40], "basic_models/TinyTen/bars/checkpoint_seed_05-40.pt"),
-    "training/train_curve.py": (
-        ["--seed", 5, "--num_bends", 4, "--val_freq", 7, "--epochs", 40],
-        "curve_models/TinyTen/bars/checkpoint_align_corr_seeds_01_02_bends_4_seed_5-40.pt",
-    ),
-    "training/train_curve_pam.py": (
-        ["--outer_iters", 2, "--inner_iters_perm", 8, "--inner_iters_phi", 12, "--lr", 0.5],
-        "curve_models/TinyTen/bars/checkpoint_align_pam_corr_seeds_01_02-12.pt",
-    ),
-}
-
-
-def content(path):
-    """What a file holds; of one that tells what finding a match took, which is never the same, the numbers alone."""
-    return np.load(path).tobytes() if "aligned_mean_" in path.name else path.read_bytes()
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("script", KILLED)
-def test_killed_and_resumed_is_bit_identical(script, small, workspace, tmp_path):
-    flags, name = KILLED[script]
-    if script != "training/train_model.py":
-        flags = [*flags, "--epochs_model", 3, "--alignment", "corr"]
-        for path in (workspace / "model_dicts/curve_models/TinyTen/bars").glob("*corr*"):
-            path.unlink()
-    flags = [*small[:4], *small[6:], *flags]
-    other = tmp_path / "killed"
-    shutil.copytree(workspace, other)
-    run(script, *flags, "--root", workspace)
-    kill_and_resume(script, flags, other, 3, other / "model_dicts" / name)
-    one, resumed = (torch.load(root / "model_dicts" / name, weights_only=True) for root in (workspace, other))
-    assert same(one, resumed)
-    assert not list(other.rglob("*-resume.pt"))
-    arrays = [sorted(root.rglob("*.np*")) for root in (workspace, other)]
-    assert list(map(content, arrays[0])) == list(map(content, arrays[1]))
-
-
 CURVE = ["--epochs_model", 3, "--epochs_curve", 2, "--alignment", "corr"]
 
 
@@ -173,19 +94,6 @@ def interrupt(monkeypatch, at):
 
     monkeypatch.setattr(measuring, "evaluate_all", interrupted)
     return calls
-
-
-def test_evaluation_goes_on_where_it_stopped(small, workspace, monkeypatch):
-    path = workspace / "model_data/curves/TinyTen/bars/curve_align_corr_seeds_01_02-2.npz"
-    expected = path.read_bytes()
-    path.unlink()
-    calls = interrupt(monkeypatch, at=4)
-    with pytest.raises(KeyboardInterrupt):
-        run("evaluation/eval_curve.py", *small, *CURVE, "--num_points", 5)
-    assert not path.exists()
-    run("evaluation/eval_curve.py", *small, *CURVE, "--num_points", 5)
-    assert path.read_bytes() == expected
-    assert len(calls) == 4 + 2  # five points, of which one was begun twice
 
 
 @pytest.mark.parametrize("kind", ["curve", "alignment"])

@@ -145,18 +145,6 @@ def test_checkpoints_of_other_code(tmp_path):
     )
 
 
-def test_one_file_a_series(tmp_path):
-    run = Run(
-        tmp_path / "c", Record(), 4, 9, {name: tmp_path / f"{name}.npy" for name in ("loss_train", "loss_test")}
-    )
-    go(run, 4)
-    assert names(tmp_path) == ["c-4.pt", "loss_train.npy"]
-    assert run.files(STATE["history"]) == [tmp_path / "c-4.pt", tmp_path / "loss_train.npy"]
-    (tmp_path / "loss_train.npy").unlink()
-    run.close(STATE["history"])
-    assert np.load(tmp_path / "loss_train.npy").tolist() == [2.0, 1.0]
-
-
 def test_a_longer_run_under_way_outlives_a_shorter_one(tmp_path):
     go(a_run(tmp_path, epochs=9), 1, 2, 3, 4, 5)
     short = a_run(tmp_path)

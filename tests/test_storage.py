@@ -15,34 +15,8 @@ from conftest import Bomb, each_in_its_row
 from utils.errors import FileError, UserError
 from utils.stages import files, matches
 from utils.stages.files import load_array, load_arrays, load_checkpoint
-from utils.stages.layout import Layout, kept_epochs, partial, tag
+from utils.stages.layout import kept_epochs, partial
 from utils.stages.matches import load_match
-
-
-def test_published_layout():
-    layout = Layout(Path("r"), "TinyTen", "CIFAR100")
-    assert layout.endpoint(1, 250) == Path("r/model_dicts/basic_models/TinyTen/CIFAR100/checkpoint_seed_01-250.pt")
-    match = "r/model_dicts/paired_models/TinyTen/CIFAR100/match_corr_seeds_01_02.npy"
-    assert layout.match("corr", 1, 2) == Path(match)
-    curves = Path("r/model_dicts/curve_models/TinyTen/CIFAR100")
-    assert layout.curve("", 1, 2, 250) == curves / "checkpoint_align_null_seeds_01_02-250.pt"
-    assert layout.curve("pam_corr", 11, 2, 0) == curves / "checkpoint_align_pam_corr_seeds_11_02-0.pt"
-    history = Path("r/model_data/training")
-    assert layout.model_history(3)["loss_test"] == history / "basic_models/TinyTen/CIFAR100/loss_test_seed_03.npy"
-    assert layout.curve_history("corr", 1, 2).name == "curve_align_corr_seeds_01_02.npz"
-    assert layout.correlation("corr", "aligned", 1, 2).name == "corr_aligned_mean_seeds_01_02.npy"
-    assert layout.evaluated("", 1, 2, 250).name == "curve_align_null_seeds_01_02-250.npz"
-    moved = Layout(Path("r"), "TinyTen", "CIFAR100", replaced={"models": Path("/elsewhere"), "matches": None})
-    assert moved.match("corr", 1, 2) == Path(match)
-    assert moved.endpoint(1, 2) == Path("/elsewhere/TinyTen/CIFAR100/checkpoint_seed_01-2.pt")
-
-
-@pytest.mark.parametrize(
-    "alignment, expected",
-    [("", "null"), ("null", "null"), ("corr", "corr"), ("pam_", "pam_null"), ("pam_corr", "pam_corr")],
-)
-def test_tags(alignment, expected):
-    assert tag(alignment) == expected
 
 
 def test_kept_epochs(tmp_path):
@@ -276,15 +250,6 @@ def test_what_another_process_writes_is_refused_until_that_is_gone(tmp_path):
     files.hold(path)  # its own
     files.let_go(path)
     assert not list(tmp_path.iterdir())
-
-
-def test_an_array_whose_end_is_other_bytes(tmp_path):
-    path = tmp_path / "s.npy"
-    files.save_array(path, np.arange(1.0, 10))
-    content = path.read_bytes()
-    path.write_bytes(content[:150] + bytes(len(content) - 150))
-    with pytest.raises(FileError, match="its checksum is wrong"):
-        load_array(path)
 
 
 @pytest.mark.parametrize("pickled", ["array", "plain"])
