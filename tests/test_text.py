@@ -1,5 +1,6 @@
 """Text as samples, and GPT, through the stages."""
 
+import csv
 import lzma
 
 import numpy as np
@@ -91,6 +92,11 @@ def test_stages_measure_cross_entropy_and_find_a_planted_rotation(tmp_path, caps
     table = np.genfromtxt(together, delimiter=",", names=True)
     assert table["loss"] == pytest.approx([expected] * 6, abs=1e-4)
     assert table["perplexity"] == pytest.approx(np.exp(table["loss"]))
+    run("evaluation/compare_alignments.py", "--root", tmp_path)
+    with next((tmp_path / "figures").glob("comparison_*.csv")).open() as file:
+        shown = {row["quantity"]: float(row["mean"]) for row in csv.DictReader(file)}
+    for quantity in ("loss best point", "loss ends", "loss ensemble"):
+        assert shown[quantity] == pytest.approx(expected, abs=1e-3)
     assert dataset_folder(f"text:{text}").startswith("a_text.txt=")
     assert "for --dataset text:FILE alone" in fails(capsys, "training/train_model.py", "--context", "8")[1]
     assert "GPT is for text" in fails(capsys, "training/train_model.py", "--root", tmp_path, "--model", "GPT")[1]

@@ -71,8 +71,11 @@ def content(path: Path, *, gaps: bool = False, **shapes: tuple) -> Result:
     except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
         reason = f"has a record that this version does not understand ({first_line(error)})"
         raise FileError(path, reason, "replace") from error
-    numbers = digest_of((name, arrays[name]) for name in sorted(arrays) if name not in ("record", "settings"))
-    return Result(named, path, record, numbers)
+    return Result(named, path, record, _digest(arrays))
+
+
+def _digest(arrays: Mapping[str, np.ndarray]) -> str:
+    return digest_of((name, arrays[name]) for name in sorted(arrays) if name not in ("record", "settings"))
 
 
 def _quantity(path: Path) -> str:
@@ -123,6 +126,13 @@ def load_result(layout: Layout, path: Path, shapes: Mapping[str, tuple]) -> Resu
     if "a" not in found.record.inputs:  # from before the files' digests were recorded
         _expect_same_points(layout, found)
     return found
+
+
+def load_ensemble(layout: Layout, path: Path) -> Result:
+    """What was measured of the ensembles of a path (`utils.measuring.evaluate_ensemble`), if it is current."""
+    arrays = load_arrays(path, loss=("rows",))
+    expect_current(layout, path, record := record_in(arrays))
+    return Result(arrays, path, record, _digest(arrays))
 
 
 def _expect_same_points(layout: Layout, result: Result) -> None:

@@ -215,7 +215,7 @@ def build(
         {route.layout.model for route in found}, key=lambda model: paths.position(model, NETWORKS)
     )
     words = {name: word.partition(" (")[0] for name, word in results.QUANTITIES[robust].items()}
-    words |= results.WAYS | OF_PAIRS
+    words |= results.WAYS | OF_PAIRS | OF_ENSEMBLES
     columns = [
         Column(dataset, quantity, words[quantity], statistic)
         for dataset in datasets
@@ -383,13 +383,18 @@ OF_PAIRS = {
     "seconds": "seconds to align",
     "memory": "memory to align (MB)",
 }
+# Of any path whose ensemble was evaluated: the losses of its rows of these names
+OF_ENSEMBLES = {
+    "loss best point": "loss of the best point",
+    "loss ends": "loss of the ends' ensemble",
+    "loss ensemble": "loss of the ensemble with points between",
+}
 
 
 # The numbers of each quantity of a path that are compared
 COMPARED = {"accuracy": ("average", "minimum")}
-COMPARED |= dict.fromkeys(("loss", "loss_interpolated", "loss_repaired"), ("barrier",)) | dict.fromkeys(
-    OF_PAIRS, ("",)
-)
+COMPARED |= dict.fromkeys(("loss", "loss_interpolated", "loss_repaired"), ("barrier",))
+COMPARED |= dict.fromkeys((*OF_PAIRS, *OF_ENSEMBLES), ("",))
 
 
 def compare(root: Path, selection: paths.Selection) -> Table:
@@ -428,8 +433,17 @@ def _matches(layout: Layout) -> list[Name]:
 
 
 def _load_compared(route: paths.Route, pair: paths.Pair) -> results.Result:
-    """An evaluated path, and of a line the numbers of OF_PAIRS that were measured and can be read."""
+    """An evaluated path with the losses of OF_ENSEMBLES, and of a line the numbers of OF_PAIRS.
+
+    As far as they were measured and can be read. Of ensembles of several sizes, the largest counts.
+    """
     found, layout = results.load_path(route, pair), route.layout
+    for path in layout.ensembles(route.alignment, *pair, route.epochs, route.variant_of(pair)):
+        with contextlib.suppress(UserError):
+            together = results.load_ensemble(layout, path)
+            of_rows = zip(together["what"], together["loss"], strict=True)
+            found |= {f"loss {what}": loss for what, loss in of_rows if what != "point"}
+            found.files |= together.files
     # Networks as they are were compared with any match, before its alignment.
     matches, which = [(route.alignment, route.variant_of(pair))], "aligned"
     if route.alignment == "null":

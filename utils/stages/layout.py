@@ -276,6 +276,12 @@ class Layout:
         name = _path_name(alignment, seed_a, seed_b, of_path(alignment, epoch, variant))
         return self.folder("evaluated") / f"ensemble_{name}-{epoch}_of_{members}.npz"
 
+    def ensembles(self, alignment: str, seed_a: int, seed_b: int, epoch: int, variant: Variant = USUAL) -> list[Path]:
+        """The evaluated ensembles of a path, that of the most points last."""
+        path = self.ensemble(alignment, seed_a, seed_b, epoch, 0, variant)
+        there = path.parent.glob(path.name.replace("_of_0.npz", "_of_*[0-9].npz"))
+        return sorted(there, key=lambda path: int(path.stem.rpartition("_")[2]))
+
     def plane_with_curve(
         self, alignment: str, seed_a: int, seed_b: int, epoch: int, variant: Variant = USUAL
     ) -> Path:
