@@ -300,7 +300,7 @@ def main(args):
     words = f"{alike.total()} stages: {digits(total / 1e18)} EFLOP"
     if args.tflops:
         words += f", {digits(total / (args.tflops * 1e12) / 3600)} hours at a sustained {args.tflops:g} TFLOP/s"
-    print(f"\n{words}.")
+    print(f"\n{words}: a lower bound, since elementwise work is not counted.")
 
 
 if __name__ == "__main__":

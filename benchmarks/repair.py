@@ -4,7 +4,7 @@ python benchmarks/repair.py --width 64 128 256 512 1024
 
 For each width two networks of six hidden layers are trained on the embedded images, matched by correlation, and
 evaluated on the straight line between them: B as it is, aligned, and aligned with every point repaired. Written are
-a table (Markdown and CSV) and a figure. This took 11 minutes on one CPU core, mostly for the widest networks.
+a table (Markdown and CSV) and a figure. This took 40 minutes on one CPU core, mostly for the widest networks.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from utils.matching import align
 from utils.measuring import evaluate
 from utils.permutations import permute
 from utils.repairing import repairer
-from utils.reports import figures
+from utils.reports import figures, results, tables
 from utils.stages import process
 from utils.stages.data import REPOSITORY_DATA, load_data
 from utils.stages.files import write_atomically
@@ -37,7 +37,7 @@ from utils.training import NetworkTask, fit, step_rates
 HIDDEN_LAYERS = 6
 POINTS = 5  # on each line, the ends included
 REPAIR_IMAGES = 2_000
-HOW = {"line": "#D55E00", "line, aligned": "#0072B2", "line, aligned and repaired": "#009E73"}
+HOW = {"line": ("#D55E00", "o"), "line, aligned": ("#0072B2", "s"), "line, aligned and repaired": ("#009E73", "^")}
 
 
 def parse_args(argv=None):
@@ -45,7 +45,7 @@ def parse_args(argv=None):
     add = parser.add_argument
     widths = [64, 128, 256, 512, 1024]
     add("--width", nargs="+", type=positive_int, default=widths, help="units of every hidden layer")
-    add("--pairs", type=positive_int, default=1, help="of networks, for each width")
+    add("--pairs", type=positive_int, default=3, help="of networks, for each width")
     add("--epochs", type=positive_int, default=8, help="of training, for each network")
     add("--lr", type=positive_float, default=0.02, help="learning rate of the first epoch")
     add("--dir", type=folder_path, default=Path("results/width"), help="what is written goes here")
@@ -109,21 +109,22 @@ def measure(widths, pairs, epochs, lr):
 
 
 def of(rows, name, **wanted):
-    """The mean over pairs of a number, in the rows that are wanted."""
-    return np.mean([row[name] for row in rows if all(row[key] == value for key, value in wanted.items())])
+    """A number of each pair, in the rows that are wanted."""
+    return [row[name] for row in rows if all(row[key] == value for key, value in wanted.items())]
 
 
 def to_markdown(rows, epochs):
     heads = [f"{how}, {what}" for how in HOW for what in ("middle", "barrier")]
     lines = [f"| width | ends | {' | '.join(heads)} |", "| --- |" + " --- |" * (1 + len(heads))]
     for width in dict.fromkeys(row["width"] for row in rows):
-        cells = [f"{of(rows, 'accuracy_ends', width=width):.1f}"]
+        numbers = [(of(rows, "accuracy_ends", width=width, path="line"), 1)]
         for how in HOW:
-            cells.append(f"{of(rows, 'accuracy_middle', width=width, path=how):.1f}")
-            cells.append(f"{of(rows, 'loss_barrier', width=width, path=how):.3f}")
+            numbers.append((of(rows, "accuracy_middle", width=width, path=how), 1))
+            numbers.append((of(rows, "loss_barrier", width=width, path=how), 3))
+        cells = [tables.number(results.mean_and_deviation(values), decimals) for values, decimals in numbers]
         lines.append(f"| {width} | {' | '.join(cells)} |")
     pairs = max(row["pair"] for row in rows)
-    of_pairs = f"mean of {pairs} pairs" if pairs > 1 else "one pair"
+    of_pairs = f"mean ± standard deviation of {pairs} pairs" if pairs > 1 else "one pair"
     note = f"MLPs of {HIDDEN_LAYERS} hidden layers on FashionMNIST10k, {epochs} epochs; {of_pairs}. "
     note += "Test accuracy in percent, of the ends and at t = 1/2; barrier of the loss."
     return "\n".join([*lines, "", note, ""])
@@ -139,20 +140,23 @@ def to_csv(rows):
 
 def draw(rows):
     widths = list(dict.fromkeys(row["width"] for row in rows))
-    figure, axes = figures.panels(2, height=1.6, sharex=True)
+
+    def by_pair(name, how):
+        return np.array([of(rows, name, width=width, path=how) for width in widths]).T
+
+    figure, axes = figures.panels(2, height=1.6, width=figures.WIDTH, sharex=True)
     for axis, name, words in zip(
         axes.flat,
         ("loss_barrier", "accuracy_middle"),
         ("barrier of the loss", "accuracy at t = 1/2 (%)"),
         strict=True,
     ):
-        for how, colour in HOW.items():
-            values = [of(rows, name, width=width, path=how) for width in widths]
-            axis.plot(widths, values, marker="o", color=colour, label=how)
+        for how, (colour, marker) in HOW.items():
+            figures.draw(axis, widths, by_pair(name, how), color=colour, marker=marker, label=how)
         axis.set(ylabel=words, xscale="log")
         axis.set_xticks(widths, map(str, widths))
         axis.minorticks_off()
-    ends = [of(rows, "accuracy_ends", width=width) for width in widths]
+    ends = np.mean(by_pair("accuracy_ends", "line"), axis=0)
     axes[1, 0].plot(widths, ends, color="black", linestyle=":", label="the two networks")
     axes[0, 0].set_ylim(bottom=0)
     axes[1, 0].set(xlabel="width of the hidden layers")
