@@ -5,11 +5,10 @@ here; its look is the template beside this file.
 """
 
 import base64
-import contextlib
 import itertools
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import jinja2
@@ -45,7 +44,8 @@ def write(
     there = {robust: paths.evaluated(root, robust=robust) for robust in (False, True)}
     selection = selection.with_pairs(there[False] | there[True])
     found = {robust: selection.among(kind) for robust, kind in there.items()}
-    page = {"headlines": [], "tables": [], "explorers": [], "settings": []}
+    page = {"headlines": [], "tables": [], "explorers": []}
+    shown: dict[Path, Layout] = {}  # the results in the report
     for robust, kind in found.items():
         if not kind and (robust or any(found.values())):
             continue
@@ -57,21 +57,24 @@ def write(
             page["tables"].append(_table(table, title, "make_tables", root, selection, robust=robust))
         for layout in dict.fromkeys(route.layout for route in kind):
             of_layout = {route: pairs for route, pairs in kind.items() if route.layout == layout}
-            page["explorers"] += _explorer(of_layout, missing)
-        page["settings"] += _steps(kind)
+            if walked := _explorer(of_layout, missing):
+                explorer, files = walked
+                page["explorers"].append(explorer)
+                shown |= dict.fromkeys(files, layout)
     if not page["tables"]:
         raise missing[0]
     pictures = _pictures(root, selection, missing)
+    for picture in pictures:
+        shown |= picture["results"]
     # What has not been evaluated is no part of the comparison; the main table says what incomplete paths lack.
     table, title = tables.compare(root, selection), "All alignments side by side"
     several = len({row.route.alignment for row in table.rows if row.route and row.route.is_line}) > 1
     page["comparison"] = _table(table, title, "compare_alignments", root, selection) if several else None
     page["comparison_pictures"] = [one for one in pictures if one["name"].startswith("comparison_")]
     page["pictures"] = [one for one in pictures if one not in page["comparison_pictures"]]
-    ran = [*page["settings"], *(step for one in pictures for step in one["ran"])]
-    page["settings"] = list(dict.fromkeys(sorted(ran, key=_order)))
     missing = list({str(error): error for error in missing}.values())  # each once
     page |= {"missing": list(map(explain, missing)), "plotly": get_plotlyjs(), "command": command}
+    page["settings"] = _steps(shown)
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
@@ -101,8 +104,8 @@ def _table(
 def _pictures(root: Path, selection: paths.Selection, missing: list[UserError]) -> list[dict[str, object]]:
     """The figures that were drawn of what is asked for, sorted by their files' names.
 
-    Each has a subject, a caption, its size in pixels, its content in base64, the command that drew it, and the steps
-    that were run for what it shows.
+    Each has a subject, a caption, its size in pixels, its content in base64, the command that drew it, the results
+    that it shows, and the steps that were run for them.
     """
     pictures = []
     for path in sorted((root / "figures").glob("*.png")):
@@ -125,9 +128,9 @@ def _pictures(root: Path, selection: paths.Selection, missing: list[UserError]) 
         except UserError as error:
             missing.append(error)
             continue
-        ran = list(dict.fromkeys(step for file, layout in shown.items() for step in steps(layout, file)))
         picture = {"name": path.name, "subject": subject, "caption": caption, "size": size, "command": command}
-        pictures.append(picture | {"data": base64.b64encode(path.read_bytes()).decode(), "ran": ran})
+        picture |= {"data": base64.b64encode(path.read_bytes()).decode(), "results": shown, "ran": _steps(shown)}
+        pictures.append(picture)
     if not pictures:
         drawn = documented("visualization/viz_curve.py", {"help": True}, root=root)
         missing.append(UserError(f"there are no figures yet; draw them with: {drawn}"))
@@ -164,22 +167,11 @@ def _results_in(figure: Path, note: str, command: str) -> dict[Path, Layout]:
 ORDER = ("training/train_model", "alignment/align_models", "training/", "")  # in which scripts are run
 
 
-def _order(step: Step) -> int:
-    return next(place for place, start in enumerate(ORDER) if step.script.startswith(start))
-
-
-def _steps(found: paths.Found) -> list[Step]:
-    """The commands behind networks, matches, curves, evaluations and planes that are current."""
-    ran: list[Step] = []
-    for route, pair in ((route, pair) for route, pairs in found.items() for pair in pairs):
-        for file in (
-            route.evaluated(pair),
-            *([route.plane(pair)] if route.epochs and not route.layout.robust else []),
-        ):
-            with contextlib.suppress(UserError):  # which the table or the walks name
-                results.load_result(route.layout, file, {})
-                ran += steps(route.layout, file)
-    return ran
+def _steps(layouts: Mapping[Path, Layout]) -> list[Step]:
+    """The commands behind results, each once: of networks, matches, curves, evaluations and planes."""
+    ran = [step for file, layout in layouts.items() for step in steps(layout, file)]
+    ran.sort(key=lambda step: next(place for place, start in enumerate(ORDER) if step.script.startswith(start)))
+    return list(dict.fromkeys(ran))
 
 
 # --- interactive curves ------------------------------------------------------------------------------------
@@ -192,8 +184,8 @@ STROKES = ("solid", "dashdot", "dot")  # of kinds of curves, as Plotly names the
 FLATTEST = 0.33  # height of a plane, as a part of its width, below which it is stretched to be seen on a phone
 
 
-def _explorer(found: paths.Found, missing: list[UserError]) -> list[dict[str, object]]:
-    """Planes and lines of one layout under one slider, if any path can be shown.
+def _explorer(found: paths.Found, missing: list[UserError]) -> tuple[dict[str, object], Iterable[Path]] | None:
+    """Planes and lines of one layout under one slider, and the results in them; None if no path can be shown.
 
     Each path is the mean of all pairs, or, with a seed that is not the usual one, of the pairs that have it. Missing
     results are added to `missing`.
@@ -209,7 +201,7 @@ def _explorer(found: paths.Found, missing: list[UserError]) -> list[dict[str, ob
             of_curves |= results.load(results.load_plane_with_curve, [route], pairs, lacks)
         missing += lacks
     if not evaluated:
-        return []
+        return None
     layout, evaluated = next(iter(found)).layout, results.marked(evaluated)
     quantities = results.quantities(evaluated, robust=layout.robust)
     stops = sorted({float(t) for of_pairs in evaluated.values() for t in of_pairs[0]["t"]})
@@ -233,23 +225,16 @@ def _explorer(found: paths.Found, missing: list[UserError]) -> list[dict[str, ob
             }
         )
     named = [{"name": name, "words": words, "isLoss": results.is_loss(name)} for name, words in quantities.items()]
-    state = {"steps": steps, "evaluated": stops, "quantities": named, "walks": walks, "levels": _levels(walks)}
+    state = {"steps": steps, "evaluated": stops, "quantities": named, "walks": walks, "levels": []}
+    if on_planes := [walk for walk in walks if walk["plane"]]:  # whose colours change where the curves run
+        everywhere = np.concatenate([walk["plane"]["accuracy"].ravel() for walk in on_planes])
+        on_paths = np.concatenate([walk["values"]["accuracy"] for walk in on_planes])
+        state["levels"] = figures.levels_of(everywhere, on_paths, high_is_good=True)[0]
     kind, more = ("robust", ", robust") if layout.robust else ("plain", "")
     explorer = {"name": f"{kind}_{layout.dataset}_{model_folder(layout.model)}", "state": state}
     explorer["subject"] = f"{layout.model} on {layout.dataset}{more}"
-    return [explorer | {"middle": min(range(len(steps)), key=lambda i: abs(steps[i] - 0.5))}]
-
-
-def _levels(walks: Sequence[dict[str, object]]) -> list[float]:
-    """The accuracies between which colours change on planes, close to each other where the curves run."""
-    ones = [walk for walk in walks if walk["plane"]]
-    if not ones:
-        return []
-    everywhere, on_paths = (
-        np.concatenate([np.ravel(part(walk)) for walk in ones])
-        for part in (lambda walk: walk["plane"]["accuracy"], lambda walk: walk["values"]["accuracy"])
-    )
-    return figures.levels_of(everywhere, on_paths, high_is_good=True)[0].tolist()
+    explorer["middle"] = min(range(len(steps)), key=lambda i: abs(steps[i] - 0.5))
+    return explorer, results.files_of(evaluated, of_curves)
 
 
 def positions(evaluated: Sequence[float]) -> list[float]:

@@ -554,15 +554,8 @@ def to_csv(table: Table) -> str:
         path = _path_columns(row.route) if row.route else [""] * 5
         for column in filter(row.cells.__contains__, table.columns):
             cell, where = row.cells[column], (column.dataset, row.model, row.words, *path, column.quantity)
-            writer.writerow(
-                [
-                    *map(_no_formula, where),
-                    column.statistic,
-                    cell.pairs,
-                    *cell.measured,
-                    *(cell.published or ("", "")),
-                ]
-            )
+            numbers = cell.pairs, *cell.measured, *(cell.published or ("", ""))
+            writer.writerow([*map(_no_formula, where), column.statistic, *numbers])
     return stream.getvalue()
 
 
