@@ -4,7 +4,7 @@ python benchmarks/repair.py --width 64 128 256 512 1024
 
 For each width two networks of six hidden layers are trained on the embedded images, matched by correlation, and
 evaluated on the straight line between them: B as it is, aligned, and aligned with every point repaired. Written are
-a table (Markdown and CSV) and a figure. This took 40 minutes on one CPU core, mostly for the widest networks.
+a table (Markdown and CSV) and a figure. This took half an hour on one CPU core, mostly for the widest networks.
 """
 
 import argparse
@@ -144,7 +144,7 @@ def draw(rows):
     def by_pair(name, how):
         return np.array([of(rows, name, width=width, path=how) for width in widths]).T
 
-    figure, axes = figures.panels(2, height=1.6, width=figures.WIDTH, sharex=True)
+    figure, axes = figures.panels(2, height=2.1, width=figures.WIDTH, sharex=True)
     for axis, name, words in zip(
         axes.flat,
         ("loss_barrier", "accuracy_middle"),
