@@ -119,7 +119,7 @@ def written(layout, alignment, pair, channels, seed=0):
 
 def panels_of(drawing):
     """The matrices that a figure shows, by rows of panels."""
-    axes = [axis for axis in drawing.figure.axes if axis.get_label() != "<colorbar>"]
+    axes = [axis for axis in drawing.figure.axes if axis.images]
     columns = axes[0].get_subplotspec().get_gridspec().ncols
     images = [axis.images[0].get_array() for axis in axes]
     return axes, [images[i : i + columns] for i in range(0, len(images), columns)]
@@ -150,6 +150,14 @@ def test_its_figure_is_of_the_first_pair_that_has_them(alignments, tmp_path, who
                 assert (np.diff(image.diagonal()) <= 0).all()  # the best matched come first
     titles = [axis.get_title().split("\n") for axis in axes[:3]]
     assert titles[0] == ["layer 1 of 5", "3 channels"] and titles[2] == ["layer 5 of 5", "best 64 of 70"]
+    counted = [axis for axis in drawing.figure.axes if axis.patches]
+    for axis, number in zip(counted, (0, 2, 4), strict=True):
+        everything, *diagonals = expected[0][number].ravel(), *(of_row[number].diagonal() for of_row in expected)
+        heights = [bar.get_height() for bar in axis.patches[: len(figures.BINS) - 1]]
+        np.testing.assert_allclose(heights, np.histogram(everything, figures.BINS, density=True)[0])
+        tops = [polygon.get_xy()[:, 1].max() for polygon in axis.patches[len(heights) :]]
+        expected_tops = [np.histogram(one, figures.BINS, density=True)[0].max() for one in diagonals]
+        np.testing.assert_allclose(tops, expected_tops)
     assert len({(axis.images[0].norm.vmin, axis.images[0].norm.vmax) for axis in axes}) == 1
     (path,) = tmp_path.glob("figures/correlation_matrices_*.png")
     with Image.open(path) as image:

@@ -173,6 +173,7 @@ def draw_layers(axis: Axes, values: Sequence[np.ndarray], **style: object) -> No
 # --- how the channels of two networks correlate, before and after alignment ---------------------------------
 
 MOST_LAYERS, MOST_CHANNELS = 3, 64  # that are drawn, so that every channel can be seen
+BINS = np.linspace(-1, 1, 21)
 # White is no correlation; in grey print what is positive is dark, and what is negative never is
 COLOURS = LinearSegmentedColormap.from_list("correlation", ["#E69F00", "white", "#08306B"])
 
@@ -208,7 +209,8 @@ def draw_matrices(matches: Mapping[paths.Route, Sequence[Layer]]) -> Figure:
     """A column a layer: the first, the last and those evenly between them. Above is B as it is, below aligned B.
 
     The channels of A are in the order of how well those matched to them correlate, so that the diagonal is seen; of
-    wide layers the best are drawn. Those of B are in the same places.
+    wide layers the best are drawn. Those of B are in the same places. At the bottom, the diagonals are counted beside
+    all correlations: where many channels of a layer are alike, no diagonal stands out of them.
     """
     layers = next(iter(matches.values()))
     sorted_by = [np.argsort(-layer.aligned.diagonal().astype(float), kind="stable") for layer in layers]
@@ -216,22 +218,32 @@ def draw_matrices(matches: Mapping[paths.Route, Sequence[Layer]]) -> Figure:
     rows = {"null": [layer.correlations for layer in layers]}  # which are the same with every match
     rows |= {match.alignment: [layer.aligned for layer in of_match] for match, of_match in matches.items()}
     side = min((WIDTH - 0.5) / len(shown), 1.2)
-    figure, axes = panels(len(rows), len(shown), height=side + 0.8 / len(rows))
-    for row, (alignment, correlations) in zip(axes, rows.items(), strict=True):
-        row[0].set_ylabel(f"{textwrap.fill(paths.look(alignment).words, 14)}\nchannels of A")
-        for axis, number in zip(row, shown, strict=True):
+    ratios = [*[1] * len(rows), 0.6]
+    height = (side * sum(ratios) + 1.2) / len(ratios)
+    figure, axes = panels(len(ratios), len(shown), height=height, height_ratios=ratios)
+    for row, (alignment, correlations) in zip(axes[:-1], rows.items(), strict=True):
+        look = paths.look(alignment)
+        row[0].set_ylabel(f"{textwrap.fill(look.words, 14)}\nchannels of A")
+        for axis, counted, number in zip(row, axes[-1], shown, strict=True):
             best = sorted_by[number][:MOST_CHANNELS]
             corner = correlations[number][np.ix_(best, best)].astype(np.float32)
             image = axis.imshow(corner, cmap=COLOURS, vmin=-1, vmax=1, interpolation="nearest")
             axis.set(xticks=[], yticks=[])
             axis.spines[:].set_visible(True)
+            if alignment == "null":
+                counted.hist(correlations[number].ravel(), BINS, label="all channels", color="#CCCCCC", density=True)
+            stroke = {"color": look.colour, "linestyle": "--" if alignment == "null" else "-"}
+            diagonal = correlations[number].diagonal()
+            counted.hist(diagonal, BINS, label=f"diagonal, {look.words}", histtype="step", density=True, **stroke)
+            counted.set(yticks=[], xticks=[-1, 0, 1])
     for axis, number in zip(axes[0], shown, strict=True):
         count = len(layers[number].order)
         channels = f"{count} channels" if count <= MOST_CHANNELS else f"best {MOST_CHANNELS} of {count}"
         axis.set_title(f"layer {number + 1} of {len(layers)}\n{channels}")
-    for axis in axes[-1]:
+    for axis in axes[-2]:
         axis.set_xlabel("channels of B")
-    bar = figure.colorbar(image, ax=axes, location="bottom", aspect=40, pad=0.02, ticks=[-1, -0.5, 0, 0.5, 1])
+    axes[-1, 0].set_ylabel("frequency")
+    bar = figure.colorbar(image, ax=axes[:-1], location="bottom", aspect=40, pad=0.02, ticks=[-1, -0.5, 0, 0.5, 1])
     bar.set_label("correlation on the test images")
     return figure
 
