@@ -362,8 +362,9 @@ def headlines(table: Table) -> list[str]:
         falls = []
         for those in [kind for kind in kinds if len(kind) > 1] or ([rows] if len(rows) > 1 else []):
             highest, *_, lowest = sorted(those, key=lambda row: -row.cells[column].measured[0])
-            ends = (f"{number(row.cells[column].measured, 2)} ({row.words})" for row in (highest, lowest))
-            falls.append(f"from {' to '.join(ends)}")
+            before, after = (number(row.cells[column].measured, 2) for row in (highest, lowest))
+            if before != after:  # in print
+                falls.append(f"from {before} ({highest.words}) to {after} ({lowest.words})")
         if falls:
             sentence = f"{model} on {column.dataset}: the barrier of the {column.words} falls {', and '.join(falls)}."
             sentences.append(printable(sentence))
