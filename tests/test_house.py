@@ -21,7 +21,7 @@ ROOF |= {"utils.reports.figures"}
 LINES_OF_A_FUNCTION, PARAMETERS, FLOORS = 80, 8, 9
 # What may be said of learning is many things.
 MANY_PARAMETERS = {"utils.training.fit", "utils.training.fit_curve", "utils.pam.learn_pam"}
-MANY_PARAMETERS |= {"utils.stages.data.load_data"}
+MANY_PARAMETERS |= {"utils.stages.data.load_data", "utils.matching.align"}
 
 
 def module_of(path):

@@ -69,6 +69,39 @@ IN_PRODUCTS += ("new_tokens_with_two_kinds_of_channels", "keys_times_values", "e
 IN_PRODUCTS += ("distances_to_centers", "learned_query")
 
 
+@pytest.mark.parametrize("method", ["corr", "weight"])
+def test_groups_that_are_held_stay_and_planted_ones_beside_them_come_back(method):
+    model, x = model_and_images("TinyTen")
+    spec, held, shuffled = permutation_spec(model, x), [1, 4], MODELS["TinyTen"](5)
+    planted = [same if n in held else spec.random(0)[n] for n, same in enumerate(spec.identity())]
+    shuffled.load_state_dict(permute(model.state_dict(), spec, planted))
+    found = align(model, shuffled, spec, images("TinyTen", 64), method=method, groups=held)
+    assert same_orders(found, inverse(spec, planted))
+    # Shuffled too, they stay where they are, and A's are not found
+    shuffled.load_state_dict(permute(model.state_dict(), spec, spec.random(0)))
+    found = align(model, shuffled, spec, images("TinyTen", 64), method=method, groups=held)
+    assert all((found[n] == spec.identity()[n]).all() for n in held)
+
+
+def same_orders(one, other):
+    return all(np.array_equal(*pair) for pair in zip(one, other, strict=True))
+
+
+def test_groups_are_held_by_the_weights_that_they_move():
+    model, x = model_and_images("TinyTen")
+    spec = permutation_spec(model, x)
+    entry = next(name for name, axes in spec.axes.items() if groups_in(axes[0]))
+    (number,) = groups_in(spec.axes[entry][0])
+    by_name, by_number = (
+        align(model, randomize(MODELS["TinyTen"](5), 3), spec, images("TinyTen", 32), groups=groups)
+        for groups in ([entry], {number, *(one for axis in spec.axes[entry] for one in groups_in(axis))})
+    )
+    assert same_orders(by_name, by_number) and (by_name[number] == np.arange(len(by_name[number]))).all()
+    for groups in (["nothing"], [len(spec.groups)], [-1], [1.5]):
+        with pytest.raises(ValueError, match="there is no group"):
+            align(model, model, spec, groups=groups, method="weight")
+
+
 @pytest.mark.parametrize("method", ["corr", "w2_post", "weight"])
 @pytest.mark.parametrize("name", IN_PRODUCTS)
 def test_units_that_are_shown_in_products_come_back(name, method):

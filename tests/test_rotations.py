@@ -149,6 +149,28 @@ def test_transformers(name):
         assert max(far.values()) <= bound, (method, far)
 
 
+@pytest.mark.parametrize("method", ["weight", "corr"])
+def test_groups_are_held_beside_rotations(method):
+    """The stream stays, or the heads with all inside them; everything else that was planted comes back."""
+    model, _, spec = built("llama")
+    wanted, batches = absorbed(model.state_dict(), spec), [torch.randint(0, 30, (64, 8)) for _ in range(2)]
+    for held in (0, next(n for n, group in enumerate(spec.groups) if group.depends_on == () and n in inner(spec))):
+        kept = {held, *(n for n, group in enumerate(spec.groups) if held in group.depends_on)}
+        planted, same = spec.random(1), spec.identity()
+        other = copy.deepcopy(model)
+        orders = [same[n] if n in kept else order for n, order in enumerate(planted)]
+        other.load_state_dict(permute(model.state_dict(), spec, orders))
+        found = align(model, other, spec, batches, method=method, rotations=True, groups=[held])
+        assert all((found[n] == same[n]).all() for n in kept)
+        back = permute(other.state_dict(), spec, found)
+        assert max(((back[key] - value).norm() / value.norm()).item() for key, value in wanted.items()) < 1e-5
+
+
+def inner(spec):
+    """The groups that have others in their blocks."""
+    return {other for group in spec.groups for other in group.depends_on}
+
+
 def test_a_tied_gain_is_told():
     _, _, spec = built("gpt_tied")
     assert spec.reasons[0].startswith("last.weight cannot be absorbed")

@@ -4,7 +4,7 @@ What is compared are activations (utils.activations) or weights (utils.weights);
 problem (utils.assignment).
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import combinations
@@ -21,6 +21,7 @@ from .batches import Batch, Data, Images, as_images
 from .curves import expect_alike
 from .devices import device_of, random_state_kept
 from .permutations import (
+    KINDS,
     Group,
     Permutations,
     PermutationSpec,
@@ -28,6 +29,7 @@ from .permutations import (
     Weights,
     axis_index,
     compose,
+    dependents,
     groups_in,
     inverse,
     permute_entry,
@@ -108,6 +110,7 @@ def align(
     seed: int = 1,
     start: Permutations | None = None,
     rotations: bool = False,
+    groups: Collection[int | str] = (),
 ) -> Permutations:
     """The permutations of B that match it to A: for each group of `spec` an index array (*blocks, size).
 
@@ -122,9 +125,12 @@ def align(
     start: permutations with which weight matching begins.
     rotations: find matrices for groups that the spec lets rotate (`match_rotations`), by weight or by corr. The
         result is for networks whose gains are absorbed: `permute` does that to B, and `absorbed` to A.
+    groups: those that stay as they are, with all that stand in their blocks, by their numbers in `spec.groups`; or
+        names of state entries, e.g. embedding.weight, for all groups that move these.
 
-    ValueError if there is no such method, it has no use for a start, or it needs data and has none, and if rotations
-    are wanted that the spec or the method does not know; UserError if an activation is no finite number.
+    ValueError if there is no such method or group, the method has no use for a start, or it needs data and has none,
+    and if rotations are wanted that the spec or the method does not know; UserError if an activation is no finite
+    number.
     """
     expect_alike(network_a, network_b)
     if method not in METHODS:
@@ -133,16 +139,55 @@ def align(
         raise ValueError(f"the method {method} does not begin with a match")
     if rotations and (method not in ("weight", "corr") or start is not None):
         raise ValueError(f"rotations are found by weight or corr, and from no start; not by {method}")
+    held, same = _numbers(spec, groups), spec.identity()
+    loose = _without(spec, held)
+    if start is not None:
+        orders = zip(start, loose.identity(), strict=True)
+        start = [one if number in held else order for number, (order, one) in enumerate(orders)]
     device = device_of(network_a)
     data = as_images(() if batches is None else batches, device, once=True)
     with random_state_kept(device):  # a DataLoader draws a seed
-        if rotations:
-            if method == "weight":
-                return match_rotations(network_a, network_b, spec)
-            moments = cross_moments(network_a, network_b, spec, data.batches(512))
+        if not rotations:
+            found = METHODS[method].find(network_a, network_b, loose, data.batches(512), seed, start)
+        elif method == "weight":
+            found = match_rotations(network_a, network_b, loose)
+        else:
+            moments = cross_moments(network_a, network_b, loose, data.batches(512))
             rows = [Scores(moment.correlation(), moment.product()) for moment in moments[:-1]]  # without logits
-            return match_rotations(network_a, network_b, spec, rows)
-        return METHODS[method].find(network_a, network_b, spec, data.batches(512), seed, start)
+            found = match_rotations(network_a, network_b, loose, rows)
+    return [same[number] if number in held else each for number, each in enumerate(found)]
+
+
+def _numbers(spec: PermutationSpec, groups: Collection[int | str]) -> set[int]:
+    """Groups by number or by the state entries that they move, and all that stand in their blocks."""
+    if isinstance(groups, str):
+        raise ValueError(f"groups are several, as [{groups!r}]")
+    found: set[int] = set()
+    for named in groups:
+        if isinstance(named, str) and named in spec.axes:
+            found = found.union(*map(groups_in, spec.axes[named]))
+        elif not isinstance(named, str) and named in range(len(spec.groups)):
+            found.add(int(named))
+        else:
+            known = f"0 to {len(spec.groups) - 1}, or the names of state entries that they move"
+            raise ValueError(f"there is no group {named!r}; groups are {known}")
+    return found.union(*(dependents(spec, group) for group in found))
+
+
+def _without(spec: PermutationSpec, held: Collection[int]) -> PermutationSpec:
+    """The spec, with the same numbers, as if some groups moved nothing: they have a single unit, which is nowhere."""
+    number = {group: group for group in range(len(spec.groups)) if group not in held}
+    groups = tuple(group if n in number else Group(1) for n, group in enumerate(spec.groups))
+    axes = {name: tuple(_regrouped(axis, number) for axis in of_entry) for name, of_entry in spec.axes.items()}
+    rows = (replace(row, axis=_regrouped(row.axis, number), votes=row.votes & number.keys()) for row in spec.rows)
+    kinds = tuple(KINDS[0] if n in held else kind for n, kind in enumerate(spec.kinds))
+    duals = frozenset((name, d, *place) for name, d, *place in spec.duals if _at(axes[name][d], *place) is not None)
+    return replace(spec, groups=groups, axes=axes, rows=tuple(rows), kinds=kinds, duals=duals) if held else spec
+
+
+def _at(axis: Segments, segment: int, factor: int, number: int) -> int | None:
+    """A group of an axis, by its place."""
+    return axis[segment][factor].groups[number]
 
 
 # --- images that are attacked, activations that are matched alone ------------------------------------------
