@@ -132,7 +132,10 @@ def test_lines_are_the_evaluations(tmp_path, drawn):
     assert whole[0] < lowest.min() and whole[1] > lowest.max()
     assert lowest.min() < enlarged[0] and enlarged[1] > lowest.max()
     draw("viz_curve", tmp_path, "--epochs", "0", pairs="one")
-    assert len(drawn["curve"].axes) == 2  # of lines alone nothing is enlarged
+    assert len(drawn["curve"].axes) == 2  # of two lines alone nothing is enlarged
+    write_results(tmp_path, alignments=("weight",))
+    draw("viz_curve", tmp_path, "--epochs", "0", "--alignment", "null", "corr", "weight", pairs="one")
+    assert len(drawn["curve"].axes) == 4
 
 
 def test_barriers_by_the_number_of_alignment_images(tmp_path, drawn):

@@ -61,8 +61,9 @@ def having_spectra(evaluated):
 
 
 def along_curve(layout, evaluated, quantities):
-    """All of each quantity on an even scale; beside it, where lines stand beside curves, the best values enlarged."""
-    enlarges = {route.is_line for route in evaluated} == {True, False}
+    """All of each quantity on an even scale; beside it the best values enlarged, where a line may hide others."""
+    lines = sum(route.is_line for route in evaluated)
+    enlarges = 0 < lines < len(evaluated) or lines > 2
     size = {"width": figures.WIDE if enlarges else figures.WIDTH, "height": 1.85 if len(quantities) < 3 else 1.5}
     figure, axes = figures.panels(len(quantities), 2 if enlarges else 1, sharex=True, **size)
     for row, (name, words) in zip(axes, quantities.items(), strict=True):
