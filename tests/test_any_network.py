@@ -83,7 +83,8 @@ def test_the_match_keeps_what_it_computes(own, load_bars):
 
 def test_all_that_is_made_of_a_pair(own, capsys, quick_pam):
     model, root, flags = own
-    run("training/train_curve_pam.py", *flags, *PAIR, "--epochs_model", 2, "--inner_iters_perm", 1)
+    phases = ["--inner_iters_perm", 1, "--inner_iters_phi", 1]
+    run("training/train_curve_pam.py", *flags, *PAIR, "--epochs_model", 2, *phases)
     path = [*flags, *PAIR, "--alignment", "corr", "--epochs_model", 2]
     small = ["--num_points", 2, "--bn_images", 32]
     run("evaluation/eval_plane_with_curve.py", *path, *small, "--epochs_curve", 1)

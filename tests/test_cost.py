@@ -125,10 +125,9 @@ def test_the_table(capsys, monkeypatch):
     assert lines[-1].startswith("9 stages: 0.0180 EFLOP, 10.0 hours at a sustained 0.5 TFLOP/s: a lower bound")
 
 
-@pytest.mark.parametrize("text", ["pairs: [", "pairs: []"])
-def test_what_is_no_preset_is_a_user_error(text, tmp_path):
+def test_what_is_no_preset_is_a_user_error(tmp_path):
     path = tmp_path / "some.yaml"
-    path.write_text(text)
+    path.write_text("pairs: [")
     with pytest.raises(UserError, match="some.yaml is not a preset: "):
         cost.commands(path)
 

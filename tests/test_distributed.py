@@ -51,13 +51,15 @@ STAGES = {
 
 
 @pytest.fixture(scope="module")
-def one(data_path, tmp_path_factory):
+def one(data_path, once):
     """What all the stages write as one process, and the flags that say where images are."""
-    root = tmp_path_factory.mktemp("one")
     where = ["--dataset", "bars", "--data_path", data_path]
-    for script, flags in STAGES.items():
-        run(script, *where, "--root", root, *flags)
-    return root, where
+
+    def fill(root):
+        for script, flags in STAGES.items():
+            run(script, *where, "--root", root, *flags)
+
+    return once("one", fill), where
 
 
 def numbers(path):
@@ -114,7 +116,7 @@ def test_two_processes_equal_one(case, one, tmp_path, warm_python):
 
 
 @pytest.mark.long
-def test_a_killed_process_ends_the_job_and_it_resumes(one, tmp_path):
+def test_a_killed_process_ends_the_job_and_it_resumes(one, tmp_path, warm_python):
     _, where = one
     flags = [*where, "--root", tmp_path, *TRAINING, "--epochs", 400, "--seed", 3, "--resume"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -132,12 +134,13 @@ def test_a_killed_process_ends_the_job_and_it_resumes(one, tmp_path):
     flags[flags.index("--epochs") + 1] = 401  # a longer run goes on, and here begins where the killed one was
     saved = torch.load(next(tmp_path.rglob("*-resume.pt")), weights_only=True)["epoch"]
     flags[flags.index(401)] = saved + 1
-    assert f"Resuming after epoch {saved}." in run_together("training/train_model.py", *flags)
+    printed = run_together("training/train_model.py", *flags, python=warm_python)
+    assert f"Resuming after epoch {saved}." in printed
 
 
-def test_an_error_is_said_once(one, tmp_path):
-    _, where = one
-    result = processes.run(*torchrun("training/train_curve.py", *where, "--root", tmp_path))
+def test_an_error_is_said_once(data_path, tmp_path, warm_python):
+    where = ["--dataset", "bars", "--data_path", data_path, "--root", tmp_path]
+    result = processes.run(*torchrun("training/train_curve.py", *where, python=warm_python))
     assert result.returncode != 0
     assert result.stderr.count("train_curve.py: error:") == 1
     assert "does not exist; make it with" in result.stderr
