@@ -221,6 +221,26 @@ def _calls(model: nn.Module, images: Source) -> dict[str, int]:
     return hidden
 
 
+PIECE = 2**20  # numbers that are summed in float32 at once on the CPU: as many as its cache holds
+
+
+def _sums(values: torch.Tensor) -> torch.Tensor:
+    """Of each channel of (b, C, …) how many numbers, their sum, and that of their squares: float64 (3, C)."""
+    if values.device.type == "cpu":  # what batch norm does, and the cache keeps
+        images = max(PIECE * len(values) // values.numel(), 1)
+        pieces = [part.float() for part in values.split(images)]
+        moments = [torch.batch_norm_update_stats(part, None, None, 0.0) for part in pieces]
+    else:
+        pieces, axes = [values], [axis for axis in range(values.dim()) if axis != 1]
+        moments = [torch.var_mean(values.float(), axes, correction=0)[::-1]]
+    total = 0.0
+    for part, (mean, variance) in zip(pieces, moments, strict=True):
+        mean, variance = (value.cpu().double() for value in (mean, variance))
+        count = part.numel() // len(mean)
+        total = total + count * torch.stack([torch.ones_like(mean), mean, variance + mean.square()])
+    return total
+
+
 class _Measured(Exception):
     """Ends a forward pass of which nothing more is wanted."""
 
@@ -257,11 +277,8 @@ def activation_statistics(
         name = names[layer]
         if not left.get(name):
             return
-        channel = output.dim() - 1 if isinstance(layer, nn.Linear) else 1
-        values = output.float().movedim(channel, 0).flatten(1)
-        if count := values.shape[1]:  # this process may have no part of a small batch
-            variance, mean = (value.cpu().double() for value in torch.var_mean(values, 1, correction=0))
-            sums[name] += count * torch.stack([torch.ones_like(mean), mean, variance + mean.square()])
+        if output.numel():  # this process may have no part of a small batch
+            sums[name] += _sums(output.flatten(0, -2) if isinstance(layer, nn.Linear) else output)
         left[name] -= 1
         if not any(left.values()):
             raise _Measured

@@ -29,7 +29,7 @@ from .proof import DOUBLE, Trial, compared, example_values
 from .running import Outputs, bind, plain_run, state_of
 
 PERMUTATION, ONES, ORTHOGONAL, INVERTIBLE = KINDS
-PROBES = 2  # random X an output; more where a group has more places than there are outputs
+PROBES = 4  # random X for all outputs together; as many more as a group has places
 MOST_PLACES = 64  # of an invertible group; of one with more only rotations are looked for
 ROUNDING = 1e-7  # of a sum, relative to its terms
 LARGEST_ROTATED = 1e-8  # relative difference of what a network puts out when it is rotated
@@ -79,13 +79,16 @@ def with_kinds(
     """
     with in_double():
         given = example_values((example, keywords), DOUBLE)
-        trial = Trial(model, spec, wanted, DOUBLE)
+        trial, tried = Trial(model, spec, wanted, DOUBLE), spec
         try:
             trial.randomize()
-            found, added = _by_slopes(trial, spec, given)
+            outputs = trial.outputs(spec.modes, lambda: None, *given, draws=True)
+            tried = replace(spec, modes=spec.modes[:1]) if trial.are_alike(outputs) else spec
+            found, added = _by_slopes(trial, tried, given)
         except Exception as error:  # what a model raises when it cannot run can be of any kind
             found, added = [Found(PERMUTATION, f"no slopes in float64: {error}")] * len(spec.groups), {}
-        return _kept(trial, spec, found, added, given) if proof else rotating(spec, trial, found, added)
+        kept = _kept(trial, tried, found, added, given) if proof else rotating(spec, trial, found, added)
+        return replace(kept, modes=spec.modes)
 
 
 def prove_rotations(
@@ -191,7 +194,7 @@ def slopes_of(
     rows: dict[int, list] = defaultdict(list)
     # As many outputs as determine the coefficients of all places
     most = max((2 * len(here) // spec.groups[group].size for group, here in places.items()), default=0)
-    times = -(-min(max(most, 2), 32) // len(spec.modes))
+    times = -(-min(max(most, 1), 32) // len(spec.modes))
     factors: dict[str, float] = {}
     take = partial(trial.slopes, given=given, values=state, times=times)
     for mode in spec.modes:
@@ -199,7 +202,7 @@ def slopes_of(
             weights = state | {entry: state[entry] + added for entry, added in factors.items()}
             places = {g: here for g, here in places.items() if all(place.entry in slopes for place in here)}
             for group, here in places.items():
-                rows[group].append(_moved(here, spec, group, weights, slopes))
+                rows[group].append(_moved(here, spec, group, weights, slopes, times * len(spec.modes)))
     arrays = {group: [np.concatenate(each, 1) for each in zip(*rows[group], strict=True)] for group in places}
     return {group: Slopes(here, *arrays[group]) for group, here in places.items()}, factors
 
@@ -211,9 +214,12 @@ def _places(spec: PermutationSpec, entry: str) -> Iterator[tuple[int, Place]]:
                 yield from ((g, Place(entry, d, s, f, m)) for m, g in enumerate(factor.groups) if g is not None)
 
 
-def _moved(places: Sequence[Place], spec: PermutationSpec, group: int, weights: Mapping, slopes: Mapping) -> list:
-    """The rows of `Slopes` for one output, for X = a bᵀ ∓ b aᵀ with random a and b in each block of the group."""
-    count = PROBES + (len(places) // 2 if len(places) <= MOST_PLACES else 0)  # there are two outputs at least
+def _moved(
+    places: Sequence[Place], spec: PermutationSpec, group: int, weights: Mapping, slopes: Mapping, outputs: int
+) -> list:
+    """The rows of `Slopes` for one of so many outputs, for X = a bᵀ ∓ b aᵀ with random a and b in each block of the
+    group."""
+    count = -(-(PROBES + (len(places) if len(places) <= MOST_PLACES else 0)) // outputs)
     ab = torch.randn(2, count, math.prod(spec.blocks(group)), spec.groups[group].size, dtype=torch.float64)
     rows = []
     for place in places:
@@ -224,6 +230,8 @@ def _moved(places: Sequence[Place], spec: PermutationSpec, group: int, weights: 
 
 def _forms(w: torch.Tensor, slope: torch.Tensor, ab: torch.Tensor) -> list[torch.Tensor]:
     """Of units (blocks, size, values), their part in each row of `Slopes`."""
+    if not (used := slope.flatten(0, 1).any(0)).all():  # e.g. of an embedding, the tokens of the example
+        w, slope = w[..., used], slope[..., used]
     seen = [torch.einsum("xcbn,bnv->xcbv", ab, values) for values in (slope, w)]
     means = [ab.mean(-1, keepdim=True) * values.sum(-2) for values in (slope, w)]
     sums = []

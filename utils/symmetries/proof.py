@@ -180,7 +180,7 @@ class Trial:
                     break
         return found
 
-    def outputs(self, modes: Sequence[str], load: Callable[[], None], *given) -> dict[str, list]:
+    def outputs(self, modes: Sequence[str], load: Callable[[], None], *given, draws: bool = False) -> dict[str, list]:
         """What the network puts out in its modes, each time with weights as `load` loads them."""
         found, self.marks = {}, None
         for mode in modes:
@@ -190,9 +190,13 @@ class Trial:
                 load()
                 self.marks = self._sums()
             with running.restoring(network):
-                output = running.without_gradients(partial(self.run, *given))
+                output = running.without_gradients(partial(self.run, *given, draws=draws))
             found[mode] = [as_tensor(value) for _, value in output]
         return found
+
+    def are_alike(self, outputs: Mapping[str, list]) -> bool:
+        """Whether there are two modes, and no difference in what is put out in them."""
+        return len(outputs) > 1 and compared(*outputs.values(), [], self.precision).relative == 0
 
     def _sums(self) -> list[float]:
         return [parameter.reshape(-1)[:1000].sum().item() for parameter in self.copies.latest.parameters()]
@@ -314,7 +318,7 @@ class Difference(NamedTuple):
 def _differences(trial: Trial, modes: Sequence[str], *given) -> dict[str, Difference]:
     every = range(len(trial.spec.groups))
     before = trial.outputs(modes, trial.randomize, *given)
-    alike = len(modes) > 1 and compared(*(before[mode] for mode in modes), [], trial.precision).relative == 0
+    alike = trial.are_alike(before)
     moved = trial.outputs(modes[:1] if alike else modes, trial.move, *given)
     moved = dict.fromkeys(modes, moved[modes[0]]) if alike else moved
     after = trial.outputs(modes, lambda: trial.randomize(trial.reordered(every)), *given)
