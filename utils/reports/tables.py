@@ -334,7 +334,7 @@ def _add_notes(table: Table, *, robust: bool) -> None:
         f"{'Test accuracy in percent' if has_accuracy else 'Losses on test samples'}; {what}.": True,
         "A barrier is the most by which loss rises above, or accuracy falls below, the straight line between its "
         "values at the two ends.": True,
-        "The networks are measured as every point of a path is, with batch-norm statistics re-estimated, so their "
+        "The networks are measured as every point of a path is, any batch-norm statistics re-estimated, so their "
         "accuracy is not quite what training printed.": True,
         "Averages and extremes are over the points of a path; clean accuracy is of the same points.": robust,
         "The best point on held-out training images is chosen without the test set.": robust
@@ -417,8 +417,12 @@ def compare(root: Path, selection: paths.Selection) -> Table:
     shown = {column.quantity for column in table.columns}
     notes = {
         "The distance is that of all parameters, which weight matching makes least; the correlation, which corr "
-        "makes greatest on its images, is the mean over layers and channels, on test images. With interpolated "
-        "statistics, batch norm's are the means of the ends' own, weighted by t.": table.rows,
+        "makes greatest on its images, is the mean over layers and channels, on test images.": shown
+        & OF_PAIRS.keys(),
+        "With interpolated statistics, batch norm's are the means of the ends' own, weighted by t.": shown
+        & {"loss_interpolated"},
+        "The best point is chosen on held-out training samples; an ensemble's probabilities are the mean of its "
+        "members'.": shown & OF_ENSEMBLES.keys(),
         "The distance of activations, which matching by L2 makes least, is a root mean square over channels and test "
         "images, and the mean over layers.": shown & {distance.name for distance in DISTANCES.values()},
     }
