@@ -233,14 +233,14 @@ def dataset_flags(wildcards):
 def flags(stage):
     """A function for `params`: the flags every stage has, those of this one, and those of this one for the dataset.
 
-    Of robust networks and curves, a dataset may have others.
+    Of robust networks and curves, both may be others (robust_evaluation).
     """
 
     def of(wildcards):
-        dataset = config["datasets"][DATASETS[wildcards.dataset]] or {}
-        known = config.get("flags", {})
-        own = dataset.get(f"robust_{stage}", dataset.get(stage)) if twin(wildcards) else dataset.get(stage)
-        parts = (known.get("all"), known.get(stage), dataset.get("all"), own)
+        parts = []
+        for known in (config.get("flags", {}), config["datasets"][DATASETS[wildcards.dataset]] or {}):
+            is_other = twin(wildcards) and f"robust_{stage}" in known
+            parts += [known.get("all"), known.get(f"robust_{stage}" if is_other else stage)]
         return " ".join([dataset_flags(wildcards), f"--model {shlex.quote(MODELS[wildcards.model])}", *filter(None, parts)])
 
     return of

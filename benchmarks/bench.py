@@ -26,7 +26,7 @@ from benchmarks.compared import ATTACK, Conventional, Ours, Work, alignments, si
 from utils import distributed
 from utils.measuring import evaluate_curve
 from utils.stages.files import write_atomically
-from utils.stages.machine import cost, keep_memory
+from utils.stages.machine import cost, keep_memory, limit_threads
 
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "bench"
 MEMORY_IMAGES = (1_000, 10_000, 50_000)
@@ -248,6 +248,7 @@ def main(args):
         measure_processes(args.images)
         return
     keep_memory()  # as stages do; both ways have it
+    limit_threads()
     torch._dynamo.config.recompile_limit = 64  # as with --compile
     with tempfile.TemporaryDirectory() as folder:
         ours = {

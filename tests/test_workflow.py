@@ -82,6 +82,8 @@ def test_dry_runs(preset, tmp_path):
             assert epochs in (0, robust if "adversarial" in script else 250)
             assert args.epochs_model == (200 if "adversarial" in script else 250)
             assert args.seed in (1, {1: 1, 3: 2, 5: 3}[args.seed_a])
+        few = "plane" in script or "along_curve" in script or "eval_adversarial" in script
+        assert getattr(args, "bn_images", None) == (10_000 if preset == "paper" and few else None)
         if preset == "paper" and "train_model" in script:
             plain_cifar10 = args.dataset == "CIFAR10" and "adversarial" not in script
             assert args.batch_size == (64 if plain_cifar10 else 128)

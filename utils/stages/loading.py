@@ -87,7 +87,7 @@ def expect_seeded(network: Callable[[int], nn.Module], model: str) -> None:
     pairs = [(value, other[name]) for name, value in one.items() if isinstance(value, torch.Tensor) and value.numel()]
     if not all(torch.equal(*pair) and pair[0].data_ptr() != pair[1].data_ptr() for pair in pairs):
         reason = "two networks of one seed differ, or are one, in this process; train one seed by a command"
-        raise UserError(f"--model {model}: {reason}", exit_code=2)
+        raise UserError(f"{model}: {reason}", exit_code=2)
 
 
 def spec_of(network: nn.Module, example: Batch, *, rotations: bool = False) -> PermutationSpec:
