@@ -12,7 +12,7 @@ from models import TinyTen
 from utils.batches import as_images
 from utils.errors import UserError
 from utils.measuring import EVALUATION_SEED
-from utils.repairing import activation_statistics, mix_statistics, repair, set_statistics
+from utils.repairing import _sums, activation_statistics, mix_statistics, repair, set_statistics
 
 
 class Shared(nn.Module):
@@ -95,6 +95,25 @@ def test_statistics_are_those_of_what_layers_put_out(images):
     torch.testing.assert_close(statistics["0"].deviation, first.std(1, correction=0), rtol=1e-5, atol=1e-6)
     hidden = a[:7](x).double()
     torch.testing.assert_close(statistics["6"].mean, hidden.mean(0), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize(
+    "shape", [(9000, 4), (40, 4, 99), (9, 4, 64, 64), (300, 4, 1, 1), (9, 4, 12, 12, 12), (1, 4)]
+)
+def test_sums_are_those_of_float64_in_every_layout(shape, dtype):
+    """Also where channels lie last, of a channel far from zero, and of one that never varies."""
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    x[:, 0], x[:, 1] = 0.1, x[:, 1] + 100
+    for values in (x.to(dtype), x.to(dtype).movedim(1, -1).contiguous().movedim(-1, 1)):
+        count, first, second = _sums(values)
+        exact = values.double().movedim(1, 0).flatten(1)
+        deviation = (second / count - (first / count).square()).clamp(min=0).sqrt()
+        expected, mean = torch.var_mean(exact, 1, correction=0)
+        assert (count == exact.shape[1]).all()
+        torch.testing.assert_close(first / count, mean, rtol=2e-7, atol=2e-7)
+        torch.testing.assert_close(deviation, expected.sqrt(), rtol=2e-6, atol=1e-7 * mean.abs().max().item())
+        assert deviation[0] < 1e-7
 
 
 @pytest.mark.parametrize("name", ["mlp", "vgg"])

@@ -221,23 +221,25 @@ def _calls(model: nn.Module, images: Source) -> dict[str, int]:
     return hidden
 
 
-PIECE = 2**20  # numbers that are summed in float32 at once on the CPU: as many as its cache holds
+PIECE = 2**18  # numbers of an activation that are read at once on the CPU: as many as its cache holds
 
 
 def _sums(values: torch.Tensor) -> torch.Tensor:
-    """Of each channel of (b, C, …) how many numbers, their sum, and that of their squares: float64 (3, C)."""
-    if values.device.type == "cpu":  # what batch norm does, and the cache keeps
-        images = max(PIECE * len(values) // values.numel(), 1)
-        pieces = [part.float() for part in values.split(images)]
-        moments = [torch.batch_norm_update_stats(part, None, None, 0.0) for part in pieces]
-    else:
-        pieces, axes = [values], [axis for axis in range(values.dim()) if axis != 1]
-        moments = [torch.var_mean(values.float(), axes, correction=0)[::-1]]
-    total = 0.0
-    for part, (mean, variance) in zip(pieces, moments, strict=True):
-        mean, variance = (value.cpu().double() for value in (mean, variance))
-        count = part.numel() // len(mean)
-        total = total + count * torch.stack([torch.ones_like(mean), mean, variance + mean.square()])
+    """Of each channel of (b, C, …) how many numbers, their sum, and that of their squares: float64 (3, C).
+
+    On the CPU by the kernel of batch norm, which adds up in float64 where channels lie one after the other: of other
+    layouts in float32, number by number, so that a channel that never varies would seem to.
+    """
+    total = torch.zeros(3, values.shape[1], dtype=torch.float64)
+    images = max(PIECE * len(values) // values.numel(), 1) if values.is_cpu else len(values)
+    for part in values.split(images):
+        channels = part.float().transpose(0, 1).flatten(1).contiguous()
+        if part.is_cpu:
+            mean, variance = torch.batch_norm_update_stats(channels[None], None, None, 0.0)
+        else:
+            variance, mean = torch.var_mean(channels, 1, correction=0)
+        mean, variance = mean.cpu().double(), variance.cpu().double()
+        total += channels.shape[1] * torch.stack([torch.ones_like(mean), mean, variance + mean.square()])
     return total
 
 
