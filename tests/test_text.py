@@ -93,7 +93,9 @@ def test_stages_measure_cross_entropy_and_find_a_planted_rotation(tmp_path, caps
     assert table["loss"] == pytest.approx([expected] * 6, abs=1e-4)
     assert table["perplexity"] == pytest.approx(np.exp(table["loss"]))
     run("evaluation/compare_alignments.py", "--root", tmp_path)
-    with next((tmp_path / "figures").glob("comparison_*.csv")).open() as file:
+    comparison = next((tmp_path / "figures").glob("comparison_*.csv"))
+    assert "batch" not in comparison.with_suffix(".md").read_text()  # there is no batch norm
+    with comparison.open() as file:
         shown = {row["quantity"]: float(row["mean"]) for row in csv.DictReader(file)}
     for quantity in ("loss best point", "loss ends", "loss ensemble"):
         assert shown[quantity] == pytest.approx(expected, abs=1e-3)

@@ -183,6 +183,7 @@ class Table:
     notes: list[str] = field(default_factory=list)
     missing: list[UserError] = field(default_factory=list)  # why a path that is asked for, or incomplete, is left out
     files: dict[Path, str] = field(default_factory=dict)  # behind the numbers, with digests
+    has_batch_norm: bool = False  # one of its networks, or it is not known
 
     def published(self, column: Column) -> bool:
         """Whether the column has published numbers to stand beside it."""
@@ -273,6 +274,8 @@ def _add_model(
                 on = replace(route, layout=layout)
                 measured |= results.load(read, [on], pairs, table.missing)
         table.files |= results.files_of(measured)
+        records = [one.record for of_pairs in measured.values() for one in of_pairs]
+        table.has_batch_norm |= any(record.flags.get("batch_norm", True) for record in records)
         told, columns = results.unlike(measured), [one for one in table.columns if one.dataset == layout.dataset]
         for on, tables in sorted(measured.items(), key=lambda one: one[0] in told):  # the others tell of the networks
             route = replace(on, layout=first)
@@ -335,7 +338,7 @@ def _add_notes(table: Table, *, robust: bool) -> None:
         "A barrier is the most by which loss rises above, or accuracy falls below, the straight line between its "
         "values at the two ends.": True,
         "The networks are measured as every point of a path is, any batch-norm statistics re-estimated, so their "
-        "accuracy is not quite what training printed.": True,
+        "accuracy is not quite what training printed.": table.has_batch_norm,
         "Averages and extremes are over the points of a path; clean accuracy is of the same points.": robust,
         "The best point on held-out training images is chosen without the test set.": robust
         and any(column.statistic == OF_HELD_OUT for column in table.columns),

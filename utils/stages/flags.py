@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 
 from ..attack import Attack
-from ..curves import CURVES, Curve
+from ..curves import CURVES, Curve, batch_norm_layers
 from ..devices import memory_format
 from ..errors import UserError
 from ..losses import BUILT_IN, Loss
@@ -596,7 +596,8 @@ def load_path(args: argparse.Namespace, file: Path, *, writes: bool = False) -> 
     curve.to(args.device, memory_format=memory_format(args.device))
     if args.compile:
         curve.compile()
-    return data, curve, args.record.of(args.model, made_from, images=data.digest, points=curve.digests())
+    record = args.record.of(args.model, made_from, images=data.digest, points=curve.digests())
+    return data, curve, record if batch_norm_layers(curve.base) else record.having(batch_norm=False)
 
 
 # --- scripts that read results -----------------------------------------------------------------------------
