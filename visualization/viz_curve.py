@@ -47,8 +47,13 @@ def draw(layout, asked_for, missing):
 
 
 def having_spectra(evaluated):
-    """The spectra of the paths that have them; a line is printed about those that have none, and why."""
+    """The spectra of the paths that have them; a line is printed about those that have none, and why.
+
+    Where all paths are evaluated at few points, as for a first look, nobody waits for spectra.
+    """
     spectra, without = {}, {}
+    if all(len(tables[0]["t"]) < results.SPECTRUM_POINTS for tables in evaluated.values()):
+        return spectra
     for route, tables in evaluated.items():
         if reason := next(filter(None, map(results.no_spectrum, tables)), None):
             without.setdefault(reason, []).append(route)
