@@ -62,6 +62,7 @@ def test_the_line_between_them(pair, capsys):
     np.testing.assert_allclose(table["accuracy"], own["accuracy"][0])
     capsys.readouterr()
     run("visualization/viz_curve.py", *drawn(pair, "--epochs", 0))
+    words = "unaligned" if not alignment else "aligned"
     assert results.no_spectrum(table) == "it has no length" and "spectrum" not in capsys.readouterr().out
     figures = {path.stem for path in (layout.root / "figures").glob("*.png")}
     assert "spectrum_bars_TinyTen" not in figures and "curve_bars_TinyTen" in figures
