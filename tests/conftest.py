@@ -206,7 +206,7 @@ SAVE = Figure.savefig
 def small_figures():
     """Figures have few dots and their PDFs are empty, where a test does not ask for them as they are."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Figure, "savefig", lambda *a, **o: o["format"] == "pdf" or SAVE(*a, **o | {"dpi": 30}))
+        patch.setattr(Figure, "savefig", lambda *a, **o: o.get("format") == "pdf" or SAVE(*a, **o | {"dpi": 30}))
         yield
 
 
