@@ -174,6 +174,7 @@ def inner(spec):
 def test_a_tied_gain_is_told():
     _, _, spec = built("gpt_tied")
     assert spec.reasons[0].startswith("last.weight cannot be absorbed")
+    assert f"permutation ({spec.reasons[0]})" in repr(spec) and "invertible" in repr(spec)
 
 
 # --- what leaves permutations -------------------------------------------------------------------------------------

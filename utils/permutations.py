@@ -259,17 +259,20 @@ class PermutationSpec:
         return sum(blocks * math.lgamma(size + 1) for blocks, size in sizes) / math.log(10)
 
     def __repr__(self) -> str:
-        """Five lines; `to_json` has all of it."""
+        """Five lines, and one of kinds if there are any; `to_json` has all of it."""
         units = sum(map(np.size, self.identity()))
         moved = sum(bool(groups_in(axis)) for axes in self.axes.values() for axis in axes)
         inside = [" × ".join(map(str, [*self.blocks(i), g.size])) for i, g in enumerate(self.groups)]
         reasons = Counter(fixed.reason.partition(" in ")[0] for fixed in self.fixed).most_common()
+        kinds = Counter(zip(self.kinds, self.reasons, strict=True)).most_common()
+        words = (f"{count} {kind}{f' ({reason})' * bool(reason)}" for (kind, reason), count in kinds)
         return "\n".join([
             f"PermutationSpec: {len(self.groups)} groups of {units:,} units, 10^{self.log10_orders:.1f} permutations",
             f"  sizes: {_some(inside, 12)}",
             f"  on {moved} dimensions of {len(self.axes)} entries: {_some(self.axes)}",
             f"  measured at {len(self.rows)} activations: {_some(row.label for row in self.rows)}",
             f"  fixed: {_some(f'{count} by {reason}' for reason, count in reasons)}",
+            *([f"  kinds of groups: {_some(words, len(kinds))}"] if kinds else []),
         ])  # fmt: skip
 
 
