@@ -22,8 +22,9 @@ from utils.measuring import evaluate, probabilities, reestimate_batch_norm
 from utils.pam import PermutationTask, path_loss
 from utils.stages import machine, process
 from utils.stages.data import load_data
-from utils.stages.files import load_checkpoint, save_checkpoint
+from utils.stages.files import save_checkpoint
 from utils.stages.machine import set_products
+from utils.stages.originals import load_checkpoint
 from utils.stages.records import Record
 from utils.stages.runs import Run
 from utils.symmetries.spec import permutation_spec

@@ -15,8 +15,9 @@ from utils.curves import Curve
 from utils.errors import FileError, UserError
 from utils.losses import cross_entropy
 from utils.measuring import evaluate
-from utils.stages.files import load_arrays, load_checkpoint
+from utils.stages.files import load_arrays
 from utils.stages.layout import kept, rolling
+from utils.stages.originals import load_checkpoint
 from utils.stages.records import Record
 from utils.stages.runs import Run
 from utils.training import CurveTask, NetworkTask, draw_t, fit, fit_curve, robust_rates, step_rates

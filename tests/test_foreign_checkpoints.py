@@ -22,9 +22,10 @@ from torch import nn
 from models import MODELS, TinyTen, builder
 from utils.curves import Curve
 from utils.errors import FileError
-from utils.stages.files import load_checkpoint, save_checkpoint
+from utils.stages.files import save_checkpoint
 from utils.stages.layout import Layout
 from utils.stages.loading import load_curve, load_network
+from utils.stages.originals import load_checkpoint
 
 STATE = randomize(TinyTen(4), 3).state_dict()
 AVERAGE = {name: value + 1 for name, value in STATE.items()}

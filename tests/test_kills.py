@@ -12,9 +12,10 @@ from conftest import each_in_its_row
 from test_runs import names
 
 from utils.errors import FileError
-from utils.stages.files import load_array, load_arrays, load_checkpoint, save_array
+from utils.stages.files import load_array, load_arrays, save_array
 from utils.stages.layout import kept, rolling
 from utils.stages.matches import load_match, save_match
+from utils.stages.originals import load_checkpoint
 from utils.stages.records import Record, record_in
 from utils.stages.runs import GrowingTable, Run
 

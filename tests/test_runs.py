@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from utils.errors import FileError
-from utils.stages.files import load_checkpoint, save_arrays, save_checkpoint
+from utils.stages.files import save_arrays, save_checkpoint
 from utils.stages.layout import kept, rolling
+from utils.stages.originals import load_checkpoint
 from utils.stages.records import Record
 from utils.stages.runs import GrowingTable, Run
 

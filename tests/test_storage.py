@@ -14,9 +14,10 @@ from conftest import Bomb, each_in_its_row
 
 from utils.errors import FileError, UserError
 from utils.stages import files, matches
-from utils.stages.files import load_array, load_arrays, load_checkpoint
+from utils.stages.files import load_array, load_arrays
 from utils.stages.layout import kept_epochs, partial
 from utils.stages.matches import load_match
+from utils.stages.originals import load_checkpoint
 
 
 def test_kept_epochs(tmp_path):

@@ -13,9 +13,9 @@ from utils.batches import Loader
 from utils.errors import UserError
 from utils.permutations import rotates
 from utils.stages.data import ALIGNMENT_IMAGES
-from utils.stages.files import load_checkpoint
 from utils.stages.layout import Layout, dataset_folder
 from utils.stages.matches import load_match
+from utils.stages.originals import load_checkpoint
 from utils.stages.samples import load_samples, read_arrays
 from utils.training import NetworkTask, fit
 

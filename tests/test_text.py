@@ -12,8 +12,9 @@ from torch.nn import functional as F
 from models.gpt import GPT
 from utils.errors import FileError
 from utils.permutations import absorbed, permute
-from utils.stages.files import load_checkpoint, save_checkpoint
+from utils.stages.files import save_checkpoint
 from utils.stages.layout import Layout, dataset_folder
+from utils.stages.originals import load_checkpoint
 from utils.stages.samples import load_text, read_text
 from utils.symmetries.spec import permutation_spec
 

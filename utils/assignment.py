@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .errors import checked
 from .permutations import (
     Activation,
     Permutations,
@@ -19,7 +20,6 @@ from .permutations import (
     occurrences,
     places_of,
 )
-from .progress import checked
 
 # A score has grown if it did by more than rounding in float64, relative to the sizes of what it sums up.
 SCORE_ROUNDING = 1e-12

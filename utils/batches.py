@@ -22,8 +22,7 @@ from torch.utils.data import Dataset, IterableDataset, TensorDataset, default_co
 
 from . import distributed
 from .devices import images_at_once, memory_format, send
-from .errors import UserError
-from .progress import checked
+from .errors import UserError, checked
 
 NO_SAMPLES = "there are no samples that count: the data are empty, or a loader drops its only batch"
 

@@ -1,6 +1,14 @@
-"""The exceptions that stand for a user's mistake, and what an error says in one line."""
+"""What ends work early: a user's mistakes, which are said in one line, and Ctrl-C, which is never lost."""
 
+import signal
+import threading
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
+
+Item = TypeVar("Item")
+
+# --- mistakes ----------------------------------------------------------------------------------------------
 
 
 def printable(text: str) -> str:
@@ -42,3 +50,38 @@ def _restored(path: Path, reason: str, mend: str, exit_code: int, flags: dict[st
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, shortened; its type's name if there is no message."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+
+
+# --- Ctrl-C ------------------------------------------------------------------------------------------------
+
+# Python raises KeyboardInterrupt wherever it happens to be. Inside a callback from C (a destructor, an attribute that
+# a C function looks up) the exception is swallowed there, and the work would go on. So the handler leaves a note as
+# well, and the loops that last look at it once in every step.
+_noted = threading.Event()
+
+
+def note_interrupts() -> None:
+    """Take over from Python's own handling of Ctrl-C; where interrupts are ignored, they stay ignored."""
+    _noted.clear()
+    is_main = threading.current_thread() is threading.main_thread()
+    if is_main and signal.getsignal(signal.SIGINT) in (signal.SIG_DFL, signal.default_int_handler):
+        signal.signal(signal.SIGINT, _interrupt)
+
+
+def _interrupt(*_: object) -> None:
+    _noted.set()
+    raise KeyboardInterrupt
+
+
+def check_interrupt() -> None:
+    """KeyboardInterrupt if Ctrl-C was pressed since the last look, and nothing came of it."""
+    if _noted.is_set():
+        _noted.clear()
+        raise KeyboardInterrupt
+
+
+def checked(items: Iterable[Item]) -> Iterator[Item]:
+    """The items, with a look before each of them."""
+    for item in items:
+        check_interrupt()
+        yield item

@@ -42,8 +42,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from .devices import send
-
 # Of each group of a spec an index array (*blocks, size); a rotated one may have matrices (*blocks, size, size).
 Permutations = list[np.ndarray]
 
@@ -357,13 +355,13 @@ def _members(values: torch.Tensor, factors: Sequence[tuple[int, Factor]], spec: 
 def reordered(part: Part, orders: Mapping[int, torch.Tensor]) -> torch.Tensor:
     """The part's values, reordered: blocks first, then the units in each, in the order for its new place.
 
-    orders: an index array (*blocks, size) for each group that moves.
+    orders: an index array (*blocks, size) for each group that moves, on the device of the values.
     """
     values = part.values
     for k in sorted(range(values.dim()), key=lambda k: len(part.blocks[k])):
         if part.groups[k] not in orders:
             continue
-        order, dimensions = send(orders[part.groups[k]], values.device), [*part.blocks[k], k]
+        order, dimensions = orders[part.groups[k]], [*part.blocks[k], k]
         if len(dimensions) == 1:
             values = values.index_select(k, order)
             continue
@@ -474,7 +472,8 @@ def permute_entry(
     tensor: torch.Tensor, axes: Sequence[Segments], spec: PermutationSpec, permutations: Sequence[np.ndarray]
 ) -> torch.Tensor:
     """`permute` of one entry, whose axes these are."""
-    found = {group: torch.as_tensor(permutations[group]) for axis in axes for group in groups_in(axis)}
+    groups = set().union(*map(groups_in, axes))
+    found = {group: torch.as_tensor(permutations[group], device=tensor.device) for group in groups}
     return _changed(tensor, axes, spec, partial(rotated, found=found))
 
 

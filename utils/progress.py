@@ -1,13 +1,12 @@
-"""Long work: a bar on a terminal or in a notebook, lines with the time left in a log; Ctrl-C that is never lost."""
+"""Long work: a bar on a terminal or in a notebook, lines with the time left in a log."""
 
-import signal
 import sys
-import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TypeVar
 
 from . import distributed
+from .errors import check_interrupt
 
 Item = TypeVar("Item")
 
@@ -40,7 +39,7 @@ class Progress:
         return not self.bar.disable
 
     def step(self) -> None:
-        check()
+        check_interrupt()
         self.done += 1
         self.bar.n += 1
         self.bar.update(0)
@@ -95,38 +94,3 @@ def in_words(metrics: Mapping[str, float]) -> str:
         else f"{name.replace('_', ' ')} {value:.4f}"
         for name, value in metrics.items()
     )
-
-
-# --- Ctrl-C ------------------------------------------------------------------------------------------------
-
-# Python raises KeyboardInterrupt wherever it happens to be. Inside a callback from C (a destructor, an attribute that
-# a C function looks up) the exception is swallowed there, and the work would go on. So the handler leaves a note as
-# well, and the loops that last look at it once in every step.
-_noted = threading.Event()
-
-
-def watch() -> None:
-    """Take over from Python's own handling of Ctrl-C; where interrupts are ignored, they stay ignored."""
-    _noted.clear()
-    is_main = threading.current_thread() is threading.main_thread()
-    if is_main and signal.getsignal(signal.SIGINT) in (signal.SIG_DFL, signal.default_int_handler):
-        signal.signal(signal.SIGINT, _interrupt)
-
-
-def _interrupt(*_: object) -> None:
-    _noted.set()
-    raise KeyboardInterrupt
-
-
-def check() -> None:
-    """KeyboardInterrupt if Ctrl-C was pressed since the last look, and nothing came of it."""
-    if _noted.is_set():
-        _noted.clear()
-        raise KeyboardInterrupt
-
-
-def checked(items: Iterable[Item]) -> Iterator[Item]:
-    """The items, with a look before each of them."""
-    for item in items:
-        check()
-        yield item

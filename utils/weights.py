@@ -97,13 +97,14 @@ def is_better(changes: Iterable["_Change"]) -> bool:
     return gain > WEIGHT_ROUNDING * scale
 
 
-def permuted(pairs: Sequence[WeightPair], permutations: Sequence[np.ndarray]) -> list[WeightPair]:
+def permuted(pairs: Collection[WeightPair], permutations: Sequence[np.ndarray]) -> list[WeightPair]:
     """The pairs with B's units reordered."""
     orders = {}
-    for group in {group for pair in pairs for group in pair.b.groups if group is not None}:
+    devices = {group: pair.b.values.device for pair in pairs for group in pair.b.groups if group is not None}
+    for group, device in devices.items():
         order = permutations[group]
         if (order != np.arange(order.shape[-1])).any():
-            orders[group] = torch.as_tensor(order)
+            orders[group] = send(torch.as_tensor(order), device)
     return [pair._replace(b=pair.b._replace(values=reordered(pair.b, orders))) for pair in pairs]
 
 

@@ -12,9 +12,9 @@ from ..curves import digest
 from ..errors import FileError, UserError, first_line
 from ..geometry import FREQUENCIES, barrier, path_average, spectrum
 from ..losses import BUILT_IN
-from ..stages.files import load_array, load_checkpoint
+from ..stages.files import load_array
 from ..stages.layout import Layout, read_name
-from ..stages.originals import load_arrays
+from ..stages.originals import load_arrays, load_checkpoint
 from ..stages.records import Record, behind, digest_of, expect_current, load_record, other_flags, record_in
 from .paths import Pair, Route
 

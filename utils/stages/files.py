@@ -8,7 +8,6 @@ arrays (.npy), are verified when they are read. Nothing of a file is ever run.
 import atexit
 import contextlib
 import copy
-import functools
 import glob
 import hashlib
 import io
@@ -28,7 +27,6 @@ from torch.utils._pytree import tree_leaves
 
 from .. import distributed
 from ..errors import FileError, UserError, first_line
-from .foreign import as_checkpoint, read_content
 from .layout import partial
 
 Content = TypeVar("Content")
@@ -222,28 +220,6 @@ def read(path: Path, what: str, parse: Callable[[], Content]) -> Content:
         # numpy's own words for a pickle advise to trust it.
         reason = "it holds pickled objects" if "allow_pickle" in str(error) else first_line(error)
         raise FileError(path, f"is not {what}, or it is damaged ({reason})", "remake") from error
-
-
-def load_checkpoint(path: Path, entry: str | None = None) -> dict:
-    """A checkpoint: a dictionary with at least `model_state`, a state dict.
-
-    Those of other code may have it under another name, or be a state dict themselves; what cannot be read safely
-    beside it is left aside, and said to be. entry: that name; None: it is looked for.
-    """
-
-    def parse() -> dict:
-        checkpoint, notes = as_checkpoint(path, read_content(read_archive(path)), entry)
-        for note in notes:
-            tell_once(f"{path}: {note}")
-        return checkpoint
-
-    return read(path, "a checkpoint", parse)
-
-
-@functools.cache
-def tell_once(line: str) -> None:
-    """Print something about a file that may be read several times."""
-    print(line)
 
 
 def load_arrays(path: Path, **shapes: tuple[int | str, ...]) -> dict[str, np.ndarray]:

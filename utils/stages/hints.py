@@ -18,7 +18,6 @@ from typing import NamedTuple
 
 from .. import distributed
 from ..errors import FileError, UserError, printable
-from ..matching import METHODS, METHODS_OF_MANY, TO
 from .layout import (
     NETWORKS,
     OTHER,
@@ -398,16 +397,18 @@ def _aligner(name: Name, recorded: Flags, flags: Flags) -> tuple[str, Flags] | N
     known = recorded.get("method", name.alignment)
     usual = f"{recorded['to']}_{known}" if "to" in recorded else str(known)
     flags = {**flags, "align_name": None if usual == name.alignment else name.alignment}
+    methods = declared("alignment/align_models.py").choices("method")
     method, _, number = usual.rpartition("_")
-    if method in METHODS and number.isdecimal():
+    if method in methods and number.isdecimal():
         usual, flags = method, flags | {"align_images": int(number)}
-    if usual.startswith("w2_") and usual in METHODS:
+    if usual.startswith("w2_") and usual in methods:
         return "alignment/align_models_w2.py", flags | {"pre_act": usual != "w2_post"}
-    if usual in METHODS:
+    if usual in methods:
         twin = NETWORKS.get(name.model, OTHER).twin or "alignment/align_models.py"
         return twin, flags | {"method": None if usual == "corr" else usual}
     to, _, method = usual.partition("_")
-    if to in TO and method in METHODS_OF_MANY:
+    of_many = declared("alignment/align_many.py")
+    if to in of_many.choices("to") and method in of_many.choices("method"):
         return "alignment/align_many.py", flags | {"to": to, "method": method, "seeds": name.seeds}
     return None
 

@@ -14,10 +14,10 @@ from ..errors import FileError, UserError
 from ..permutations import Permutations, PermutationSpec, absorbed, permute
 from ..symmetries.spec import permutation_spec
 from .data import Data, Normalization, is_normalizing
-from .files import load_checkpoint
 from .foreign import load_points, load_state
 from .layout import USUAL, Layout, Variant, file_of
 from .matches import load_match, permutations_from_rows
+from .originals import load_checkpoint
 from .records import Record, behind, expect_named, other_inputs, record_in
 
 Build = Callable[[int | None, int | None], nn.Module]  # an untrained network for so many classes and channels

@@ -1,8 +1,10 @@
-"""Files of the original code where ours are not there: found by its names, and read by its keys.
+"""Files that may be of other code: anybody's checkpoints, and the original code's files where ours are not there.
 
-It pickles dictionaries into .npy files, and keeps what PAM makes in folders of its own under tags of its own.
+The original's are found by its names, and read by its keys. It pickles dictionaries into .npy files, and
+keeps what PAM makes in folders of its own under tags of its own.
 """
 
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +14,7 @@ import numpy as np
 from ..errors import FileError, first_line
 from . import files
 from .files import check_shapes, read, read_archive, read_array
-from .foreign import read_objects
+from .foreign import as_checkpoint, read_content, read_objects
 from .layout import USUAL, Name, partial, read_name
 
 PERMUTATION_EPOCHS = 20  # of PAM, which the original counts among a curve's
@@ -47,7 +49,7 @@ def stand_in(path: Path) -> Path:
         return path
     found = next(_candidates(path), path)
     if found != path and found.suffix == ".pt":
-        files.tell_once(f"{path.name} is not there; the original's {found} is taken for it.")
+        tell_once(f"{path.name} is not there; the original's {found} is taken for it.")
     return found
 
 
@@ -93,6 +95,28 @@ def _folders(path: Path, name: Name) -> Iterator[Path]:
 
 
 # --- reading -----------------------------------------------------------------------------------------------
+
+
+def load_checkpoint(path: Path, entry: str | None = None) -> dict:
+    """A checkpoint: a dictionary with at least `model_state`, a state dict.
+
+    Those of other code may have it under another name, or be a state dict themselves; what cannot be read safely
+    beside it is left aside, and said to be. entry: that name; None: it is looked for.
+    """
+
+    def parse() -> dict:
+        checkpoint, notes = as_checkpoint(path, read_content(read_archive(path)), entry)
+        for note in notes:
+            tell_once(f"{path}: {note}")
+        return checkpoint
+
+    return read(path, "a checkpoint", parse)
+
+
+@functools.cache
+def tell_once(line: str) -> None:
+    """Print something about a file that may be read several times."""
+    print(line)
 
 
 def load_arrays(path: Path, **shapes: tuple[int | str, ...]) -> dict[str, np.ndarray]:

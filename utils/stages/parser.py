@@ -115,6 +115,10 @@ class Parser(argparse.ArgumentParser):
             raise Declared(self)
         return super().parse_args(args, namespace)
 
+    def choices(self, flag: str) -> Collection[str]:
+        """The values that a flag may have."""
+        return next(action.choices for action in self._actions if action.dest == flag)
+
     def chunks(self, argv: Sequence[str]) -> dict[str, list[str]] | None:
         """The words of a command line by the names under which the parser returns them; '' for those of no flag.
 

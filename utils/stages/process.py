@@ -14,10 +14,10 @@ from pathlib import Path
 
 import torch
 
-from .. import distributed, progress
+from .. import distributed
 from ..checks import misfit
 from ..devices import compile_options
-from ..errors import UserError, first_line
+from ..errors import UserError, first_line, note_interrupts
 from . import files
 from .hints import explain
 from .machine import (
@@ -41,7 +41,7 @@ def run(parse_args: Callable[[], argparse.Namespace], main: Callable[[argparse.N
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # not where a test or a notebook has put its own
             stream.reconfigure(errors="replace")  # no character that an encoding lacks is an error
-    progress.watch()
+    note_interrupts()
     _expect_torchrun()
     distributed.silence_others()
     args = argparse.Namespace()

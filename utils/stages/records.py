@@ -22,10 +22,10 @@ import torch
 from torch import nn
 
 from ..errors import FileError, UserError
-from .files import load_arrays, load_checkpoint, read, read_array
+from .files import load_arrays, read, read_array
 from .layout import USUAL, Layout, Name, Variant, full_name, model_of, read_name, tag
 from .matches import load_match
-from .originals import stand_in
+from .originals import load_checkpoint, stand_in
 
 
 @dataclass(frozen=True)

@@ -12,18 +12,9 @@ import torch
 from .. import distributed
 from ..curves import midpoint
 from ..errors import FileError, UserError
-from .files import (
-    hold,
-    let_go,
-    load_arrays,
-    load_checkpoint,
-    remove,
-    save_array,
-    save_arrays,
-    save_checkpoint,
-    write_atomically,
-)
+from .files import hold, let_go, load_arrays, remove, save_array, save_arrays, save_checkpoint, write_atomically
 from .layout import kept, kept_epochs, partial, rolling
+from .originals import load_checkpoint
 from .records import Record, expect_named, record_in, unlike
 
 
