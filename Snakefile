@@ -5,6 +5,7 @@
 # The stages and their files are those of the scripts. Snakemake runs what is missing, in order and side by side, on this
 # machine or on a cluster; a stage that was stopped goes on from its newest checkpoint when snakemake is called again.
 
+import os
 import re
 import shlex
 import sys
@@ -40,11 +41,11 @@ for only, kinds in (("only_models", OF_MODELS), ("only_datasets", ("datasets",))
 # Names, by the folders of their files
 MODELS = {model_folder(model): model for kind in OF_MODELS for model in config.get(kind, ())}
 DATASETS = {dataset_folder(dataset): dataset for dataset in config["datasets"]}
-ROOT = config["root"]
-PAIRS = config["pairs"]
+ROOT = os.path.expanduser(config["root"])
+PAIRS = [[int(seed) for seed in pair] for pair in config["pairs"]]  # numbers in a list of --config are text
 # Of the curves that figures show, which is the same for all pairs; and of those in tables, which may be one a pair
 FIGURE_SEED = config.get("figure_seed", 1)
-TABLE_SEEDS = config.get("table_seeds", [FIGURE_SEED] * len(PAIRS))
+TABLE_SEEDS = [int(seed) for seed in config.get("table_seeds", [FIGURE_SEED] * len(PAIRS))]
 if len(TABLE_SEEDS) != len(PAIRS):
     raise WorkflowError(f"table_seeds has {len(TABLE_SEEDS)} seeds for {len(PAIRS)} pairs")
 PYTHON = shlex.quote(sys.executable)

@@ -26,6 +26,7 @@ from benchmarks.compared import ATTACK, Conventional, Ours, Work, alignments, si
 from utils import distributed
 from utils.measuring import evaluate_curve
 from utils.stages.files import write_atomically
+from utils.stages.flags import folder_path
 from utils.stages.machine import cost, keep_memory, limit_threads
 
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "bench"
@@ -38,7 +39,7 @@ def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     add = parser.add_argument
     add("--rounds", type=int, default=3, help="repeats of everything, interleaved")
-    add("--out", type=Path, default=RESULTS, help="folder of the results")
+    add("--out", type=folder_path, default=RESULTS, help="folder of the results")
     add("--images", type=int, default=6_400, help="training images of an epoch that is timed")
     add("--measure_memory", choices=("ours", "conventional"), help=argparse.SUPPRESS)  # in a process of its own
     add("--measure_processes", action="store_true", help=argparse.SUPPRESS)  # in one of several, with others

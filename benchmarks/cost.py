@@ -38,7 +38,7 @@ from utils.attack import Attack
 from utils.curves import Curve
 from utils.errors import FileError, UserError
 from utils.stages import data, folders, process
-from utils.stages.flags import positive_float
+from utils.stages.flags import file_path, positive_float
 from utils.symmetries.spec import permutation_spec
 from utils.training import VALIDATION_POINTS, CurveTask, NetworkTask
 
@@ -90,7 +90,7 @@ ROBUST = tuple(f"robust {kind}" for kind in ("network", "match", "curve", "evalu
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("preset", type=Path, help="YAML file that the Snakefile takes, as presets/paper.yaml")
+    parser.add_argument("preset", type=file_path, help="YAML file that the Snakefile takes, e.g. presets/paper.yaml")
     parser.add_argument("--tflops", type=positive_float, help="sustained TFLOP/s, to tell the hours it would take")
     return parser.parse_args(argv)
 

@@ -42,7 +42,7 @@ from utils.measuring import evaluate, reestimate_batch_norm
 from utils.pam import PermutationTask
 from utils.stages.data import Data
 from utils.stages.files import write_atomically
-from utils.stages.flags import positive_int
+from utils.stages.flags import folder_path, positive_int
 from utils.stages.machine import cost, describe, keep_memory, set_products, why_unusable
 from utils.symmetries.spec import permutation_spec
 from utils.training import CurveTask, NetworkTask, fit
@@ -64,7 +64,7 @@ def parse_args(argv=None):
     add("--compile", action="store_true", help="measure compiled networks too, which takes minutes")
     add("--steps", type=positive_int, default=96, help="at least so many steps are timed at once")
     add("--rounds", type=positive_int, default=3, help="repeats of every time; the median counts")
-    add("--out", type=Path, default=RESULTS, help="folder of the results")
+    add("--out", type=folder_path, default=RESULTS, help="folder of the results")
     device_help = "the GPU, as cuda:1; cpu for a trial of this program, which writes nothing (default: the first GPU)"
     add("--device", type=torch.device, help=device_help)
     return parser.parse_args(argv)

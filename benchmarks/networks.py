@@ -33,6 +33,7 @@ from utils.assignment import assign_groups
 from utils.errors import first_line
 from utils.permutations import PermutationSpec, axis_index, compose, permute, places_of
 from utils.stages.files import write_atomically
+from utils.stages.flags import folder_path
 from utils.symmetries.proof import prove, random_like
 from utils.symmetries.running import copy_with, to_meta
 from utils.symmetries.spec import permutation_spec
@@ -62,7 +63,7 @@ def parse_args(argv=None):
     add(
         "--no-recovery", dest="recovery", action="store_false", help="plant no permutations: that takes the most time"
     )
-    add("--out", type=Path, default=RESULTS, help="folder of the results")
+    add("--out", type=folder_path, default=RESULTS, help="folder of the results")
     return parser.parse_args(argv)
 
 

@@ -22,6 +22,12 @@ def event(cat, name, start=0.0, duration=1.0):
     return {"ph": "X", "cat": cat, "name": name, "ts": start, "dur": duration}
 
 
+@pytest.mark.parametrize("script", (bench, gpu))
+def test_results_go_under_home(script, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert script.parse_args(["--out=~/x"]).out == tmp_path / "x"
+
+
 def test_what_is_counted_of_a_profile():
     """Kernels that overlap are busy once; a graph is one start; only calls that block are waits."""
     events = [

@@ -139,6 +139,7 @@ def test_a_small_experiment(tmp_path, data_path, warm_python):
     for path in ("line, aligned by weights", 'line, PAM unaligned, curve seed 2"'):
         for quantity in ("accuracy", "distance", "correlation", "seconds"):
             assert re.search(f"{path}.*,{quantity},", comparison), (path, quantity)
+    assert len(list(tmp_path.glob("runs/figures/training_networks*.png"))) == 1
     robust = tmp_path / "runs/model_dicts"
     assert next(robust.glob("adversarial_models/*/*/checkpoint_seed_01-1.pt"))
     assert next(robust.glob("adversarial_curve_models/*/*/checkpoint_align_corr_seeds_01_02_seed_2-2.pt"))
@@ -170,7 +171,8 @@ def test_a_part_of_a_preset(tmp_path):
     whole = {"root": str(tmp_path), "datasets": datasets, "pairs": [[1, 2]], "epochs_model": 2, "epochs_curve": 1}
     preset.write_text(json.dumps(whole | {"alignments": made, "robust_alignments": made}))
     part = ("-n", "--configfile", preset, "--config")
-    for selection, jobs in (("only_models=TinyTen", 12), ("only_datasets=[rods, poles]", 16)):
+    selections = {"only_models=TinyTen": 12, "only_datasets=[rods, poles]": 16, "pairs=[[1,2],[3,4]]": 48}
+    for selection, jobs in selections.items():
         assert re.search(rf"^network +{jobs}$", snakemake(*part, selection), re.MULTILINE)
     with pytest.raises(AssertionError, match="only_datasets: the preset has no nothing"):
         snakemake(*part, "only_datasets=nothing")

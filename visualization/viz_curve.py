@@ -3,6 +3,7 @@
 python visualization/viz_curve.py --dataset CIFAR100 --seed_a 1 3 5 --seed_b 2 4 6 --epochs 0 250
 """
 
+import functools
 import sys
 from pathlib import Path
 
@@ -25,10 +26,11 @@ def parse_args(argv=None, description=__doc__, script=__file__, robust=False):
 
 
 def main(args):
-    figures.run(args, draw)
+    figures.run(args, functools.partial(draw, of_networks=not args.name))
 
 
-def draw(layout, asked_for, missing):
+def draw(layout, asked_for, missing, *, of_networks):
+    """of_networks: training of the networks too, which is the same beside whatever paths a --name tells apart."""
     routes, pairs = paths.named(asked_for.by_name(layout)), asked_for.pairs
     evaluated = results.marked(results.load(results.load_path, routes, pairs, missing))
     if not evaluated:
@@ -41,7 +43,7 @@ def draw(layout, asked_for, missing):
         drawn.append(loss_spectrum(layout, waves))
     if learned:
         drawn.append(by_epoch(layout, learned, quantities))
-    if trained := results.load_network_histories(layout, pairs, missing):
+    if trained := results.load_network_histories(layout, pairs, missing) if of_networks else {}:
         drawn.append(networks_by_epoch(layout, trained, quantities))
     return figures.showing(drawn, evaluated)
 
