@@ -89,7 +89,7 @@ def main(args):
     how = {"method": args.method, "to": args.to, "seed": args.seed}
     found = dict(zip(args.seeds, align_many(list(networks.values()), spec, compared, **how), strict=True))
 
-    record = args.record.of(args.model, images=data.digest)
+    record = args.record.of(images=data.digest)
     written, means = [], {}
     for a, b in itertools.combinations(sorted(args.seeds), 2):
         permutations = pairwise(spec, found[a], found[b])
@@ -100,7 +100,7 @@ def main(args):
         replaced = [*results, layout.matrices(args.align_name, a, b)]
         how = {"overwrite": args.overwrite, "replaces": replaced, "record": record.at(path).stored()}
         save_match(path, spec, permutations, pair, **how)
-        made_from = record.of(args.model, behind(layout, (a, b), args.epochs, args.align_name))
+        made_from = record.of(behind(layout, (a, b), args.epochs, args.align_name))
         for file, values in results.items():
             save_array(file, values, {"networks": pair, "record": made_from.at(file).stored()})
         written += [path, *results]

@@ -93,7 +93,6 @@ def main(args):
     expect_writable(layout.folder("matches"), layout.folder("correlations"))
     data = args.load()
     networks = load_endpoints(args.build, layout, data, seeds, args.epochs)
-    made_for = [network_digest(network) for network in networks]
     for network in networks:
         network.to(args.device, memory_format=memory_format(args.device))
     spec, start = spec_of(networks[1], data.example, rotations=args.rotations), None
@@ -112,6 +111,7 @@ def main(args):
         permutations = align(
             *networks, spec, compared, method=args.method, seed=args.seed, start=start, rotations=args.rotations
         )
+    made_for = [network_digest(network) for network in networks]
     matrices = cross_correlations(*networks, spec, batches(data.test, "measuring on test images"))
     before = mean_correlations(spec, matrices, spec.identity())
     if args.rotations:
@@ -128,17 +128,17 @@ def main(args):
         for which, order in (("unaligned", spec.identity()), ("aligned", permutations)):
             measured[layout.distance(args.align_name, which, *seeds)] = mean_distances(spec, moments, order)
     path, of_channels = (named(args.align_name, *seeds) for named in (layout.match, layout.matrices))
-    record = args.record.having(method=args.method).of(
-        args.model, behind(layout, seeds, args.epochs, args.init or ""), images=data.digest
-    )
-    rows = rows_from_permutations(spec, permutations)
-    how = {"overwrite": args.overwrite, "replaces": [*measured, of_channels], "record": record.at(path).stored()}
-    save_match(path, spec, permutations, made_for, **how)
-    record = replace(record.of(args.model, behind(layout, seeds, args.epochs, args.align_name)), cost=taken)
+    made_from = behind(layout, seeds, args.epochs, args.init or "")
+    record = args.record.having(method=args.method).of(made_from, images=data.digest)
+    replaced = [*measured, of_channels]
+    stored = record.at(path).stored()
+    save_match(path, spec, permutations, made_for, overwrite=args.overwrite, replaces=replaced, record=stored)
+    record = replace(record.of(behind(layout, seeds, args.epochs, args.align_name)), cost=taken)
     for file, values in measured.items():
         save_array(file, values, {"networks": made_for, "record": record.at(file).stored()})
     if args.matrices:
-        save_matrices(of_channels, row_labels(spec)[:-1], matrices[:-1], rows, record.at(of_channels).stored())
+        rows, stored = rows_from_permutations(spec, permutations), record.at(of_channels).stored()
+        save_matrices(of_channels, row_labels(spec)[:-1], matrices[:-1], rows, stored)
     print("Mean correlation of matched channels on the test set:")
     process.print_table(row_labels(spec), {"unaligned": before, "aligned": after})
     curve = {"seed_a": args.seed_a, "seed_b": args.seed_b, "epochs_model": args.epochs, "alignment": args.align_name}

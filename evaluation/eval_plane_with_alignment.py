@@ -69,7 +69,7 @@ def main(args):
     coordinates, *_ = plane_of(corners)
     if args.compile:
         corners.compile()
-    record = args.record.of(args.model, made_from, images=data.digest, points=corners.digests())
+    record = args.record.of(made_from, images=data.digest, points=corners.digests())
     table = GrowingTable(path, record, overwrite=args.overwrite)
     if not table.finished:
         images = data.for_batch_norm(args.bn_images)

@@ -16,7 +16,7 @@ from stages import fails, run, stage
 from utils.errors import UserError
 from utils.stages.files import save_arrays
 from utils.stages.layout import Layout, partial
-from utils.stages.records import Record, behind, load_record, other_inputs, record_in
+from utils.stages.records import Record, behind, code_digest, load_record, other_inputs, record_in
 
 PAIR = ["--epochs_model", 3, "--alignment", "corr"]
 
@@ -244,7 +244,7 @@ def test_other_images_are_said(shown, capsys):
     """In the table, where figures are drawn and beside what they show."""
     path = shown.evaluated("corr", 1, 2, 2)
     table = dict(np.load(path))
-    save_arrays(path, **table | {"record": record_in(table).of("TinyTen", images="others").stored()})
+    save_arrays(path, **table | {"record": record_in(table).of(images="others").stored()})
     run("visualization/viz_curve.py", *drawn(shown.root), "--epochs", 0, 2)
     assert "TinyTen: unlike the others, with other images: curve, aligned." in capsys.readouterr().out
     with Image.open(shown.root / "figures/curve_bars_TinyTen.png") as image:
@@ -269,17 +269,17 @@ def test_an_evaluation_of_other_images_is_not_gone_on_with(small, workspace, tmp
 def test_digests_are_of_weights_and_not_of_when_they_were_written(trained, tmp_path):
     layout = Layout(trained, "TinyTen", "bars")
     files = behind(layout, (1, 2), 3, "corr", 2)
-    record = Record().of("TinyTen", files)
+    record = Record().of(files, **code_digest("TinyTen"))
     before = record.inputs
     assert list(before) == ["a", "b", "match", "curve", "code"]
     assert len(set(before.values())) == 5
     checkpoint = torch.load(files["a"], weights_only=True) | {"epoch": 7}
     torch.save(checkpoint, tmp_path / "a.pt")
-    assert Record().of("", {"a": tmp_path / "a.pt"}).inputs == {"a": before["a"]}
+    assert Record().of({"a": tmp_path / "a.pt"}).inputs == {"a": before["a"]}
     assert other_inputs(record, before) == ""
     assert other_inputs(record, before | {"a": "", "b": "", "match": ""}) == "other networks and another match"
     assert other_inputs(record, {"curve": before["curve"]}) == ""
-    assert Record().of("", {"a": tmp_path / "none.pt"}).inputs == {}
+    assert Record().of({"a": tmp_path / "none.pt"}).inputs == {}
 
 
 def test_matches_and_their_correlations_tell_how_they_were_made(trained):

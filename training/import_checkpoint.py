@@ -57,7 +57,7 @@ def main(args):
     if data.task == "classification" and measured["accuracy"] < min(2 * chance, chance + (100 - chance) / 10):
         print("That is close to chance: is it --transform, or --mean and --std, with which it was trained?")
 
-    record = args.record.of(args.model, images=data.digest)
+    record = args.record.of(images=data.digest)
     if args.overwrite:
         for history in layout.model_history(args.seed).values():  # of the network that is replaced
             remove(history)

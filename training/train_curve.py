@@ -51,7 +51,7 @@ def main(args):
     base = args.build(data.num_classes, data.channels).to(args.device, memory_format=memory_format(args.device))
     curve = Curve.between(base, state_a, state_b, args.num_bends, args.curve, args.fix_start, args.fix_end)
     linear = layout.curve(*names, 0, variant)
-    record = args.record.of(args.model, images=data.digest, ends=curve.fixed_ends())
+    record = args.record.of(images=data.digest, ends=curve.fixed_ends())
     path = {"seed_a": args.seed_a, "seed_b": args.seed_b, "epochs_model": args.epochs_model}
     path |= {"alignment": args.alignment, **variant.differing}
     if not curve.learned_rows:

@@ -92,12 +92,12 @@ def main(args):
     means = [layout.correlation(name, which, *seeds, variant) for which in ("unaligned", "aligned")]
     distributed.from_main(lambda: hold(stem))  # until its last phase, which has this name, is done
     is_there = distributed.from_main(lambda: found(stem, history_file, matches, means, args.overwrite))
-    record = args.record.of(args.model, images=data.digest)
+    record = args.record.of(images=data.digest)
 
     def run(suffix, epochs, after=None):
         """The files of one phase; they carry the curve's own name, and a suffix for all but the last."""
         files = stem.with_name(stem.name + suffix), history_file.with_stem(history_file.stem + suffix)
-        made_from = record.of(args.model, ends=curve.fixed_ends())
+        made_from = record.of(ends=curve.fixed_ends())
         more = {"resume": args.resume, "after": after, "log": args.log_dir}
         return Run(files[0], made_from, epochs, args.save_freq, files[1], **more)
 
@@ -130,7 +130,7 @@ def main(args):
             made_for = list(map(network_digest, networks))
             save_match(match, spec, permutations, made_for, replaces=means, record=record.at(match).stored())
         if match is matches[-1]:
-            made_from = record.of(args.model, behind(layout, seeds, args.epochs_model, name, 0, variant))
+            made_from = record.of(behind(layout, seeds, args.epochs_model, name, 0, variant))
             made_from = replace(made_from, cost=in_all(taken, matches))
             save_correlations(means, networks, spec, permutations, data.test, made_from)
 

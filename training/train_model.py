@@ -48,7 +48,7 @@ def main(args):
     runs = [
         Run(
             layout.endpoint_stem(one.seed),
-            one.record.of(args.model, images=data.digest),
+            one.record.of(images=data.digest),
             args.epochs,
             args.save_freq,
             layout.model_history(one.seed),

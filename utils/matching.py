@@ -140,7 +140,7 @@ def align(
     if rotations and (method not in ("weight", "corr") or start is not None):
         raise ValueError(f"rotations are found by weight or corr, and from no start; not by {method}")
     held, same = _numbers(spec, groups), spec.identity()
-    loose = _without(spec, held)
+    loose = _without(spec, held) if held else spec
     if start is not None:
         orders = zip(start, loose.identity(), strict=True)
         start = [one if number in held else order for number, (order, one) in enumerate(orders)]
@@ -182,7 +182,7 @@ def _without(spec: PermutationSpec, held: Collection[int]) -> PermutationSpec:
     rows = (replace(row, axis=_regrouped(row.axis, number), votes=row.votes & number.keys()) for row in spec.rows)
     kinds = tuple(KINDS[0] if n in held else kind for n, kind in enumerate(spec.kinds))
     duals = frozenset((name, d, *place) for name, d, *place in spec.duals if _at(axes[name][d], *place) is not None)
-    return replace(spec, groups=groups, axes=axes, rows=tuple(rows), kinds=kinds, duals=duals) if held else spec
+    return replace(spec, groups=groups, axes=axes, rows=tuple(rows), kinds=kinds, duals=duals)
 
 
 def _at(axis: Segments, segment: int, factor: int, number: int) -> int | None:

@@ -223,6 +223,7 @@ def load_data(
     channels: int = 3,
     threads: int = 4,
     device: torch.device | str = "cpu",
+    task: Loss = "classification",
 ) -> Data:
     """The dataset `name` on the device: folder/NAME/{train,test}/CLASS/, or one that is known (see DATASETS).
 
@@ -232,7 +233,7 @@ def load_data(
     use_test: whether `test` is the test set, or else training images held out for it.
     image_size: makes images square: shorter side to this size, then the middle; and not to what `transform` resizes.
     channels: 3, or 1 for grey images.
-    threads: how many decode images.
+    threads: how many decode images. task: the loss that is learned and measured.
 
     Images of a folder are a file that is mapped into memory. Those that would take more than half of what a GPU has
     free stay there, and a GPU gets them as they are used.
@@ -270,7 +271,7 @@ def load_data(
     num_classes = int(max(train.labels.max(), test.labels.max())) + 1
     if not use_test:
         train, test = hold_out(name, train)
-    return Data(train, test, num_classes, decoded.digest, transform, moments)
+    return Data(train, test, num_classes, decoded.digest, transform, moments, task)
 
 
 def hold_out(name: str, train: Source) -> tuple[Source, Source]:

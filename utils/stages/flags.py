@@ -7,7 +7,6 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
 from fractions import Fraction
 from functools import partial
 from operator import attrgetter, methodcaller
@@ -37,6 +36,7 @@ from .layout import (
     curve_epochs,
     dataset_folder,
     default_transform,
+    full_name,
     is_path_of_data,
     model_epochs,
     tag,
@@ -434,8 +434,9 @@ def parse(parser: Parser, argv: Sequence[str] | None, *, fp32_only: bool = False
     args.here = _here(parser, args, argv, args.layout)
     lasting = [word for flag, words in parser.chunks(argv).items() if flag not in PASSING for word in words]
     flags, new = parser.outcome_flags(args)
-    inputs = {"loss": code_digest(own).get("code", "")} if own else {}
-    args.record = Record((parser.script, *lasting), flags, inputs, made=made_on(args.device), new=new)
+    inputs = code_digest(args.model) | ({"loss": code_digest(own).get("code", "")} if own else {})
+    made, network = made_on(args.device), full_name(args.model)
+    args.record = Record((parser.script, *lasting), flags, inputs, made=made, network=network, new=new)
     return args
 
 
@@ -477,7 +478,7 @@ def _loader(args: argparse.Namespace, task: Loss) -> Callable[[], Data]:
     if is_path_of_data(name):
         make = partial(args.made, name) if ":" in name else partial(read_arrays, Path(name).expanduser())
         return partial(load_samples, name, make, task=task, use_test=args.use_test, device=args.device)
-    load = partial(
+    return partial(
         load_data,
         name,
         transform=args.transform,
@@ -488,8 +489,8 @@ def _loader(args: argparse.Namespace, task: Loss) -> Callable[[], Data]:
         device=args.device,
         folder=data_folder(name, data_path=args.data_path, root=args.root),
         threads=args.num_workers,
+        task=task,
     )
-    return lambda: replace(load(), task=task)
 
 
 def _step_rates(parser: Parser, args: argparse.Namespace) -> list[float]:
@@ -596,7 +597,7 @@ def load_path(args: argparse.Namespace, file: Path, *, writes: bool = False) -> 
     curve.to(args.device, memory_format=memory_format(args.device))
     if args.compile:
         curve.compile()
-    record = args.record.of(args.model, made_from, images=data.digest, points=curve.digests())
+    record = args.record.of(made_from, images=data.digest, points=curve.digests())
     return data, curve, record if batch_norm_layers(curve.base) else record.having(batch_norm=False)
 
 

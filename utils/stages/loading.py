@@ -18,7 +18,7 @@ from .foreign import load_points, load_state
 from .layout import USUAL, Layout, Variant, file_of
 from .matches import load_match, permutations_from_rows
 from .originals import load_checkpoint
-from .records import Record, behind, expect_named, other_inputs, record_in
+from .records import Record, behind, code_digest, expect_named, other_inputs, record_in
 
 Build = Callable[[int | None, int | None], nn.Module]  # an untrained network for so many classes and channels
 
@@ -134,7 +134,7 @@ def load_endpoint(build: Build, layout: Layout, data: Data, seed: int, epochs: i
     if record.inputs.get("images", data.digest) != data.digest:
         print(f"{path} was trained on other images than {layout.dataset} has here, or with classes in another order")
     is_of_user = file_of(layout.model) is not None  # ours and libraries' stay what they are
-    if is_of_user and other_inputs(record, Record().of(layout.model).inputs):
+    if is_of_user and other_inputs(record, code_digest(layout.model)):
         raise FileError(path, "was trained with another definition of the network than there is now", "replace")
     return network
 

@@ -54,13 +54,12 @@ class Record:
     network: str = ""
     new: Mapping[str, object] = field(default_factory=dict)
 
-    def of(self, model: str, files: Mapping[str, Path] | None = None, **inputs: object) -> "Record":
-        """The record of what is made with a network, from `files` and other `inputs`, given by their digests."""
+    def of(self, files: Mapping[str, Path] | None = None, **inputs: object) -> "Record":
+        """The record of what is made from `files` and other `inputs`, given by their digests."""
         known = {name: summary for name, path in (files or {}).items() if (summary := _summary(path))}
-        found = {name: digest for name, (digest, _) in known.items()} | code_digest(model) | inputs
+        found = {name: digest for name, (digest, _) in known.items()} | inputs
         trained = {name: record.flags for name, (_, record) in known.items() if not name.startswith("match")}
-        inputs, trained = {**self.inputs, **found}, {**self.trained, **trained}
-        return dataclasses.replace(self, inputs=inputs, trained=trained, network=full_name(model))
+        return dataclasses.replace(self, inputs={**self.inputs, **found}, trained={**self.trained, **trained})
 
     def at(self, path: Path) -> "Record":
         """The record of the file at `path`."""
@@ -217,8 +216,8 @@ def expect_current(layout: Layout, path: Path, record: Record) -> None:
         of = " and ".join(sorted(parts & record.inputs.keys())) or "no match and no curve"
         raise FileError(path, f"was made with {of}, which its name does not say", "replace")
     known = {file: path for file, path in files.items() if file in record.inputs}
-    now = Record().of(record.network or layout.model, known)
-    if other := other_inputs(record, now.inputs):
+    now = Record().of(known, **code_digest(record.network or layout.model)).inputs
+    if other := other_inputs(record, now):
         raise FileError(path, f"was made with {other} than there are now", "replace")
 
 
