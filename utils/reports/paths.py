@@ -48,10 +48,10 @@ ALIGNMENTS = {
     "w2_pre": Look("aligned by L2 before activation", "#56B4E9", "d"),
     "weight": Look("aligned by weights", "#882255", "P"),
     "corr_rotations": Look("aligned, with rotations", "#999933", "X"),
-    "weight_rotations": Look("aligned by weights, with rotations", "#332288", "*"),
+    "weight_rotations": Look("aligned by weights, with rotations", "#332288", ">"),
 }
 OTHER_COLOURS = ("#7A7A7A", "#000000", "#8C564B", "#6A3D9A", "#A6761D")
-OTHER_SYMBOLS = "hHp<>"
+OTHER_SYMBOLS = "hHp<*"
 
 
 def look(alignment: str) -> Look:
