@@ -346,7 +346,7 @@ def test_the_map_names_every_module():
 @pytest.mark.parametrize(
     "document, results",
     [
-        (README, "demo/table_FashionMNIST10k_TinyTen.md"),
+        (README, "demo/table_FashionMNIST10k_TinyTen_pairs.md"),
         ("docs/workflow.md", "demo/comparison_FashionMNIST10k_TinyTen.md"),
         ("docs/many-machines.md", "cifar10-cpu/comparison_cifar10-jpeg_TinyTen.md"),
         ("docs/many-machines.md", "cifar10-cpu/table_cifar10-jpeg_TinyTen.md"),
