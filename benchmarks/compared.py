@@ -15,7 +15,7 @@ from utils.attack import Attack
 from utils.batches import Images, unpack
 from utils.curves import Curve
 from utils.devices import autocast
-from utils.losses import cross_entropy
+from utils.losses import classification
 from utils.measuring import evaluate, reestimate_batch_norm
 from utils.pam import PermutationTask
 from utils.stages.data import REPOSITORY_DATA, Data, load_data
@@ -213,7 +213,8 @@ def curve_step(name: str, data: Data) -> tuple[int, Work]:
 
     def step() -> None:
         theta = curve.point(0.3)
-        loss = cross_entropy(curve(x, theta), labels, len(x)) + 0.5 * WEIGHT_DECAY * theta.square().sum()
+        loss = classification(curve(x, theta), labels).objective(len(x))
+        loss = loss + 0.5 * WEIGHT_DECAY * theta.square().sum()
         curve.zero_grad()
         loss.backward()
 

@@ -8,7 +8,7 @@ import torch
 from stages import fails, run
 
 from models import builder
-from utils.losses import cross_entropy, main_output
+from utils.losses import classification, main_output
 from utils.permutations import permute
 from utils.stages.layout import Layout, model_folder, model_of
 from utils.stages.loading import load_endpoint
@@ -152,7 +152,7 @@ def test_what_networks_put_out():
     """Logits and those of auxiliary heads, in whatever form."""
     logits, more = torch.randn(5, 3), torch.randn(5, 3)
     labels = torch.randint(3, (5,))
-    alone, both = (cross_entropy(output, labels, 5) for output in (logits, (logits, more)))
+    alone, both = (classification(output, labels).objective(5) for output in (logits, (logits, more)))
     assert both > alone
 
     class Dataclass:
@@ -161,7 +161,7 @@ def test_what_networks_put_out():
 
     for output in ({"logits": logits, "features": more}, {"out": logits}, (logits, None), [logits], Dataclass()):
         assert main_output(output) is logits
-        assert cross_entropy(output, labels, 5) == alone
+        assert classification(output, labels).objective(5) == alone
     for output in (None, {}, (None,)):
         with pytest.raises(TypeError, match="puts out no logits"):
             main_output(output)

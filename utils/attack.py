@@ -8,7 +8,7 @@ import torch
 from .batches import Images, Source
 from .devices import send
 from .errors import UserError
-from .losses import cross_entropy
+from .losses import classification
 
 ROUNDING = 1e-4  # of pixels that were normalized
 
@@ -53,8 +53,8 @@ class Attack(NamedTuple):
         for _ in range(self.steps):
             attacked.requires_grad_()
             with torch.enable_grad():
-                output = network(space.normalize(attacked))
-                (gradient,) = torch.autograd.grad(cross_entropy(output, labels, 1), attacked)
+                loss = classification(network(space.normalize(attacked)), labels).objective(1)
+                (gradient,) = torch.autograd.grad(loss, attacked)
             with torch.no_grad():
                 attacked = attacked + self.step * gradient.sign()
                 attacked = torch.minimum(torch.maximum(attacked, pixels - self.epsilon), pixels + self.epsilon)

@@ -237,14 +237,6 @@ def class_labels(target: object, logits: torch.Tensor) -> torch.Tensor:
     return labels
 
 
-def cross_entropy(output: object, labels: torch.Tensor, count: int) -> torch.Tensor:
-    """Cross-entropy of the logits (b, classes), plus that of the auxiliary classifiers if there are any.
-
-    count: images in the batch of which these are this process' part; the parts' losses add up to the batch's mean.
-    """
-    return classification(output, labels).objective(count)
-
-
 # --- other tasks -------------------------------------------------------------------------------------------
 
 
