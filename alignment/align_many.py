@@ -6,7 +6,6 @@ python alignment/align_many.py --dataset CIFAR100 --model TinyTen --seeds 1 2 3 
 import copy
 import itertools
 import sys
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -35,7 +34,7 @@ from utils.progress import track
 from utils.repairing import repairer
 from utils.stages import flags, hints, process
 from utils.stages.files import expect, expect_writable, save_array
-from utils.stages.flags import is_free, new_match, positive_int, seed_number
+from utils.stages.flags import new_match, positive_int, seed_number
 from utils.stages.loading import load_endpoints, spec_of
 from utils.stages.matches import save_match
 from utils.stages.records import behind
@@ -62,11 +61,7 @@ def parse_args(argv=None):
     if args.robust and args.model == "GoogLeNet" and args.method == "corr":
         parser.error("--adversarial: robust GoogLeNets are aligned in pairs, on images attacked for each of the two")
     usual = f"{args.to}_{args.method}"
-    args.align_name = args.align_name or usual
-    args.here = replace(args.here, match=args.align_name)
-    if not is_free(args.align_name, usual, METHODS, TO):
-        parser.error(f"--align_name {args.align_name} is the name of a match of another kind than {usual}")
-    return args
+    return flags.name_match(parser, args, usual, METHODS, TO)
 
 
 def main(args):

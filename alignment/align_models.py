@@ -35,7 +35,7 @@ from utils.progress import track
 from utils.stages import flags, hints, process
 from utils.stages.data import ALIGNMENT_IMAGES
 from utils.stages.files import expect, expect_writable, save_array
-from utils.stages.flags import is_free, name_part, new_match, positive_int, seed_number, true_or_false
+from utils.stages.flags import name_part, new_match, positive_int, seed_number, true_or_false
 from utils.stages.loading import load_alignment, load_endpoints, spec_of
 from utils.stages.machine import cost
 from utils.stages.matches import row_labels, rows_from_permutations, save_match, save_matrices
@@ -79,11 +79,7 @@ def parse_args(argv=None, description=__doc__, script=__file__, model=None, meth
         usual += f"_{args.align_images}"
     if args.rotations and (args.method not in ("weight", "corr") or args.init or args.matrices):
         parser.error("--rotations are found by --method weight or corr, without --init and --matrices")
-    args.align_name = args.align_name or usual
-    args.here = replace(args.here, match=args.align_name)
-    if not is_free(args.align_name, usual, METHODS, TO):
-        parser.error(f"--align_name {args.align_name} is the name of a match of another kind than {usual}")
-    return args
+    return flags.name_match(parser, args, usual, METHODS, TO)
 
 
 def main(args):

@@ -7,6 +7,7 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from functools import partial
 from operator import attrgetter, methodcaller
@@ -192,14 +193,6 @@ def new_match(text: str) -> str:
             f"{text!r} has a word in it that distinguishes files (seeds, aligned, correlation, distance)"
         )
     return name
-
-
-def is_free(name: str, usual: str, methods: Collection[str], to: Collection[str]) -> bool:
-    """Whether a match may have this name, that of no other method, number of images or kind. to: of many networks."""
-    lower = re.sub(r"(_rotations)?(_\d+)?$", "", name.casefold())
-    taken = {*methods, *(f"{of}_{method}" for of in to for method in methods)}
-    is_reserved = lower.startswith("w2_") and not usual.startswith("w2_")
-    return name == usual or not is_reserved and lower not in taken
 
 
 def partner(seed: int) -> int:
@@ -437,6 +430,23 @@ def parse(parser: Parser, argv: Sequence[str] | None, *, fp32_only: bool = False
     inputs = code_digest(args.model) | ({"loss": code_digest(own).get("code", "")} if own else {})
     made, network = made_on(args.device), full_name(args.model)
     args.record = Record((parser.script, *lasting), flags, inputs, made=made, network=network, new=new)
+    return args
+
+
+def name_match(
+    parser: Parser, args: argparse.Namespace, usual: str, methods: Collection[str], to: Collection[str]
+) -> argparse.Namespace:
+    """With the name of the match that is made: the usual one, or one of no other method, number of images or kind.
+
+    to: of methods for many networks.
+    """
+    args.align_name = args.align_name or usual
+    args.here = replace(args.here, match=args.align_name)
+    lower = re.sub(r"(_rotations)?(_\d+)?$", "", args.align_name.casefold())
+    taken = {*methods, *(f"{of}_{method}" for of in to for method in methods)}
+    is_reserved = lower.startswith("w2_") and not usual.startswith("w2_")
+    if args.align_name != usual and (is_reserved or lower in taken):
+        parser.error(f"--align_name {args.align_name} is the name of a match of another kind than {usual}")
     return args
 
 
