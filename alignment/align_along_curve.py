@@ -46,8 +46,8 @@ def main(args):
     table = GrowingTable(path, record, overwrite=args.overwrite)
     if not table.finished:
         images = data.for_batch_norm(args.bn_images)
-        how = {"batch_size": args.batch_size, "precision": args.precision}
-        renormalize = renormalizer(curve, images, repaired=args.repair, **how)
+        size, precision = args.batch_size, args.precision
+        renormalize = renormalizer(curve, images, repaired=args.repair, batch_size=size, precision=precision)
 
         def network(t):
             """The network at t. The ends are points as any other, with batch-norm statistics estimated as theirs."""

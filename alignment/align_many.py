@@ -81,8 +81,8 @@ def main(args):
         return track(images.batches(args.batch_size), images.steps(args.batch_size), "batch", purpose)
 
     compared = partial(batches, data.alignment, "comparing activations")
-    how = {"method": args.method, "to": args.to, "seed": args.seed}
-    found = dict(zip(args.seeds, align_many(list(networks.values()), spec, compared, **how), strict=True))
+    of_each = align_many([*networks.values()], spec, compared, method=args.method, to=args.to, seed=args.seed)
+    found = dict(zip(args.seeds, of_each, strict=True))
 
     record = args.record.of(images=data.digest)
     written, means = [], {}
@@ -93,8 +93,8 @@ def main(args):
         results = {layout.correlation(args.align_name, which, a, b): values for which, values in measured.items()}
         path, pair = layout.match(args.align_name, a, b), [made_for[a], made_for[b]]
         replaced = [*results, layout.matrices(args.align_name, a, b)]
-        how = {"overwrite": args.overwrite, "replaces": replaced, "record": record.at(path).stored()}
-        save_match(path, spec, permutations, pair, **how)
+        stored = record.at(path).stored()
+        save_match(path, spec, permutations, pair, overwrite=args.overwrite, replaces=replaced, record=stored)
         made_from = record.of(behind(layout, (a, b), args.epochs, args.align_name))
         for file, values in results.items():
             save_array(file, values, {"networks": pair, "record": made_from.at(file).stored()})
@@ -106,7 +106,7 @@ def main(args):
     states = {seed: copy.deepcopy(network.state_dict()) for seed, network in networks.items()}
     aligned = [permute(state, spec, found[seed]) for seed, state in states.items()]
     images = data.for_batch_norm(args.bn_images)
-    how = {"batch_size": args.batch_size, "precision": args.precision}
+    size, precision = args.batch_size, args.precision
 
     def placed(state):
         network.load_state_dict(state)
@@ -114,11 +114,14 @@ def main(args):
 
     def evaluated(ends):
         """The mean of networks, or one."""
-        repair = repairer(map(placed, ends), images, **how) if args.repair and len(ends) > 1 else None
+        repair = None
+        if args.repair and len(ends) > 1:
+            repair = repairer(map(placed, ends), images, batch_size=size, precision=precision)
         mean = placed(mean_state(ends))
         if repair:
             repair(mean, [1 / len(ends)] * len(ends))
-        return measure(mean, {"": data.test}, for_batch_norm=images, loss=data.task, **how)
+        on = {"": data.test}
+        return measure(mean, on, for_batch_norm=images, loss=data.task, batch_size=size, precision=precision)
 
     rows = {f"network {seed}": evaluated([state]) for seed, state in states.items()}
     rows |= {"mean, unaligned": evaluated([*states.values()]), "mean, aligned": evaluated(aligned)}

@@ -4,6 +4,7 @@ python evaluation/eval_curve.py --dataset CIFAR100 --alignment corr --epochs_mod
 """
 
 import sys
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -47,12 +48,15 @@ def main(args):
     data, curve, record = flags.load_path(args, path, writes=bool(args.ensemble))
     images = data.for_batch_norm(args.bn_images)
     table = GrowingTable(path, record, overwrite=args.overwrite)
-    how = {"batch_size": args.batch_size, "precision": args.precision}
+    size, precision = args.batch_size, args.precision
+    renormalizing = partial(renormalizer, curve, images, batch_size=size, precision=precision)
     if not table.finished:
         splits = {"": data.test, "_train": data.train} if args.eval_train else {"": data.test}
         if args.robust and (not len(table) or CHOSEN_BY in table.arrays):  # tables from before lack it
             splits["_held_out"] = data.held_out
-        measured = measuring(curve, images, splits, data.task, repaired=args.repair, attack=args.attack, **how)
+        at = partial(measure, splits=splits, loss=data.task, batch_size=size, precision=precision)
+        repair = renormalizing(repaired=True) if args.repair else None
+        measured = measuring(curve, images, at, repair, args.attack)
         ts, done = np.linspace(0, 1, args.num_points), len(table)
         length = table.arrays["length"][-1] if done else 0.0
         for row in evaluate_path(curve, ts, measured, done=done, length=length):
@@ -69,11 +73,9 @@ def main(args):
         path = args.layout.ensemble(*named, args.ensemble, args.variant)
         together = GrowingTable(path, record.without("num_points", "eval_train"), overwrite=args.overwrite)
         if not together.finished:
-            renormalize = renormalizer(curve, images, repaired=args.repair, **how)
-            ts = np.linspace(0, 1, args.ensemble)
-            together.finish(
-                **evaluate_ensemble(curve, ts, renormalize, data.test, data.held_out, loss=args.task, **how)
-            )
+            ts, renormalize = np.linspace(0, 1, args.ensemble), renormalizing(repaired=args.repair)
+            of_all = partial(evaluate_ensemble, loss=args.task, batch_size=size, precision=precision)
+            together.finish(**of_all(curve, ts, renormalize, data.test, data.held_out))
         files += [path, path.with_suffix(".csv")]
         shown = with_perplexity(together.arrays, args.task)
         write_csv(files[-1], shown)
@@ -82,20 +84,19 @@ def main(args):
     hints.closing_words(args.here, files, next_command)
 
 
-def measuring(curve, images, splits, task, *, repaired, attack, **how):
-    """What is measured of the network at point t, given it and t, in each way in which it can be evaluated."""
+def measuring(curve, images, at, repair, attack):
+    """What `at` measures of the network at point t, given it and t, in each way in which it can be evaluated."""
     # Only on a line do statistics between those of the ends have a meaning; attacks would double the time.
     interpolates = curve.num_bends == 2 and batch_norm_layers(curve.base) and not attack
-    repair = renormalizer(curve, images, repaired=True, **how) if repaired else None
 
     def measured(model, t):
-        metrics = measure(model, splits, for_batch_norm=images, attack=attack, loss=task, **how)
+        metrics = at(model, for_batch_norm=images, attack=attack)
         if interpolates:
             curve.place_statistics(model, t)
-            metrics |= measure(model, splits, way="_interpolated", loss=task, **how)
+            metrics |= at(model, way="_interpolated")
         if repair:
             repair(model, t)
-            metrics |= measure(model, splits, way="_repaired", loss=task, **how)
+            metrics |= at(model, way="_repaired")
         return metrics
 
     return measured

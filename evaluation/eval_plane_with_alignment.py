@@ -73,16 +73,17 @@ def main(args):
     table = GrowingTable(path, record, overwrite=args.overwrite)
     if not table.finished:
         images = data.for_batch_norm(args.bn_images)
-        how = {"batch_size": args.batch_size, "precision": args.precision}
+        size, precision = args.batch_size, args.precision
         spanning = (corners.place_vector(corners.vector(i)) for i in (0, 2, 1))
-        repair = repairer(spanning, images, **how) if args.repair else None
+        repair = repairer(spanning, images, batch_size=size, precision=precision) if args.repair else None
         along = coordinates[2, 0] / coordinates[1, 0]  # how far towards B the third corner is
 
         def measured(model, x, y):
             if repair:
                 towards_b = x - y * along
                 repair(model, (1 - towards_b - y, towards_b, y))
-            return measure(model, {"": data.test}, for_batch_norm=images, loss=data.task, **how)
+            on = {"": data.test}
+            return measure(model, on, for_batch_norm=images, loss=data.task, batch_size=size, precision=precision)
 
         for row in evaluate_plane(corners, GRID, args.num_points, measured, done=len(table)):
             table.add(**row)

@@ -41,12 +41,12 @@ def main(args):
     table = GrowingTable(path, record, overwrite=args.overwrite)
     if not table.finished:
         images = data.for_batch_norm(args.bn_images)
-        how = {"batch_size": args.batch_size, "precision": args.precision}
-        renormalize = renormalizer(curve, images, repaired=args.repair, **how)
+        size, precision = args.batch_size, args.precision
+        renormalize = renormalizer(curve, images, repaired=args.repair, batch_size=size, precision=precision)
 
         def measured(model, x, _):
             renormalize(model, x)
-            return measure(model, {"": data.test}, loss=data.task, **how)
+            return measure(model, {"": data.test}, loss=data.task, batch_size=size, precision=precision)
 
         for row in evaluate_plane(curve, GRID, args.num_points, measured, height=height, done=len(table)):
             table.add(**row)

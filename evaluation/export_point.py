@@ -6,6 +6,7 @@ python evaluation/export_point.py --dataset CIFAR100 --alignment corr --epochs_m
 """
 
 import sys
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -56,15 +57,16 @@ def main(args):
     t = most_robust(route, args.seeds) if args.t == "best" else args.t
     data, curve, record = flags.load_path(args, args.out)
     distributed.from_main(lambda: hold(args.out))
-    images, how = data.for_batch_norm(args.bn_images), {"batch_size": args.batch_size, "precision": args.precision}
+    images, size, precision = data.for_batch_norm(args.bn_images), args.batch_size, args.precision
+    measured = partial(measure, splits={"": data.test}, loss=data.task, batch_size=size, precision=precision)
     if args.robust:
         network = curve.place(t)
-        metrics = measure(network, {"": data.test}, for_batch_norm=images, attack=args.attack, loss=data.task, **how)
+        metrics = measured(network, for_batch_norm=images, attack=args.attack)
     else:
-        renormalize = renormalizer(curve, images, repaired=args.repair, **how)
+        renormalize = renormalizer(curve, images, repaired=args.repair, batch_size=size, precision=precision)
         network = curve.place(t)
         renormalize(network, t)
-        metrics = measure(network, {"": data.test}, loss=data.task, **how)
+        metrics = measured(network)
     state = {name: value.clone(memory_format=torch.contiguous_format) for name, value in network.state_dict().items()}
     save_checkpoint(args.out, {"model_state": state, "record": record.having(t=t).stored()})
     if args.robust:

@@ -18,7 +18,7 @@ from torch import nn
 from models import MODELS, build
 from utils import training
 from utils.errors import FileError, UserError
-from utils.losses import cross_entropy
+from utils.losses import classification
 from utils.stages import flags as stage_flags
 from utils.stages import process
 from utils.stages.files import expect, expect_writable
@@ -160,7 +160,7 @@ def test_a_python_without_torch(tmp_path):
 def raises_for(network, shape):
     """What a network, or its loss, raises for images of this shape, of class 3."""
     with pytest.raises(Exception) as caught:  # noqa: PT011 (of any kind)
-        cross_entropy(network(torch.zeros(shape)), torch.full(shape[:1], 3), shape[0])
+        classification(network(torch.zeros(shape)), torch.full(shape[:1], 3))
     return caught.value
 
 

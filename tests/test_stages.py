@@ -5,6 +5,7 @@ import importlib
 import shlex
 import shutil
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import processes
@@ -179,14 +180,15 @@ def test_pam(small, shown, workspace, capsys):
 
 def test_of_pam_only_a_whole_phase_tells_what_it_took(tmp_path, monkeypatch):
     stage = importlib.import_module("training.train_curve_pam")
-    monkeypatch.setattr(stage.pam, "learn_permutations", lambda *_: [])
+    monkeypatch.setattr(stage.pam, "learn_permutations", lambda *_, **__: [])
+    args = SimpleNamespace(compile=False, batch_size=1, seed=1, precision="fp32", val_freq=[None])
     phase = Run(tmp_path / "curve_perm1", Record(), 9, 5, tmp_path / "history.npz")
     images = as_images(torch.ones(1, 2), "cpu")
-    ((took,),) = stage.learn(None, images, phase, False)[1:]
+    ((took,),) = stage.learn(args, None, images, phase, [])[1:]
     assert took["seconds"] >= 0
     for begun in (kept(phase.stem, 5), rolling(phase.stem)):
         begun.touch()
-        assert stage.learn(None, images, phase, False)[1] == []
+        assert stage.learn(args, None, images, phase, [])[1] == []
         begun.unlink()
 
 

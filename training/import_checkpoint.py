@@ -49,8 +49,8 @@ def main(args):
     for words in put_checkpoint(args.file, network, args.key)[0]:
         print(f"{args.file}: {words}.")
     network.to(args.device)
-    how = {"batch_size": args.batch_size, "precision": args.precision}
-    measured = evaluate_all(network, data.test, data.task, **how)
+    size, precision = args.batch_size, args.precision
+    measured = evaluate_all(network, data.test, data.task, batch_size=size, precision=precision)
     numbers = {name: f"{value:.2f} %" if name == "accuracy" else f"{value:.4f}" for name, value in measured.items()}
     print(f"On the test set: {', '.join(f'{name} {number}' for name, number in numbers.items())}.")
     chance = 100 / (data.num_classes or math.inf)

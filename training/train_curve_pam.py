@@ -96,16 +96,21 @@ def main(args):
 
     def run(suffix, epochs, after=None):
         """The files of one phase; they carry the curve's own name, and a suffix for all but the last."""
-        files = stem.with_name(stem.name + suffix), history_file.with_stem(history_file.stem + suffix)
-        made_from = record.of(ends=curve.fixed_ends())
-        more = {"resume": args.resume, "after": after, "log": args.log_dir}
-        return Run(files[0], made_from, epochs, args.save_freq, files[1], **more)
+        return Run(
+            stem.with_name(stem.name + suffix),
+            record.of(ends=curve.fixed_ends()),
+            epochs,
+            args.save_freq,
+            history_file.with_stem(history_file.stem + suffix),
+            resume=args.resume,
+            after=after,
+            log=args.log_dir,
+        )
 
     # Over several outer iterations the schedules go on, and so does the momentum of φ (P has none).
     lr = args.lr if args.optimizer == "sgd" else flags.LEARNING_RATES["sgd"]  # of P, whose steps are plain
     perm_rates = step_rates(len(matches) * args.inner_iters_perm, lr / 2, pam.PERMUTATION_DROP, args.lr_decay)
     phi_rates = step_rates(len(matches) * args.inner_iters_phi, args.lr, args.lr_drop, args.lr_decay)
-    how = {"batch_size": args.batch_size, "seed": args.seed, "precision": args.precision}
     penalty, decay = (0.0, args.wd) if args.optimizer == "adamw" else (args.wd, 0.0)  # as in train_curve.py
     phi, previous, taken = torch.zeros_like(curve.row(0)), None, []
     if args.init_linear_off:
@@ -124,7 +129,7 @@ def main(args):
         else:
             task = pam.PermutationTask(curve, spec, start, phi, data.test, data.task)
             rates = perm_rates[i * args.inner_iters_perm :][: args.inner_iters_perm]
-            order, took = learn(task, data.train, phase, args.compile, rates=rates, val_freq=args.val_freq[0], **how)
+            order, took = learn(args, task, data.train, phase, rates)
             taken += took
             permutations = compose(spec, permutations, order)
             made_for = list(map(network_digest, networks))
@@ -139,8 +144,19 @@ def main(args):
         phase = run("" if match is matches[-1] else f"_phi{i + 1}", args.inner_iters_phi, previous)
         task = pam.TurningPointTask(curve, phi, penalty, data.test, data.task)
         rates = phi_rates[i * args.inner_iters_phi :][: args.inner_iters_phi]
-        of_phi = {"optimizer": args.optimizer, "momentum": args.momentum, "weight_decay": decay}
-        history = fit(task, data.train, phase, rates=rates, val_freq=args.val_freq[-1], **of_phi, **how)
+        history = fit(
+            task,
+            data.train,
+            phase,
+            rates=rates,
+            batch_size=args.batch_size,
+            momentum=args.momentum,
+            weight_decay=decay,
+            optimizer=args.optimizer,
+            seed=args.seed,
+            precision=args.precision,
+            val_freq=args.val_freq[-1],
+        )
         phi = (curve.row(1) - torch.lerp(curve.row(0), curve.row(2), 0.5)).detach()
         previous = phase.checkpoint
 
@@ -164,13 +180,22 @@ def off_the_line(curve, end, turning_point):
     return (curve.row(1) - torch.lerp(curve.row(0), curve.row(2), 0.5)).detach()
 
 
-def learn(task, images, phase, compiled, **how):
+def learn(args, task, images, phase, rates):
     """The permutations that a phase learns, and what that took, in a list: nothing if an earlier start did a part."""
-    if compiled:
+    if args.compile:
         task.soft.compile()
     is_new = not rolling(phase.stem).exists() and not kept_epochs(phase.stem)
     with cost(images.device) as took:
-        order = pam.learn_permutations(task, images, phase, **how)
+        order = pam.learn_permutations(
+            task,
+            images,
+            phase,
+            rates=rates,
+            batch_size=args.batch_size,
+            seed=args.seed,
+            precision=args.precision,
+            val_freq=args.val_freq[0],
+        )
     return order, [took] if is_new else []
 
 
