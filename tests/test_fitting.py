@@ -13,7 +13,7 @@ from models import GoogLeNet, TinyTen
 from utils.attack import Attack
 from utils.curves import Curve
 from utils.errors import FileError, UserError
-from utils.losses import cross_entropy
+from utils.losses import classification
 from utils.measuring import evaluate
 from utils.stages.files import load_arrays
 from utils.stages.layout import kept, rolling
@@ -67,8 +67,10 @@ def test_objective_adds_the_auxiliary_losses():
     model, labels = GoogLeNet(4), torch.tensor([0, 3])
     main, aux1, aux2 = output = model.train()(torch.randn(2, 3, 16, 16))
     losses = [F.cross_entropy(logits, labels).item() for logits in (main, aux1, aux2)]
-    assert cross_entropy(output, labels, 2).item() == pytest.approx(losses[0] + 0.3 * (losses[1] + losses[2]))
-    assert cross_entropy(main, labels, 2).item() == pytest.approx(losses[0])
+    assert classification(output, labels).objective(2).item() == pytest.approx(
+        losses[0] + 0.3 * (losses[1] + losses[2])
+    )
+    assert classification(main, labels).objective(2).item() == pytest.approx(losses[0])
 
 
 # --- what is learned, in memory ----------------------------------------------------------------------------
