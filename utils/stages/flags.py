@@ -43,7 +43,7 @@ from .layout import (
     tag,
 )
 from .loading import load_curve
-from .parser import NEW, PASSING, Parser
+from .parser import DECIDES, NEW, PASSING, Parser
 from .process import choose_device, expect_log, made_on
 from .records import Record, behind, code_digest
 from .samples import load_samples, load_text, read_arrays
@@ -231,28 +231,28 @@ GROUPS = {  # by the names by which `stage_parser` and `results_parser` take the
     ),
     "stage": (
         images("--task", task_name, "classification", TASKS_HELP, NEW),
-        images("--transform", TRANSFORMS, None, "augmentation and normalization (default: the model's)", True),
+        images("--transform", TRANSFORMS, None, "augmentation and normalization (default: the model's)", DECIDES),
         by_channel("--mean", help="of pixels in [0, 1], by which images are normalized (default: the dataset's)"),
         by_channel("--std", help="the deviations that go with it (default: the dataset's)"),
-        images("--use_test", bool, True, "evaluate on the test set, or else on held-out training images", True),
-        computation("--batch_size", positive_int, 512, "images in a batch", True),
+        images("--use_test", bool, True, "evaluate on the test set, or else on held-out training images", DECIDES),
+        computation("--batch_size", positive_int, 512, "images in a batch", DECIDES),
         computation("--device", None, None, "cuda, cuda:1, mps or cpu (default: the first that is there)"),
-        computation("--precision", PRECISIONS, "fp32", "tf32: in CUDA's convolutions; bf16: under autocast", True),
+        computation("--precision", PRECISIONS, "fp32", "tf32: in CUDA's convolutions; bf16: under autocast", DECIDES),
     ),
     "compile": (computation("--compile", bool, False, "compile the networks (torch.compile); pays in long runs"),),
     "sgd": (
         files("--save_freq", positive_int, 200, "keep a checkpoint every so many epochs, and the last"),
         files("--log_dir", folder_path, None, "write scalars for TensorBoard there, every epoch (default: nowhere)"),
         optimization("--optimizer", OPTIMIZERS, "sgd", "sgd (Nesterov), as published, adamw or adam", NEW),
-        optimization("--lr", positive_float, None, "of the first epoch (default: 0.1; 0.001 of adamw, adam)", True),
-        optimization("--wd", nonnegative_float, 5e-4, "weight decay", True),
-        optimization("--lr_decay", positive_float, 0.9996, "factor on the learning rate, every epoch", True),
-        optimization("--lr_drop", positive_int, 20, "the learning rate is halved every so many epochs", True),
-        networks("--seed", seed_number, 1, "of the initial weights and all random draws", True),
+        optimization("--lr", positive_float, None, "of the first epoch (default: 0.1; 0.001 of adam(w))", DECIDES),
+        optimization("--wd", nonnegative_float, 5e-4, "weight decay", DECIDES),
+        optimization("--lr_decay", positive_float, 0.9996, "factor on the learning rate, every epoch", DECIDES),
+        optimization("--lr_drop", positive_int, 20, "the learning rate is halved every so many epochs", DECIDES),
+        networks("--seed", seed_number, 1, "of the initial weights and all random draws", DECIDES),
     ),
     "momentum": (optimization("--momentum", nonnegative_float, 0.9, "Nesterov's, or β1 of adam(w)", OF_ROBUST),),
     "epochs": (networks("--epochs", positive_int, None, f"in all, resumed or not ({EPOCHS_HELP})", OF_ROBUST),),
-    "trained": (networks("--epochs", positive_int, None, f"epochs of the networks ({EPOCHS_HELP})", True),),
+    "trained": (networks("--epochs", positive_int, None, f"epochs of the networks ({EPOCHS_HELP})", DECIDES),),
     "attack": (
         attack("--epsilon", intensity, None, "radius (default: 4/255 on Tiny ImageNet, else 8/255)", OF_ROBUST),
         attack("--attack_step", intensity, None, "length of a step (default: a quarter of that)", OF_ROBUST),
@@ -264,13 +264,13 @@ GROUPS = {  # by the names by which `stage_parser` and `results_parser` take the
     ),
     "alignment": (
         networks("--alignment", name_part, "", "name of the match that permutes B, as corr; '' for none"),
-        networks("--epochs_model", positive_int, None, f"epochs of the two networks ({EPOCHS_HELP})", True),
+        networks("--epochs_model", positive_int, None, f"epochs of the two networks ({EPOCHS_HELP})", DECIDES),
     ),
     "curve": (
-        networks("--num_bends", at_least_two, 3, "control points of the curve, the two ends included", True),
-        networks("--curve", CURVES, "Bezier", "family of the curve", True, also=["--curve_type"]),
-        networks("--fix_start", bool, True, "keep A where it is", True),
-        networks("--fix_end", bool, True, "keep B where it is", True),
+        networks("--num_bends", at_least_two, 3, "control points of the curve, the two ends included", DECIDES),
+        networks("--curve", CURVES, "Bezier", "family of the curve", DECIDES, also=["--curve_type"]),
+        networks("--fix_start", bool, True, "keep A where it is", DECIDES),
+        networks("--fix_end", bool, True, "keep B where it is", DECIDES),
         networks("--init_linear_off", bool, False, "begin at random networks, not on the line from A to B", NEW),
     ),
     "path": (
@@ -281,7 +281,7 @@ GROUPS = {  # by the names by which `stage_parser` and `results_parser` take the
         networks("--curve", CURVES, "Bezier", "family of the curve", also=["--curve_type"]),
     ),
     "evaluation": (
-        evaluation("--bn_images", positive_int, None, "training images for batch norm (default: all)", True),
+        evaluation("--bn_images", positive_int, None, "training images for batch norm (default: all)", DECIDES),
         evaluation("--repair", bool, False, "let activations vary as between the ends (REPAIR)", NEW),
         files("--overwrite", bool, False, "evaluate again what has been evaluated otherwise"),
     ),

@@ -10,7 +10,8 @@ from .layout import REPOSITORY
 # The titles under which a help has the flags, in order, by the parser's method that adds one there
 TITLES = {name: name for name in ("images", "networks", "alignment", "optimization", "attack", "evaluation")}
 TITLES |= {"networks": "networks and curves", "computation": "computation", "figures": "figures", "files": "files"}
-NEW = "new"  # the outcome of a flag that older files lack
+DECIDES = True  # the outcome of a flag that decides what is in files
+NEW = "new"  # that of one which older files lack, too
 PASSING = ("root", "device", "resume", "overwrite")  # flags that may be others when a command is run again
 
 Outcome = bool | str | Callable[[argparse.Namespace], bool]
