@@ -11,7 +11,7 @@ from torchvision.transforms import v2
 
 from utils.errors import FileError
 from utils.stages import folders
-from utils.stages.folders import decode, fitted
+from utils.stages.folders import decode, squared
 
 RANDOM = np.random.default_rng(0)
 COLOUR = RANDOM.integers(0, 256, (6, 8, 3), dtype=np.uint8)
@@ -205,7 +205,7 @@ def test_what_is_no_image(tmp_path):
 def test_fitted_as_torchvision_does(shape):
     image = Image.fromarray(RANDOM.integers(0, 256, (*shape, 3), dtype=np.uint8))
     expected = v2.Compose([v2.Resize(16, antialias=True), v2.CenterCrop(16)])(image)
-    np.testing.assert_array_equal(np.asarray(fitted(image, 16)), np.asarray(expected))
+    np.testing.assert_array_equal(np.asarray(squared(image, 16)), np.asarray(expected))
 
 
 def test_a_size_is_taken_of_what_is_shown(tmp_path):
@@ -214,7 +214,7 @@ def test_a_size_is_taken_of_what_is_shown(tmp_path):
     tall = RANDOM.integers(0, 256, (20, 12, 4), dtype=np.uint8)
     save(tmp_path / "a.png", tall, exif=exif)
     shown = np.rot90(on_black(tall[..., :3], tall[..., 3]), -1)
-    np.testing.assert_array_equal(decode(tmp_path / "a.png", 8), np.asarray(fitted(Image.fromarray(shown), 8)))
+    np.testing.assert_array_equal(decode(tmp_path / "a.png", 8), np.asarray(squared(Image.fromarray(shown), 8)))
 
 
 @pytest.mark.parametrize("orientation", [1, 3, 6])

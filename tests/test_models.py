@@ -10,7 +10,7 @@ import torch
 from models import MODELS, GoogLeNet, build
 from utils.errors import UserError
 from utils.permutations import permute
-from utils.stages.foreign import load_state
+from utils.stages.foreign import load_foreign
 from utils.stages.layout import Layout, full_name, is_network, model_folder, model_of
 from utils.stages.records import definition
 from utils.symmetries.spec import permutation_spec
@@ -228,7 +228,7 @@ def test_a_network_that_asks_for_the_version_of_a_state():
     images = torch.randn(2, 3, 32, 32)
     expected = network(images).detach()
     spec = permutation_spec(network, images, proof=False)
-    load_state(network, dict(network.state_dict()))
+    load_foreign(network, dict(network.state_dict()))
     assert torch.equal(network(images), expected)
     network.load_state_dict(permute(network.state_dict(), spec, spec.random(1)))
     torch.testing.assert_close(network(images), expected, rtol=1e-3, atol=1e-4)

@@ -10,7 +10,7 @@ from .devices import send
 from .errors import UserError
 from .losses import classification
 
-ROUNDING = 1e-4  # of pixels that were normalized
+PIXEL_ROUNDING = 1e-4  # of pixels that were normalized
 
 
 class Attack(NamedTuple):
@@ -74,7 +74,7 @@ class Attack(NamedTuple):
             mean, std = (x.new_tensor(values).view(-1, 1, 1) for values in (self.mean, self.std))
             x = x * std + mean
         low, high = (end.item() for end in x.aminmax()) if x.numel() else (0, 1)
-        if not -ROUNDING <= low <= high <= 1 + ROUNDING:
+        if not -PIXEL_ROUNDING <= low <= high <= 1 + PIXEL_ROUNDING:
             raise UserError(
                 f"an attack is on pixels in [0, 1], and these are in [{low:.3g}, {high:.3g}]; if they are "
                 "normalized, give it their mean and std: Attack(epsilon, step, steps, mean, std)"

@@ -19,7 +19,7 @@ from .errors import UserError, first_line
 from .losses import Criterion, heads
 from .permutations import PermutationSpec
 
-KINDS = {
+EXPECTED = {
     nn.Module: "a network is a torch.nn.Module",
     Curve: "a curve is what fit_curve or line returns",
     PermutationSpec: "a spec is what permutation_spec returns",
@@ -44,8 +44,8 @@ def plainly(function: Callable) -> Callable:
             kind = typing.get_origin(annotation) or annotation
             if kind is int and not (isinstance(value, Integral) and (value > 0 or name == "seed")):
                 raise ValueError(f"{name} is a whole number{', at least 1' * (name != 'seed')}, and not {value!r}")
-            if kind in KINDS and not isinstance(value, kind):
-                raise TypeError(f"{KINDS[kind].format(name)}, and not a {type(value).__name__}")
+            if kind in EXPECTED and not isinstance(value, kind):
+                raise TypeError(f"{EXPECTED[kind].format(name)}, and not a {type(value).__name__}")
             held = value.parameters() if kind is nn.Module else tensors_of(value)
             if needs_values and any(tensor.is_meta for tensor in held):
                 raise ValueError("on the device meta neither networks nor data have values: bring them to another")

@@ -471,10 +471,7 @@ def probabilities(
     return predicted, torch.cat(labels)
 
 
-BINS = 15
-
-
-def calibration_error(predicted: torch.Tensor, labels: torch.Tensor, bins: int = BINS) -> float:
+def calibration_error(predicted: torch.Tensor, labels: torch.Tensor, bins: int = 15) -> float:
     """The expected calibration error in percent, Σ_b n_b/n · |accuracy_b − confidence_b| (Guo et al., 2017, eq. 3).
 
     predicted: probabilities (n, classes), put into bins of equal width by the greatest of each. labels (n,).

@@ -29,7 +29,7 @@ from .permutations import Permutations, PermutationSpec, compose, permute, soft_
 from .training import CurveTask, Saves, expect_ends, fit, step_rates
 
 NU = 1000.0  # strength of the proximal step: the larger, the weaker
-ROUNDS = 20  # of the projection after each step, as published
+PROJECTIONS = 20  # of the projection after each step, as published
 BELOW_ZERO = 1e-6  # a matrix that is rounded has no entry below −BELOW_ZERO
 PERMUTATION_DROP = 20  # epochs after which the permutations' learning rate is halved, whatever the curve's
 DRAWS = 32  # random roundings that compete with the nearest and the old permutation
@@ -51,7 +51,7 @@ def proximal(value: torch.Tensor, old: torch.Tensor, rate: float) -> torch.Tenso
 
 
 def project(matrices: torch.Tensor) -> torch.Tensor:
-    """Nearly doubly stochastic matrices near the given ones (…, n, n), by ROUNDS alternating projections.
+    """Nearly doubly stochastic matrices near the given ones (…, n, n), by PROJECTIONS alternating projections.
 
     Each clips at 0 and goes to the nearest matrix with row and column sums of 1, first rows and then columns. Sums
     are exact but for rounding, and entries hardly below 0; a permutation is a fixed point. The number of rounds being
@@ -59,7 +59,7 @@ def project(matrices: torch.Tensor) -> torch.Tensor:
     """
     n = matrices.shape[-1]
     matrices = matrices.clone()
-    for _ in range(ROUNDS):  # in place: matrices are small, and there are many rounds in a step
+    for _ in range(PROJECTIONS):  # in place: matrices are small, and there are many rounds in a step
         matrices.clamp_(min=0)
         for axis in (-1, -2):
             matrices.sub_(matrices.sum(axis, keepdim=True).sub_(1), alpha=1 / n)

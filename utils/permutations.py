@@ -399,8 +399,6 @@ def _changed(
 
 # --- weights that are compared ---------------------------------------------------------------------------
 
-STATISTICS = ("running_mean", "running_var")
-
 Weights = Mapping[str, torch.Tensor]  # of a network, by name
 
 
@@ -418,7 +416,7 @@ def counted(weights: Weights, spec: PermutationSpec) -> list[str]:
         for name, value in weights.items()
         if name in spec.axes
         and (value.is_floating_point() or value.is_complex())
-        and name.rpartition(".")[2] not in STATISTICS
+        and name.rpartition(".")[2] not in ("running_mean", "running_var")
     ]
 
 

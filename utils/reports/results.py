@@ -14,7 +14,7 @@ from ..geometry import FREQUENCIES, barrier, path_average, spectrum
 from ..losses import BUILT_IN
 from ..stages.files import load_array
 from ..stages.layout import Layout, read_name
-from ..stages.originals import load_arrays, load_checkpoint
+from ..stages.originals import load_checkpoint, load_results
 from ..stages.records import Record, behind, digest_of, expect_current, load_record, other_flags, record_in
 from .paths import Pair, Route
 
@@ -57,11 +57,11 @@ def content(path: Path, *, gaps: bool = False, **shapes: tuple) -> Result:
 
     The numbers of an .npy file are called accuracy, loss, correlation or distance, as they are by the file's name.
 
-    shapes: arrays that it must have, as `load_arrays` has them. gaps: whether NaN may stand where nothing was
+    shapes: arrays that it must have, as `load_results` has them. gaps: whether NaN may stand where nothing was
     measured.
     """
     is_series = path.suffix == ".npy"
-    arrays = {"": load_array(path, gaps=gaps)} if is_series else load_arrays(path, **shapes)
+    arrays = {"": load_array(path, gaps=gaps)} if is_series else load_results(path, **shapes)
     named = {name or _quantity(path): array for name, array in arrays.items()}
     if why := _impossible(named, gaps=gaps):
         raise FileError(path, f"holds numbers that cannot be: {why}", "replace")
@@ -130,7 +130,7 @@ def load_result(layout: Layout, path: Path, shapes: Mapping[str, tuple]) -> Resu
 
 def load_ensemble(layout: Layout, path: Path) -> Result:
     """What was measured of the ensembles of a path (`utils.measuring.evaluate_ensemble`), if it is current."""
-    arrays = load_arrays(path, loss=("rows",))
+    arrays = load_results(path, loss=("rows",))
     expect_current(layout, path, record := record_in(arrays))
     return Result(arrays, path, record, _digest(arrays))
 

@@ -15,7 +15,7 @@ from ..devices import free_memory
 from ..errors import FileError, UserError, first_line
 from ..losses import Loss
 from .files import hold, let_go
-from .folders import ANNOTATIONS, SPLITS, Decoded, fitted, image_folder, in_memory
+from .folders import ANNOTATIONS, SPLITS, Decoded, image_folder, in_memory, squared
 from .layout import NETWORKS, RESIZING
 
 REPOSITORY_DATA = Path(__file__).resolve().parent.parent.parent / "data"
@@ -311,7 +311,7 @@ def _formed(images: np.ndarray, channels: int, size: int | None) -> np.ndarray:
         images = np.pad(images, ((0, 0), (2, 2), (2, 2)))
     if size is not None or images.shape[3:] > (channels,):
         pictures = (Image.fromarray(image).convert("L" if channels == 1 else None) for image in images)
-        images = np.stack([np.asarray(picture if size is None else fitted(picture, size)) for picture in pictures])
+        images = np.stack([np.asarray(picture if size is None else squared(picture, size)) for picture in pictures])
     return np.repeat(images[..., None], channels, axis=-1) if images.ndim == 3 else images
 
 

@@ -370,7 +370,7 @@ def _decode(path: Path, size: int | None, channels: int) -> tuple[np.ndarray, bo
             is_reduced = size is not None and image.format == "JPEG" and min(image.size) >= REDUCED_FROM * size
             picture = _reduced(image, size) if is_reduced else _in_rgb(image)
             picture = picture if channels == 3 else picture.convert("L")
-        picture = picture if size is None else fitted(picture, size)
+        picture = picture if size is None else squared(picture, size)
         return np.asarray(picture).reshape(picture.height, picture.width, channels), is_reduced
     except UnidentifiedImageError as error:
         reason = f"is not an image of a format that is read ({', '.join(FORMATS)})"
@@ -380,7 +380,7 @@ def _decode(path: Path, size: int | None, channels: int) -> tuple[np.ndarray, bo
         raise FileError(path, f"is not an image that can be read: {why}", "exchange") from error
 
 
-def fitted(picture: Image.Image, size: int) -> Image.Image:
+def squared(picture: Image.Image, size: int) -> Image.Image:
     """The middle (size × size) of a picture whose shorter side was resized to `size`, antialiased.
 
     As torchvision's Resize(size) and CenterCrop(size).
@@ -398,7 +398,7 @@ def _reduced(image: Image.Image, size: int) -> Image.Image:
     """A large JPEG's picture with `size` as its shorter side, decoded at an eighth, quarter or half of its own size.
 
     JPEG's transform gives so many pixels at once, which is three times as fast. There are at least twice as many as
-    wanted, in each direction, to be resized as in `fitted`: values of photographs differ by a level or two of 255.
+    wanted, in each direction, to be resized as in `squared`: values of photographs differ by a level or two of 255.
     """
     _, box = image.draft(None, (2 * size, 2 * size))  # what of the pixels that come is the picture: not their rest
     sides = tuple(int(size * side / min(box[2:])) for side in box[2:])

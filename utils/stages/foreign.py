@@ -326,7 +326,7 @@ BESIDE = ("total_ops", "total_params", "n_averaged", EXTRA)  # what profilers, a
 BATCHES = "num_batches_tracked"  # which torch did not count before 0.4.1, and which changes nothing
 
 
-def load_state(network: nn.Module, state: State) -> list[str]:
+def load_foreign(network: nn.Module, state: State) -> list[str]:
     """Put a state dict into a network; returns, in words, what was changed of it. ValueError if it does not fit."""
     fitting, changes = _fit(network, state)
     network.load_state_dict(fitting)

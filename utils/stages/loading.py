@@ -14,7 +14,7 @@ from ..errors import FileError, UserError
 from ..permutations import Permutations, PermutationSpec, absorbed, permute
 from ..symmetries.spec import permutation_spec
 from .data import Data, Normalization, is_normalizing
-from .foreign import load_points, load_state
+from .foreign import load_foreign, load_points
 from .layout import USUAL, Layout, Variant, file_of
 from .matches import load_match, permutations_from_rows
 from .originals import load_checkpoint
@@ -49,7 +49,7 @@ def load_network(
 def put_checkpoint(path: Path, network: nn.Module, entry: str | None = None) -> tuple[list[str], Record]:
     """Put a checkpoint into `network`; returns, in words, what was changed of it, and its record.
 
-    One of ours fits as it is; any other, as far as `load_state` can make it fit.
+    One of ours fits as it is; any other, as far as `load_foreign` can make it fit.
     entry: where the network is in a file of other code, as "ema.module"; None: where it is looked for. FileError if
     there is none, it does not fit, or is not finite.
     """
@@ -59,7 +59,7 @@ def put_checkpoint(path: Path, network: nn.Module, entry: str | None = None) -> 
         if record and _forms(state) == _forms(network.state_dict()):
             network.load_state_dict(state)
         else:
-            changes = load_state(network, state)
+            changes = load_foreign(network, state)
     except ValueError as error:
         reason = f"does not fit {type(network).__name__}: {error}; use the model and dataset it was trained with"
         raise FileError(path, reason) from error

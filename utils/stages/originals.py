@@ -119,7 +119,7 @@ def tell_once(line: str) -> None:
     print(line)
 
 
-def load_arrays(path: Path, **shapes: tuple[int | str, ...]) -> dict[str, np.ndarray]:
+def load_results(path: Path, **shapes: tuple[int | str, ...]) -> dict[str, np.ndarray]:
     """`files.load_arrays`, or of the original's file what it has of the same."""
     original = stand_in(path)
     if original.suffix != ".npy":

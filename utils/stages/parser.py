@@ -14,7 +14,7 @@ DECIDES = True  # the outcome of a flag that decides what is in files
 NEW = "new"  # that of one which older files lack, too
 PASSING = ("root", "device", "resume", "overwrite")  # flags that may be others when a command is run again
 
-Outcome = bool | str | Callable[[argparse.Namespace], bool]
+Deciding = bool | str | Callable[[argparse.Namespace], bool]
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
@@ -56,7 +56,7 @@ class Parser(argparse.ArgumentParser):
         script: the file of the script, for the record of what it writes.
         """
         self.script = Path(script).resolve().relative_to(REPOSITORY).as_posix() if script else ""
-        self.outcome: dict[str, Outcome] = {}
+        self.outcome: dict[str, Deciding] = {}
         self.unused: dict[str, str] = {}
         words, _, rest = (description or "").strip().partition("\n")
         example = [f"\n\nexample:\n  {line}" for line in rest.splitlines() if line.startswith("python ")]
@@ -73,7 +73,7 @@ class Parser(argparse.ArgumentParser):
         type: Callable | Collection[str] | None = None,
         default: object = None,
         help: str = "",
-        outcome: Outcome = False,
+        outcome: Deciding = False,
         also: Sequence[str] = (),
         **more: object,
     ) -> None:

@@ -61,7 +61,7 @@ class Slopes(NamedTuple):
     diagonal: np.ndarray
 
 
-class Found(NamedTuple):
+class GroupKind(NamedTuple):
     """Of a group: its kind; why it is no larger; where M⁻ᵀ stands for M; gains, and what absorbs each (`Gain`)."""
 
     kind: str
@@ -86,7 +86,7 @@ def with_kinds(
             tried = replace(spec, modes=spec.modes[:1]) if trial.are_alike(outputs) else spec
             found, added = _by_slopes(trial, tried, given)
         except Exception as error:  # what a model raises when it cannot run can be of any kind
-            found, added = [Found(PERMUTATION, f"no slopes in float64: {error}")] * len(spec.groups), {}
+            found, added = [GroupKind(PERMUTATION, f"no slopes in float64: {error}")] * len(spec.groups), {}
         kept = _kept(trial, tried, found, added, given) if proof else rotating(spec, trial, found, added)
         return replace(kept, modes=spec.modes)
 
@@ -112,7 +112,7 @@ def in_double() -> Iterator[None]:
         torch.set_default_dtype(kind)
 
 
-def _by_slopes(trial: Trial, spec: PermutationSpec, given: tuple) -> tuple[list[Found], dict[str, float]]:
+def _by_slopes(trial: Trial, spec: PermutationSpec, given: tuple) -> tuple[list[GroupKind], dict[str, float]]:
     """What slopes say of each group: with gains as they are, and where that leaves permutations with gains of 1.
 
     Besides, for each factor of the outputs the number that is added to it.
@@ -127,25 +127,25 @@ def _by_slopes(trial: Trial, spec: PermutationSpec, given: tuple) -> tuple[list[
         state[entry].fill_(1 - added[entry])
     ones = slopes_of(trial, spec, given, state, gains)[0] if gains else {}
 
-    def found(number: int) -> Found:
+    def found(number: int) -> GroupKind:
         if number not in slopes:
-            return Found(PERMUTATION, "it moves blocks" if dependents(spec, number) else "it has no slope")
+            return GroupKind(PERMUTATION, "it moves blocks" if dependents(spec, number) else "it has no slope")
         kind, far = kind_of(slopes[number], spec.groups[number].size)
         if kind != PERMUTATION or number not in ones:
-            return Found(kind, "" if kind != PERMUTATION else NONLINEAR, far)
+            return GroupKind(kind, "" if kind != PERMUTATION else NONLINEAR, far)
         kind, far = kind_of(ones[number], spec.groups[number].size)
         if kind == PERMUTATION:
-            return Found(kind, NONLINEAR)
+            return GroupKind(kind, NONLINEAR)
         mine = {entry: absorbers(entry, slopes[number], spec, gains) for entry in gains if gains[entry] == number}
         if stuck := [entry for entry, targets in mine.items() if not targets]:
-            return Found(PERMUTATION, f"{stuck[0]} cannot be absorbed: no other weights undo it")
-        return Found(kind, "", far, mine)
+            return GroupKind(PERMUTATION, f"{stuck[0]} cannot be absorbed: no other weights undo it")
+        return GroupKind(kind, "", far, mine)
 
     return [found(number) for number in range(len(spec.groups))], added
 
 
 def rotating(
-    spec: PermutationSpec, trial: Trial, found: Sequence[Found], added: Mapping[str, float]
+    spec: PermutationSpec, trial: Trial, found: Sequence[GroupKind], added: Mapping[str, float]
 ) -> PermutationSpec:
     """The spec with what was found of its groups; entries that are absorbed stay as they are."""
     state = state_of(trial.copies.latest)
@@ -323,7 +323,7 @@ def _is_zero(rows: np.ndarray, terms: np.ndarray) -> bool:
 
 
 def _kept(
-    trial: Trial, spec: PermutationSpec, found: list[Found], added: Mapping[str, float], given: tuple
+    trial: Trial, spec: PermutationSpec, found: list[GroupKind], added: Mapping[str, float], given: tuple
 ) -> PermutationSpec:
     """What keeps the function when it is planted: kinds of groups that alone do not are lowered."""
     lower = {ONES: PERMUTATION, ORTHOGONAL: ONES, INVERTIBLE: ORTHOGONAL}
@@ -340,7 +340,7 @@ def _kept(
         for n in wrong:
             kind = lower[found[n].kind]
             kind = PERMUTATION if spec.groups[n].size == 2 and kind == ONES else kind
-            found[n] = Found(kind, NONLINEAR, gains={} if kind == PERMUTATION else found[n].gains)
+            found[n] = GroupKind(kind, NONLINEAR, gains={} if kind == PERMUTATION else found[n].gains)
 
 
 def rotated_difference(trial: Trial, spec: PermutationSpec, given: tuple, groups: Collection[int]) -> float:

@@ -9,7 +9,7 @@ from ..batches import Inputs
 from ..errors import UserError
 from ..permutations import Activation, PermutationSpec, Tap
 from . import running
-from .rules import KINDS, called
+from .rules import ATEN, called
 
 MAX_POSITIONS = 32  # larger maps are subsampled by 2, as published
 
@@ -81,7 +81,7 @@ class _Recorder(running.Deterministic):
     def keep(self, rows: list, tensor: torch.Tensor | None, is_output: bool) -> None:
         """Keep a tensor for rows that have none yet. What makes units has them only in its output."""
         for number, row in rows:
-            if number not in self.found and (is_output or row.call.operation not in KINDS["producer"]):
+            if number not in self.found and (is_output or row.call.operation not in ATEN["producer"]):
                 self.found[number] = tensor
 
     def save_from(self, changed: list[torch.Tensor]) -> None:

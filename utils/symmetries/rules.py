@@ -42,7 +42,7 @@ cut         slice select split split_with_sizes chunk unsafe_split unsafe_chunk 
             index_select gather unfold constant_pad_nd
 """
 TABLED = re.findall(r"^(\w+) +((?:.+\n)(?: +.+\n)*)", TABLE, re.MULTILINE)
-KINDS = {kind: frozenset(names.split()) for kind, names in TABLED}
+ATEN = {kind: frozenset(names.split()) for kind, names in TABLED}  # names of operations
 SPATIAL = re.compile(r"(\w*pool|\w+_pad|_?upsample_\w+|grid_sampler_)[123]d(_with_indices|_aa)?")
 # Of two operations that do the same, PyTorch takes one by how many samples there are.
 SAME = {"_euclidean_dist": "_cdist_forward"}
@@ -52,7 +52,7 @@ def rule(*names: str) -> Callable:
     """The decorated function is the rule of these operations, or of those that TABLE lists under its name."""
 
     def add(function: Callable) -> Callable:
-        RULES.update(dict.fromkeys(names or KINDS[function.__name__], function))
+        RULES.update(dict.fromkeys(names or ATEN[function.__name__], function))
         return function
 
     return add
@@ -74,7 +74,7 @@ def family(name: str) -> str:
     packet = getattr(torch.ops.aten, name, None)
     forms = [getattr(packet, form) for form in packet.overloads()] if packet is not None else []
     is_tagged = any(torch.Tag.pointwise in form.tags for form in forms)
-    return "spatial" if SPATIAL.fullmatch(name) else "pointwise" if is_tagged or name in KINDS["elementwise"] else ""
+    return "spatial" if SPATIAL.fullmatch(name) else "pointwise" if is_tagged or name in ATEN["elementwise"] else ""
 
 
 def written_out(func: torch._ops.OpOverload) -> Callable | None:

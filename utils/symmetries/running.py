@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 from ..permutations import Tap
 
 OWN_SEED = 7_164_289_350_216  # of the runs here: none that a network is likely to set
-Result = TypeVar("Result")
+Value = TypeVar("Value")
 
 # --- tensors -----------------------------------------------------------------------------------------------------
 
@@ -270,7 +270,7 @@ def plain_run() -> Iterator[None]:
         np.random.set_state(numpy)  # noqa: NPY002
 
 
-def without_gradients(run: Callable[[], Result]) -> Result:
+def without_gradients(run: Callable[[], Value]) -> Value:
     """The result of a run without gradients; with them, if the network takes gradients of its own outputs."""
     try:
         with torch.no_grad():

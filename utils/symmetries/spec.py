@@ -25,7 +25,7 @@ from ..permutations import (
 from .algebra import Atom, Axis, Product, atoms_of, axis_of, is_fixed, product_size
 from .kinds import with_kinds
 from .proof import examine
-from .rules import KINDS
+from .rules import ATEN
 from .running import Outputs, has_fractions, plain_run, tree_map_tensors
 from .tracing import ONE_IMAGE, Trace, TracedAxes, follow
 
@@ -236,9 +236,9 @@ class _Builder:
     def rows(self, trace: Trace, aligned_by: Mapping[str, str]) -> tuple[Activation, ...]:
         """Activations that show groups, and the first place where a group is made that none of them shows."""
         channels = {call: self._channels(call.axes) for call in trace.calls}
-        taken = {call for call in trace.calls if call.tap.operation in KINDS["activation"]}
+        taken = {call for call in trace.calls if call.tap.operation in ATEN["activation"]}
         for is_fed in (True, False):  # calls that no input reaches never vary, or only over places
-            made = [call for call in trace.calls if call.tap.operation in KINDS["producer"] and call.is_fed == is_fed]
+            made = [call for call in trace.calls if call.tap.operation in ATEN["producer"] and call.is_fed == is_fed]
             for groups_shown in (self._alone, groups_in):
                 counted = (call for call in taken if call.is_fed or not is_fed)
                 shown = {group for call in counted for group in groups_shown(channels[call].axis)}

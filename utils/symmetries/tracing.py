@@ -21,7 +21,7 @@ from ..permutations import Tap
 from . import running
 from .algebra import Algebra, Atom, Axis, atoms_of, axis_of, is_fixed
 from .proof import larger_batch, random_like
-from .rules import KINDS, accepts, called, fixed_like, rule_for, written_out
+from .rules import ATEN, accepts, called, fixed_like, rule_for, written_out
 
 ONE_IMAGE = "more than 1 value per channel"  # batch normalization's complaint about a batch of one
 
@@ -106,12 +106,12 @@ class TracedAxes(Algebra):
 
     def note(self, name: str, inputs: list[torch.Tensor], outputs: list[torch.Tensor]) -> None:
         """Note what an operation has read, as far as it is free, and what it has put out."""
-        if name in KINDS["alike"] or any(tensor in self.when_read for tensor in outputs):
+        if name in ATEN["alike"] or any(tensor in self.when_read for tensor in outputs):
             return
         read = [tuple(axes) for axes in map(self.known.get, inputs) if axes]
         if not all(is_fixed(product) for axes in read for axis in axes for product in axis):
             put_out = tuple(tuple(self.known.get(tensor, ())) for tensor in outputs)
-            self.read[name in KINDS["cut"], tuple(read), put_out] = None
+            self.read[name in ATEN["cut"], tuple(read), put_out] = None
 
     def fix_unread(self) -> None:
         """Fix axes of which parts were cut off and read by nothing: other data may read what these stand for.
@@ -271,7 +271,7 @@ class Tracer(TorchDispatchMode):
         return self.traced.axes(out) if isinstance(out, torch.Tensor) else tuple(map(self.traced.axes, out))
 
     def _note(self, name: str, path: str, outputs: list[torch.Tensor]) -> None:
-        if name in KINDS["activation"] | KINDS["producer"]:
+        if name in ATEN["activation"] | ATEN["producer"]:
             axes, label = self.traced.axes(outputs[0]), f"{path}.{name}".lstrip(".")
             call = Call(self.module_path.tap(name), axes, label, outputs[0] in self.fed)
             self.trace.calls.append(call)
