@@ -229,6 +229,49 @@ def test_many_units_are_paired_with_their_copies(monkeypatch):
             assert (order[found] == np.arange(40)).all() and (found == assign(score)).all()
 
 
+@pytest.mark.parametrize("size", [32, 300])
+def test_likely_columns_are_enough(size):
+    """Of shuffled copies exactly; of random numbers but for little; and whatever ties there are, all are assigned."""
+    generator = np.random.default_rng(2)
+    order = generator.permutation(size)
+    scores = generator.normal(size=(size, size)).astype(np.float32)
+    copies = scores * 0.1 + 10.0 * (order[:, None] == np.arange(size))
+    dead = np.where(np.arange(size)[:, None] % 3 == 0, np.float32(0), scores)
+    for matrix in (scores, copies, dead, scores * 0, scores * 1e-30, scores + 1000):
+        total = {solve: matrix[np.arange(size), solve(matrix)].sum() for solve in (assign, assignment.assign_shifted)}
+        assert total[assign] == pytest.approx(total[assignment.assign_shifted], rel=1e-6)
+        found = assignment.assign_likely(matrix)
+        assert sorted(found) == list(range(size))
+        assert matrix[np.arange(size), found].sum() >= np.trace(matrix) - 1e-6 * np.abs(matrix).sum()
+    assert (assignment.assign_likely(copies) == order).all()
+    exact, likely = (scores[np.arange(size), solve(scores)].sum() for solve in (assign, assignment.assign_likely))
+    assert likely >= exact - 0.01 * abs(exact)
+
+
+def test_of_large_groups_none_can_be_bettered(monkeypatch):
+    """Matched nearly at their best first, they end where the best of no group is better."""
+    spec, a, b = spec_and_states("TinyTen")
+    monkeypatch.setattr(weights, "EXACTLY", assignment.PARTS)
+    found = searched(spec, a, b, spec.random(4))
+    monkeypatch.undo()
+    assert all(map(np.array_equal, found, searched(spec, a, b, found)))
+
+
+@pytest.mark.skipif(emulated.MISSING is not None, reason=str(emulated.MISSING))
+def test_a_turn_of_large_weights_waits_for_a_device_twice(monkeypatch):
+    """For the scores, and for whether it betters anything."""
+    spec, a, b = spec_and_states("TinyTen")
+    monkeypatch.setattr(weights, "LARGE", 0)
+    turns, scores = [], weights._State.scores
+    monkeypatch.setattr(weights._State, "scores", lambda *of: turns.append(of) or scores(*of))
+    with emulated.rules(emulated.MPS) as emulation:
+        there = [{name: value.to(emulated.NAME) for name, value in state.items()} for state in (a, b)]
+        emulation.waits.clear()
+        searched(spec, *there, spec.identity())
+        assert len(turns) > len(spec.groups)
+        assert emulation.waits.total() == 2 * len(turns)
+
+
 def test_running_statistics_do_not_count():
     model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 2))
     spec, a = permutation_spec(model, torch.randn(3, 4)), random_state(model)

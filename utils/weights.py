@@ -11,12 +11,24 @@ import itertools
 import math
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from .assignment import Move, Turn, ascend, assign, assign_alike, assign_blocks, last, no_scores
+from .assignment import (
+    EXACTLY,
+    Move,
+    Turn,
+    ascend,
+    assign_alike,
+    assign_blocks,
+    assign_likely,
+    assign_shifted,
+    last,
+    no_scores,
+)
 from .devices import send
 from .permutations import (
     Part,
@@ -35,9 +47,11 @@ from .permutations import (
 )
 
 # Random orders in which the groups are gone through. For large networks fewer, whose sweeps of all groups together
-# have not more than so many multiplications; then of all searches the best after one sweep goes on alone.
+# have not more than so many multiplications; then of all searches the best after one sweep goes on alone, and where
+# one sweep alone has more than `VERY_LARGE`, the one that begins best.
 ORDERS = 12
 MULTIPLICATIONS = 2e10
+VERY_LARGE = 1e11
 
 LARGE = 2**24  # weights, from which on products on a device are worth its waits
 
@@ -60,41 +74,39 @@ def _ascent(
     until no group betters anything
     """
 
-    def take(turn: Turn) -> Move | None:
+    def take(turn: Turn, is_exact: bool) -> Move | None:
         group, *inside = turn
         if not (here := state.moved_by(turn)):
             return None
-        found = spec.identity()
         if inside:  # matched with the orders of all inside left open, and then each of these in turn
             found = _blocks_matched(spec, here.values(), turn)
             inner = _State(permuted(here.values(), found))
             found = compose(spec, found, last(_ascent(inner, spec, [(other,) for other in inside], generator)))
         else:
-            found[group] = _assigned(state.scores(group)).reshape(found[group].shape)
+            found = spec.identity()
+            solve = assign_shifted if is_exact or spec.groups[group].size <= EXACTLY else assign_likely
+            orders = [solve(scores) for scores in state.scores(group).cpu().numpy()]
+            found[group] = np.stack(orders).reshape(found[group].shape)
         if not state.carry_out(turn, found):
             return None
         near = {other for pair in here.values() for other in pair.b.groups if other is not None}
         # Where a weight has the group twice, each place was matched to the other as it was.
         return Move(found, near, is_optimal=not inside and _is_there_once(here.values(), group))
 
-    return ascend(spec, turns, take, generator)
-
-
-def _assigned(scores: torch.Tensor) -> np.ndarray:
-    """The best order of the units in each block, (blocks, size), by scores (blocks, size, size)."""
-    # A constant is taken from each row and column: the assignment is the same, and is found twice as fast.
-    costs = scores.amax(-1, keepdim=True) - scores
-    costs -= costs.amin(-2, keepdim=True)
-    return np.stack([assign(cost, maximize=False) for cost in costs.cpu().double().numpy()])
+    done = more = spec.identity()
+    # Large groups are first matched nearly at their best, until that betters nothing.
+    for is_exact in (False, True) if any(group.size > EXACTLY for group in spec.groups) else (True,):
+        for more in ascend(spec, turns, partial(take, is_exact=is_exact), generator):
+            yield compose(spec, done, more)
+        done = compose(spec, done, more)
 
 
 def is_better(changes: Iterable["_Change"]) -> bool:
     """Whether ⟨θ_A, π(θ_B)⟩ grows by more than rounding by some changes of B."""
-    gain = scale = 0.0
-    for change in changes:
-        gain += _product(change.a.values, change.b.values)
-        scale += (change.a.values.norm() * change.b.values.norm()).item()
-    return gain > WEIGHT_ROUNDING * scale
+    values = [(change.a.values, change.b.values) for change in changes]
+    rows, norms = torch.cat(_products(values)), torch.stack([a.norm() * b.norm() for a, b in values])
+    gain, scale = (each.double().sum() for each in torch.cat([rows, norms]).cpu().split([len(rows), len(norms)]))
+    return bool(gain > WEIGHT_ROUNDING * scale)
 
 
 def permuted(pairs: Collection[WeightPair], permutations: Sequence[np.ndarray]) -> list[WeightPair]:
@@ -159,8 +171,7 @@ class _State:
             return False
         is_reordered = len(turn) == 1 and is_once
         if is_reordered and group in known:
-            index = send(torch.as_tensor(order), known[group].device).view(len(known[group]), 1, -1)
-            known[group] = known[group].gather(-1, index.expand(known[group].shape))
+            known[group] = _columns_moved(known[group], order, few)
         for number, (a, b, after, d, places) in changes.items():
             values = self.pairs[number].b.values
             values.copy_(after) if places is None else values.index_copy_(d, places, after)
@@ -168,7 +179,7 @@ class _State:
                 if other not in known or (other == group and is_reordered):
                     continue
                 if few is not None:
-                    known[other] += _units(a, k) @ _units(b, k).mT
+                    known[other].baddbmm_(_units(a, k), _units(b, k).mT)
                 else:
                     del known[other]
         return True
@@ -191,6 +202,15 @@ def _few(turn: Turn, order: np.ndarray) -> np.ndarray | None:
     """The units that move, where a turn of one group without blocks moves few, as it does late in a search."""
     moved = np.flatnonzero(order != np.arange(order.shape[-1]))
     return moved if len(turn) == order.ndim == 1 and 2 * len(moved) <= len(order) else None
+
+
+def _columns_moved(scores: torch.Tensor, order: np.ndarray, few: np.ndarray | None) -> torch.Tensor:
+    """The scores (blocks, size, size) with B's units in another order; few: those that move, where these are few."""
+    if few is not None:
+        places, new = (send(torch.as_tensor(index), scores.device) for index in (few, order[few]))
+        return scores.index_copy_(-1, places, scores.index_select(-1, new))
+    index = send(torch.as_tensor(order), scores.device).view(len(scores), 1, -1)
+    return scores.gather(-1, index.expand(scores.shape))
 
 
 def _is_there_once(pairs: Iterable[WeightPair], group: int) -> bool:
@@ -252,6 +272,8 @@ def match_weights(
         if similarity(starts[-1]) >= (1 - COPIED) * math.prod(squares) ** 0.5:
             starts = starts[-1:]
 
+    if sweep > VERY_LARGE:
+        starts = [max(starts, key=similarity)]
     searches = [_search(pairs, spec, first, generator) for first in starts]
     if orders < ORDERS and len(searches) > 1:
         first, best = max(((next(search), search) for search in searches), key=lambda begun: similarity(begun[0]))
@@ -349,10 +371,8 @@ def weight_similarity(
     """⟨θ_A, π(θ_B)⟩ over what `match_weights` counts: the objective, which grows as the distance falls."""
     names = counted(weights_a, spec)
     moved = (permute_entry(weights_b[name].detach(), spec.axes[name], spec, permutations) for name in names)
-    return sum(
-        _product(as_real(weights_a[name].detach()), as_real(values))
-        for name, values in zip(names, moved, strict=True)
-    )
+    pairs = ((as_real(weights_a[name].detach()), as_real(b)) for name, b in zip(names, moved, strict=True))
+    return torch.cat(_products(pairs)).cpu().double().sum().item() if names else 0.0
 
 
 def _nearby(weights: Weights, spec: PermutationSpec) -> Weights:
@@ -363,5 +383,6 @@ def _nearby(weights: Weights, spec: PermutationSpec) -> Weights:
     return {name: value.cpu() for name, value in compared.items()}
 
 
-def _product(a: torch.Tensor, b: torch.Tensor) -> float:
-    return (a * b).flatten(min(a.dim() - 1, 1)).sum(-1).cpu().double().sum().item()
+def _products(pairs: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> list[torch.Tensor]:
+    """⟨a, b⟩ of each two of the same shape by rows, which are to be added in float64: not every device has it."""
+    return [(a * b).flatten(min(a.dim() - 1, 1)).sum(-1).flatten() for a, b in pairs]
