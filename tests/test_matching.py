@@ -215,14 +215,21 @@ def test_equals_the_plain_definition(name):
             np.testing.assert_array_equal(permutation[correlated], best[correlated])
 
 
-def test_a_large_mean_loses_nothing():
-    """Neither of correlations nor of products, whose best assignment has the least L2 distance."""
+@pytest.mark.parametrize("layout", ["samples", "channels first", "channels last"])
+def test_a_large_mean_loses_nothing(layout):
+    """Neither of correlations nor of products, whose best assignment has the least L2 distance; in whatever layout,
+    and of more samples than are summed up at once."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(6, 20_000, generator=generator) * 0.01 + 100
     y = x.flip(0) + 0.005 * torch.randn(6, 20_000, generator=generator)
     moments = Moments(x[:, :50].mean(1), y[:, :50].mean(1))
-    for part_x, part_y in zip(x.split(512, 1), y.split(512, 1), strict=True):
-        count_samples([moments], [(part_x, part_y)])
+    for parts in zip(x.split(10_000, 1), y.split(10_000, 1), strict=True):
+        maps = [part.view(6, 100, 10, 10).movedim(0, 1).contiguous() for part in parts]
+        if layout == "channels last":
+            maps = [each.contiguous(memory_format=torch.channels_last) for each in maps]
+        count_samples(
+            [moments], [[part.T for part in parts] if layout == "samples" else [samples(each, (1,)) for each in maps]]
+        )
     expected = np.corrcoef(x.double().numpy(), y.double().numpy())[:6, 6:]
     np.testing.assert_allclose(moments.correlation(), expected, atol=1e-6)
     np.testing.assert_allclose(moments.product(), (x.double() @ y.double().T / 20_000).numpy(), rtol=1e-6)
@@ -232,7 +239,7 @@ def test_a_dead_channel_correlates_with_nothing():
     x = torch.randn(3, 100)
     x[1] = 0.7
     moments = Moments(x.mean(1), x.mean(1))
-    count_samples([moments], [(x, x)])
+    count_samples([moments], [(x.T, x.T)])
     correlation = moments.correlation()
     assert (correlation[1] == 0).all()
     np.testing.assert_allclose(np.diag(correlation)[[0, 2]], 1, atol=1e-6)
@@ -250,9 +257,9 @@ def test_pairs_of_dead_channels_do_not_count():
 
 
 def test_large_maps_are_subsampled():
-    assert samples(torch.zeros(2, 3, 64, 64), (1,)).shape == (2 * 32 * 32, 3)
-    assert samples(torch.zeros(2, 3, 32, 32), (1,)).shape == (2 * 32 * 32, 3)
-    assert samples(torch.zeros(2, 3), (1,)).shape == (2, 3)
+    assert samples(torch.zeros(2, 3, 64, 64), (1,)).flatten(0, -2).shape == (2 * 32 * 32, 3)
+    assert samples(torch.zeros(2, 3, 32, 32), (1,)).flatten(0, -2).shape == (2 * 32 * 32, 3)
+    assert samples(torch.zeros(2, 3), (1,)).flatten(0, -2).shape == (2, 3)
 
 
 @pytest.mark.parametrize("before", [True, False])
@@ -287,7 +294,7 @@ def test_what_goes_into_activations_is_compared_in_the_network_as_it_is():
             network(batch)
         for hook in hooks:
             hook.remove()
-        seen.append([samples(output, (1,)).double().numpy() for output in outputs])
+        seen.append([samples(output, (1,)).flatten(0, -2).double().numpy() for output in outputs])
     correlated = align(a, b, spec, [batch], method="corr_pre")
     nearest = align(a, b, spec, [batch], method="w2_pre")
     for x, y, one, other in zip(*seen, correlated, nearest, strict=True):

@@ -28,7 +28,7 @@ from utils.symmetries.spec import permutation_spec
 
 
 def recorded(model, spec, *inputs, before=False):
-    return record(model, spec, Inputs(inputs, {}), before=before)[0]
+    return [rows.flatten(0, -2) for rows in record(model, spec, Inputs(inputs, {}), before=before)[0]]
 
 
 def correlation(x, y):

@@ -5,6 +5,7 @@ not grow with the number of images: with x_i and y_j the channels of A and B, th
 """
 
 import itertools
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -23,6 +24,9 @@ from .symmetries.recording import record, samples
 
 # Networks run on so many images at once. All activations of one chunk are alive together.
 CHUNK = 64
+
+# So many samples of all channels are summed up at once on the CPU: they stay in its cache.
+PIECE = 4096
 
 # Weight of what breaks ties in `correlation_scores`: below any difference in correlation that matters.
 TIE = 1e-6
@@ -49,10 +53,18 @@ class Moments:
     bb: torch.Tensor | float = 0.0
     ab: torch.Tensor | float = 0.0
 
-    def sums(self, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """a, b, aa, bb and ab of samples x (C_a, n) and y (C_b, n), where these are and in their precision."""
-        x, y = x - self.shift_a[:, None], y - self.shift_b[:, None]
-        return x.sum(1), y.sum(1), x.square().sum(1), y.square().sum(1), x @ y.T
+    def sums(self, x: torch.Tensor, y: torch.Tensor) -> list[torch.Tensor]:
+        """a, b, aa, bb and ab of samples x (…, C_a) and y (…, C_b), where these are.
+
+        In float32; on the CPU in pieces, which are added in float64.
+        """
+        total: list = [0.0] * 5
+        for about_a, about_b in zip(_about(x, self.shift_a), _about(y, self.shift_b), strict=True):
+            a, b, ab = about_a.sum(1), about_b.sum(1), about_a @ about_b.T
+            sums = (a, b, about_a.square_().sum(1), about_b.square_().sum(1), ab)
+            exact = (each.double() if each.is_cpu else each for each in sums)
+            total = [before + more for before, more in zip(total, exact, strict=True)]
+        return total
 
     def add(self, count: int, sums: Sequence[torch.Tensor]) -> None:
         """Count samples whose `sums` these are, in float64 on the CPU."""
@@ -101,8 +113,20 @@ class Moments:
         return torch.where(scale > 0, covariance / scale, 0).numpy()
 
 
+def _about(samples: torch.Tensor, shift: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Samples (…, C) less `shift`, as (C, n) of their own; on the CPU in pieces of about PIECE, one at a time."""
+    count = max(math.prod(samples.shape[:-1]), 1)
+    for part in samples.split(max(PIECE * len(samples) // count, 1) if samples.is_cpu else max(len(samples), 1)):
+        if part.stride(-1) == 1:
+            yield (part.flatten(0, -2) - shift).T
+        else:  # channels stand before positions: all of one follow each other in the copy too
+            moved = part.movedim(-1, 0)
+            less = torch.sub(moved, shift.view(-1, *[1] * (moved.dim() - 1)), out=moved.new_empty(moved.shape))
+            yield less.flatten(1)
+
+
 def count_samples(moments: Sequence[Moments], pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> bool:
-    """Count samples x (C_a, n) and y (C_b, n) of several activations, a pair for each of their moments.
+    """Count samples x (…, C_a) and y (…, C_b) of several activations, a pair for each of their moments.
 
     Their sums come from the device by a single copy, for which the host waits. Returns whether all are finite.
     """
@@ -110,7 +134,7 @@ def count_samples(moments: Sequence[Moments], pairs: Sequence[tuple[torch.Tensor
     flat = torch.cat([tensor.reshape(-1) for group in groups for tensor in group]).cpu().double()
     parts = iter(flat.split([tensor.numel() for group in groups for tensor in group]))
     for moment, (x, _), group in zip(moments, pairs, groups, strict=True):
-        moment.add(x.shape[1], [next(parts).view(tensor.shape) for tensor in group])
+        moment.add(math.prod(x.shape[:-1]), [next(parts).view(tensor.shape) for tensor in group])
     return bool(flat.isfinite().all())
 
 
@@ -183,11 +207,11 @@ def cross_moments(
         mask = None if isinstance(batch, ImagePair) else token_mask(batch)
         rows_a, output_a = record(network_a, spec, shown_a, mask, before=before)
         rows_b, output_b = record(network_b, spec, shown_b, mask, before=before)
-        pairs = zip([*rows_a, _logits(output_a, mask)], [*rows_b, _logits(output_b, mask)], strict=True)
-        pairs = [(x.T, y.T) for x, y in pairs]
+        pairs = [*zip([*rows_a, _logits(output_a, mask)], [*rows_b, _logits(output_b, mask)], strict=True)]
         if not moments:
             # This process may have no part of a small batch, and so no means
-            moments = [Moments(x.mean(1).nan_to_num(), y.mean(1).nan_to_num()) for x, y in pairs]
+            means = ((each.flatten(0, -2).mean(0).nan_to_num() for each in pair) for pair in pairs)
+            moments = [Moments(*mean) for mean in means]
         is_finite = count_samples(moments, pairs)
         if strict and not is_finite:
             raise UserError(_not_finite(batch, seen, [*(row.label for row in spec.rows), "the output"], pairs))
@@ -223,7 +247,7 @@ LOGITS = 1024  # of more classes (or tokens), the first are compared
 
 
 def _logits(output: object, mask: torch.Tensor | None) -> torch.Tensor:
-    """(samples, classes) in float32; those of auxiliary heads are not compared."""
+    """(…, classes) in float32; those of auxiliary heads are not compared."""
     logits = main_output(output)
     classes = logits.dim() - 1 if logits.dim() < 4 else 1
     return samples(logits.narrow(classes, 0, min(logits.shape[classes], LOGITS)), (classes,), mask=mask)
@@ -238,8 +262,8 @@ def _not_finite(
             return f"sample {seen + int(good.logical_not().nonzero()[0])} (from 0) has numbers that are not finite"
     for label, pair in zip(labels, pairs, strict=True):
         for which, values in zip("AB", pair, strict=True):
-            bad = values.square().isfinite().all(0).logical_not().nonzero()
-            if len(bad):
-                number = seen + int(bad[0]) * rows(batch) // values.shape[1]
+            bad = values.square().isfinite().all(-1).flatten().logical_not()
+            if bad.any():
+                number = seen + int(bad.nonzero()[0]) * rows(batch) // len(bad)
                 return f"activations of {which} at {label} are not finite, or too large, for sample {number} (from 0)"
     return f"activations are too large to be compared, from sample {seen} (from 0) on"

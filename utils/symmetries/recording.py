@@ -22,7 +22,7 @@ def record(
     *,
     before: bool = False,
 ) -> tuple[list[torch.Tensor], object]:
-    """The channels of each row of a spec, (samples, channels) in float32, when the network runs on x, and its output.
+    """The channels of each row of a spec, (…, channels) in float32, when the network runs on x, and its output.
 
     It runs in evaluation, but with its heads for training. mask: of the positions that count (b, T), if not all do.
     before: keep the input of each activation function, and not its output.
@@ -98,8 +98,9 @@ class _Recorder(running.Deterministic):
 def samples(
     tensor: torch.Tensor, dims: tuple[int, ...], channels: int | None = None, mask: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """(samples, channels) in float32, with the dimensions `dims` as channels; maps above 32 × 32 are subsampled.
+    """(…, channels) in float32, with the dimensions `dims` as channels; maps above 32 × 32 are subsampled.
 
+    All dimensions but the last are of samples. Most tensors are not copied.
     channels: how many there are, where `dims` begin with samples: the heads of all images are in one dimension.
     mask: which positions (b, T) count; a tensor without such positions counts as a whole.
     Real and imaginary parts of complex numbers are samples of their own.
@@ -109,8 +110,7 @@ def samples(
         tensor = tensor[:, :, ::2, ::2]
     rows = tensor.movedim(dims, tuple(range(-len(dims), 0))).flatten(-len(dims))
     rows = rows.reshape(*rows.shape[:-1], -1, channels or rows.shape[-1])
-    counted = None if mask is None else _counted(mask, rows.shape[:-1])
-    rows = rows.flatten(0, -2) if counted is None else rows[counted]
+    rows = rows if mask is None else rows[_counted(mask, rows.shape[:-1])]
     return (torch.cat([rows.real, rows.imag]) if rows.is_complex() else rows).float()
 
 
