@@ -42,6 +42,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from .devices import send
+
 # Of each group of a spec an index array (*blocks, size); a rotated one may have matrices (*blocks, size, size).
 Permutations = list[np.ndarray]
 
@@ -471,7 +473,7 @@ def permute_entry(
 ) -> torch.Tensor:
     """`permute` of one entry, whose axes these are."""
     groups = set().union(*map(groups_in, axes))
-    found = {group: torch.as_tensor(permutations[group], device=tensor.device) for group in groups}
+    found = {group: send(torch.as_tensor(permutations[group]), tensor.device) for group in groups}
     return _changed(tensor, axes, spec, partial(rotated, found=found))
 
 

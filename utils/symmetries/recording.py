@@ -1,6 +1,9 @@
-"""The activations of a match's rows, in normal runs on data."""
+"""In which module's call a run is, and the activations of a match's rows in normal runs on data."""
 
+import contextlib
 import math
+from collections import Counter
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
@@ -29,7 +32,7 @@ def record(
     """
 
     def run() -> tuple[dict[int, torch.Tensor], object]:
-        recorder = _Recorder(spec, running.ModulePath(model), before)
+        recorder = _Recorder(spec, ModulePath(model), before)
         given = x if isinstance(x, Inputs) else ((x,), {})
         inputs, keywords = running.tree_map_tensors(torch.clone, tuple(given))  # which the network may change
         with running.restoring(model), running.plain_run(), running.step_by_step(model):
@@ -55,10 +58,49 @@ def _has_channels(tensor: torch.Tensor, row: Activation) -> bool:
     return entries == row.channels or (row.dims[0] == 0 and entries % row.channels == 0)
 
 
+class ModulePath:
+    """Knows in which module's call a run is, by a stack of module paths, and numbers what is called there."""
+
+    def __init__(self, model: nn.Module):
+        self.paths = {id(module): path for path, module in model.named_modules()}
+        self.stack: list[str] = [""]
+        self.calls: Counter[tuple[str, str]] = Counter()
+
+    def tap(self, operation: str, path: str | None = None) -> Tap:
+        """The next call of an operation in this module, or in that at a path."""
+        path = self.stack[-1] if path is None else path
+        self.calls[path, operation] += 1
+        return Tap(path, operation, self.calls[path, operation] - 1)
+
+    @contextlib.contextmanager
+    def watch(self, leaving: Callable[[nn.Module, Tap, torch.Tensor], object]) -> Iterator[None]:
+        """Within, a run is followed from its start; `leaving(module, tap, output)` where a module gives a tensor."""
+        self.calls.clear()
+
+        def enter(module, _):
+            self.stack.append(self.paths.get(id(module), self.stack[-1]))
+
+        def leave(module, _, output):
+            path = self.stack.pop()
+            # In transformations of torch.func the output of a module is a wrapper, and no tensor of the run
+            if isinstance(output, torch.Tensor) and not torch._C._functorch.is_functorch_wrapped_tensor(output):
+                leaving(module, self.tap("", path), output)
+
+        hooks = (
+            nn.modules.module.register_module_forward_pre_hook(enter),
+            nn.modules.module.register_module_forward_hook(leave),
+        )
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+
 class _Recorder(running.Deterministic):
     """Keeps what the operations and modules put out that are the taps of rows."""
 
-    def __init__(self, spec: PermutationSpec, module_path: running.ModulePath, before: bool):
+    def __init__(self, spec: PermutationSpec, module_path: ModulePath, before: bool):
         super().__init__()
         self.module_path, self.before = module_path, before
         self.rows: dict[Tap, list[tuple[int, Activation]]] = {}

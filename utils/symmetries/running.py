@@ -1,4 +1,4 @@
-"""Copies of models, and runs of them that leave no trace: tensors, modes, and in which module's call a run is."""
+"""Copies of models, and runs of them that leave no trace: their tensors and modes."""
 
 import contextlib
 import copy
@@ -8,7 +8,7 @@ import random
 import re
 import sys
 import types
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
@@ -18,8 +18,6 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
-
-from ..permutations import Tap
 
 OWN_SEED = 7_164_289_350_216  # of the runs here: none that a network is likely to set
 Value = TypeVar("Value")
@@ -376,42 +374,3 @@ def only_heads(model: nn.Module) -> None:
     """
     for module in model.modules():
         module.training = next(module.children(), None) is not None
-
-
-class ModulePath:
-    """Knows in which module's call a run is, by a stack of module paths, and numbers what is called there."""
-
-    def __init__(self, model: nn.Module):
-        self.paths = {id(module): path for path, module in model.named_modules()}
-        self.stack: list[str] = [""]
-        self.calls: Counter[tuple[str, str]] = Counter()
-
-    def tap(self, operation: str, path: str | None = None) -> Tap:
-        """The next call of an operation in this module, or in that at a path."""
-        path = self.stack[-1] if path is None else path
-        self.calls[path, operation] += 1
-        return Tap(path, operation, self.calls[path, operation] - 1)
-
-    @contextlib.contextmanager
-    def watch(self, leaving: Callable[[nn.Module, Tap, torch.Tensor], object]) -> Iterator[None]:
-        """Within, a run is followed from its start; `leaving(module, tap, output)` where a module gives a tensor."""
-        self.calls.clear()
-
-        def enter(module, _):
-            self.stack.append(self.paths.get(id(module), self.stack[-1]))
-
-        def leave(module, _, output):
-            path = self.stack.pop()
-            # In transformations of torch.func the output of a module is a wrapper, and no tensor of the run
-            if isinstance(output, torch.Tensor) and not torch._C._functorch.is_functorch_wrapped_tensor(output):
-                leaving(module, self.tap("", path), output)
-
-        hooks = (
-            nn.modules.module.register_module_forward_pre_hook(enter),
-            nn.modules.module.register_module_forward_hook(leave),
-        )
-        try:
-            yield
-        finally:
-            for hook in hooks:
-                hook.remove()

@@ -21,6 +21,7 @@ from ..permutations import Tap
 from . import running
 from .algebra import Algebra, Atom, Axis, atoms_of, axis_of, is_fixed
 from .proof import larger_batch, random_like
+from .recording import ModulePath
 from .rules import ATEN, accepts, called, fixed_like, rule_for, written_out
 
 ONE_IMAGE = "more than 1 value per channel"  # batch normalization's complaint about a batch of one
@@ -196,7 +197,7 @@ class Trace:
 class Tracer(TorchDispatchMode):
     """Calls the rule of every operation that runs."""
 
-    def __init__(self, traced: TracedAxes, module_path: running.ModulePath, given: list[torch.Tensor]):
+    def __init__(self, traced: TracedAxes, module_path: ModulePath, given: list[torch.Tensor]):
         super().__init__()
         self.traced, self.module_path = traced, module_path
         self.fed = WeakIdKeyDictionary(dict.fromkeys(given))  # what depends on the network's inputs
@@ -352,7 +353,7 @@ def _follow(
         network = copies.fresh()
         running.only_heads(network) if mode == "heads" else network.train(mode == "train")
         values, named = running.tree_map_tensors(torch.clone, (example, keywords))
-        module_path, given = running.ModulePath(network), running.tensors_in([values, named])
+        module_path, given = ModulePath(network), running.tensors_in([values, named])
         traced.enter(network, given)
         for _ in range(2):
             tracer = Tracer(traced, module_path, given)
