@@ -21,6 +21,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -78,7 +79,6 @@ def steps_of(
 ) -> Steps:
     """The steps that stages take with a batch, of networks of an architecture with random weights."""
     layout = {"device": device, "memory_format": memory_format(device)}
-    how = {"batch_size": batch_size, "precision": precision}
     a, b = (network(seed, classes, name) for seed in (1, 2))
     curve = Curve.between(copy.deepcopy(a), a.state_dict(), b.state_dict()).to(**layout)
     spec, phi = permutation_spec(b), torch.zeros_like(curve.row(0))
@@ -91,18 +91,28 @@ def steps_of(
 
     def learn_curve(images: Images) -> None:
         curve.learned.requires_grad_(True)
-        fit(CurveTask(curve, WEIGHT_DECAY), images, rates=[0.01], **how)
+        fit(CurveTask(curve, WEIGHT_DECAY), images, rates=[0.01], batch_size=batch_size, precision=precision)
 
     def learn_permutations(images: Images) -> None:
         curve.learned.requires_grad_(False)
-        fit(permutations, images, rates=[0.01], momentum=0.0, **how)
+        fit(permutations, images, rates=[0.01], momentum=0.0, batch_size=batch_size, precision=precision)
+
+    def learn_network(images: Images) -> None:
+        decay = WEIGHT_DECAY
+        fit(NetworkTask(a), images, rates=[0.01], weight_decay=decay, batch_size=batch_size, precision=precision)
+
+    def estimate(images: Images) -> None:
+        reestimate_batch_norm(curve.place(0.5), images, batch_size=batch_size, precision=precision)
+
+    def test(images: Images) -> None:
+        evaluate(curve.place(0.5), images, batch_size=batch_size, precision=precision)
 
     return {
-        "training": lambda images: fit(NetworkTask(a), images, rates=[0.01], weight_decay=WEIGHT_DECAY, **how),
+        "training": learn_network,
         "curve": learn_curve,
         "PAM, permutation phase": learn_permutations,
-        "batch-norm statistics": lambda images: reestimate_batch_norm(curve.place(0.5), images, **how),
-        "test": lambda images: evaluate(curve.place(0.5), images, **how),
+        "batch-norm statistics": estimate,
+        "test": test,
     }
 
 
@@ -271,11 +281,11 @@ def network_rows(
     device = data.train.device
     for batch_size in batch_sizes:
         of = epochs(data.train, batch_size, steps)
-        how = {"batch_size": batch_size}
-        flop = flop_of(steps_of(name, data.num_classes, device, precision="fp32", compiled=False, **how), of)
+        steps_in = partial(steps_of, name, data.num_classes, device, batch_size=batch_size)
+        flop = flop_of(steps_in(precision="fp32", compiled=False), of)
         for precision, is_compiled in itertools.product(PRECISIONS, (False, True) if compiled else (False,)):
             known = {"network": name, "images": batch_size, "precision": precision, "compiled": is_compiled}
-            made = steps_of(name, data.num_classes, device, precision=precision, compiled=is_compiled, **how)
+            made = steps_in(precision=precision, compiled=is_compiled)
             yield from rows_of(made, known, of, flop, rounds)
             torch.compiler.reset()  # a graph keeps its memory
     made, of = alignment(name, data.num_classes, device), epochs(data.train, CHUNK, steps)
@@ -351,8 +361,9 @@ def main(args):
     data, rows = embedded_data(device), []
     for name in args.networks:
         print(f"{name}: {', '.join(HEAD[:-1])}")
-        how = {"compiled": args.compile, "steps": args.steps, "rounds": args.rounds}
-        rows += network_rows(name, data, args.batch_sizes, **how)
+        rows += network_rows(
+            name, data, args.batch_sizes, compiled=args.compile, steps=args.steps, rounds=args.rounds
+        )
     on = {"gpu": describe(device), "cuda": torch.version.cuda, "hip": torch.version.hip}
     record = {"machine": machine() | on, "operations_a_second": fastest, "rows": rows}
     print(f"\n{table(record)}")

@@ -1,5 +1,7 @@
 """Weight matching: shuffled copies are found exactly, and nothing that is begun with gets worse."""
 
+import itertools
+
 import emulated
 import networks
 import numpy as np
@@ -194,12 +196,39 @@ def test_a_match_to_begin_with_gets_no_worse():
     assert all(map(np.array_equal, start, again))  # the same seed, the same match
 
 
-def test_a_large_network_is_searched_less(monkeypatch):
-    spec, a, _ = spec_and_states("TinyTen")
-    b = permute(a, spec, spec.random(3))
-    monkeypatch.setattr(weights, "MULTIPLICATIONS", 1)
-    back = permute(b, spec, match_weights(a, b, spec))
-    assert all(torch.equal(back[key], a[key]) for key in counted(a, spec))
+@pytest.mark.parametrize("bound", ["MULTIPLICATIONS", "VERY_LARGE"])
+def test_a_large_network_is_searched_less(monkeypatch, bound):
+    """And is found still: its shuffled copy, as such, and what was trained on from it, shuffled or not."""
+    spec, a, noise = spec_and_states("TinyTen")
+    monkeypatch.setattr(weights, bound, 1)
+    near = {key: a[key] + 0.1 * noise[key] if a[key].is_floating_point() else a[key] for key in a}
+    for state, planted in itertools.product((a, near), (spec.random(3), spec.identity())):
+        found = match_weights(a, permute(state, spec, planted), spec)
+        assert all(map(np.array_equal, found, inverse(spec, planted)))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("rotations", [False, True])
+def test_weights_that_are_not_finite_are_refused(value, rotations):
+    networks = [nn.Sequential(nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 2)) for _ in range(2)]
+    spec = permutation_spec(networks[0], torch.randn(4, 3), rotations=rotations)
+    with torch.no_grad():
+        networks[1][2].weight[0, 1] = value
+    with pytest.raises(ValueError, match="^2.weight of B has numbers that are not finite"):
+        align(*networks, spec, method="weight", rotations=rotations)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_weights_of_several_precisions(seed):
+    """Scores that a float64 weight shares are kept up to date by float32 ones too."""
+    spec, a, b = spec_and_states("TinyTen")
+    wide = [{key: value.double() for key, value in state.items()} for state in (a, b)]
+    some = [
+        {key: state[key].double() if number % 2 else state[key] for number, key in enumerate(state)}
+        for state in (a, b)
+    ]
+    found, exact = (searched(spec, *states, spec.random(seed)) for states in (some, wide))
+    assert weight_similarity(*wide, spec, found) == pytest.approx(weight_similarity(*wide, spec, exact), rel=1e-3)
 
 
 @pytest.mark.skipif(emulated.MISSING is not None, reason=str(emulated.MISSING))

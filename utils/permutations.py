@@ -422,6 +422,12 @@ def counted(weights: Weights, spec: PermutationSpec) -> list[str]:
     ]
 
 
+def expect_finite(which: str, weights: Weights, names: Iterable[str]) -> None:
+    """ValueError, with the first name, if some weights of A or B (`which`) are not finite."""
+    if broken := [name for name in names if not weights[name].isfinite().all()]:
+        raise ValueError(f"{broken[0]} of {which} has numbers that are not finite: weights cannot be matched by it")
+
+
 def pairs_of(
     weights_a: Weights, weights_b: Weights, spec: PermutationSpec, groups: Collection[int] | None = None
 ) -> list[WeightPair]:

@@ -27,7 +27,9 @@ from .permutations import (
     both_sides,
     by_units,
     compose_one,
+    counted,
     dependents,
+    expect_finite,
     other_side,
     pairs_of,
     rotated,
@@ -57,20 +59,21 @@ def match_rotations(
     embeddings. rows: of activations, by which groups are matched as far as these show them alone, and only the
     rest by weights.
 
-    ValueError if the spec has no kinds.
+    ValueError if the spec has no kinds, or a weight is not finite.
     """
     if not spec.kinds:
         raise ValueError("this spec has permutations alone: permutation_spec(…, rotations=True) finds rotations")
     shown = _by_activations(spec, rows) if rows is not None else {}
-    pairs = pairs_of(_weights(network_a, spec), _weights(network_b, spec), both_sides(spec))
+    pairs = pairs_of(_weights("A", network_a, spec), _weights("B", network_b, spec), both_sides(spec))
     rest = [number for number in range(len(spec.groups)) if number not in shown]
     _, found = _in_turns(_changed(pairs, shown, len(spec.groups)), spec, rest)
     return [(found | shown).get(number, same) for number, same in enumerate(spec.identity())]
 
 
-def _weights(network: nn.Module, spec: PermutationSpec) -> dict[str, torch.Tensor]:
+def _weights(which: str, network: nn.Module, spec: PermutationSpec) -> dict[str, torch.Tensor]:
     """In float64, on the CPU, gains absorbed."""
     state = {name: value.detach().cpu() for name, value in network.state_dict().items()}
+    expect_finite(which, state, counted(state, spec))
     wide = {name: value.double() if value.is_floating_point() else value for name, value in state.items()}
     return absorbed(wide, spec)
 

@@ -41,6 +41,7 @@ from .permutations import (
     compose,
     counted,
     dependents,
+    expect_finite,
     pairs_of,
     permute_entry,
     reordered,
@@ -94,7 +95,7 @@ def _ascent(
         return Move(found, near, is_optimal=not inside and _is_there_once(here.values(), group))
 
     done = more = spec.identity()
-    # Large groups are first matched nearly at their best, until that betters nothing.
+    # Large groups are matched approximately first, until nothing gets better, and only then exactly.
     for is_exact in (False, True) if any(group.size > EXACTLY for group in spec.groups) else (True,):
         for more in ascend(spec, turns, partial(take, is_exact=is_exact), generator):
             yield compose(spec, done, more)
@@ -179,7 +180,8 @@ class _State:
                 if other not in known or (other == group and is_reordered):
                     continue
                 if few is not None:
-                    known[other].baddbmm_(_units(a, k), _units(b, k).mT)
+                    kind = known[other].dtype
+                    known[other].baddbmm_(_units(a, k, kind), _units(b, k, kind).mT)
                 else:
                     del known[other]
         return True
@@ -253,8 +255,10 @@ def match_weights(
     seed: of the random orders.
     start: permutations to begin with, than which the result is no worse. By default searches begin with the identity,
         and one with invariants of each unit under all permutations: so a network finds its own shuffled copy.
+
+    Raises ValueError, with its name, if a weight is not finite.
     """
-    weights_a, weights_b = (_nearby(weights, spec) for weights in (weights_a, weights_b))
+    weights_a, weights_b = _nearby("A", weights_a, spec), _nearby("B", weights_b, spec)
     pairs = pairs_of(weights_a, weights_b, spec)
     generator = np.random.default_rng(seed)
     sizes = ((b.values.numel(), b.values.shape[k], group) for _, b in pairs for k, group in enumerate(b.groups))
@@ -304,7 +308,7 @@ def match_some(
     """The permutations of B, in which some groups are matched by their weights, given all others as they are."""
     if not groups:
         return list(permutations)
-    weights_a, weights_b = (_nearby(weights, spec) for weights in (weights_a, weights_b))
+    weights_a, weights_b = _nearby("A", weights_a, spec), _nearby("B", weights_b, spec)
     pairs = permuted(pairs_of(weights_a, weights_b, spec, groups), permutations)
     turns = [(group, *(other for other in dependents(spec, group) if other in groups)) for group in groups]
     generator, found = np.random.default_rng(0), []
@@ -375,14 +379,15 @@ def weight_similarity(
     return torch.cat(_products(pairs)).cpu().double().sum().item() if names else 0.0
 
 
-def _nearby(weights: Weights, spec: PermutationSpec) -> Weights:
+def _nearby(which: str, weights: Weights, spec: PermutationSpec) -> Weights:
     """What is compared, on the CPU unless it is large: a device would wait for each of many decisions."""
     compared = {name: weights[name].detach() for name in counted(weights, spec)}
-    if sum(value.numel() for value in compared.values()) > LARGE:
-        return compared
-    return {name: value.cpu() for name, value in compared.items()}
+    if sum(value.numel() for value in compared.values()) <= LARGE:
+        compared = {name: value.cpu() for name, value in compared.items()}
+    expect_finite(which, compared, compared)
+    return compared
 
 
 def _products(pairs: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> list[torch.Tensor]:
-    """⟨a, b⟩ of each two of the same shape by rows, which are to be added in float64: not every device has it."""
+    """⟨a, b⟩ of pairs of the same shape, row by row: rows are to be added in float64, which not every device has."""
     return [(a * b).flatten(min(a.dim() - 1, 1)).sum(-1).flatten() for a, b in pairs]
