@@ -6,6 +6,7 @@ python training/train_curve_pam.py --dataset CIFAR100 --seed_a 1 --seed_b 2 --ep
 import argparse
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -129,7 +130,20 @@ def main(args):
         else:
             task = pam.PermutationTask(curve, spec, start, phi, data.test, data.task)
             rates = perm_rates[i * args.inner_iters_perm :][: args.inner_iters_perm]
-            order, took = learn(args, task, data.train, phase, rates)
+            if args.compile:
+                task.soft.compile()
+            learn = partial(
+                pam.learn_permutations,
+                task,
+                data.train,
+                phase,
+                rates=rates,
+                batch_size=args.batch_size,
+                seed=args.seed,
+                precision=args.precision,
+                val_freq=args.val_freq[0],
+            )
+            order, took = with_cost(learn, phase, args.device)
             taken += took
             permutations = compose(spec, permutations, order)
             made_for = list(map(network_digest, networks))
@@ -180,22 +194,11 @@ def off_the_line(curve, end, turning_point):
     return (curve.row(1) - torch.lerp(curve.row(0), curve.row(2), 0.5)).detach()
 
 
-def learn(args, task, images, phase, rates):
+def with_cost(learn, phase, device):
     """The permutations that a phase learns, and what that took, in a list: nothing if an earlier start did a part."""
-    if args.compile:
-        task.soft.compile()
     is_new = not rolling(phase.stem).exists() and not kept_epochs(phase.stem)
-    with cost(images.device) as took:
-        order = pam.learn_permutations(
-            task,
-            images,
-            phase,
-            rates=rates,
-            batch_size=args.batch_size,
-            seed=args.seed,
-            precision=args.precision,
-            val_freq=args.val_freq[0],
-        )
+    with cost(device) as took:
+        order = learn()
     return order, [took] if is_new else []
 
 
