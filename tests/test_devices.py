@@ -92,6 +92,7 @@ def read(path):
 def test_stages_end_with_the_numbers_of_the_cpu(rules, tmp_path, quick_pam, monkeypatch):
     """All of them unchanged, on a device on which what its rules forbid is an error."""
     monkeypatch.setattr(activations, "PIECE", 10**9)  # devices have no caches of that size
+    monkeypatch.setattr(activations, "CHUNK", activations.CHUNK_ON_DEVICE)
     write_image_folder(tmp_path / "data/bars", train=12, test=5)
     where = ["--dataset", "bars", "--data_path", tmp_path / "data", "--batch_size", 20]
     for script, *flags in PIPELINE:
@@ -246,7 +247,7 @@ def test_a_comparison_of_activations_waits_once_a_chunk(monkeypatch, data_path):
     spec = permutation_spec(a)
 
     def waits(chunk):
-        monkeypatch.setattr(activations, "CHUNK", chunk)
+        monkeypatch.setattr(activations, "CHUNK_ON_DEVICE", chunk)
         emulation.waits.clear()
         activations.cross_moments(a, b, spec, images.batches(80))
         return emulation.waits.total()

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from utils import (
+    activations,
     align,
     align_many,
     barrier,
@@ -259,6 +260,18 @@ def test_next_tokens():
     spec = permutation_spec(network, TOKENS)
     one, two = (cross_correlations(network, other, spec, [texts(padding)]) for padding in (0, 7))
     for matrix, same in zip(one, two, strict=True):
+        np.testing.assert_allclose(matrix, same, atol=1e-5)
+
+
+def test_no_more_than_some_tokens_are_compared_at_once(monkeypatch):
+    a, b, seen = GPT(0), GPT(1), []
+    spec = permutation_spec(a, TOKENS)
+    expected = cross_correlations(a, b, spec, [texts(0)])
+    monkeypatch.setattr(activations, "TOKENS", 60)
+    a.register_forward_pre_hook(lambda _, __, named: seen.append(named["input_ids"].numel()), with_kwargs=True)
+    found = cross_correlations(a, b, spec, [texts(0)])
+    assert seen == [60] * 6
+    for matrix, same in zip(expected, found, strict=True):
         np.testing.assert_allclose(matrix, same, atol=1e-5)
 
 

@@ -9,7 +9,7 @@ from scipy.optimize import linear_sum_assignment
 from test_permutations import ALL, Unseen, model_and_images
 
 from models import MODELS, builder
-from utils.activations import count_samples
+from utils.activations import count_shown
 from utils.assignment import assigned_score
 from utils.attack import Attack
 from utils.matching import (
@@ -215,6 +215,12 @@ def test_equals_the_plain_definition(name):
             np.testing.assert_array_equal(permutation[correlated], best[correlated])
 
 
+def show(moments, x, y):
+    moments.show_a(x)
+    moments.show_b(y)
+    assert count_shown([moments])
+
+
 @pytest.mark.parametrize("layout", ["samples", "channels first", "channels last"])
 def test_a_large_mean_loses_nothing(layout):
     """Neither of correlations nor of products, whose best assignment has the least L2 distance; in whatever layout,
@@ -222,13 +228,13 @@ def test_a_large_mean_loses_nothing(layout):
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(6, 20_000, generator=generator) * 0.01 + 100
     y = x.flip(0) + 0.005 * torch.randn(6, 20_000, generator=generator)
-    moments = Moments(x[:, :50].mean(1), y[:, :50].mean(1))
+    moments = Moments()
     for parts in zip(x.split(10_000, 1), y.split(10_000, 1), strict=True):
         maps = [part.view(6, 100, 10, 10).movedim(0, 1).contiguous() for part in parts]
         if layout == "channels last":
             maps = [each.contiguous(memory_format=torch.channels_last) for each in maps]
-        count_samples(
-            [moments], [[part.T for part in parts] if layout == "samples" else [samples(each, (1,)) for each in maps]]
+        show(
+            moments, *([part.T for part in parts] if layout == "samples" else [samples(each, (1,)) for each in maps])
         )
     expected = np.corrcoef(x.double().numpy(), y.double().numpy())[:6, 6:]
     np.testing.assert_allclose(moments.correlation(), expected, atol=1e-6)
@@ -238,8 +244,8 @@ def test_a_large_mean_loses_nothing(layout):
 def test_a_dead_channel_correlates_with_nothing():
     x = torch.randn(3, 100)
     x[1] = 0.7
-    moments = Moments(x.mean(1), x.mean(1))
-    count_samples([moments], [(x.T, x.T)])
+    moments = Moments()
+    show(moments, x.T, x.T)
     correlation = moments.correlation()
     assert (correlation[1] == 0).all()
     np.testing.assert_allclose(np.diag(correlation)[[0, 2]], 1, atol=1e-6)

@@ -20,12 +20,15 @@ from .devices import device_of
 from .errors import UserError
 from .losses import main_output
 from .permutations import PermutationSpec
-from .symmetries.recording import record, samples
+from .symmetries.recording import observe, record, samples
 
-# Networks run on so many images at once. All activations of one chunk are alive together.
-CHUNK = 64
+# Networks run on so many samples at once, of texts on so many tokens: what A shows of them is kept until B shows its
+# own. On a GPU, where a chunk takes as long as its kernels are launched, they are more.
+CHUNK = 128
+CHUNK_ON_DEVICE = 512
+TOKENS = 8192
 
-# So many samples of all channels are summed up at once on the CPU: they stay in its cache.
+# So many samples of 64 channels are summed up at once on the CPU: they stay in its cache.
 PIECE = 4096
 
 # Weight of what breaks ties in `correlation_scores`: below any difference in correlation that matters.
@@ -42,10 +45,12 @@ class Moments:
 
         a = Σ (x−s)     aa = Σ (x−s)²     ab = Σ (x−s)(y−s′)ᵀ, (C_a, C_b)
         b = Σ (y−s′)    bb = Σ (y−s′)²
+
+    A shows samples, then B its own of the same images and positions, then they are counted (`count_shown`).
     """
 
-    shift_a: torch.Tensor
-    shift_b: torch.Tensor
+    shift_a: torch.Tensor | None = None
+    shift_b: torch.Tensor | None = None
     count: int = 0
     a: torch.Tensor | float = 0.0
     b: torch.Tensor | float = 0.0
@@ -53,23 +58,26 @@ class Moments:
     bb: torch.Tensor | float = 0.0
     ab: torch.Tensor | float = 0.0
 
-    def sums(self, x: torch.Tensor, y: torch.Tensor) -> list[torch.Tensor]:
-        """a, b, aa, bb and ab of samples x (…, C_a) and y (…, C_b), where these are.
+    def show_a(self, x: torch.Tensor) -> None:
+        """Keep samples x (…, C_a) of A less the shift, which is the mean of the first ones."""
+        self.shift_a = _mean(x) if self.shift_a is None else self.shift_a
+        self.kept = [*_about(x, self.shift_a)]
 
-        In float32; on the CPU in pieces, which are added in float64.
-        """
-        total: list = [0.0] * 5
-        for about_a, about_b in zip(_about(x, self.shift_a), _about(y, self.shift_b), strict=True):
+    def show_b(self, y: torch.Tensor) -> None:
+        """Sum up samples y (…, C_b) of B beside A's: in float32; on the CPU in pieces, which are added in float64."""
+        self.shift_b = _mean(y) if self.shift_b is None else self.shift_b
+        self.sums: list = [0.0] * 5
+        for about_a, about_b in zip(self.kept, _about(y, self.shift_b), strict=True):
             a, b, ab = about_a.sum(1), about_b.sum(1), about_a @ about_b.T
-            sums = (a, b, about_a.square_().sum(1), about_b.square_().sum(1), ab)
+            sums = (a, b, about_a.square().sum(1), about_b.square_().sum(1), ab)
             exact = (each.double() if each.is_cpu else each for each in sums)
-            total = [before + more for before, more in zip(total, exact, strict=True)]
-        return total
+            self.sums = [before + more for before, more in zip(self.sums, exact, strict=True)]
 
-    def add(self, count: int, sums: Sequence[torch.Tensor]) -> None:
-        """Count samples whose `sums` these are, in float64 on the CPU."""
+    def add(self, sums: Sequence[torch.Tensor]) -> None:
+        """Count the samples that were shown; sums: theirs, in float64 on the CPU."""
         a, b, aa, bb, ab = sums
-        self.count, self.a, self.b = self.count + count, self.a + a, self.b + b
+        self.count += sum(piece.shape[1] for piece in self.kept)
+        self.a, self.b = self.a + a, self.b + b
         self.aa, self.bb, self.ab = self.aa + aa, self.bb + bb, self.ab + ab
 
     def sum_over_all(self) -> None:
@@ -113,10 +121,15 @@ class Moments:
         return torch.where(scale > 0, covariance / scale, 0).numpy()
 
 
+def _mean(samples: torch.Tensor) -> torch.Tensor:
+    """Of each channel of samples (…, C); 0 without any, as of a process that has no part of a small batch."""
+    return samples.flatten(0, -2).mean(0).nan_to_num()
+
+
 def _about(samples: torch.Tensor, shift: torch.Tensor) -> Iterator[torch.Tensor]:
     """Samples (…, C) less `shift`, as (C, n) of their own; on the CPU in pieces of about PIECE, one at a time."""
-    count = max(math.prod(samples.shape[:-1]), 1)
-    for part in samples.split(max(PIECE * len(samples) // count, 1) if samples.is_cpu else max(len(samples), 1)):
+    count, piece = max(math.prod(samples.shape[:-1]), 1), PIECE * max(64 // len(shift), 1)
+    for part in samples.split(max(piece * len(samples) // count, 1) if samples.is_cpu else max(len(samples), 1)):
         if part.stride(-1) == 1:
             yield (part.flatten(0, -2) - shift).T
         else:  # channels stand before positions: all of one follow each other in the copy too
@@ -125,16 +138,16 @@ def _about(samples: torch.Tensor, shift: torch.Tensor) -> Iterator[torch.Tensor]
             yield less.flatten(1)
 
 
-def count_samples(moments: Sequence[Moments], pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> bool:
-    """Count samples x (…, C_a) and y (…, C_b) of several activations, a pair for each of their moments.
+def count_shown(moments: Sequence[Moments]) -> bool:
+    """Count what A and B have shown. Returns whether all of it is finite.
 
-    Their sums come from the device by a single copy, for which the host waits. Returns whether all are finite.
+    The sums come from the device by a single copy, for which the host waits.
     """
-    groups = [moment.sums(*pair) for moment, pair in zip(moments, pairs, strict=True)]
-    flat = torch.cat([tensor.reshape(-1) for group in groups for tensor in group]).cpu().double()
-    parts = iter(flat.split([tensor.numel() for group in groups for tensor in group]))
-    for moment, (x, _), group in zip(moments, pairs, groups, strict=True):
-        moment.add(math.prod(x.shape[:-1]), [next(parts).view(tensor.shape) for tensor in group])
+    tensors = [tensor for moment in moments for tensor in moment.sums]
+    flat = torch.cat([tensor.reshape(-1) for tensor in tensors]).cpu().double()
+    parts = iter(flat.split([tensor.numel() for tensor in tensors]))
+    for moment in moments:
+        moment.add([next(parts).view(tensor.shape) for tensor in moment.sums])
     return bool(flat.isfinite().all())
 
 
@@ -199,34 +212,33 @@ def cross_moments(
     ValueError if there are no samples; UserError, with the sample and the row, if an activation is not finite, or too
     large for its square.
     """
-    moments: list[Moments] = []
+    moments = [Moments() for _ in range(len(spec.rows) + 1)]
     device, seen = device_of(network_a), 0
-    for batch in _chunks(batches):
+    for batch in _chunks(batches, CHUNK if device.type == "cpu" else CHUNK_ON_DEVICE):
         batch = mapped(lambda tensor: tensor.to(device), batch)
         shown_a, shown_b = batch if isinstance(batch, ImagePair) else (split(network_a, batch)[0],) * 2
         mask = None if isinstance(batch, ImagePair) else token_mask(batch)
-        rows_a, output_a = record(network_a, spec, shown_a, mask, before=before)
-        rows_b, output_b = record(network_b, spec, shown_b, mask, before=before)
-        pairs = [*zip([*rows_a, _logits(output_a, mask)], [*rows_b, _logits(output_b, mask)], strict=True)]
-        if not moments:
-            # This process may have no part of a small batch, and so no means
-            means = ((each.flatten(0, -2).mean(0).nan_to_num() for each in pair) for pair in pairs)
-            moments = [Moments(*mean) for mean in means]
-        is_finite = count_samples(moments, pairs)
-        if strict and not is_finite:
-            raise UserError(_not_finite(batch, seen, [*(row.label for row in spec.rows), "the output"], pairs))
+        output = observe(network_a, spec, shown_a, mask, take=lambda n, x: moments[n].show_a(x), before=before)
+        moments[-1].show_a(_logits(output, mask))
+        output = observe(network_b, spec, shown_b, mask, take=lambda n, y: moments[n].show_b(y), before=before)
+        moments[-1].show_b(_logits(output, mask))
+        if not count_shown(moments) and strict:
+            both = ((network_a, shown_a), (network_b, shown_b))
+            found = (record(network, spec, shown, mask, before=before) for network, shown in both)
+            pairs = zip(*([*of_rows, _logits(output, mask)] for of_rows, output in found), strict=True)
+            raise UserError(_not_finite(batch, seen, [*(row.label for row in spec.rows), "the output"], [*pairs]))
         seen += rows(batch)
-    if not moments or not (seen or distributed.size() > 1):
+    if moments[-1].shift_a is None or not (seen or distributed.size() > 1):
         raise ValueError("there are no samples on which activations could be compared")
     for moment in moments:
         moment.sum_over_all()
     return moments
 
 
-def _chunks(batches: Iterable[Batch | ImagePair]) -> Iterator[Batch | ImagePair]:
-    """Samples in pieces of CHUNK, whatever batches they come in: sums are then the same to the last bit.
+def _chunks(batches: Iterable[Batch | ImagePair], count: int) -> Iterator[Batch | ImagePair]:
+    """Samples in pieces of `count`, whatever batches they come in: sums are then the same to the last bit.
 
-    Only where batches are of unlike shapes, as of texts, a piece ends with them.
+    Texts in pieces of TOKENS at most. Only where batches are of unlike shapes, a piece ends with them.
     """
     rest, is_first = None, True
     for batch in batches:
@@ -234,13 +246,20 @@ def _chunks(batches: Iterable[Batch | ImagePair]) -> Iterator[Batch | ImagePair]
             if (both := joined(rest, batch)) is None:
                 yield rest
             batch = batch if both is None else both
-        whole = rows(batch) // CHUNK * CHUNK
-        for start in range(0, whole, CHUNK):
-            yield taken(batch, slice(start, start + CHUNK))
+        piece = min(count, max(TOKENS // max(_tokens(batch), 1), 1))
+        whole = rows(batch) // piece * piece
+        for start in range(0, whole, piece):
+            yield taken(batch, slice(start, start + piece))
             is_first = False
         rest = taken(batch, slice(whole, None))
     if rest is not None and (is_first or rows(rest)):  # a process without images has sums to add as the others have
         yield rest
+
+
+def _tokens(batch: Batch | ImagePair) -> int:
+    """How many tokens each sample of a batch is, if it is a text; 0 for an image."""
+    first = tensors_of(batch)[0]
+    return math.prod(first.shape[1:]) if first.dtype in (torch.int32, torch.int64) else 0
 
 
 LOGITS = 1024  # of more classes (or tokens), the first are compared

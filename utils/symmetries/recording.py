@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import _disable_current_modes
 
 from ..batches import Inputs
 from ..errors import UserError
@@ -25,30 +26,47 @@ def record(
     *,
     before: bool = False,
 ) -> tuple[list[torch.Tensor], object]:
-    """The channels of each row of a spec, (…, channels) in float32, when the network runs on x, and its output.
+    """All that `observe` shows, by rows, and the network's output."""
+    found: dict[int, torch.Tensor] = {}
+    output = observe(
+        model, spec, x, mask, take=lambda number, values: found.update({number: values.clone()}), before=before
+    )
+    return [found[number] for number in range(len(spec.rows))], output
+
+
+def observe(
+    model: nn.Module,
+    spec: PermutationSpec,
+    x: torch.Tensor | Inputs,
+    mask: torch.Tensor | None = None,
+    *,
+    take: Callable[[int, torch.Tensor], object],
+    before: bool = False,
+) -> object:
+    """Run the network on x, and show the channels of each row of a spec as soon as it has them; its output.
 
     It runs in evaluation, but with its heads for training. mask: of the positions that count (b, T), if not all do.
-    before: keep the input of each activation function, and not its output.
+    take: called with the number of a row and its channels, (…, channels) in float32, which the network may change
+    later; for a network that takes gradients of its own outputs perhaps twice, the second time counts.
+    before: show the input of each activation function, and not its output.
     """
 
-    def run() -> tuple[dict[int, torch.Tensor], object]:
-        recorder = _Recorder(spec, ModulePath(model), before)
+    def run() -> tuple[set[int], object]:
+        recorder = _Recorder(spec, ModulePath(model), before, mask, take)
         given = x if isinstance(x, Inputs) else ((x,), {})
         inputs, keywords = running.tree_map_tensors(torch.clone, tuple(given))  # which the network may change
         with running.restoring(model), running.plain_run(), running.step_by_step(model):
             running.only_heads(model)
             with recorder.module_path.watch(recorder.leaving), recorder:
-                return recorder.found, model(*inputs, **keywords)
+                return recorder.shown, model(*inputs, **keywords)
 
-    found, output = running.without_gradients(run)
-    rows = [(row, found.get(number)) for number, row in enumerate(spec.rows)]
-    if missing := [row.label for row, tensor in rows if tensor is None or not _has_channels(tensor, row)]:
+    shown, output = running.without_gradients(run)
+    if missing := [row.label for number, row in enumerate(spec.rows) if number not in shown]:
         raise UserError(
             f"{type(model).__name__} does not show {missing[0]} when it runs on data, where units are to be "
             "compared: what it runs depends on the data, or one kernel does that and more on this device"
         )
-    means = ((tensor.mean(row.mean, keepdim=True) if row.mean else tensor, row) for row, tensor in rows)
-    return [samples(tensor.detach(), row.dims, row.channels, mask) for tensor, row in means], output
+    return output
 
 
 def _has_channels(tensor: torch.Tensor, row: Activation) -> bool:
@@ -98,43 +116,51 @@ class ModulePath:
 
 
 class _Recorder(running.Deterministic):
-    """Keeps what the operations and modules put out that are the taps of rows."""
+    """Shows what the operations and modules put out that are the taps of rows."""
 
-    def __init__(self, spec: PermutationSpec, module_path: ModulePath, before: bool):
+    def __init__(
+        self,
+        spec: PermutationSpec,
+        module_path: ModulePath,
+        before: bool,
+        mask: torch.Tensor | None,
+        take: Callable[[int, torch.Tensor], object],
+    ):
         super().__init__()
-        self.module_path, self.before = module_path, before
+        self.module_path, self.before, self.mask, self.take = module_path, before, mask, take
         self.rows: dict[Tap, list[tuple[int, Activation]]] = {}
         for number, row in enumerate(spec.rows):
             self.rows.setdefault(row.call if before else row.tap, []).append((number, row))
         self.operations = {tap.operation for tap in self.rows}
-        self.found: dict[int, torch.Tensor] = {}
+        self.passed: set[int] = set()
+        self.shown: set[int] = set()
 
     def __torch_dispatch__(self, func, types, operands=(), keywords=None):
         name = called(func)
-        rows = self.rows.get(self.module_path.tap(name), []) if name in self.operations else []
-        if self.before:
-            self.keep(rows, next((a for a in operands if isinstance(a, torch.Tensor)), None), is_output=False)
-        if func._schema.is_mutable and self.found:
-            self.save_from(running.tensors_in([operands, keywords or {}]))
+        rows = self.rows.get(self.module_path.tap(name), ()) if name in self.operations else ()
+        if rows and self.before:
+            self.show(rows, next((a for a in operands if isinstance(a, torch.Tensor)), None), is_output=False)
         out = super().__torch_dispatch__(func, types, operands, keywords)
-        self.keep(rows, out[0] if isinstance(out, (tuple, list)) else out, is_output=True)
+        if rows:
+            self.show(rows, out[0] if isinstance(out, (tuple, list)) else out, is_output=True)
         return out
 
-    def keep(self, rows: list, tensor: torch.Tensor | None, is_output: bool) -> None:
-        """Keep a tensor for rows that have none yet. What makes units has them only in its output."""
+    def show(self, rows: list, tensor: torch.Tensor | None, is_output: bool) -> None:
+        """Show a tensor as rows that have passed by none yet. What makes units has them only in its output."""
         for number, row in rows:
-            if number not in self.found and (is_output or row.call.operation not in ATEN["producer"]):
-                self.found[number] = tensor
-
-    def save_from(self, changed: list[torch.Tensor]) -> None:
-        """Copy kept tensors that are about to be changed in place. Most are not, so that no others are copied."""
-        memories = set(map(running.memory_of, changed))
-        for number, tensor in self.found.items():
-            if running.memory_of(tensor) in memories:
-                self.found[number] = tensor.clone()
+            if number in self.passed or not (is_output or row.call.operation not in ATEN["producer"]):
+                continue
+            self.passed.add(number)
+            if tensor is not None and _has_channels(tensor, row):
+                self.shown.add(number)
+                tensor = tensor.detach()
+                values = tensor.mean(row.mean, keepdim=True) if row.mean else tensor
+                self.take(number, samples(values, row.dims, row.channels, self.mask))
 
     def leaving(self, module: nn.Module, tap: Tap, output: torch.Tensor) -> None:
-        self.keep(self.rows.get(tap, []), output, is_output=True)
+        if rows := self.rows.get(tap):
+            with _disable_current_modes():  # what is done with a row is none of the network's operations
+                self.show(rows, output, is_output=True)
 
 
 def samples(
