@@ -196,13 +196,16 @@ def slopes_of(
     most = max((2 * len(here) // spec.groups[group].size for group, here in places.items()), default=0)
     times = -(-min(max(most, 1), 32) // len(spec.modes))
     factors: dict[str, float] = {}
-    take = partial(trial.slopes, given=given, values=state, times=times)
+    watch = partial(Factors, found=factors)
     for mode in spec.modes:
-        for slopes in take(mode, watch=partial(Factors, found=factors)):
+        with trial.random_sums(mode, given, values=state, times=times, watch=watch) as (moving, sums):
             weights = state | {entry: state[entry] + added for entry, added in factors.items()}
-            places = {g: here for g, here in places.items() if all(place.entry in slopes for place in here)}
-            for group, here in places.items():
-                rows[group].append(_moved(here, spec, group, weights, slopes, times * len(spec.modes)))
+            places = {g: here for g, here in places.items() if all(place.entry in moving for place in here)}
+            take = partial(torch.autograd.grad, inputs=[*moving.values()], retain_graph=True, materialize_grads=True)
+            for total in sums:
+                slopes = dict(zip(moving, take(total), strict=True))
+                for group, here in places.items():
+                    rows[group].append(_moved(here, spec, group, weights, slopes, times * len(spec.modes)))
     arrays = {group: [np.concatenate(each, 1) for each in zip(*rows[group], strict=True)] for group in places}
     return {group: Slopes(here, *arrays[group]) for group, here in places.items()}, factors
 

@@ -6,7 +6,7 @@ And a wrong order of each group must show: what it would not change has not been
 import contextlib
 import inspect
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
@@ -206,9 +206,10 @@ class Trial:
         for tensor in filter(
             running.has_fractions, {id(t): t for t in running.state_of(self.copies.latest).values()}.values()
         ):
-            tensor.copy_(0.75 * tensor.flatten().roll(1).view_as(tensor))
+            tensor.copy_(tensor.flatten().roll(1).view_as(tensor)).mul_(0.75)
 
-    def slopes(
+    @contextlib.contextmanager
+    def random_sums(
         self,
         mode: str,
         given: tuple,
@@ -216,8 +217,8 @@ class Trial:
         values: Mapping[str, torch.Tensor] | None = None,
         times: int = 1,
         watch: Callable[[Mapping[str, torch.Tensor]], TorchDispatchMode] | None = None,
-    ) -> list[dict[str, torch.Tensor]]:
-        """The gradients of `times` random sums of what is put out, by entries: zeros where it depends on none.
+    ) -> Iterator[tuple[dict[str, torch.Tensor], list[torch.Tensor]]]:
+        """The entries that have gradients, and `times` random sums of what is put out, of which these are taken.
 
         values: of all entries, else as they are. watch: makes what sees the run, in which random numbers are drawn
         then, from the entries of the network that runs.
@@ -236,19 +237,31 @@ class Trial:
                 sum((torch.randn_like(t) * t / _typical(t) / math.sqrt(t.numel())).sum().real for t in outputs)
                 for _ in range(times)
             ]
-            state = {name: tensor for name, tensor in running.state_of(network).items() if tensor.requires_grad}
-            take = partial(torch.autograd.grad, inputs=[*state.values()], retain_graph=True, materialize_grads=True)
-            return [dict(zip(state, take(total), strict=True)) for total in sums]
+            yield {name: tensor for name, tensor in running.state_of(network).items() if tensor.requires_grad}, sums
 
     def shown(self, mode: str, *given) -> np.ndarray:
-        """For each group, how far the outputs move when its entries change places at random, by their gradients."""
-        found, state = np.zeros(len(self.spec.groups)), running.state_of(self.copies.fresh())
-        with contextlib.suppress(Exception):  # which not all has
-            for name, slope in self.slopes(mode, given)[0].items():
-                if name in self.spec.axes:
-                    for part in parts_of(slope.mul_(state[name].detach()), self.spec.axes[name], self.spec):
-                        moves = torch.linalg.vector_norm(part.values).item() ** 2
-                        found[[g for g in part.groups if g is not None]] += moves
+        """For each group, how far the outputs move when its entries change places at random, by their gradients.
+
+        Of each entry the gradient is gone before that of the next is taken: together they would be a second network.
+        """
+        found = np.zeros(len(self.spec.groups))
+
+        def count(names: list[str], tensor: torch.Tensor) -> None:
+            move, tensor.grad = tensor.grad.mul_(tensor.detach()), None
+            for name in names:
+                for part in parts_of(move, self.spec.axes[name], self.spec):
+                    moves = torch.linalg.vector_norm(part.values).item() ** 2
+                    found[[g for g in part.groups if g is not None]] += moves
+
+        with (
+            contextlib.suppress(Exception),  # which not all networks have
+            self.random_sums(mode, given) as (state, sums),
+            contextlib.ExitStack() as hooks,
+        ):
+            for tensor in {id(tensor): tensor for tensor in state.values()}.values():
+                names = [name for name, other in state.items() if other is tensor and name in self.spec.axes]
+                hooks.callback(tensor.register_post_accumulate_grad_hook(partial(count, names)).remove)
+            sums[0].backward()
         return np.sqrt(found)
 
 
