@@ -7,7 +7,7 @@ not grow with the number of images: with x_i and y_j the channels of A and B, th
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -46,7 +46,8 @@ class Moments:
         a = Σ (x−s)     aa = Σ (x−s)²     ab = Σ (x−s)(y−s′)ᵀ, (C_a, C_b)
         b = Σ (y−s′)    bb = Σ (y−s′)²
 
-    A shows samples, then B its own of the same images and positions, then they are counted (`count_shown`).
+    A shows samples, then B its own of the same images and positions, then they are counted (`count_shown`): until
+    then those of A are kept, (C_a, n) in pieces, and the sums are where they were made.
     """
 
     shift_a: torch.Tensor | None = None
@@ -57,6 +58,8 @@ class Moments:
     aa: torch.Tensor | float = 0.0
     bb: torch.Tensor | float = 0.0
     ab: torch.Tensor | float = 0.0
+    kept: list[torch.Tensor] = field(default_factory=list, repr=False)
+    sums: list[torch.Tensor] = field(default_factory=list, repr=False)
 
     def show_a(self, x: torch.Tensor) -> None:
         """Keep samples x (…, C_a) of A less the shift, which is the mean of the first ones."""
@@ -66,17 +69,19 @@ class Moments:
     def show_b(self, y: torch.Tensor) -> None:
         """Sum up samples y (…, C_b) of B beside A's: in float32; on the CPU in pieces, which are added in float64."""
         self.shift_b = _mean(y) if self.shift_b is None else self.shift_b
-        self.sums: list = [0.0] * 5
+        total: list = [0.0] * 5
         for about_a, about_b in zip(self.kept, _about(y, self.shift_b), strict=True):
             a, b, ab = about_a.sum(1), about_b.sum(1), about_a @ about_b.T
             sums = (a, b, about_a.square().sum(1), about_b.square_().sum(1), ab)
             exact = (each.double() if each.is_cpu else each for each in sums)
-            self.sums = [before + more for before, more in zip(self.sums, exact, strict=True)]
+            total = [before + more for before, more in zip(total, exact, strict=True)]
+        self.sums = total
 
     def add(self, sums: Sequence[torch.Tensor]) -> None:
         """Count the samples that were shown; sums: theirs, in float64 on the CPU."""
         a, b, aa, bb, ab = sums
         self.count += sum(piece.shape[1] for piece in self.kept)
+        self.kept, self.sums = [], []
         self.a, self.b = self.a + a, self.b + b
         self.aa, self.bb, self.ab = self.aa + aa, self.bb + bb, self.ab + ab
 
