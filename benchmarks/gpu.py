@@ -34,7 +34,7 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.bounds import machine, operations, product, speed
 from benchmarks.compared import WEIGHT_DECAY, Work, embedded_data, network
 from models import MODELS
-from utils.activations import CHUNK, cross_moments
+from utils.activations import CHUNK, CHUNK_ON_DEVICE, cross_moments
 from utils.batches import Images
 from utils.curves import Curve
 from utils.devices import compile_options, images_at_once, memory_format
@@ -116,13 +116,13 @@ def steps_of(
     }
 
 
-def alignment(name: str, classes: int, device: torch.device) -> Steps:
+def alignment(name: str, classes: int, device: torch.device, chunk: int) -> Steps:
     """A chunk of the images on which two networks are compared: fp32 alone, as stages do."""
     a, b = (network(seed, classes, name).eval() for seed in (1, 2))
     spec = permutation_spec(b)
     for one in (a, b):
         one.to(device=device, memory_format=memory_format(device))
-    return {"alignment": lambda images: cross_moments(a, b, spec, images.batches(CHUNK))}
+    return {"alignment": lambda images: cross_moments(a, b, spec, images.batches(chunk))}
 
 
 # --- kernels and waits -------------------------------------------------------------------------------------
@@ -288,8 +288,9 @@ def network_rows(
             made = steps_in(precision=precision, compiled=is_compiled)
             yield from rows_of(made, known, of, flop, rounds)
             torch.compiler.reset()  # a graph keeps its memory
-    made, of = alignment(name, data.num_classes, device), epochs(data.train, CHUNK, steps)
-    known = {"network": name, "images": CHUNK, "precision": "fp32", "compiled": False}
+    chunk = CHUNK if device.type == "cpu" else CHUNK_ON_DEVICE
+    made, of = alignment(name, data.num_classes, device, chunk), epochs(data.train, chunk, steps)
+    known = {"network": name, "images": chunk, "precision": "fp32", "compiled": False}
     yield from rows_of(made, known, of, flop_of(made, of), rounds)
 
 

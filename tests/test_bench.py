@@ -164,7 +164,7 @@ def test_all_steps_on_an_emulated_device(rows, monkeypatch, capsys):
     with emulated.rules(emulated.CUDA) as emulation:
         gpu.main(gpu.parse_args([*SMALL, "--device", emulated.NAME]))
     assert emulation.operations > 2_000
-    assert [(row["step"], row["images"]) for row in rows] == [*((step, 8) for step in STEPS), ("alignment", 64)]
+    assert [(row["step"], row["images"]) for row in rows] == [*((step, 8) for step in STEPS), ("alignment", 512)]
     assert not [row["failed"] for row in rows if "failed" in row]
     assert "profiler tells nothing of emulated" in capsys.readouterr().out
 

@@ -247,7 +247,8 @@ def test_a_comparison_of_activations_waits_once_a_chunk(monkeypatch, data_path):
     spec = permutation_spec(a)
 
     def waits(chunk):
-        monkeypatch.setattr(activations, "CHUNK_ON_DEVICE", chunk)
+        for name in ("CHUNK", "CHUNK_ON_DEVICE"):
+            monkeypatch.setattr(activations, name, chunk)
         emulation.waits.clear()
         activations.cross_moments(a, b, spec, images.batches(80))
         return emulation.waits.total()

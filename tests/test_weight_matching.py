@@ -246,16 +246,16 @@ def test_a_device_is_asked_for_small_weights_once():
 
 def test_many_units_are_paired_with_their_copies(monkeypatch):
     """As exactly as by an assignment, if each has one; and whatever is left is assigned."""
-    monkeypatch.setattr(assignment, "EXACTLY", 4)
+    monkeypatch.setattr(assignment, "EXACTLY", assignment.PARTS)
     generator = np.random.default_rng(1)
-    x, order = generator.normal(size=(40, 3)), generator.permutation(40)
+    x, order = generator.normal(size=(120, 3)), generator.permutation(120)
     for noise in (0, 0.3, 3):
         y = x[order] + noise * generator.normal(size=x.shape)
         score = -np.square(x[:, None] - y).sum(-1)
         found = assignment.assign_alike(score)
-        assert sorted(found) == list(range(40))
+        assert sorted(found) == list(range(120))
         if noise == 0:
-            assert (order[found] == np.arange(40)).all() and (found == assign(score)).all()
+            assert (order[found] == np.arange(120)).all() and (found == assign(score)).all()
 
 
 @pytest.mark.parametrize("size", [32, 300])

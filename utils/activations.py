@@ -23,9 +23,10 @@ from .permutations import PermutationSpec
 from .symmetries.recording import observe, record, samples
 
 # Networks run on so many samples at once, of texts on so many tokens: what A shows of them is kept until B shows its
-# own. On a GPU, where a chunk takes as long as its kernels are launched, they are more.
+# own. Of small images a GPU gets more, of so many numbers: launching kernels takes as long for few samples.
 CHUNK = 128
 CHUNK_ON_DEVICE = 512
+NUMBERS_ON_DEVICE = 2**21
 TOKENS = 8192
 
 # So many samples of 64 channels are summed up at once on the CPU: they stay in its cache.
@@ -219,7 +220,7 @@ def cross_moments(
     """
     moments = [Moments() for _ in range(len(spec.rows) + 1)]
     device, seen = device_of(network_a), 0
-    for batch in _chunks(batches, CHUNK if device.type == "cpu" else CHUNK_ON_DEVICE):
+    for batch in _chunks(batches, device):
         batch = mapped(lambda tensor: tensor.to(device), batch)
         shown_a, shown_b = batch if isinstance(batch, ImagePair) else (split(network_a, batch)[0],) * 2
         mask = None if isinstance(batch, ImagePair) else token_mask(batch)
@@ -240,10 +241,10 @@ def cross_moments(
     return moments
 
 
-def _chunks(batches: Iterable[Batch | ImagePair], count: int) -> Iterator[Batch | ImagePair]:
-    """Samples in pieces of `count`, whatever batches they come in: sums are then the same to the last bit.
+def _chunks(batches: Iterable[Batch | ImagePair], device: torch.device) -> Iterator[Batch | ImagePair]:
+    """Samples in pieces that fit on a device, whatever batches they come in: sums are then the same to the last bit.
 
-    Texts in pieces of TOKENS at most. Only where batches are of unlike shapes, a piece ends with them.
+    Only where batches are of unlike shapes, as of texts, a piece ends with them.
     """
     rest, is_first = None, True
     for batch in batches:
@@ -251,20 +252,23 @@ def _chunks(batches: Iterable[Batch | ImagePair], count: int) -> Iterator[Batch 
             if (both := joined(rest, batch)) is None:
                 yield rest
             batch = batch if both is None else both
-        piece = min(count, max(TOKENS // max(_tokens(batch), 1), 1))
-        whole = rows(batch) // piece * piece
-        for start in range(0, whole, piece):
-            yield taken(batch, slice(start, start + piece))
+        count = _at_once(batch, device)
+        whole = rows(batch) // count * count
+        for start in range(0, whole, count):
+            yield taken(batch, slice(start, start + count))
             is_first = False
         rest = taken(batch, slice(whole, None))
     if rest is not None and (is_first or rows(rest)):  # a process without images has sums to add as the others have
         yield rest
 
 
-def _tokens(batch: Batch | ImagePair) -> int:
-    """How many tokens each sample of a batch is, if it is a text; 0 for an image."""
+def _at_once(batch: Batch | ImagePair, device: torch.device) -> int:
+    """How many samples like these run at once."""
     first = tensors_of(batch)[0]
-    return math.prod(first.shape[1:]) if first.dtype in (torch.int32, torch.int64) else 0
+    numbers = max(math.prod(first.shape[1:]), 1)
+    if first.dtype in (torch.int32, torch.int64):
+        return min(max(TOKENS // numbers, 1), CHUNK)
+    return CHUNK if device.type == "cpu" else max(min(NUMBERS_ON_DEVICE // numbers, CHUNK_ON_DEVICE), CHUNK)
 
 
 LOGITS = 1024  # of more classes (or tokens), the first are compared

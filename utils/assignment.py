@@ -78,18 +78,16 @@ def _column_shifts(score: np.ndarray) -> np.ndarray:
 
 
 def assign_alike(score: np.ndarray) -> np.ndarray:
-    """As `assign`; of many channels those first that are most alike to each other among all that are left.
+    """As `assign`; of many channels those first that are most alike to each other, and then what is left.
 
     Where each channel has a copy that is more alike than any other, this is the best permutation, found at once.
     """
-    order, rows, columns = np.zeros(len(score), np.int64), *np.indices((2, len(score)))[1]
-    while len(rows) > EXACTLY:
-        left = score[np.ix_(rows, columns)]
-        best = left.argmax(1)
-        mutual = left.argmax(0)[best] == np.arange(len(rows))
-        order[rows[mutual]] = columns[best[mutual]]
-        rows, columns = rows[~mutual], np.delete(columns, best[mutual])
-    order[rows] = columns[assign(score[np.ix_(rows, columns)])]
+    if len(score) <= EXACTLY:
+        return assign(score)
+    best = score.argmax(1)
+    order, is_mutual = best.copy(), score.argmax(0)[best] == np.arange(len(score))
+    rows, columns = np.flatnonzero(~is_mutual), np.delete(np.arange(len(score)), best[is_mutual])
+    order[rows] = columns[(assign if len(rows) <= EXACTLY else assign_likely)(score[np.ix_(rows, columns)])]
     return order
 
 
