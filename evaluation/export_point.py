@@ -26,7 +26,7 @@ from utils.repairing import renormalizer
 from utils.reports.paths import Route
 from utils.reports.results import load_path, robust_places
 from utils.stages import flags, hints, process
-from utils.stages.files import hold, save_checkpoint
+from utils.stages.files import clear, hold, save_checkpoint
 from utils.stages.flags import fraction, new_file
 from utils.stages.layout import tag
 
@@ -51,6 +51,7 @@ def parse_args(argv=None):
 
 
 def main(args):
+    distributed.from_main(lambda: clear(args.out))
     if args.out.exists() and not args.overwrite:
         raise UserError(f"{args.out} is there already; name another file, or add --overwrite", exit_code=2)
     route = Route(args.layout, tag(args.alignment), args.epochs_curve, args.variant)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import write_image_folder, write_tiny_imagenet
+from filelock import FileLock
 from PIL import Image
 
 from utils.errors import FileError
@@ -224,6 +225,18 @@ def test_what_was_kept_before_gives_way(bars):
     (bars / "decoded.npz").write_bytes(b"arrays")
     image_folder(bars, 1)
     assert {path.name for path in bars.iterdir()} == {"decoded.npy", "test", "train"}
+
+
+def test_the_lock_of_a_killed_process_goes_and_that_of_another_stays(bars):
+    """One is killed when it has just written what was decoded; another is at work."""
+    expected, lock = image_folder(bars, 1), bars / ".decoded.npy.lock"
+    lock.touch()
+    assert same(image_folder(bars, 1), expected)
+    assert not lock.exists()
+    other = FileLock(lock)
+    with other:
+        assert same(image_folder(bars, 1), expected)
+        assert lock.exists()
 
 
 def test_long_decoding_is_announced(bars, monkeypatch, capsys):

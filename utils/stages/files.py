@@ -115,6 +115,14 @@ def let_go(path: Path) -> None:
         lock.release()
 
 
+def clear(path: Path) -> None:
+    """Remove the lock file that a process has left which was killed when it had just finished `path`."""
+    if path.with_name(f".{path.name}.lock").exists():
+        with contextlib.suppress(UserError, OSError):  # it is another's, or gone by now
+            hold(path)
+            let_go(path)
+
+
 @atexit.register
 def let_go_all() -> None:
     """Free all that this process holds."""

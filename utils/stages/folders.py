@@ -33,7 +33,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from ..batches import pack
 from ..errors import FileError, first_line
 from ..progress import Progress, duration
-from .files import NOTE, SEAL, hold, let_go, write_atomically
+from .files import NOTE, SEAL, clear, hold, let_go, write_atomically
 
 VERSION = 2  # of how pixels are made of files: what was decoded by another version is decoded again
 
@@ -139,6 +139,7 @@ def image_folder(folder: Path, threads: int, size: int | None = None, channels: 
     key = _key(folder, files, size, channels)
     cache = folder / f"decoded{f'_{size}' if size else ''}{'_grey' if channels == 1 else ''}.npy"
     if (decoded := _load(cache, key)) is not None:
+        clear(cache)
         return decoded
 
     def write(stream: BinaryIO) -> None:
