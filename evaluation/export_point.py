@@ -51,7 +51,7 @@ def parse_args(argv=None):
 
 
 def main(args):
-    distributed.from_main(lambda: clear(args.out))
+    clear(args.out)
     if args.out.exists() and not args.overwrite:
         raise UserError(f"{args.out} is there already; name another file, or add --overwrite", exit_code=2)
     route = Route(args.layout, tag(args.alignment), args.epochs_curve, args.variant)

@@ -237,8 +237,7 @@ def test_a_large_mean_loses_nothing(layout):
             moments, *([part.T for part in parts] if layout == "samples" else [samples(each, (1,)) for each in maps])
         )
     expected = np.corrcoef(x.double().numpy(), y.double().numpy())[:6, 6:]
-    # The kernels of old processors add up the numbers of a piece one by one
-    np.testing.assert_allclose(moments.correlation(), expected, atol=3e-6)
+    np.testing.assert_allclose(moments.correlation(), expected, atol=1e-6)
     np.testing.assert_allclose(moments.product(), (x.double() @ y.double().T / 20_000).numpy(), rtol=1e-6)
 
 

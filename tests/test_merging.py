@@ -10,6 +10,7 @@ import models
 from evaluation import eval_plane_with_alignment
 from utils.measuring import evaluate
 from utils.stages.data import load_data
+from utils.stages.files import let_go
 from utils.stages.loading import load_network
 
 
@@ -120,10 +121,12 @@ def test_an_exported_point_is_the_curve_there(plain, tmp_path, capsys, t, place)
     table = evaluated(plain)
     expected = table["loss_repaired"][place], table["accuracy_repaired"][place]
     assert networks_of(plain, out) == expected
-    before = out.read_bytes()
+    before, lock = out.read_bytes(), tmp_path / ".point.pt.lock"
+    let_go(out)
+    lock.touch()  # as a process leaves it that is killed right after it has written
     code, line = fails(capsys, *export)
     assert (code, "is there already; name another file, or add --overwrite" in line) == (2, True)
-    assert out.read_bytes() == before
+    assert out.read_bytes() == before and not lock.exists()
 
 
 def test_an_exported_point_with_batch_norm(small, workspace, tmp_path, capsys):

@@ -29,7 +29,8 @@ CHUNK_ON_DEVICE = 512
 NUMBERS_ON_DEVICE = 2**21
 TOKENS = 8192
 
-# So many samples of 64 channels are summed up at once on the CPU: they stay in its cache.
+# So many samples of all channels are summed up at once on the CPU: they stay in its cache. In larger pieces float32
+# loses digits where kernels add numbers one by one, as those of old processors do.
 PIECE = 4096
 
 # Weight of what breaks ties in `correlation_scores`: below any difference in correlation that matters.
@@ -134,8 +135,8 @@ def _mean(samples: torch.Tensor) -> torch.Tensor:
 
 def _about(samples: torch.Tensor, shift: torch.Tensor) -> Iterator[torch.Tensor]:
     """Samples (…, C) less `shift`, as (C, n) of their own; on the CPU in pieces of about PIECE, one at a time."""
-    count, piece = max(math.prod(samples.shape[:-1]), 1), PIECE * max(64 // len(shift), 1)
-    for part in samples.split(max(piece * len(samples) // count, 1) if samples.is_cpu else max(len(samples), 1)):
+    count = max(math.prod(samples.shape[:-1]), 1)
+    for part in samples.split(max(PIECE * len(samples) // count, 1) if samples.is_cpu else max(len(samples), 1)):
         if part.stride(-1) == 1:
             yield (part.flatten(0, -2) - shift).T
         else:  # channels stand before positions: all of one follow each other in the copy too

@@ -116,8 +116,8 @@ def let_go(path: Path) -> None:
 
 
 def clear(path: Path) -> None:
-    """Remove the lock file that a process has left which was killed when it had just finished `path`."""
-    if path.with_name(f".{path.name}.lock").exists():
+    """Remove the lock file of a process that was killed right after it had finished `path`."""
+    if path not in _held and path.with_name(f".{path.name}.lock").exists():
         with contextlib.suppress(UserError, OSError):  # it is another's, or gone by now
             hold(path)
             let_go(path)

@@ -254,7 +254,7 @@ class Trial:
                     found[[g for g in part.groups if g is not None]] += moves
 
         with (
-            contextlib.suppress(Exception),  # which not all networks have
+            contextlib.suppress(Exception),  # not all networks have gradients
             self.random_sums(mode, given) as (state, sums),
             contextlib.ExitStack() as hooks,
         ):

@@ -47,7 +47,7 @@ def observe(
 
     It runs in evaluation, but with its heads for training. mask: of the positions that count (b, T), if not all do.
     take: called with the number of a row and its channels, (…, channels) in float32, which the network may change
-    later; for a network that takes gradients of its own outputs perhaps twice, the second time counts.
+    later. For a network that takes gradients of its own outputs it may be called again: the last call counts.
     before: show the input of each activation function, and not its output.
     """
 
