@@ -354,15 +354,17 @@ def _unseen(trial: Trial, found: Mapping[str, Difference], *given) -> list[int]:
     more = [given]
     with contextlib.suppress(Exception):
         more.append(larger_batch(given))
-    for inputs in more if left else ():
-        trial.seed += len(trial.state)
-        before = trial.outputs([*found], trial.randomize, *inputs)
-        for group in sorted(left):
-            wrong = trial.outputs(
-                [*found], lambda group=group: trial.randomize(trial.reordered([group], 0.5)), *inputs
-            )
-            if any(_spread(before[mode], wrong[mode]) > noise[mode] for mode in found):
-                left.discard(group)
+    for number, inputs in enumerate(more if left else ()):
+        # a network may take batches of one size only
+        with contextlib.suppress(Exception) if number else contextlib.nullcontext():
+            trial.seed += len(trial.state)
+            before = trial.outputs([*found], trial.randomize, *inputs)
+            for group in sorted(left):
+                wrong = trial.outputs(
+                    [*found], lambda group=group: trial.randomize(trial.reordered([group], 0.5)), *inputs
+                )
+                if any(_spread(before[mode], wrong[mode]) > noise[mode] for mode in found):
+                    left.discard(group)
     return sorted(left)
 
 
